@@ -1,0 +1,69 @@
+# One word for each thing a person wants to do here. `make` alone explains them.
+# Needs Python >= 3.11 with venv; another interpreter: make setup PYTHON=python3.12
+
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+STAMP  := $(VENV)/.ready
+
+export DO_NOT_TRACK := 1
+export PREFECT_SERVER_ANALYTICS_ENABLED := false
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo check test bench bench-full chaos scale serve clean
+
+help:
+	@echo "latentpack: datasets stored as sparse latents plus corrections, proven by decoding"
+	@echo
+	@echo "  make setup       create .venv and install everything; leaves $(BIN)/latentpack"
+	@echo "  make demo        archive the bundled flights, add new months, verify, read back (<= 3 minutes)"
+	@echo "  make test        setup, check, then every test; what continuous integration runs"
+	@echo "  make check       ruff, mypy, import contracts"
+	@echo "  make bench       regenerate the benchmark table of the README on the bundled data"
+	@echo "  make bench-full  the same over every dataset of DATA=<folder>"
+	@echo "  make chaos       kill runs at random instants and prove the archive whole"
+	@echo "  make scale       a dataset larger than the memory it may use"
+	@echo "  make serve       Prefect server with UI and the served, scheduled pipeline"
+	@echo "  make clean       remove .venv, caches and the demo's work folder"
+	@echo
+	@echo "First time: make demo. Then: $(BIN)/latentpack run SOURCE ARCHIVE --tolerance 'temp=0.05'"
+
+setup: $(STAMP)
+
+$(STAMP): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "latentpack needs Python >= 3.11; found $$($(PYTHON) --version). Try: make setup PYTHON=python3.11"; exit 1; }
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[flows,s3,dev]'
+	@touch $@
+	@echo "ready: $(BIN)/latentpack"
+
+demo: setup
+	$(BIN)/python benchmarks/demo.py
+
+check: setup
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-cache
+
+test: setup check
+	$(BIN)/python -m pytest
+
+bench: setup
+	$(BIN)/python benchmarks/bench.py
+
+bench-full: setup
+	$(BIN)/python benchmarks/bench.py --full $(if $(DATA),--data $(DATA))
+
+chaos: setup
+	$(BIN)/python benchmarks/chaos.py
+
+scale: setup
+	$(BIN)/python benchmarks/scale.py
+
+serve: setup
+	$(BIN)/latentpack serve
+
+clean:
+	rm -rf $(VENV) demo build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
+	find flows storage vae_core tests benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +

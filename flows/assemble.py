@@ -1,0 +1,360 @@
+"""From staged shards to a snapshot, and from a snapshot to its report. Plain functions; the run's folder says what happened."""
+
+import json
+import logging
+import math
+import os
+import resource
+import sys
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import pyarrow as pa
+
+from flows import ingest
+from flows.encode import load_results
+from flows.html import html
+from flows.ingest import NOTHING, Plan, run_folder
+from flows.plots import plots
+from flows.proof import ShardProof, tolerances_of, whole_digest
+from flows.report import (
+    COMMITTED,
+    NOTHING_TO_DO,
+    ColumnReport,
+    DriftReport,
+    LatentReport,
+    PreviewColumn,
+    PreviewReport,
+    RunReport,
+    SecondsReport,
+    TrainingPoint,
+    TransferReport,
+    VerificationReport,
+)
+from flows.settings import RunRequest
+from flows.train import REFRESHED, Trained
+from flows.verify import load_proofs
+from storage.archive import Archive
+from storage.ledger import bytes_by_part, column_totals, report_bytes
+from storage.manifest import Manifest, ModelRef, SourceRecord
+from storage.objects import ObjectStore
+from storage.shards import ShardEntry, load_record
+from storage.writer import commit
+from vae_core.tolerance import LOSSLESS, Tolerance
+
+log = logging.getLogger(__name__)
+
+
+def commit_run(request: RunRequest, run: str) -> int:
+    """Name what a run staged and proved in the next snapshot. Raises Conflict when another run was first.
+
+    Safe to call again: a retry after the commit itself went through finds its own snapshot.
+    """
+    store, plan = ingest.store_of(request.archive), Plan.load(run)
+    before = ingest.latest_manifest(request.archive)
+    if before is not None and before.run == run:
+        return before.snapshot
+    parent = before if before is not None and before.snapshot == plan.parent else None
+    with ingest.source_of(request.source, run) as source:
+        schema, paths = source.schema, [file.path for file in source.files]
+    return commit(store, draft(store, plan, parent, request, run, schema, paths))
+
+
+def draft(
+    store: ObjectStore,
+    plan: Plan,
+    parent: Manifest | None,
+    request: RunRequest,
+    run: str,
+    schema: pa.Schema,
+    paths: Sequence[str],
+) -> Manifest:
+    """The manifest of a run, not yet numbered."""
+    trained = Trained.load(run)
+    kept_ids = set(plan.kept_shards)
+    kept = [shard for shard in (parent.shards if parent else ()) if shard.id in kept_ids]
+    new = [result.shard for result in load_results(run)]
+    entries = in_source_order([load_record(store, shard) for shard in [*kept, *new]], paths)
+    shards = tuple(entry.ref for entry in entries)
+    totals = column_totals(entries)
+    used = {shard.model for shard in shards} | {trained.ref.digest}
+    known: dict[str, ModelRef] = {model.digest: model for model in (parent.models if parent else ())}
+    known.pop(trained.ref.digest, None)
+    models = (*(model for digest, model in known.items() if digest in used), trained.ref)
+    return Manifest(
+        schema=parent.schema if parent and kept else schema,
+        models=models,
+        shards=shards,
+        parent=plan.parent or 0,
+        created_at=plan.created_at,
+        run=run,
+        source=request.source.uri,
+        tolerances=plan.tolerances,
+        sources=sources_of(run, plan, parent, request.update.drop_missing),
+        ledger={
+            "conventional_bytes": sum(int(total["conventional_bytes"]) for total in totals.values()),
+            "columns": {
+                name: {key: total[key] for key in ("coding", "bytes", "conventional_bytes")}
+                for name, total in totals.items()
+            },
+        },
+        verification=verification_of(load_proofs(run), parent, [entry.id for entry in entries]),
+        extra={
+            "row_bytes": round(trained.row_bytes, 3),
+            "bits_per_value": {trained.ref.digest: baseline(trained, parent, entries)},
+        },
+    )
+
+
+def in_source_order(entries: Sequence[ShardEntry], paths: Sequence[str]) -> list[ShardEntry]:
+    """Shards in the order of their rows in the source; files that vanished keep their place by name."""
+    names = {piece.path for entry in entries for piece in entry.sources} | set(paths)
+    ordered = sorted(names) if list(paths) == sorted(paths) else [*paths, *sorted(names - set(paths))]
+    position = {path: number for number, path in enumerate(ordered)}
+    return sorted(
+        entries,
+        key=lambda entry: (position[entry.sources[0].path], entry.sources[0].start) if entry.sources else (-1, 0),
+    )
+
+
+def sources_of(run: str, plan: Plan, parent: Manifest | None, drop_missing: bool) -> tuple[SourceRecord, ...]:
+    """The fingerprints of every file whose rows the snapshot holds."""
+    records = {record.path: record for record in (parent.sources if parent and plan.kept_shards else ())}
+    for path in plan.missing if drop_missing else []:
+        records.pop(path, None)
+    for file in json.loads(run_folder(run).joinpath("files.json").read_text(encoding="utf-8")):
+        file.pop("format")
+        records[file["path"]] = SourceRecord(**file)
+    return tuple(records[path] for path in sorted(records))
+
+
+def baseline(trained: Trained, parent: Manifest | None, entries: Sequence[ShardEntry]) -> dict[str, float]:
+    """Bits per value by column, over the first data a model encoded: what drift is measured against."""
+    known = (parent.extra.get("bits_per_value", {}) if parent else {}).get(trained.ref.digest)
+    if known:
+        return dict(known)
+    rows, bits = Counter[str](), Counter[str]()
+    for entry in entries:
+        if entry.model == trained.ref.digest:
+            for name, value in entry.bits_per_value.items():
+                rows[name] += entry.n_rows
+                bits[name] += value * entry.n_rows  # type: ignore[assignment]
+    return {name: round(bits[name] / rows[name], 5) for name in rows if rows[name]}
+
+
+def verification_of(proofs: Sequence[ShardProof], parent: Manifest | None, order: Sequence[str]) -> dict[str, Any]:
+    """What was proved of every shard, those of earlier runs included: digests, and errors where any were allowed.
+
+    columns: shard -> column -> [max_abs_error, rmse, n_finite]
+    """
+    before = parent.verification if parent else {}
+    shards: dict[str, str] = dict(before.get("shards", {}))
+    columns: dict[str, Any] = dict(before.get("columns", {}))
+    for proof in proofs:
+        shards[proof.shard] = proof.digest
+        errors = {
+            name: [item["max_abs_error"], item["rmse"], item["n_finite"]]
+            for name, item in proof.columns.items()
+            if item["max_abs_error"] or item["rmse"]
+        }
+        if errors:
+            columns[proof.shard] = errors
+    return {
+        "rows": sum(proof.n_rows for proof in proofs),
+        "violations": 0,
+        "mismatches": 0,
+        "digest": whole_digest([shards[shard] for shard in order if shard in shards]) if order else "",
+        "shards": {shard: shards[shard] for shard in order if shard in shards},
+        "columns": {shard: columns[shard] for shard in order if shard in columns},
+    }
+
+
+def report_run(request: RunRequest, run: str, seconds: Mapping[str, float], ui_url: str = "") -> RunReport:
+    """Measure the archive as it now is and write the report beside it."""
+    store, plan = ingest.store_of(request.archive), Plan.load(run)
+    archive = Archive.open(store)
+    report = assemble_report(request, plan, archive, seconds, ui_url)
+    return report if plan.decision == NOTHING else write_report(store, report, run)
+
+
+def assemble_report(
+    request: RunRequest, plan: Plan, archive: Archive, seconds: Mapping[str, float], ui_url: str = ""
+) -> RunReport:
+    """The report of a run over the newest snapshot of its archive."""
+    manifest, store = archive.manifest, archive.store
+    entries = archive.entries()
+    parts = bytes_by_part(store, manifest)
+    nothing = plan.decision == NOTHING
+    trained = None if nothing else Trained.load(plan.run)
+    proofs = [] if nothing else load_proofs(plan.run)
+    model = archive.newest_model() if manifest.models else None
+    n_latents, zeros = latent_zeros(proofs)
+    return RunReport(
+        status=NOTHING_TO_DO if nothing else COMMITTED,
+        run=plan.run,
+        source=request.source.uri,
+        archive=request.archive.uri,
+        created_at=plan.created_at,
+        writer=manifest.writer,
+        statement=plan.statement,
+        decision=plan.decision,
+        rows=manifest.n_rows,
+        n_new_rows=sum(proof.n_rows for proof in proofs),
+        n_new_files=len(plan.encode),
+        raw_bytes=sum(record.n_bytes for record in manifest.sources),
+        arrow_bytes=round(float(manifest.extra.get("row_bytes", 0.0)) * manifest.n_rows),
+        archive_bytes=sum(parts.values()),
+        **parts,
+        report_bytes=report_bytes(store),
+        conventional_bytes=sum(outcome.conventional_bytes for entry in entries for outcome in entry.outcomes),
+        columns=column_reports(manifest, entries, tolerances_of(model) if model else {}, proofs, model),
+        transfer=TransferReport(full_read_bytes=archive.plan_read(), preview_bytes=archive.plan_read(preview=True)),
+        seconds=SecondsReport(**{name: seconds.get(name, 0.0) for name in SecondsReport.model_fields}),
+        peak_rss_bytes=peak_rss_bytes(),
+        snapshot=manifest.snapshot,
+        model_digest=manifest.models[-1].digest if manifest.models else "",
+        verification=VerificationReport(
+            rows=sum(proof.n_rows for proof in proofs),
+            digest=str(manifest.verification.get("digest", "")),
+            violations=sum(item["violations"] for proof in proofs for item in proof.columns.values()),
+            mismatches=sum(item["mismatches"] for proof in proofs for item in proof.columns.values()),
+        ),
+        training=training_points(trained),
+        latent=LatentReport(
+            n=len(zeros),
+            n_bytes=parts["latents"],
+            zero_fraction=sum(zeros.values()) / (n_latents * len(zeros)) if zeros and n_latents else 0.0,
+            zero_fraction_by_dimension=[count / n_latents for count in zeros.values()] if n_latents else [],
+            comparison=compared(trained.summary) if trained else [],
+        ),
+        preview=PreviewReport(
+            bytes=parts["latents"],
+            columns=[
+                PreviewColumn(name=name, **error.model_dump())
+                for name, error in (proofs[0].preview if proofs else {}).items()
+            ],
+        ),
+        drift=DriftReport(
+            ratio=trained.drift_ratio if trained else None,
+            threshold=request.training.drift_threshold,
+            refreshed=trained is not None and trained.how == REFRESHED,
+        ),
+        ui_url=ui_url,
+        summary=_json(trained.summary) if trained else {},
+    )
+
+
+def column_reports(
+    manifest: Manifest,
+    entries: Sequence[ShardEntry],
+    tolerances: Mapping[str, Tolerance],
+    proofs: Sequence[ShardProof],
+    model: Any,
+) -> list[ColumnReport]:
+    """One line a column, in schema order; errors are those proved by decoding, over all shards of the snapshot."""
+    totals = column_totals(list(entries))
+    kinds = {column.name: column.kind for column in model.columns} if model else {}
+    proved = manifest.verification.get("columns", {})
+    n_rows = {entry.id: entry.n_rows for entry in entries}
+    reports = []
+    for field in manifest.schema:
+        total, tolerance = totals.get(field.name, {}), tolerances.get(field.name, LOSSLESS)
+        errors = [proved[shard][field.name] for shard in n_rows if field.name in proved.get(shard, {})]
+        n_finite = sum(error[2] for error in errors)
+        items = [proof.columns[field.name] for proof in proofs if field.name in proof.columns]
+        reports.append(
+            ColumnReport(
+                name=field.name,
+                type=str(field.type),
+                kind=str(kinds.get(field.name, "")),
+                coding=str(total.get("coding", "")),
+                bytes=int(total.get("bytes", 0)),
+                conventional_bytes=int(total.get("conventional_bytes", 0)),
+                tolerance=0.0 if tolerance.is_lossless else tolerance.value,
+                tolerance_kind="lossless"
+                if tolerance.is_lossless
+                else "rmse"
+                if tolerance.is_distortion
+                else "absolute",
+                max_abs_error=max((error[0] for error in errors), default=0.0),
+                rmse=math.sqrt(sum(error[1] ** 2 * error[2] for error in errors) / n_finite) if n_finite else None,
+                violations=sum(item["violations"] + item["mismatches"] for item in items),
+                mismatches=sum(item["mismatches"] for item in items),
+                n_rows=manifest.n_rows,
+                n_null=sum(item["n_null"] for item in items),
+            )
+        )
+    return reports
+
+
+def latent_zeros(proofs: Sequence[ShardProof]) -> tuple[int, dict[str, int]]:
+    """(rows with stored latents, latent column -> zeros among them), over the shards of this run."""
+    zeros: Counter[str] = Counter()
+    n_rows = 0
+    for proof in proofs:
+        if proof.latent_zeros:
+            zeros.update(proof.latent_zeros)
+            n_rows += proof.n_rows
+    return n_rows, dict(zeros)
+
+
+def compared(summary: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The base layers the codec compared: for distortion targets where there are any, else for the preview."""
+    rows = summary.get("distortion_compared") or summary.get("preview_compared") or []
+    return [_json(row) for row in rows]
+
+
+def training_points(trained: Trained | None) -> list[TrainingPoint]:
+    """The training curve, points that are numbers only."""
+    if trained is None:
+        return []
+    names = ("step", "seconds", "bits_per_row", "held_out_bits_per_row", "stage")
+    return [
+        TrainingPoint(**{name: point[name] for name in names if point.get(name) is not None})
+        for point in map(_json, trained.curve)
+    ]
+
+
+def write_report(store: ObjectStore, report: RunReport, run: str) -> RunReport:
+    """Write reports/<run>.json and .html; the report states the bytes of all reports, its own two files included."""
+    paths = {"json": f"reports/{run}.json", "html": f"reports/{run}.html"}
+    base = report.report_bytes - sum(store.size(path) for path in paths.values() if store.exists(path))
+    report = report.model_copy(
+        update={"report_json": _place(store, paths["json"]), "report_html": _place(store, paths["html"])}
+    )
+    drawn = plots(report)
+    for _ in range(4):
+        page = html(report, drawn).encode("utf-8")
+        data = json.dumps(report.to_json(), indent=1, ensure_ascii=False, allow_nan=False).encode("utf-8")
+        total = base + len(page) + len(data)
+        if total == report.report_bytes:
+            break
+        report = report.model_copy(update={"report_bytes": total})
+    store.write(paths["html"], page)
+    store.write(paths["json"], data)
+    return report
+
+
+def _place(store: ObjectStore, path: str) -> str:
+    """Where people find a report: a path, or the URI it was asked for."""
+    return store.full_path(path) if os.path.isabs(store.full_path(path)) else f"{store.uri.rstrip('/')}/{path}"
+
+
+def _json(value: Mapping[str, Any]) -> dict[str, Any]:
+    """Plain finite JSON values; anything else as text."""
+    found: dict[str, Any] = json.loads(json.dumps(value, default=str), parse_constant=lambda _: None)
+    return found
+
+
+def peak_rss_bytes() -> int:
+    """The most memory this process has had resident."""
+    try:
+        with open("/proc/self/status", encoding="ascii") as status:
+            for line in status:
+                if line.startswith("VmHWM:"):
+                    return int(line.split()[1]) * 1024
+    except (OSError, ValueError):
+        pass
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024

@@ -1,0 +1,246 @@
+"""The command line. Imports lazily: `--help` and the reading commands load neither torch nor Prefect."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+import traceback
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from flows.arguments import one_line, parser
+from vae_core.errors import LatentpackError, UsageError
+
+EXIT_UNEXPECTED = 1
+EXIT_INTERRUPTED = 130
+EXIT_BROKEN_PIPE = 141
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit code. Never raises but for argparse's SystemExit."""
+    arguments = parser().parse_args(argv)
+    debug: bool = getattr(arguments, "debug", False)
+    try:
+        _configure_logging(debug)
+        return COMMANDS[arguments.command](arguments, getattr(arguments, "quiet", False))
+    except KeyboardInterrupt:
+        if debug:
+            traceback.print_exc()
+        print("latentpack: interrupted", file=sys.stderr)
+        return EXIT_INTERRUPTED
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return EXIT_BROKEN_PIPE
+    except Exception as error:
+        if debug:
+            traceback.print_exc()
+        message, code = explain(error)
+        print(f"latentpack: error: {message}", file=sys.stderr)
+        return code
+
+
+def explain(error: BaseException) -> tuple[str, int]:
+    """One line and an exit code for any exception; an error of ours wrapped by a framework still speaks for itself."""
+    link: BaseException | None = error
+    while link is not None:
+        if isinstance(link, LatentpackError):
+            return one_line(str(link)), link.exit_code
+        link = link.__cause__ or link.__context__
+    if isinstance(error, MemoryError):
+        return "out of memory", EXIT_UNEXPECTED
+    if isinstance(error, OSError):
+        return one_line(str(error) or type(error).__name__), EXIT_UNEXPECTED
+    return one_line(
+        f"unexpected {type(error).__name__}: {error} (run again with --debug for the traceback)"
+    ), EXIT_UNEXPECTED
+
+
+def _run(arguments: argparse.Namespace, quiet: bool) -> int:
+    _check_json_path(arguments.json)
+    from flows.settings import RunRequest
+
+    optional = {} if arguments.time_budget is None else {"time_budget_s": arguments.time_budget}
+    request = _parsed(
+        RunRequest,
+        source=arguments.source,
+        archive=arguments.archive,
+        tolerances=arguments.tolerance,
+        preview=arguments.preview,
+        seed=arguments.seed,
+        widen=arguments.widen,
+        **optional,
+    )
+    from flows.pipeline import run_pipeline
+    from flows.table import run_table
+    from flows.terminal import ProgressLine
+
+    with ProgressLine(quiet=quiet) as progress:
+        report = run_pipeline(request, progress=progress)
+    _write_json(arguments.json, report.to_json())
+    if not quiet:
+        print(run_table(report), file=sys.stderr if arguments.json == "-" else sys.stdout)
+    return 0
+
+
+def _read(arguments: argparse.Namespace, quiet: bool) -> int:
+    from flows.reading import export
+    from flows.table import human_bytes
+
+    result = export(
+        arguments.archive,
+        arguments.out,
+        columns=arguments.columns,
+        rows=arguments.rows,
+        preview=arguments.preview,
+        snapshot=arguments.snapshot,
+    )
+    if not quiet:
+        print(
+            f"{arguments.out}: {result.n_rows:,} rows, {result.n_columns} columns, {human_bytes(result.n_bytes)};"
+            f" {human_bytes(result.n_bytes_moved)} read from the archive"
+        )
+    return 0
+
+
+def _verify(arguments: argparse.Namespace, quiet: bool) -> int:
+    _check_json_path(arguments.json)
+    from flows.table import verify_table
+    from flows.verify import verify_archive
+    from vae_core.errors import VerificationFailed
+
+    outcome = verify_archive(arguments.archive, source=arguments.source, sample=arguments.sample)
+    value: dict[str, Any] = outcome if isinstance(outcome, dict) else outcome.to_json()
+    _write_json(arguments.json, value)
+    if not quiet:
+        print(verify_table(value), file=sys.stderr if arguments.json == "-" else sys.stdout)
+    if value.get("violations") or value.get("mismatches"):
+        raise VerificationFailed(
+            f"{arguments.archive}: {value.get('violations', 0)} values outside their tolerance,"
+            f" {value.get('mismatches', 0)} exact values differ"
+        )
+    return 0
+
+
+def _info(arguments: argparse.Namespace, quiet: bool) -> int:
+    from flows.inventory import inventory
+    from flows.table import info_table
+
+    value = inventory(arguments.archive)
+    print(json.dumps(value, indent=2, ensure_ascii=False) if arguments.json else info_table(value))
+    return 0
+
+
+def _sample(arguments: argparse.Namespace, quiet: bool) -> int:
+    from flows.reading import export_sample
+    from flows.table import human_bytes
+
+    result = export_sample(arguments.archive, arguments.out, n_rows=arguments.rows, seed=arguments.seed)
+    if not quiet:
+        print(
+            f"{arguments.out}: {result.n_rows:,} rows drawn from the model with seed {arguments.seed},"
+            f" {human_bytes(result.n_bytes)}"
+        )
+    return 0
+
+
+def _vacuum(arguments: argparse.Namespace, quiet: bool) -> int:
+    from flows.table import vacuum_table
+    from storage.writer import vacuum
+
+    result = vacuum(_open_store(arguments.archive), dry_run=arguments.dry_run)
+    if not quiet:
+        print(vacuum_table(result, dry_run=arguments.dry_run))
+    return 0
+
+
+def _serve(arguments: argparse.Namespace, quiet: bool) -> int:
+    from flows.serve import serve
+
+    serve()
+    return 0
+
+
+COMMANDS = {
+    "run": _run,
+    "read": _read,
+    "verify": _verify,
+    "info": _info,
+    "sample": _sample,
+    "vacuum": _vacuum,
+    "serve": _serve,
+}
+
+
+def _open_store(uri: str) -> Any:
+    from storage.objects import ObjectStore
+
+    return ObjectStore.open(uri)
+
+
+def _parsed(model: Any, **values: Any) -> Any:
+    """A pydantic model from command-line values; its complaints as a UsageError."""
+    from pydantic import ValidationError
+
+    try:
+        return model(**values)
+    except ValidationError as error:
+        details = "; ".join(
+            f"{'.'.join(str(part) for part in item['loc']) or 'request'}: {item['msg'].removeprefix('Value error, ')}"
+            for item in error.errors()
+        )
+        raise UsageError(details) from error
+
+
+def _check_json_path(path: str | None) -> None:
+    """Refuse before hours of work, not after."""
+    if path is None or path == "-":
+        return
+    target = Path(path)
+    if target.is_dir():
+        raise UsageError(f"--json {path}: is a folder; give the name of a file")
+    if not target.absolute().parent.is_dir():
+        raise UsageError(f"--json {path}: the folder {target.absolute().parent} does not exist")
+
+
+def _write_json(path: str | None, value: Mapping[str, Any]) -> None:
+    if path is None:
+        return
+    text = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    if path == "-":
+        sys.stdout.write(text)
+        return
+    from flows.reading import replacing
+
+    with replacing(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def _configure_logging(debug: bool) -> None:
+    if debug:
+        import logging
+
+        logging.basicConfig(
+            level=logging.DEBUG, stream=sys.stderr, format="%(asctime)s %(name)s %(levelname)s %(message)s"
+        )
+        for noisy in _NOISY_LOGGERS:
+            logging.getLogger(noisy).setLevel(logging.INFO)
+
+
+_NOISY_LOGGERS: Iterable[str] = (
+    "matplotlib",
+    "asyncio",
+    "botocore",
+    "aiobotocore",
+    "s3fs",
+    "httpx",
+    "httpcore",
+    "urllib3",
+    "fsspec",
+)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,249 @@
+"""Encode: every part of the source into a staged shard, one task a part.
+
+A shard's identifier is a digest of what goes in: the slices of which files (by content), the model, the format. A part whose shard
+is already staged is not encoded again, so a killed run continues where it stopped.
+"""
+
+import hashlib
+import json
+import logging
+import os
+import threading
+from collections.abc import Callable, Mapping
+from dataclasses import asdict
+from functools import lru_cache
+from typing import Any
+
+from prefect import flow, task
+from prefect.cache_policies import NO_CACHE
+from prefect.task_runners import ThreadPoolTaskRunner
+from pydantic import BaseModel, ConfigDict
+
+from flows import ingest
+from flows.ingest import Plan, run_folder
+from flows.progress import Progress
+from flows.retrying import RETRIES, on_passing_errors
+from flows.settings import ArchiveSettings, EncodingSettings, RunRequest
+from flows.train import Trained, parts_of
+from storage.manifest import FORMAT_VERSION, ModelRef, ShardRef
+from storage.objects import ObjectStore
+from storage.shards import ShardEntry
+from storage.sources import SourcePart
+from storage.writer import find_pending, load_model, shard_id, stage_shard
+from vae_core.model import Model
+from vae_core.shard import encode_shard
+
+log = logging.getLogger(__name__)
+
+
+class PartPlan(BaseModel):
+    """One part of the source and the shard it becomes: a reference, small enough to hand to a task.
+
+    part  : SourcePart as JSON
+    shard : identifier of the shard
+    model : ModelRef as JSON
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    run: str
+    name: str
+    part: dict[str, Any]
+    shard: str
+    model: dict[str, Any]
+
+
+class PartResult(BaseModel):
+    """What encoding one part came to: a reference and counts. ref: ShardRef as JSON, model: digest."""
+
+    model_config = ConfigDict(frozen=True)
+
+    ref: list[Any]
+    model: str
+    n_rows: int
+    n_bytes: int
+    reused: bool
+
+    @property
+    def shard(self) -> ShardRef:
+        """The staged shard."""
+        return ShardRef.from_json(self.ref, [self.model], "run folder")
+
+    @classmethod
+    def of(cls, entry: ShardEntry, reused: bool) -> "PartResult":
+        """The reference to a staged shard."""
+        return cls(
+            ref=entry.ref.to_json([entry.model]),
+            model=entry.model,
+            n_rows=entry.n_rows,
+            n_bytes=entry.n_bytes,
+            reused=reused,
+        )
+
+
+def default_workers() -> int:
+    """Half the cores, at least one: the kernels of the codec use threads of their own."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, cores // 2)
+
+
+def rows_a_shard(settings: EncodingSettings, row_bytes: float) -> int:
+    """Rows of a shard: bounded by count and by Arrow bytes, whole blocks when it holds more than one."""
+    rows = max(1, min(settings.shard_rows, int(settings.shard_bytes / max(row_bytes, 1.0))))
+    return rows - rows % settings.block_rows if rows > settings.block_rows else rows
+
+
+def plan_parts(request: RunRequest, plan: Plan, trained: Trained) -> list[PartPlan]:
+    """The parts of the files to encode, in source order, and the shard each becomes."""
+    with ingest.source_of(request.source, plan.run) as source:
+        parts = parts_of(source, plan.encode, rows_a_shard(request.encoding, trained.row_bytes))
+        files = source.fingerprints(set(plan.encode))
+    run_folder(plan.run).joinpath("files.json").write_text(
+        json.dumps([asdict(file) for file in files]), encoding="utf-8"
+    )
+    prints = {file.path: str(file.digest) for file in files}
+    return [
+        PartPlan(
+            run=plan.run,
+            name=part.name,
+            part=part.to_json(),
+            model=trained.model,
+            shard=shard_id(part_fingerprint(part, prints, request), trained.ref.digest, FORMAT_VERSION),
+        )
+        for part in parts
+    ]
+
+
+def part_fingerprint(part: SourcePart, prints: Mapping[str, str], request: RunRequest) -> str:
+    """sha256 over what decides a part's rows and how they are blocked: content of its files, slices, widening, block size."""
+    slices = [[prints[path], start, stop] for path, start, stop in part.slices]
+    settings = [request.source.widen, request.encoding.block_rows, request.training.preview]
+    return hashlib.sha256(json.dumps([slices, settings]).encode()).hexdigest()
+
+
+@lru_cache(maxsize=2)
+def _cached_model(archive: str, credentials: str | None, ref: str) -> Model:
+    store = ingest.store_of(ArchiveSettings(uri=archive, credentials=credentials))
+    return load_model(store, ModelRef.from_json(json.loads(ref), archive))
+
+
+_loading = threading.Lock()
+
+
+def model_of(archive: ArchiveSettings, ref: Mapping[str, Any]) -> Model:
+    """The model, read and checked once a process."""
+    with _loading:
+        return _cached_model(archive.uri, archive.credentials, json.dumps(ref, sort_keys=True))
+
+
+def part(planned: PartPlan, request: RunRequest) -> PartResult:
+    """Encode one part and stage its shard, unless that has been done. Raises BadInput, CorruptArchive."""
+    store: ObjectStore = ingest.store_of(request.archive)
+    found = find_pending(store, planned.shard)
+    if found is not None:
+        log.info("part %s: shard %s is staged already", planned.name, planned.shard[:12])
+        return PartResult.of(found, reused=True)
+    sliced = SourcePart.from_json(planned.part)
+    with ingest.source_of(request.source, planned.run) as source:
+        table = source.table(sliced)
+    encoded = encode_shard(
+        model_of(request.archive, planned.model),
+        table,
+        block_rows=request.encoding.block_rows,
+        preview=request.training.preview != "off",
+    )
+    ref = ModelRef.from_json(dict(planned.model), "run folder")
+    entry = stage_shard(store, ref, planned.shard, encoded, sliced.slices)
+    log.info(
+        "encoded part %s: %d rows, %d bytes, shard %s", planned.name, entry.n_rows, entry.n_bytes, planned.shard[:12]
+    )
+    return PartResult.of(entry, reused=False)
+
+
+def save_parts(run: str, parts: list[PartPlan]) -> None:
+    """Leave the parts of a run in its folder."""
+    text = json.dumps([planned.model_dump() for planned in parts])
+    run_folder(run).joinpath("parts.json").write_text(text, encoding="utf-8")
+
+
+def load_parts(run: str) -> list[PartPlan]:
+    """The parts of a run."""
+    text = run_folder(run).joinpath("parts.json").read_text(encoding="utf-8")
+    return [PartPlan.model_validate(item) for item in json.loads(text)]
+
+
+def load_results(run: str) -> list[PartResult]:
+    """What encoding the parts of a run came to, in the order of the parts."""
+    text = run_folder(run).joinpath("encoded.json").read_text(encoding="utf-8")
+    return [PartResult.model_validate(item) for item in json.loads(text)]
+
+
+@task(
+    name="encode-part",
+    task_run_name="encode-{planned.name}",
+    **RETRIES,
+    retry_condition_fn=on_passing_errors,
+    cache_policy=NO_CACHE,
+    persist_result=False,
+    tags=["latentpack-encode"],
+)
+def encode_part(planned: PartPlan, request: RunRequest) -> PartResult:
+    """Encode one part of the source into a staged shard."""
+    return part(planned, request)
+
+
+@flow(
+    name="latentpack-encode",
+    flow_run_name="encode-{run}",
+    persist_result=False,
+    task_runner=ThreadPoolTaskRunner(max_workers=default_workers()),  # type: ignore[arg-type]
+)
+def encode(request: RunRequest, run: str) -> int:
+    """Encode the parts of the source, several at a time; returns the number of shards."""
+    return encode_all(
+        request,
+        run,
+        lambda parts, progress: gather([encode_part.submit(planned, request) for planned in parts], progress),
+    )
+
+
+def encode_all(request: RunRequest, run: str, mapped: Callable[[list[PartPlan], Progress], list[PartResult]]) -> int:
+    """Plan the parts of a run and have `mapped` encode them; returns the number of shards."""
+    parts = plan_parts(request, Plan.load(run), Trained.load(run))
+    save_parts(run, parts)
+    n_rows = sum(planned.part["n_rows"] or 0 for planned in parts)
+    progress = Progress(
+        run, "encode", total=float(n_rows), artifact_key="latentpack-encoding", description="rows encoded"
+    )
+    results = mapped(parts, progress)
+    text = json.dumps([result.model_dump() for result in results])
+    run_folder(run).joinpath("encoded.json").write_text(text, encoding="utf-8")
+    progress.finish(f"{len(results)} shards, {sum(result.n_rows for result in results):,} rows")
+    return len(results)
+
+
+def one_by_one(work: Callable[[Any], Any]) -> Callable[[list[Any], Progress], list[Any]]:
+    """A mapper without Prefect."""
+
+    def mapped(parts: list[Any], progress: Progress) -> list[Any]:
+        results = []
+        for planned in parts:
+            results.append(work(planned))
+            progress.add(float(results[-1].n_rows), f"{len(results)} of {len(parts)} shards")
+        return results
+
+    return mapped
+
+
+def gather(futures: list[Any], progress: Progress) -> list[Any]:
+    """The results of mapped tasks, in order; the first failure is raised as itself, after the rest has been called off."""
+    results = []
+    for future in futures:
+        try:
+            results.append(future.result())
+        except BaseException:
+            for other in futures:
+                getattr(other, "cancel", lambda: None)()
+            raise
+        progress.add(float(results[-1].n_rows), f"{len(results)} of {len(futures)} shards")
+    return results

@@ -1,0 +1,291 @@
+"""Ingest: look at the source, compare it with what the archive holds, decide what there is to do.
+
+The decision is a `Plan`, a small JSON document in the run's folder. Nothing is written to the archive here.
+"""
+
+import logging
+import os
+import shutil
+from collections.abc import Collection, Mapping, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+from prefect import flow, task
+from prefect.cache_policies import NO_CACHE
+from pydantic import BaseModel, ConfigDict
+
+from flows import server
+from flows.credentials import storage_options
+from flows.retrying import RETRIES, on_passing_errors
+from flows.settings import ArchiveSettings, RunRequest, SourceSettings
+from storage.manifest import Manifest, SourceRecord, newest_manifest
+from storage.metering import Meter
+from storage.objects import ObjectStore
+from storage.shards import load_record
+from storage.sources import Source, SourceFile, open_source
+from vae_core.errors import BadInput, UsageError
+from vae_core.tolerance import Tolerance, parse_tolerances
+
+log = logging.getLogger(__name__)
+
+NOTHING, FIRST, APPEND, REPLACE, GENERATION = "nothing-to-do", "first", "append", "replace", "new-generation"
+
+
+class Plan(BaseModel):
+    """What a run will do, decided before it touches the archive.
+
+    decision   : "nothing-to-do" | "first" | "append" | "replace" | "new-generation"
+    parent     : the snapshot it starts from, None for the first
+    new, changed, missing, encode : paths of source files; `encode` holds all that are (re-)encoded, in source order
+    kept_shards, dropped_shards   : ids of the parent's shards
+    tolerances : column -> the Tolerance as asked for, relative ones not yet resolved
+    statement  : the decision in words
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    run: str
+    created_at: str
+    decision: str
+    parent: int | None = None
+    new: list[str] = []
+    changed: list[str] = []
+    missing: list[str] = []
+    encode: list[str] = []
+    kept_shards: list[str] = []
+    dropped_shards: list[str] = []
+    tolerances: dict[str, dict[str, Any]] = {}
+    n_files: int = 0
+    raw_bytes: int = 0
+    statement: str = ""
+
+    def save(self) -> None:
+        """Write the plan into its run's folder."""
+        run_folder(self.run).joinpath("plan.json").write_text(self.model_dump_json(), encoding="utf-8")
+
+    @classmethod
+    def load(cls, run: str) -> "Plan":
+        """The plan of a run."""
+        return cls.model_validate_json(run_folder(run).joinpath("plan.json").read_text(encoding="utf-8"))
+
+
+def new_run(now: datetime | None = None) -> str:
+    """A name for a run: sorts by time, is a file name everywhere."""
+    return f"{(now or datetime.now(UTC)):%Y%m%dT%H%M%SZ}-{uuid4().hex[:6]}"
+
+
+def run_folder(run: str) -> Path:
+    """The local scratch folder of a run; tasks of one machine hand each other files through it."""
+    folder = server.home() / "runs" / run
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+def discard_run_folder(run: str) -> None:
+    """Remove a run's scratch folder."""
+    shutil.rmtree(server.home() / "runs" / run, ignore_errors=True)
+
+
+def source_of(settings: SourceSettings, run: str | None = None, meter: Meter | None = None) -> Source:
+    """The source of a request, opened; use it as a context. Tasks of one run share their local copies of remote files.
+
+    Raises BadInput.
+    """
+    staging = None
+    if run is not None:
+        staging = str(run_folder(run) / "staging")
+        os.makedirs(staging, exist_ok=True)
+    return open_source(
+        settings.uri,
+        widen=settings.widen,
+        storage_options=storage_options(settings.credentials),
+        meter=meter,
+        staging_dir=staging,
+    )
+
+
+def store_of(settings: ArchiveSettings, meter: Meter | None = None) -> ObjectStore:
+    """The object store of an archive."""
+    return ObjectStore.open(settings.uri, storage_options=storage_options(settings.credentials), meter=meter)
+
+
+def latest_manifest(settings: ArchiveSettings) -> Manifest | None:
+    """The manifest of the latest snapshot, None when there is no archive yet. Raises CorruptArchive."""
+    return newest_manifest(store_of(settings))
+
+
+def survey(request: RunRequest, run: str | None, created_at: str) -> Plan:
+    """Compare source and archive and decide; without a run nothing is left on disk either. Raises BadInput, UsageError, CorruptArchive; writes nothing."""
+    with source_of(request.source, run) as source:
+        return decide(request, source, run, created_at)
+
+
+def decide(request: RunRequest, source: Source, run: str | None, created_at: str) -> Plan:
+    """The plan of a run on an opened source."""
+    manifest = latest_manifest(request.archive)
+    asked = parse_tolerances([f"{name}={spec}" for name, spec in request.tolerance.columns.items()], source.schema)
+    common: dict[str, Any] = {
+        "run": run or "",
+        "created_at": created_at,
+        "n_files": len(source.files),
+        "raw_bytes": source.raw_bytes,
+        "tolerances": {name: tolerance.to_json() for name, tolerance in asked.items()},
+    }
+    every = [file.path for file in source.files]
+    if manifest is None:
+        return Plan(decision=FIRST, new=every, encode=every, statement=f"first run: {_files(every)}", **common)
+    if request.update.retrain:
+        return Plan(
+            decision=GENERATION,
+            parent=manifest.snapshot,
+            new=every,
+            encode=every,
+            dropped_shards=[shard.id for shard in manifest.shards],
+            statement=f"new generation: {_files(every)} encoded again by a model trained from scratch",
+            **common,
+        )
+    check_same_tolerances(asked, {name: Tolerance.from_json(value) for name, value in manifest.tolerances.items()})
+    check_same_schema(source, manifest)
+    return compare(source, store_of(request.archive), manifest, drop_missing=request.update.drop_missing, common=common)
+
+
+def compare(
+    source: Source, store: ObjectStore, manifest: Manifest, *, drop_missing: bool, common: Mapping[str, Any]
+) -> Plan:
+    """The decision for an archive that has a snapshot already."""
+    held = {file.path: file for file in manifest.sources}
+    present = {file.path for file in source.files}
+    new = [file.path for file in source.files if file.path not in held]
+    changed = [file.path for file in source.files if file.path in held and not unchanged(source, file, held[file.path])]
+    missing = sorted(path for path in held if path not in present)
+    replaced = {*changed, *(missing if drop_missing else [])}
+    touched, dropped = closure(replaced, shard_paths(store, manifest)) if replaced else (set(), set())
+    lost = sorted(touched - present - replaced)
+    if lost:
+        raise BadInput(
+            f"{lost[0]} vanished from the source but shares a shard with {min(replaced)}, which has to be replaced: "
+            "bring it back, or ask to drop vanished files (drop_missing)"
+        )
+    encode = [path for path in (file.path for file in source.files) if path in touched or path in set(new)]
+    kept = [shard.id for shard in manifest.shards if shard.id not in dropped]
+    details: dict[str, Any] = {
+        "parent": manifest.snapshot,
+        "new": new,
+        "changed": changed,
+        "missing": missing,
+        "encode": encode,
+        "kept_shards": kept,
+        "dropped_shards": [shard.id for shard in manifest.shards if shard.id in dropped],
+    }
+    statement = "; ".join(
+        filter(
+            None,
+            [
+                f"{_files(new)} new" if new else "",
+                f"{_files(changed)} changed, replaced in the new snapshot" if changed else "",
+                f"{_files(missing)} vanished, {'rows dropped' if drop_missing else 'rows kept'}" if missing else "",
+            ],
+        )
+    )
+    if not encode and not dropped:
+        kept_note = f"; {_files(missing)} vanished, rows kept" if missing else ""
+        return Plan(
+            decision=NOTHING,
+            statement=f"nothing to do: snapshot {manifest.snapshot} holds this source{kept_note}",
+            **details,
+            **common,
+        )
+    return Plan(decision=REPLACE if dropped else APPEND, statement=statement, **details, **common)
+
+
+def shard_paths(store: ObjectStore, manifest: Manifest) -> dict[str, set[str]]:
+    """Shard id -> paths of the source files it holds rows of. Reads the record of every shard."""
+    return {ref.id: {piece.path for piece in load_record(store, ref).sources} for ref in manifest.shards}
+
+
+def closure(paths: Collection[str], shards: Mapping[str, Collection[str]]) -> tuple[set[str], set[str]]:
+    """(every file that has to be encoded again, every shard that goes) when the rows of `paths` are replaced.
+
+    shards : shard id -> paths it holds rows of
+    A shard may hold the end of one file and the start of the next: replacing it means encoding both again, and so on.
+    """
+    touched, dropped = set(paths), set[str]()
+    while True:
+        hit = {shard for shard, held in shards.items() if shard not in dropped and not touched.isdisjoint(held)}
+        if not hit:
+            return touched, dropped
+        dropped |= hit
+        for shard in hit:
+            touched.update(shards[shard])
+
+
+def unchanged(source: Source, now: SourceFile, then: SourceRecord) -> bool:
+    """Same size and same ETag or modification time; failing that, the same bytes by digest."""
+    if now.n_bytes != then.n_bytes:
+        return False
+    if now.etag is not None and now.etag == then.etag:
+        return True
+    if now.etag is None and now.mtime is not None and now.mtime == then.mtime:
+        return True
+    return then.digest is not None and source.fingerprints([now.path])[0].digest == then.digest
+
+
+def check_same_tolerances(asked: Mapping[str, Tolerance], stored: Mapping[str, Tolerance]) -> None:
+    """Raise UsageError, naming a column, when a run asks for other tolerances than the archive was made with."""
+    ours = {name: value for name, value in asked.items() if not value.is_lossless}
+    theirs = {name: value for name, value in stored.items() if not value.is_lossless}
+    for name in sorted(ours.keys() | theirs.keys()):
+        now, then = ours.get(name), theirs.get(name)
+        if now != then:
+            raise UsageError(
+                f"column {name!r}: this run asks for {now or 'lossless'}, the archive was made with {then or 'lossless'}; "
+                "ask for the same, or use another archive or a new generation (retrain)"
+            )
+
+
+def check_same_schema(source: Source, manifest: Manifest) -> None:
+    """Raise BadInput, naming the field, when new files have another schema than the archive."""
+    stored = manifest.schema
+    if source.schema.equals(stored, check_metadata=False):
+        return
+    for name in [*stored.names, *source.schema.names]:
+        ours = stored.field(name) if name in stored.names else None
+        theirs = source.schema.field(name) if name in source.schema.names else None
+        if ours is None or theirs is None or not ours.equals(theirs):
+            raise BadInput(
+                f"{source.uri}: field {name!r} is {_type(theirs)} in the source and {_type(ours)} in the archive; "
+                "use another archive, or a new generation (retrain)"
+            )
+    raise BadInput(f"{source.uri}: its columns are in another order than in the archive")
+
+
+def _type(field: Any) -> str:
+    return "missing" if field is None else f"{field.type}{'' if field.nullable else ' not null'}"
+
+
+def _files(paths: Sequence[str]) -> str:
+    return f"{len(paths)} file{'' if len(paths) == 1 else 's'}"
+
+
+@task(
+    name="survey",
+    task_run_name="survey-{run}",
+    **RETRIES,
+    retry_condition_fn=on_passing_errors,
+    cache_policy=NO_CACHE,
+    persist_result=False,
+)
+def survey_task(request: RunRequest, run: str, created_at: str) -> str:
+    """Compare source and archive; the decision is left in the run's folder and stated here."""
+    plan = survey(request, run, created_at)
+    plan.save()
+    log.info("%s", plan.statement)
+    return plan.decision
+
+
+@flow(name="latentpack-ingest", flow_run_name="ingest-{run}", persist_result=False)
+def ingest(request: RunRequest, run: str, created_at: str) -> str:
+    """Look at the source and decide what there is to do."""
+    return survey_task(request, run, created_at)

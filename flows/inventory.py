@@ -1,0 +1,74 @@
+"""What an archive holds and what it costs, from its manifest and the sizes of its objects: `latentpack info`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+MAX_SNAPSHOTS_READ = 20
+
+
+def inventory(uri: str, *, snapshot: int | None = None) -> dict[str, Any]:
+    """One archive as JSON values: rows, columns, snapshots (the newest first), models, bytes by part.
+
+    Nothing is decoded. Bytes are those of all objects under the archive, reports apart, whichever snapshot is shown.
+    Raises BadInput when there is no archive, UsageError for an unknown snapshot, CorruptArchive.
+    """
+    from storage.ledger import bytes_by_part
+    from storage.manifest import list_snapshots, load_manifest
+    from storage.objects import ObjectStore
+
+    store = ObjectStore.open(uri)
+    manifest = load_manifest(store, snapshot)
+    totals = manifest.ledger.get("columns", {})
+    parts = dict(bytes_by_part(store, manifest))
+    total = sum(parts.values())
+    raw_bytes = sum(source.n_bytes for source in manifest.sources)
+    conventional_bytes = int(manifest.ledger.get("conventional_bytes", 0))
+    numbers = sorted(list_snapshots(store), reverse=True)
+    snapshots = [load_manifest(store, number) for number in numbers[:MAX_SNAPSHOTS_READ]]
+    return {
+        "archive": uri,
+        "format": "{}.{}".format(*manifest.format_version),
+        "writer": manifest.writer,
+        "snapshot": manifest.snapshot,
+        "created_at": manifest.created_at,
+        "source": manifest.source,
+        "source_files": len(manifest.sources),
+        "rows": manifest.n_rows,
+        "shards": len(manifest.shards),
+        "columns": _columns(manifest.schema, manifest.tolerances, totals),
+        "models": [{"digest": model.digest, "bytes": model.n_bytes} for model in manifest.models],
+        "n_snapshots": len(numbers),
+        "snapshots": [{"snapshot": m.snapshot, "created_at": m.created_at, "rows": m.n_rows} for m in snapshots],
+        "archive_bytes": total,
+        "parts": parts,
+        "raw_bytes": raw_bytes,
+        "conventional_bytes": conventional_bytes,
+        "ratio_vs_raw": raw_bytes / total if total else 0.0,
+        "ratio_vs_conventional": conventional_bytes / total if total else 0.0,
+        "verification": dict(manifest.verification),
+    }
+
+
+def _columns(
+    schema: Any, tolerances: Mapping[str, Any], totals: Mapping[str, Mapping[str, Any]]
+) -> list[dict[str, Any]]:
+    from vae_core.tolerance import Tolerance
+
+    columns = []
+    for field in schema:
+        asked = tolerances.get(field.name)
+        coded = totals.get(field.name, {})
+        columns.append(
+            {
+                "name": field.name,
+                "type": str(field.type),
+                "nullable": field.nullable,
+                "tolerance": str(Tolerance.from_json(asked)) if asked else "lossless",
+                "coding": str(coded.get("coding", "")),
+                "bytes": int(coded.get("bytes", 0)),
+                "conventional_bytes": int(coded.get("conventional_bytes", 0)),
+            }
+        )
+    return columns

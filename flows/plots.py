@@ -1,0 +1,230 @@
+"""The plots of a run report as SVG text: sizes, bytes by column, error against tolerance, training, latent sparsity.
+
+matplotlib is imported when the first plot is drawn. No pyplot, no global state: safe in worker threads.
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+import re
+import warnings
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from flows.report import RunReport, error_share
+from flows.table import clip, human_bytes, printable
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+OURS, CONVENTIONAL, WARNING = "#3b7dd8", "#a3adba", "#d1495b"
+PARTS = {
+    "latents": "#7b5cd6",
+    "corrections": "#3b7dd8",
+    "verbatim": "#38a3a5",
+    "model": "#e09f3e",
+    "metadata": "#8d99ae",
+}
+INK = "#777f8c"  # reads on white and on near-black; `themed` turns it into the page's own text colour
+GRID = "#777f8c"
+WIDTH_INCHES = 7.2
+MAX_BARS = 24
+MAX_LABEL_CELLS = 22
+MAX_DIMENSIONS = 256
+
+
+def plots(report: RunReport) -> dict[str, str]:
+    """Title -> SVG text, in reading order; a plot that would be empty is absent."""
+    drawn: dict[str, str] = {}
+    for title, (needed, draw) in _PLOTS.items():
+        if needed(report):
+            drawn[title] = draw(report)
+    return drawn
+
+
+def themed(svg: str) -> str:
+    """The same SVG for inlining in a page: text and axes take the page's colour, so light and dark both read."""
+    return svg.replace(INK, "currentColor")
+
+
+def data_uri(svg: str) -> str:
+    """An SVG as a data URI, for markdown images."""
+    return "data:image/svg+xml;base64," + base64.b64encode(svg.encode("utf-8")).decode("ascii")
+
+
+def _sizes(report: RunReport) -> str:
+    figure, axes = _figure(1.75)
+    bars = {"raw objects": report.raw_bytes, "conventional": report.conventional_bytes}
+    for i, n_bytes in enumerate(bars.values()):
+        axes.barh(i, n_bytes, color=CONVENTIONAL, height=0.62)
+    left = 0
+    for name, n_bytes in report.parts.items():
+        if n_bytes:
+            axes.barh(2, n_bytes, left=left, color=PARTS[name], height=0.62, label=name)
+            left += n_bytes
+    for i, n_bytes in enumerate([*bars.values(), report.archive_bytes]):
+        axes.annotate(
+            human_bytes(n_bytes), (n_bytes, i), xytext=(5, 0), textcoords="offset points", va="center", color=INK
+        )
+    axes.set_yticks(range(3), [*bars, "archive"])
+    axes.invert_yaxis()
+    axes.set_xlim(0, 1.16 * max(1, report.raw_bytes, report.conventional_bytes, report.archive_bytes))
+    _byte_axis(axes)
+    _legend(axes, columns=5)
+    return _svg(figure, "sizes")
+
+
+def _bytes_by_column(report: RunReport) -> str:
+    columns = sorted(report.columns, key=lambda c: -max(c.bytes, c.conventional_bytes))
+    rows = [(c.name, c.bytes, c.conventional_bytes) for c in columns[:MAX_BARS]]
+    rest = columns[MAX_BARS:]
+    if rest:
+        rows.append((f"{len(rest):,} others", sum(c.bytes for c in rest), sum(c.conventional_bytes for c in rest)))
+    figure, axes = _figure(0.85 + 0.3 * len(rows))
+    places = range(len(rows))
+    axes.barh([p - 0.2 for p in places], [r[1] for r in rows], height=0.38, color=OURS, label="ours")
+    axes.barh(
+        [p + 0.2 for p in places], [r[2] for r in rows], height=0.38, color=CONVENTIONAL, label="best conventional"
+    )
+    _names(axes, [r[0] for r in rows])
+    _byte_axis(axes)
+    _legend(axes, columns=2)
+    return _svg(figure, "columns")
+
+
+def _error_by_column(report: RunReport) -> str:
+    columns = sorted((c for c in report.columns if c.tolerance > 0), key=lambda c: -error_share(c))[:MAX_BARS]
+    shares = [100 * error_share(c) for c in columns]
+    figure, axes = _figure(0.75 + 0.22 * len(columns))
+    colors = [WARNING if c.violations or s > 100 else OURS for c, s in zip(columns, shares, strict=True)]
+    axes.barh(range(len(columns)), shares, height=0.6, color=colors)
+    axes.axvline(100, color=WARNING, linewidth=1.2, linestyle="--")
+    axes.set_xlim(0, max(110.0, 1.05 * max(shares)))
+    axes.set_xlabel("worst error, % of the tolerance (dashed: the promise)", color=INK)
+    _names(axes, [c.name + (" (rmse)" if c.tolerance_kind == "rmse" else "") for c in columns])
+    return _svg(figure, "errors")
+
+
+def _training_curve(report: RunReport) -> str:
+    stages = list(dict.fromkeys(p.stage for p in report.training if _has_bits(p)))
+    figure, panels = _panels(len(stages), 2.5)
+    for axes, stage in zip(panels, stages, strict=True):
+        points = [p for p in report.training if p.stage == stage]
+        training = [(p.seconds, p.bits_per_row) for p in points if p.bits_per_row is not None]
+        held_out = [(p.seconds, p.held_out_bits_per_row) for p in points if p.held_out_bits_per_row is not None]
+        if training:
+            axes.plot(*zip(*_thinned(training), strict=True), color=CONVENTIONAL, linewidth=1.2, label="training rows")
+        if held_out:
+            axes.plot(
+                *zip(*_thinned(held_out), strict=True),
+                color=OURS,
+                linewidth=1.8,
+                marker="o",
+                markersize=3,
+                label="held-out rows",
+            )
+        axes.set_xlabel("seconds" + (f" ({printable(stage)})" if stage else ""), color=INK)
+        axes.grid(axis="y", color=GRID, alpha=0.25, linewidth=0.6)
+        _legend(axes, columns=2)
+    panels[0].set_ylabel("bits per row", color=INK)
+    return _svg(figure, "training")
+
+
+def _latent_sparsity(report: RunReport) -> str:
+    shares = [100 * (1 - share) for share in report.latent.zero_fraction_by_dimension[:MAX_DIMENSIONS]]
+    figure, axes = _figure(2.2)
+    axes.bar(range(1, len(shares) + 1), shares, color=PARTS["latents"], width=0.8)
+    axes.set_ylim(0, 100)
+    axes.set_xlim(0.3, len(shares) + 0.7)
+    axes.locator_params(axis="x", integer=True)
+    axes.set_xlabel("latent dimension", color=INK)
+    axes.set_ylabel("rows where it is not zero, %", color=INK)
+    axes.grid(axis="y", color=GRID, alpha=0.25, linewidth=0.6)
+    return _svg(figure, "latents")
+
+
+def _has_bits(point: Any) -> bool:
+    return point.bits_per_row is not None or point.held_out_bits_per_row is not None
+
+
+_PLOTS: dict[str, tuple[Callable[[RunReport], bool], Callable[[RunReport], str]]] = {
+    "Bytes": (lambda r: r.archive_bytes > 0, _sizes),
+    "Bytes by column": (lambda r: bool(r.columns), _bytes_by_column),
+    "Error against tolerance": (lambda r: any(c.tolerance > 0 for c in r.columns), _error_by_column),
+    "Training": (lambda r: any(map(_has_bits, r.training)), _training_curve),
+    "Latent sparsity": (lambda r: bool(r.latent.zero_fraction_by_dimension), _latent_sparsity),
+}
+
+
+def _figure(height_inches: float) -> tuple[Figure, Axes]:
+    figure, panels = _panels(1, height_inches)
+    return figure, panels[0]
+
+
+def _panels(n: int, height_inches: float) -> tuple[Figure, list[Axes]]:
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(WIDTH_INCHES, height_inches), layout="constrained")
+    figure.patch.set_alpha(0.0)
+    panels: list[Axes] = list(figure.subplots(1, n, squeeze=False)[0])
+    for axes in panels:
+        axes.patch.set_alpha(0.0)
+        axes.set_axisbelow(True)
+        axes.tick_params(colors=INK, labelsize=9, length=3)
+        for side, spine in axes.spines.items():
+            spine.set_visible(side in ("left", "bottom"))
+            spine.set_color(INK)
+        axes.xaxis.label.set_fontsize(9)
+        axes.yaxis.label.set_fontsize(9)
+    return figure, panels
+
+
+def _names(axes: Axes, names: list[str]) -> None:
+    axes.set_yticks(range(len(names)), [clip(printable(name), MAX_LABEL_CELLS) for name in names])
+    for label in axes.get_yticklabels():
+        label.set_parse_math(False)
+    axes.set_ylim(len(names) - 0.4, -0.6)
+    axes.grid(axis="x", color=GRID, alpha=0.25, linewidth=0.6)
+
+
+def _byte_axis(axes: Axes) -> None:
+    from matplotlib.ticker import FuncFormatter, MaxNLocator
+
+    axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: human_bytes(round(value)) if value else "0"))
+
+
+def _legend(axes: Axes, *, columns: int) -> None:
+    if axes.get_legend_handles_labels()[0]:
+        axes.legend(
+            loc="lower center",
+            bbox_to_anchor=(0.5, 1.0),
+            ncols=columns,
+            frameon=False,
+            fontsize=9,
+            labelcolor=INK,
+            handlelength=1.2,
+        )
+
+
+def _thinned(points: list[tuple[float, float]], limit: int = 300) -> list[tuple[float, float]]:
+    """At most about `limit` points, the last always among them."""
+    step = max(1, len(points) // limit)
+    return points[:-1][::step] + points[-1:]
+
+
+def _svg(figure: Figure, salt: str) -> str:
+    """SVG text with text kept as text; the same report gives the same bytes."""
+    from matplotlib import rc_context
+
+    settings: Any = {"svg.fonttype": "none", "svg.hashsalt": salt, "font.family": "sans-serif", "path.simplify": True}
+    sink = io.StringIO()
+    with rc_context(settings), warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # glyphs absent from matplotlib's fonts; the browser has them
+        figure.savefig(sink, format="svg", metadata={"Date": None, "Creator": None})
+    svg = sink.getvalue()
+    svg = svg[svg.index("<svg") :]
+    svg = re.sub(r"font: ([0-9.]+)px [^;\"]*", r"font: \1px system-ui, sans-serif", svg)
+    return re.sub(r"\n\s*", "\n", svg)

@@ -1,0 +1,193 @@
+"""Proof: decode a shard from its stored bytes and hold every value against the raw one, before anybody relies on it."""
+
+import hashlib
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict
+from typing import Any, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from pydantic import BaseModel, ConfigDict, Field
+
+from storage.blocks import ShardReader
+from storage.objects import ObjectStore
+from storage.shards import ShardEntry, SourceSlice
+from vae_core import quality
+from vae_core.errors import VerificationFailed
+from vae_core.model import Model
+from vae_core.quality import ColumnQuality
+from vae_core.shard import decode_block, needs
+from vae_core.tolerance import LOSSLESS, Tolerance
+
+# A distortion target is met up to the rounding of its own measurement.
+RMSE_SLACK = 1e-9
+
+
+class PreviewError(BaseModel):
+    """Error of a previewed column over its rows: relative to its standard deviation, or the share of right categories."""
+
+    relative_rmse: float | None = None
+    accuracy: float | None = None
+
+
+class ShardProof(BaseModel):
+    """What decoding one shard found: a digest and counts.
+
+    columns      : ColumnQuality by name, as JSON
+    latent_zeros : latent column -> how many of its n_rows values are zero
+    preview      : column -> error of the latents alone, on the shard's first block
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    shard: str
+    n_rows: int
+    digest: str
+    columns: dict[str, dict[str, Any]]
+    latent_zeros: dict[str, int] = Field(default_factory=dict)
+    preview: dict[str, PreviewError] = Field(default_factory=dict)
+
+
+def tolerances_of(model: Model) -> dict[str, Tolerance]:
+    """Column -> the tolerance its values were encoded with, in column units."""
+    return {column.name: column.tolerance for column in model.columns}
+
+
+class Block(NamedTuple):
+    """One decoded block: its first row within the shard, its rows, and the latents stored for them."""
+
+    first_row: int
+    table: pa.Table
+    latents: dict[str, pa.Array]
+
+
+def decoded_blocks(
+    store: ObjectStore, entry: ShardEntry, model: Model, blocks: Sequence[int] | None = None
+) -> Iterator[Block]:
+    """The blocks of a shard in order, decoded; every byte is checked against its digest before it is parsed."""
+    wanted = None if blocks is None else set(blocks)
+    reader, need, first = ShardReader(store, entry), needs(model, dict(entry.layout), None, False), 0
+    latents = [native.name for native in entry.natives if native.role == "latent"]
+    names = [*need.natives, *(name for name in latents if name not in need.natives)]
+    for block, n_rows in enumerate(entry.block_rows):
+        if wanted is None or block in wanted:
+            natives, payloads = reader.read_block(block, names, need.groups)
+            needed = {name: natives[name] for name in need.natives}
+            yield Block(
+                first,
+                decode_block(model, dict(entry.layout), n_rows, needed, payloads),
+                {name: natives[name] for name in latents},
+            )
+        first += n_rows
+
+
+def prove(store: ObjectStore, entry: ShardEntry, model: Model, raw: pa.Table) -> ShardProof:
+    """Decode all blocks of a shard and compare them with `raw`, the rows it was made from.
+
+    Raises VerificationFailed naming the column and the row when a promise is broken.
+    """
+    where = f"shard {entry.id[:12]} ({describe(entry.sources)})"
+    if raw.num_rows != entry.n_rows:
+        raise VerificationFailed(f"{where}: decodes to {entry.n_rows} rows, the source has {raw.num_rows}")
+    tolerances = tolerances_of(model)
+    found: dict[str, ColumnQuality] = {}
+    zeros: Counter[str] = Counter()
+    preview: dict[str, PreviewError] = {}
+
+    def checked() -> Iterator[pa.Table]:
+        for first, decoded, latents in decoded_blocks(store, entry, model):
+            rows = raw.slice(first, decoded.num_rows)
+            for ours, theirs in zip(decoded.schema, raw.schema, strict=True):
+                if ours.name != theirs.name or ours.type != theirs.type:
+                    raise VerificationFailed(f"{where}: field {theirs} decodes as {ours}; nothing was committed")
+            qualities = quality.compare(rows, decoded, tolerances, first_row=first)
+            refuse_violations(qualities, where)
+            gather_qualities(found, qualities)
+            zeros.update({name: int(pc.sum(pc.equal(values, 0)).as_py() or 0) for name, values in latents.items()})
+            if latents and not preview:
+                sketch = decode_block(model, dict(entry.layout), decoded.num_rows, latents, {}, preview=True)
+                preview.update(preview_errors(sketch, rows))
+            yield decoded
+
+    digest = quality.digest(checked())
+    refuse_distortion(list(found.values()), tolerances, where)
+    return ShardProof(
+        shard=entry.id,
+        n_rows=entry.n_rows,
+        digest=digest,
+        columns={name: asdict(item) for name, item in found.items()},
+        latent_zeros=dict(zeros),
+        preview=preview,
+    )
+
+
+def gather_qualities(totals: dict[str, ColumnQuality], more: Sequence[ColumnQuality]) -> None:
+    """Add the qualities of later rows to the totals."""
+    for item in more:
+        totals[item.name] = quality.combine(totals[item.name], item) if item.name in totals else item
+
+
+def whole_digest(digests: Sequence[str]) -> str:
+    """One digest for the decoded data of several shards, in row order."""
+    return digests[0] if len(digests) == 1 else hashlib.sha256("".join(digests).encode()).hexdigest()
+
+
+def refuse_violations(columns: Sequence[ColumnQuality], where: str) -> None:
+    """Raise VerificationFailed for the first column with a value outside its promise."""
+    for item in columns:
+        if item.violations or item.mismatches:
+            row = "unknown" if item.first_violation_row is None else str(item.first_violation_row)
+            kind = "values outside their tolerance" if item.violations else "values differ"
+            raise VerificationFailed(
+                f"{where}: column {item.name!r}, row {row}: {max(item.violations, item.mismatches)} {kind}, "
+                f"worst error {item.max_abs_error:g}; nothing was committed"
+            )
+
+
+def refuse_distortion(columns: Sequence[ColumnQuality], tolerances: Mapping[str, Tolerance], where: str) -> None:
+    """Raise VerificationFailed for the first column that misses its distortion target."""
+    for item in columns:
+        tolerance = tolerances.get(item.name, LOSSLESS)
+        if tolerance.is_distortion and item.rmse > tolerance.value * (1.0 + RMSE_SLACK):
+            raise VerificationFailed(
+                f"{where}: column {item.name!r}: root mean square error {item.rmse:g}, asked for at most {tolerance.value:g}; "
+                "nothing was committed"
+            )
+
+
+def preview_errors(preview: pa.Table, raw: pa.Table) -> dict[str, PreviewError]:
+    """How far the latents alone are from the raw rows, by column."""
+    found = {}
+    for name in preview.column_names:
+        ours, theirs = preview.column(name), raw.column(name)
+        if pa.types.is_integer(theirs.type) or pa.types.is_floating(theirs.type):
+            x = pc.cast(theirs, pa.float64(), safe=False).to_numpy(zero_copy_only=False)
+            y = pc.cast(ours, pa.float64(), safe=False).to_numpy(zero_copy_only=False)
+            finite = np.isfinite(x) & np.isfinite(y)
+            spread = float(x[finite].std()) if finite.any() else 0.0
+            if spread > 0:
+                found[name] = PreviewError(relative_rmse=float(np.sqrt(np.mean((x[finite] - y[finite]) ** 2))) / spread)
+        elif (
+            ours.type.equals(theirs.type)
+            and not pa.types.is_nested(theirs.type)
+            and not isinstance(theirs.type, pa.ExtensionType)
+        ):
+            ours, theirs = (
+                column.cast(column.type.value_type) if pa.types.is_dictionary(column.type) else column
+                for column in (ours, theirs)
+            )
+            share = pc.mean(pc.fill_null(pc.equal(ours, theirs), False)).as_py()
+            if share is not None:
+                found[name] = PreviewError(accuracy=float(share))
+    return found
+
+
+def describe(slices: Sequence[SourceSlice]) -> str:
+    """Where a shard's rows are from, for people."""
+    if not slices:
+        return "no rows"
+    first = slices[0]
+    rest = f" and {len(slices) - 1} more" if len(slices) > 1 else ""
+    return f"{first.path} rows {first.start}:{'' if first.stop is None else first.stop}{rest}"

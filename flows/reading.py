@@ -1,0 +1,249 @@
+"""Archive to file: stream decoded batches into .parquet, .csv, .arrow or .npy; the file appears whole or not at all."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from storage.formats.npy import METADATA_KEY, to_numpy
+from vae_core.errors import BadInput, UsageError
+
+FORMATS = (".parquet", ".csv", ".arrow", ".npy")
+
+
+@dataclass(frozen=True, slots=True)
+class Exported:
+    """What was written: n_bytes in the file, n_bytes_moved through the archive's object store to get it."""
+
+    n_rows: int
+    n_columns: int
+    n_bytes: int
+    n_bytes_moved: int
+
+
+def export(
+    archive_uri: str,
+    out: str | os.PathLike[str],
+    *,
+    columns: Sequence[str] | None = None,
+    rows: tuple[int | None, int | None] | None = None,
+    preview: bool = False,
+    snapshot: int | None = None,
+) -> Exported:
+    """Decode an archive, or the named columns and the row slice of it, into `out`, in bounded memory.
+
+    The suffix of `out` decides the format. Raises UsageError for an unknown suffix or column and for data the format
+    cannot hold; CorruptArchive from the archive.
+    """
+    check_suffix(out)
+    from storage import open_archive
+
+    archive = open_archive(archive_uri, snapshot=snapshot)
+    schema: pa.Schema = archive.schema
+    if columns is not None:
+        unknown = [name for name in columns if name not in schema.names]
+        if unknown:
+            raise UsageError(
+                f"{archive_uri}: no column {unknown[0]!r}; it has {', '.join(map(repr, schema.names[:20]))}"
+            )
+        schema = pa.schema([schema.field(name) for name in columns], metadata=schema.metadata)
+    start, stop, _ = slice(*(rows or (None, None))).indices(archive.num_rows)
+    n_rows = max(0, stop - start)
+    batches = archive.to_batches(columns=columns, rows=(start, start + n_rows), preview=preview)
+    n_written = write_file(out, schema, batches, n_rows)
+    return Exported(n_rows, len(schema), n_written, archive.meter.bytes_read)
+
+
+def export_sample(archive_uri: str, out: str | os.PathLike[str], *, n_rows: int, seed: int) -> Exported:
+    """Draw n_rows seeded rows from the archive's model into `out`, with the archive's exact schema."""
+    check_suffix(out)
+    from storage import open_archive
+    from vae_core.shard import sample_rows
+
+    archive = open_archive(archive_uri)
+    table = sample_rows(archive.newest_model(), n_rows, seed)
+    n_written = write_file(out, table.schema, table.to_batches(), table.num_rows)
+    return Exported(table.num_rows, table.num_columns, n_written, archive.meter.bytes_read)
+
+
+def check_suffix(out: str | os.PathLike[str]) -> str:
+    """The format of a file name, as its lower-case suffix. Raises UsageError when it is none of FORMATS."""
+    suffix = Path(out).suffix.lower()
+    if suffix not in FORMATS:
+        raise UsageError(f"{os.fspath(out)}: the name must end in one of {' '.join(FORMATS)}")
+    return suffix
+
+
+def write_file(
+    out: str | os.PathLike[str],
+    schema: pa.Schema,
+    batches: Iterator[pa.RecordBatch] | Sequence[pa.RecordBatch],
+    n_rows: int,
+) -> int:
+    """Write record batches of `schema`, n_rows rows in all, to a local file; returns its size in bytes."""
+    suffix = check_suffix(out)
+    with replacing(out) as temporary:
+        try:
+            WRITERS[suffix](temporary, schema, iter(batches), n_rows)
+        except pa.ArrowNotImplementedError as error:
+            raise UsageError(
+                f"{os.fspath(out)}: {suffix} cannot hold this schema ({error}): write .arrow, or leave columns out"
+            ) from error
+        return temporary.stat().st_size
+
+
+@contextlib.contextmanager
+def replacing(target: str | os.PathLike[str]) -> Iterator[Path]:
+    """A temporary file beside `target` that takes its name on success and vanishes on any failure."""
+    final = Path(target)
+    if final.is_dir():
+        raise UsageError(f"{final}: is a folder; give the name of a file")
+    if not final.absolute().parent.is_dir():
+        raise UsageError(f"{final}: the folder {final.absolute().parent} does not exist")
+    mode = 0o666 & ~_umask()
+    handle, name = tempfile.mkstemp(prefix=f".{final.name}.", dir=final.absolute().parent)
+    os.close(handle)
+    temporary = Path(name)
+    try:
+        yield temporary
+        temporary.chmod(mode)
+        temporary.replace(final)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+def _write_parquet(path: Path, schema: pa.Schema, batches: Iterator[pa.RecordBatch], n_rows: int) -> None:
+    import pyarrow.parquet as pq
+
+    with pq.ParquetWriter(path, schema, compression="zstd", use_compliant_nested_type=False) as writer:
+        for group in _gathered(schema, batches):
+            writer.write_table(group, row_group_size=group.num_rows or 1)
+
+
+def _write_arrow(path: Path, schema: pa.Schema, batches: Iterator[pa.RecordBatch], n_rows: int) -> None:
+    options = pa.ipc.IpcWriteOptions(emit_dictionary_deltas=True, unify_dictionaries=False)
+    with pa.OSFile(str(path), "wb") as sink:
+        try:
+            with pa.ipc.new_file(sink, schema, options=options) as writer:
+                for batch in batches:
+                    writer.write_batch(batch)
+        except pa.ArrowInvalid as error:
+            if "ictionary replacement" not in str(error):
+                raise
+            raise UsageError(
+                f"dictionaries differ between blocks, which .arrow cannot hold: write .parquet instead ({error})"
+            ) from error
+
+
+def _write_csv(path: Path, schema: pa.Schema, batches: Iterator[pa.RecordBatch], n_rows: int) -> None:
+    from pyarrow import csv
+
+    flat = pa.schema([pa.field(field.name, _csv_type(field.type), field.nullable) for field in schema])
+    with csv.CSVWriter(str(path), flat) as writer:
+        for batch in batches:
+            arrays = [_csv_array(batch.column(i), flat.field(i).type) for i in range(len(flat))]
+            writer.write_batch(pa.RecordBatch.from_arrays(arrays, schema=flat))
+
+
+def _csv_type(type_: pa.DataType) -> pa.DataType:
+    """The type a column has on its way into CSV: dictionaries as their values, nested values and bytes as JSON text."""
+    if pa.types.is_dictionary(type_):
+        return _csv_type(type_.value_type)
+    if isinstance(type_, pa.BaseExtensionType) or pa.types.is_nested(type_) or _is_bytes(type_):
+        return pa.string()
+    return type_
+
+
+def _csv_array(array: pa.Array, type_: pa.DataType) -> pa.Array:
+    if pa.types.is_dictionary(array.type):
+        array = array.dictionary_decode()
+    if array.type == type_:
+        return array
+    if isinstance(array, pa.ExtensionArray):
+        array = array.storage
+    texts = [
+        None if value is None else value if isinstance(value, str) else json.dumps(value, default=_jsonable)
+        for value in array.to_pylist()
+    ]
+    return pa.array(texts, pa.string())
+
+
+def _jsonable(value: Any) -> str:
+    if isinstance(value, bytes):
+        return value.hex()
+    return str(value)
+
+
+def _is_bytes(type_: pa.DataType) -> bool:
+    return bool(pa.types.is_binary(type_) or pa.types.is_large_binary(type_) or pa.types.is_fixed_size_binary(type_))
+
+
+def _write_npy(path: Path, schema: pa.Schema, batches: Iterator[pa.RecordBatch], n_rows: int) -> None:
+    """One column as one array, filled in place as it streams; what was NPY keeps its dtype, shape and memory order."""
+    if len(schema) != 1:
+        raise UsageError(f".npy holds one array, not {len(schema)} columns: name one with --columns, or write .parquet")
+    layout = _array(schema.empty_table())
+    order = json.loads((schema.metadata or {}).get(METADATA_KEY, b"{}")).get("fortran_order", False)
+    if n_rows == 0 or layout.itemsize == 0 or 0 in layout.shape[1:]:
+        with path.open("wb") as file:
+            np.save(
+                file,
+                np.empty((n_rows, *layout.shape[1:]), layout.dtype, order="F" if order else "C"),
+                allow_pickle=False,
+            )
+        return
+    target = np.lib.format.open_memmap(path, "w+", layout.dtype, (n_rows, *layout.shape[1:]), fortran_order=order)
+    filled = 0
+    for batch in batches:
+        target[filled : filled + batch.num_rows] = _array(pa.Table.from_batches([batch], schema))
+        filled += batch.num_rows
+    target.flush()
+
+
+def _array(table: pa.Table) -> NDArray[Any]:
+    try:
+        return to_numpy(table)
+    except BadInput as error:
+        raise UsageError(f"{error}: write .parquet instead") from error
+
+
+WRITERS: dict[str, Callable[[Path, pa.Schema, Iterator[pa.RecordBatch], int], None]] = {
+    ".parquet": _write_parquet,
+    ".csv": _write_csv,
+    ".arrow": _write_arrow,
+    ".npy": _write_npy,
+}
+
+GROUP_ROWS = 1 << 18
+GROUP_BYTES = 128 << 20
+
+
+def _gathered(schema: pa.Schema, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.Table]:
+    """Batches joined into row groups of bounded rows and bytes."""
+    held: list[pa.RecordBatch] = []
+    n_rows = n_bytes = 0
+    for batch in batches:
+        held.append(batch)
+        n_rows += batch.num_rows
+        n_bytes += batch.nbytes
+        if n_rows >= GROUP_ROWS or n_bytes >= GROUP_BYTES:
+            yield pa.Table.from_batches(held, schema=schema)
+            held, n_rows, n_bytes = [], 0, 0
+    if held:
+        yield pa.Table.from_batches(held, schema=schema)

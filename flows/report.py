@@ -1,0 +1,279 @@
+"""The report of one run as a value: what was stored, what it saved, and what proves it.
+
+`RunReport` is what `run_pipeline` returns, what `--json` writes, what `reports/<run>.json` holds and what the terminal
+table, the HTML page and the Prefect artifact are drawn from. Bytes are bytes on disk or on the wire; `ratio_*` is the
+other's bytes over ours, so above 1 is a win; savings are percentages of the other's bytes.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field, computed_field
+
+REPORT_VERSION = 1
+COMMITTED = "committed"
+NOTHING_TO_DO = "nothing-to-do"
+
+LEARNED_CODINGS = ("network", "counts", "learned", "vae", "klt", "linear", "latents")
+
+
+class _Frozen(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="allow")
+
+
+class ProgressEvent(_Frozen):
+    """One line of news from a running pipeline, in the order things happen.
+
+    stage         : "server" | "ingest" | "train" | "encode" | "verify" | "commit" | "report"
+    message       : a short phrase for people; may be empty
+    done, total   : work in the stage's own unit (rows, or seconds of the budget while training); total 0 when unknown
+    bits_per_row  : rate on training batches; held_out_bits_per_row: rate on rows never trained on
+    """
+
+    stage: str
+    message: str = ""
+    done: float = 0.0
+    total: float = 0.0
+    bits_per_row: float | None = None
+    held_out_bits_per_row: float | None = None
+
+
+class ColumnReport(_Frozen):
+    """One dataset column.
+
+    coding             : what won, e.g. "network", "counts", "latents", "pco", "parquet-dictionary"
+    bytes              : its share of the data bytes (corrections, verbatim, and latents where they are its coding)
+    conventional_bytes : the best conventional coding of the same values at the same tolerance, measured on this data
+    tolerance          : resolved, in the column's own units: 0 is lossless
+    tolerance_kind     : "lossless" | "absolute" (worst error is bounded) | "rmse" (the root mean square error is)
+    max_abs_error      : the worst |decoded - raw| over finite values, by decoding
+    violations         : values outside the promise, by decoding; `mismatches` are those of them in exact columns
+    """
+
+    name: str
+    coding: str = ""
+    bytes: int = 0
+    conventional_bytes: int = 0
+    tolerance: float = 0.0
+    tolerance_kind: str = "lossless"
+    max_abs_error: float = 0.0
+    violations: int = 0
+    rmse: float | None = None
+    n_rows: int = 0
+    n_null: int = 0
+    mismatches: int = 0
+    type: str = ""
+    kind: str = ""
+
+    @property
+    def learned(self) -> bool:
+        """Whether the column's coding was learned, rather than conventional or verbatim."""
+        return self.coding.lower().startswith(LEARNED_CODINGS)
+
+
+class TransferReport(_Frozen):
+    """Bytes a reader moves: opening the archive included."""
+
+    full_read_bytes: int = 0
+    preview_bytes: int = 0
+
+
+class SecondsReport(_Frozen):
+    """Wall time by stage."""
+
+    ingest: float = 0.0
+    train: float = 0.0
+    encode: float = 0.0
+    verify: float = 0.0
+    total: float = 0.0
+
+
+class VerificationReport(_Frozen):
+    """What the full decode before the commit found. digest: sha256 of the decoded data."""
+
+    rows: int = 0
+    violations: int = 0
+    mismatches: int = 0
+    digest: str = ""
+
+
+class TrainingPoint(_Frozen):
+    """One point of the training curve. step counts optimiser steps, seconds wall time since training began."""
+
+    step: int = 0
+    seconds: float = 0.0
+    bits_per_row: float | None = None
+    held_out_bits_per_row: float | None = None
+    stage: str = ""
+
+
+class LatentReport(_Frozen):
+    """The stored latents: n dimensions a row, the share of zeros over all, and by dimension.
+
+    comparison: base layers compared at the same target, one dict each: {"kind", "bytes", "chosen", ...}
+    """
+
+    n: int = 0
+    n_bytes: int = 0
+    zero_fraction: float = 0.0
+    zero_fraction_by_dimension: list[float] = Field(default_factory=list)
+    comparison: list[dict[str, Any]] = Field(default_factory=list)
+
+
+class PreviewColumn(_Frozen):
+    """How well latents alone give a column: relative_rmse (of its standard deviation) for numbers, else accuracy."""
+
+    name: str
+    relative_rmse: float | None = None
+    accuracy: float | None = None
+
+
+class PreviewReport(_Frozen):
+    """The preview: what it costs inside the archive and how good it is."""
+
+    bytes: int = 0
+    columns: list[PreviewColumn] = Field(default_factory=list)
+
+
+class DriftReport(_Frozen):
+    """Bits per value of new data over the model's own training figure; above the threshold the model is refreshed."""
+
+    ratio: float | None = None
+    threshold: float | None = None
+    refreshed: bool = False
+
+
+class RunReport(_Frozen):
+    """Everything one run has to say. The keys of DESIGN's `--json`, and extras.
+
+    raw_bytes     : source objects as stored
+    archive_bytes : every object under the archive but `reports/`; = latents + corrections + verbatim + model + metadata
+    report_bytes  : objects under `reports/`
+    """
+
+    report_version: int = REPORT_VERSION
+    status: str = COMMITTED
+    run: str = ""
+    source: str = ""
+    archive: str = ""
+    created_at: str = ""
+    writer: str = ""
+
+    rows: int = 0
+    n_new_rows: int = 0
+    n_new_files: int = 0
+    raw_bytes: int = 0
+    arrow_bytes: int = 0
+    archive_bytes: int = 0
+    latents: int = 0
+    corrections: int = 0
+    verbatim: int = 0
+    model: int = 0
+    metadata: int = 0
+    report_bytes: int = 0
+    conventional_bytes: int = 0
+    columns: list[ColumnReport] = Field(default_factory=list)
+    transfer: TransferReport = Field(default_factory=TransferReport)
+    seconds: SecondsReport = Field(default_factory=SecondsReport)
+    peak_rss_bytes: int = 0
+    snapshot: int = 0
+    model_digest: str = ""
+
+    verification: VerificationReport = Field(default_factory=VerificationReport)
+    training: list[TrainingPoint] = Field(default_factory=list)
+    latent: LatentReport = Field(default_factory=LatentReport)
+    preview: PreviewReport = Field(default_factory=PreviewReport)
+    drift: DriftReport = Field(default_factory=DriftReport)
+    report_json: str = ""
+    report_html: str = ""
+    ui_url: str = ""
+
+    @computed_field  # type: ignore[prop-decorator]
+    @property
+    def ratio_vs_raw(self) -> float:
+        """Raw object bytes over archive bytes; 0 when the archive is empty."""
+        return self.raw_bytes / self.archive_bytes if self.archive_bytes else 0.0
+
+    @computed_field  # type: ignore[prop-decorator]
+    @property
+    def ratio_vs_conventional(self) -> float:
+        """Best conventional bytes over archive bytes; 0 when the archive is empty."""
+        return self.conventional_bytes / self.archive_bytes if self.archive_bytes else 0.0
+
+    @computed_field  # type: ignore[prop-decorator]
+    @property
+    def saving_vs_raw_percent(self) -> float:
+        """Storage saved against the raw objects, per cent; negative when larger."""
+        return _saving(self.archive_bytes, self.raw_bytes)
+
+    @computed_field  # type: ignore[prop-decorator]
+    @property
+    def saving_vs_conventional_percent(self) -> float:
+        """Storage saved against the best conventional coding, per cent; negative when larger."""
+        return _saving(self.archive_bytes, self.conventional_bytes)
+
+    @computed_field  # type: ignore[prop-decorator]
+    @property
+    def transfer_saving_percent(self) -> float:
+        """Bytes saved when everything is read from the archive instead of from the raw objects, per cent."""
+        return _saving(self.transfer.full_read_bytes, self.raw_bytes)
+
+    @computed_field  # type: ignore[prop-decorator]
+    @property
+    def parts(self) -> dict[str, int]:
+        """The parts of archive_bytes, in the order people read them."""
+        return {
+            "latents": self.latents,
+            "corrections": self.corrections,
+            "verbatim": self.verbatim,
+            "model": self.model,
+            "metadata": self.metadata,
+        }
+
+    @property
+    def worst(self) -> ColumnReport | None:
+        """The column whose error used most of its tolerance; None when every column is lossless."""
+        bounded = [c for c in self.columns if c.tolerance > 0]
+        return max(bounded, key=error_share, default=None)
+
+    @property
+    def verdict(self) -> str:
+        """One sentence: was learning worth it, against the best conventional coding."""
+        if self.status == NOTHING_TO_DO:
+            return "Nothing to do: the archive already holds every file of this source."
+        if not self.conventional_bytes:
+            return "There is nothing to compare: the data takes no bytes either way."
+        saving = self.saving_vs_conventional_percent
+        if saving >= 0.5:
+            return f"{saving:.1f} % smaller than the best conventional coding at the same tolerance."
+        learned = any(c.learned for c in self.columns)
+        size = f"{-saving:.1f} % larger than" if saving < -0.05 else "about the size of"
+        kept = (
+            "a learned coding won some columns, not enough to pay for its model"
+            if learned
+            else "conventional codings were kept"
+        )
+        return f"A VAE was not worth it here: {size} the best conventional coding at the same tolerance ({kept})."
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON values. `model` is bytes; `model_digest` names the model."""
+        return self.model_dump(mode="json")
+
+    @classmethod
+    def from_json(cls, value: dict[str, Any]) -> RunReport:
+        """Undo to_json. Computed figures are computed again."""
+        computed = set(cls.model_computed_fields)
+        return cls.model_validate({key: item for key, item in value.items() if key not in computed})
+
+
+def error_share(column: ColumnReport) -> float:
+    """Error over tolerance, at most 1 when the promise was kept; 0 for lossless columns."""
+    if column.tolerance <= 0:
+        return 0.0
+    error = column.rmse if column.tolerance_kind == "rmse" and column.rmse is not None else column.max_abs_error
+    return error / column.tolerance
+
+
+def _saving(ours: int, other: int) -> float:
+    return 100.0 * (1.0 - ours / other) if other else 0.0

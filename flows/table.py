@@ -1,0 +1,287 @@
+"""Plain-text tables for the terminal: the end of a run, and what `info`, `verify` and `vacuum` say."""
+
+from __future__ import annotations
+
+import shutil
+import unicodedata
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from flows.report import ColumnReport, RunReport
+
+MAX_COLUMNS_SHOWN = 40
+MIN_WIDTH, MAX_WIDTH = 40, 160
+
+
+def run_table(report: RunReport, width: int | None = None) -> str:
+    """The end of `latentpack run`: what was stored, what it saved, what proves it, where to look."""
+    from flows.report import NOTHING_TO_DO
+
+    width = _width(width)
+    head = f"{printable(report.source)} → {printable(report.archive)}"
+    lines = [head, f"snapshot {report.snapshot}, {report.rows:,} rows" + _new_rows(report)]
+    if report.status == NOTHING_TO_DO:
+        lines += ["", report.verdict]
+    lines += ["", *_sizes(report), "", report.verdict]
+    if report.columns:
+        lines += ["", *_columns(report, width), "", *_helped(report, width)]
+    lines += ["", *_facts(report)]
+    return "\n".join(line.rstrip() for line in lines)
+
+
+def info_table(value: Mapping[str, Any]) -> str:
+    """What `latentpack info` prints, from `flows.inventory.inventory`."""
+    lines = [
+        f"{printable(value['archive'])}: format {value['format']},"
+        f" snapshot {value['snapshot']} of {value['n_snapshots']},"
+        f" {value['rows']:,} rows, {len(value['columns'])} columns",
+        "",
+        *_byte_rows(value["archive_bytes"], value["parts"]),
+    ]
+    if value.get("raw_bytes"):
+        lines.append(f"  {'raw objects':<14}{value['raw_bytes']:>16,} B  {value['ratio_vs_raw']:8.2f}× the archive")
+    if value.get("conventional_bytes"):
+        lines.append(
+            f"  {'conventional':<14}{value['conventional_bytes']:>16,} B"
+            f"  {value['ratio_vs_conventional']:8.2f}× the archive"
+        )
+    lines += [
+        "",
+        *_aligned(
+            [("column", "type", "coding", "tolerance")], [_info_row(c) for c in value["columns"]], "<<<<", _width(None)
+        ),
+    ]
+    lines += ["", "snapshots"]
+    for entry in value["snapshots"]:
+        lines.append(f"  {entry['snapshot']:>4}  {entry['created_at']}  {entry['rows']:>14,} rows")
+    return "\n".join(line.rstrip() for line in lines)
+
+
+def verify_table(value: Mapping[str, Any]) -> str:
+    """What `latentpack verify` prints, from the JSON of `flows.verify.verify_archive`."""
+    violations, mismatches = value.get("violations", 0), value.get("mismatches", 0)
+    against = f", compared with {printable(str(value['source']))}" if value.get("source") else ""
+    verdict = "ok" if not (violations or mismatches) else "FAILED"
+    lines = [
+        f"{verdict}: {value.get('rows', 0):,} rows decoded{against};"
+        f" {violations:,} violations, {mismatches:,} mismatches"
+    ]
+    bad = [c for c in value.get("columns", []) if c.get("violations") or c.get("mismatches")]
+    for column in bad:
+        row = column.get("first_violation_row")
+        where = f", first in row {row:,}" if row is not None else ""
+        lines.append(
+            f"  {printable(column['name'])}: {column.get('violations', 0):,} violations,"
+            f" {column.get('mismatches', 0):,} mismatches{where}"
+        )
+    if value.get("digest"):
+        lines.append(f"  digest of the decoded data: {value['digest']}")
+    return "\n".join(lines)
+
+
+def vacuum_table(result: Any, *, dry_run: bool) -> str:
+    """What `latentpack vacuum` prints, from `storage.writer.VacuumResult`."""
+    verb = "would remove" if dry_run else "removed"
+    paths: Sequence[str] = result.paths
+    if not paths:
+        return "nothing to remove"
+    return "\n".join(
+        [f"{verb} {len(paths):,} objects, {human_bytes(result.n_bytes)}", *(f"  {printable(path)}" for path in paths)]
+    )
+
+
+def human_bytes(n_bytes: int) -> str:
+    """Decimal units with three digits: 5.21 MB. Bytes stay whole below 1,000."""
+    size = float(abs(n_bytes))
+    if size < 1000:
+        return f"{n_bytes} B"
+    for unit in ("kB", "MB", "GB", "TB", "PB"):
+        size /= 1000
+        if size < 999.5 or unit == "PB":
+            digits = 2 if size < 9.995 else 1 if size < 99.95 else 0
+            return f"{'-' if n_bytes < 0 else ''}{size:.{digits}f} {unit}"
+    raise AssertionError("unreachable")
+
+
+def human_number(value: float | None) -> str:
+    """Three significant digits; 0 for nothing, a dash for unknown."""
+    if value is None:
+        return "–"
+    if value == 0:
+        return "0"
+    return f"{value:.3g}"
+
+
+def human_saving(percent: float) -> str:
+    """A saving or a loss in words: '43.2 % smaller'."""
+    if abs(percent) < 0.05:
+        return "the same size"
+    return f"{abs(percent):.1f} % {'smaller' if percent > 0 else 'larger'}"
+
+
+def printable(text: str) -> str:
+    """Text that cannot move the cursor: control characters and the like as escapes."""
+    return "".join(
+        c if c.isprintable() else c.encode("unicode_escape", "backslashreplace").decode("ascii") for c in text
+    )
+
+
+def _width(width: int | None) -> int:
+    cells = shutil.get_terminal_size((100, 24)).columns if width is None else width
+    return max(MIN_WIDTH, min(MAX_WIDTH, cells))
+
+
+def _new_rows(report: RunReport) -> str:
+    if report.n_new_rows and report.n_new_rows != report.rows:
+        return f", {report.n_new_rows:,} of them new from {report.n_new_files:,} files"
+    return ""
+
+
+def _sizes(report: RunReport) -> list[str]:
+    lines = [f"  {'raw objects':<14}{report.raw_bytes:>16,} B  {human_bytes(report.raw_bytes):>8}"]
+    lines += [
+        f"  {'conventional':<14}{report.conventional_bytes:>16,} B  {human_bytes(report.conventional_bytes):>8}"
+        "  best coding per column, same tolerance"
+    ]
+    lines += [
+        f"  {'archive':<14}{report.archive_bytes:>16,} B  {human_bytes(report.archive_bytes):>8}  "
+        f"{human_saving(report.saving_vs_raw_percent)} than raw ({report.ratio_vs_raw:.2f}×), "
+        f"{human_saving(report.saving_vs_conventional_percent)} than conventional ({report.ratio_vs_conventional:.2f}×)"
+    ]
+    return lines + _part_rows(report.archive_bytes, report.parts)
+
+
+def _byte_rows(total: int, parts: Mapping[str, int]) -> list[str]:
+    return [f"  {'archive':<14}{total:>16,} B  {human_bytes(total):>8}", *_part_rows(total, parts)]
+
+
+def _part_rows(total: int, parts: Mapping[str, int]) -> list[str]:
+    return [
+        f"    {name:<12}{n_bytes:>16,} B  {human_bytes(n_bytes):>8}  {100 * n_bytes / total if total else 0:5.1f} %"
+        for name, n_bytes in parts.items()
+    ]
+
+
+def _columns(report: RunReport, width: int) -> list[str]:
+    shown = sorted(report.columns, key=lambda c: -max(c.bytes, c.conventional_bytes))[:MAX_COLUMNS_SHOWN]
+    header = ("column", "coding", "bytes", "conventional", "smaller", "tolerance", "worst error", "violations")
+    lines = _aligned([header], [_column_row(c) for c in shown], "<<>>>>>>", width)
+    if len(shown) < len(report.columns):
+        lines.append(f"… and {len(report.columns) - len(shown):,} smaller columns: see the report")
+    return lines
+
+
+def _column_row(column: ColumnReport) -> tuple[str, ...]:
+    other = column.conventional_bytes
+    saving = f"{100 * (1 - column.bytes / other):.1f} %" if other else "–"
+    is_rmse = column.tolerance_kind == "rmse"
+    return (
+        printable(column.name),
+        printable(column.coding),
+        f"{column.bytes:,}",
+        f"{other:,}",
+        saving,
+        "lossless" if column.tolerance == 0 else human_number(column.tolerance) + (" rmse" if is_rmse else ""),
+        f"{human_number(column.rmse)} rmse" if is_rmse else human_number(column.max_abs_error),
+        f"{column.violations:,}",
+    )
+
+
+def _info_row(column: Mapping[str, Any]) -> tuple[str, ...]:
+    return (
+        printable(column["name"]),
+        printable(column["type"]),
+        printable(column.get("coding", "")),
+        printable(column.get("tolerance", "")),
+    )
+
+
+def _helped(report: RunReport, width: int) -> list[str]:
+    helped = [c for c in report.columns if c.learned and c.bytes < c.conventional_bytes]
+    rest = [c for c in report.columns if c not in helped]
+    lines = _listing("learning helped", helped, width) if helped else ["learning helped no column"]
+    return lines + (_listing("learning did not help", rest, width) if rest else [])
+
+
+def _listing(title: str, columns: Sequence[ColumnReport], width: int) -> list[str]:
+    head = f"{title} ({len(columns)}): "
+    text, used = head, 0
+    for i, column in enumerate(columns):
+        piece = ("" if i == 0 else ", ") + clip(printable(column.name), 30)
+        if cells(text) + cells(piece) > width - 14 and i:
+            return [text + f", … {len(columns) - used} more"]
+        text, used = text + piece, used + 1
+    return [text]
+
+
+def _facts(report: RunReport) -> list[str]:
+    lines = []
+    worst = report.worst
+    if worst is not None:
+        from flows.report import error_share
+
+        lines.append(f"worst error   {printable(worst.name)} at {100 * error_share(worst):.1f} % of its tolerance")
+    check = report.verification
+    if check.rows:
+        lines.append(
+            f"verified      {check.rows:,} rows decoded before the commit:"
+            f" {check.violations:,} violations, {check.mismatches:,} mismatches"
+        )
+    transfer = report.transfer
+    if transfer.full_read_bytes:
+        lines.append(
+            f"transfer      full read {human_bytes(transfer.full_read_bytes)}"
+            f" ({human_saving(report.transfer_saving_percent)} than the raw objects)"
+            + (f", preview {human_bytes(transfer.preview_bytes)}" if transfer.preview_bytes else "")
+        )
+    if report.latent.n:
+        lines.append(f"latents       {report.latent.n} a row, {100 * report.latent.zero_fraction:.1f} % zeros")
+    if report.drift.ratio is not None:
+        action = "model refreshed" if report.drift.refreshed else "model kept"
+        lines.append(f"drift         new data costs {report.drift.ratio:.2f}× the bits of training data: {action}")
+    seconds = report.seconds
+    timing = ", ".join(f"{name} {getattr(seconds, name):.1f} s" for name in ("ingest", "train", "encode", "verify"))
+    lines.append(f"time          {timing}; peak memory {human_bytes(report.peak_rss_bytes)}")
+    if report.report_html:
+        lines.append(f"report        {printable(report.report_html)}")
+    if report.ui_url:
+        lines.append(f"Prefect run   {printable(report.ui_url)}")
+    return lines
+
+
+def cells(text: str) -> int:
+    """Terminal cells a text takes: two for wide East Asian characters, none for combining marks."""
+    return sum(0 if unicodedata.combining(c) else 2 if unicodedata.east_asian_width(c) in "WF" else 1 for c in text)
+
+
+def clip(text: str, limit: int) -> str:
+    """The text, cut with an ellipsis to at most `limit` cells."""
+    if cells(text) <= limit:
+        return text
+    kept = ""
+    for c in text:
+        if cells(kept + c) > limit - 1:
+            break
+        kept += c
+    return kept + "…"
+
+
+def _aligned(header: list[tuple[str, ...]], rows: list[tuple[str, ...]], align: str, width: int) -> list[str]:
+    """Columns side by side. What does not fit: the first column is cut first, then the last columns go."""
+    table = header + rows
+    widths = [max(cells(row[i]) for row in table) for i in range(len(align))]
+    floor = min(widths[0], 12)
+    while len(widths) > 2 and floor + sum(widths[1:]) + 2 * (len(widths) - 1) > width:
+        widths.pop()
+    rest = sum(widths[1:]) + 2 * (len(widths) - 1)
+    widths[0] = max(floor, min(widths[0], width - rest))
+    lines = []
+    for row in table:
+        texts = [clip(row[i], widths[i]) for i in range(len(widths))]
+        padded = [
+            " " * (widths[i] - cells(t)) + t if align[i] == ">" else t + " " * (widths[i] - cells(t))
+            for i, t in enumerate(texts)
+        ]
+        lines.append("  ".join(padded))
+    return [lines[0], "─" * cells(lines[0]), *lines[1:]]

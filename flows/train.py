@@ -1,0 +1,241 @@
+"""Train: a model for a new archive, the stored one for new files, or the stored one refreshed when the data has drifted.
+
+What came out is a `Trained`, a small JSON document in the run's folder; the model itself is in the archive, staged.
+"""
+
+import logging
+import os
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import pyarrow as pa
+from prefect import flow, task
+from prefect.cache_policies import NO_CACHE
+from pydantic import BaseModel, ConfigDict
+
+from flows import ingest
+from flows.ingest import APPEND, REPLACE, Plan, run_folder
+from flows.progress import Progress
+from flows.retrying import RETRIES, on_passing_errors
+from flows.settings import RunRequest
+from storage.manifest import Manifest, ModelRef
+from storage.sources import Source
+from storage.writer import load_model, stage_model
+from vae_core.columns import TableProfile
+from vae_core.fitting import fit, refresh
+from vae_core.model import FitConfig, FitResult, Model, Sample
+from vae_core.shard import encode_shard
+from vae_core.tolerance import Tolerance, resolve
+
+log = logging.getLogger(__name__)
+
+KEPT, FITTED, REFRESHED = "kept", "fitted", "refreshed"
+PROBE_ROWS = 65_536
+
+
+class Trained(BaseModel):
+    """What training came to.
+
+    how            : "fitted" from scratch, "kept" as stored, "refreshed" after drift
+    model          : ModelRef as JSON
+    row_bytes      : Arrow bytes of a row, on average
+    curve, summary : the codec's own account of the fit; empty when kept
+    drift_ratio    : bits per value of new data over the model's own figure; None when there is nothing to compare
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    how: str
+    model: dict[str, Any]
+    row_bytes: float
+    curve: list[dict[str, Any]] = []
+    summary: dict[str, Any] = {}
+    drift_ratio: float | None = None
+
+    @property
+    def ref(self) -> ModelRef:
+        """The model to encode with."""
+        return ModelRef.from_json(self.model, "run folder")
+
+    def save(self, run: str) -> None:
+        """Write into the run's folder."""
+        run_folder(run).joinpath("train.json").write_text(self.model_dump_json(), encoding="utf-8")
+
+    @classmethod
+    def load(cls, run: str) -> "Trained":
+        """What training of a run came to."""
+        return cls.model_validate_json(run_folder(run).joinpath("train.json").read_text(encoding="utf-8"))
+
+
+def learn(request: RunRequest, plan: Plan, progress: Progress) -> Trained:
+    """Fit, keep or refresh, by the plan. The model is staged in the archive. Raises BadInput, CorruptArchive."""
+    with ingest.source_of(request.source, plan.run) as source:
+        return _learn(request, plan, source, progress)
+
+
+def _learn(request: RunRequest, plan: Plan, source: Source, progress: Progress) -> Trained:
+    store = ingest.store_of(request.archive)
+    manifest = ingest.latest_manifest(request.archive)
+    if plan.decision in (APPEND, REPLACE) and manifest is not None and manifest.models:
+        return _keep_or_refresh(request, plan, source, store, manifest, progress)
+    profile, row_bytes = profiled(source, set(plan.encode), progress)
+    tolerances = resolved(plan, profile)
+    sample = sampled(source, request, row_bytes)
+    result = fit(sample, profile, source.schema, tolerances, fit_config(request), progress=_listener(progress))
+    return _staged(FITTED, result, store, row_bytes, None)
+
+
+def _keep_or_refresh(
+    request: RunRequest, plan: Plan, source: Source, store: Any, manifest: Manifest, progress: Progress
+) -> Trained:
+    ref = manifest.models[-1]
+    row_bytes = float(manifest.extra.get("row_bytes", 0.0)) or 64.0
+    if not plan.encode:
+        return Trained(how=KEPT, model=ref.to_json(), row_bytes=row_bytes)
+    model = load_model(store, ref)
+    baseline = manifest.extra.get("bits_per_value", {}).get(ref.digest, {})
+    ratio = drift(model, source, plan, baseline)
+    if ratio is None or ratio <= 1.0 + request.training.drift_threshold:
+        log.info(
+            "model %s fits the new data: drift %s",
+            ref.digest[:12],
+            "unknown" if ratio is None else f"{ratio - 1.0:+.1%}",
+        )
+        return Trained(how=KEPT, model=ref.to_json(), row_bytes=row_bytes, drift_ratio=ratio)
+    log.info("model %s costs %+.1f %% on the new data: refreshing", ref.digest[:12], 100.0 * (ratio - 1.0))
+    profile, row_bytes = profiled(source, set(plan.encode), progress)
+    sample = sampled(source, request, row_bytes)
+    result = refresh(model, sample, profile, fit_config(request), progress=_listener(progress))
+    return _staged(REFRESHED, result, store, row_bytes, ratio)
+
+
+def profiled(source: Source, paths: set[str], progress: Progress) -> tuple[TableProfile, float]:
+    """(profile of every row of these files, Arrow bytes of a row), in one streaming pass."""
+    profile, n_rows, n_bytes = TableProfile(source.schema), 0, 0
+    for part in parts_of(source, [file.path for file in source.files if file.path in paths], ROWS_A_PART):
+        for batch in source.batches(part):
+            profile.update(batch)
+            n_rows += batch.num_rows
+            n_bytes += batch.nbytes
+            progress.at(0.0, f"profiled {n_rows:,} rows")
+    profile.finish()
+    return profile, n_bytes / n_rows if n_rows else 64.0
+
+
+ROWS_A_PART = 4_194_304
+
+
+def parts_of(source: Source, paths: list[str], target_rows: int) -> list[Any]:
+    """Parts of at most about target_rows rows, none of which reaches across a file that is not among `paths`."""
+    wanted, groups = set(paths), list[list[str]]()
+    previous = False
+    for file in source.files:
+        if file.path in wanted:
+            if not previous:
+                groups.append([])
+            groups[-1].append(file.path)
+        previous = file.path in wanted
+    return [part for group in groups for part in source.parts(target_rows, set(group))]
+
+
+def resolved(plan: Plan, profile: TableProfile) -> dict[str, Tolerance]:
+    """The tolerances of a plan in column units."""
+    asked = {name: Tolerance.from_json(value) for name, value in plan.tolerances.items()}
+    return {name: resolve(tolerance, profile.columns[name]) for name, tolerance in asked.items()}
+
+
+def sample_rows(request: RunRequest, row_bytes: float) -> int:
+    """How many rows to train on: bounded by count and by memory."""
+    return max(1, min(request.training.sample_rows, int(request.training.sample_bytes / max(row_bytes, 1.0))))
+
+
+def sampled(source: Source, request: RunRequest, row_bytes: float) -> Sample:
+    """The rows to train on: all of a small dataset, runs from across all files of a large one."""
+    drawn = source.sample(sample_rows(request, row_bytes), request.training.seed)
+    return Sample(drawn.table, drawn.runs)
+
+
+def fit_config(request: RunRequest) -> FitConfig:
+    """The codec's settings out of the request's."""
+    return FitConfig(
+        seed=request.training.seed,
+        time_budget_s=request.training.time_budget_s,
+        preview=request.training.preview_share,
+        threads=max(1, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1),
+    )
+
+
+def drift(model: Model, source: Source, plan: Plan, baseline: Mapping[str, float]) -> float | None:
+    """Bits per value of the first new rows over the model's own figure for the same columns; None without a baseline.
+
+    baseline : column -> bits per value over the data the model was trained on
+    """
+    rows = _first_rows(source, plan)
+    if rows is None or not baseline:
+        return None
+    now = encode_shard(model, rows, preview=False).bits_per_value
+    shared = [name for name in now if name in baseline]
+    before = sum(baseline[name] for name in shared)
+    return sum(now[name] for name in shared) / before if before > 0 else None
+
+
+def _first_rows(source: Source, plan: Plan) -> pa.Table | None:
+    for part in parts_of(source, plan.encode, ROWS_A_PART):
+        batches, n_rows = list[pa.RecordBatch](), 0
+        for batch in source.batches(part):
+            batches.append(batch.slice(0, PROBE_ROWS - n_rows))
+            n_rows += batches[-1].num_rows
+            if n_rows >= PROBE_ROWS:
+                break
+        if n_rows:
+            return pa.Table.from_batches(batches, source.schema)
+    return None
+
+
+def _staged(how: str, result: FitResult, store: Any, row_bytes: float, ratio: float | None) -> Trained:
+    ref = stage_model(store, result.model.to_files())
+    log.info("%s model %s: %d bytes", how, ref.digest[:12], ref.n_bytes)
+    return Trained(
+        how=how, model=ref.to_json(), row_bytes=row_bytes, curve=result.curve, summary=result.summary, drift_ratio=ratio
+    )
+
+
+def _listener(progress: Progress) -> Callable[[Any], None]:
+    """What the codec says while it trains, as news of the run. Takes an event object or a dict of the curve's keys."""
+
+    def hear(event: Any) -> None:
+        get = event.get if isinstance(event, Mapping) else lambda name, default=None: getattr(event, name, default)
+        stage, bits = get("stage") or "", get("held_out_bits_per_row")
+        message = f"{stage}: {bits:.1f} bits a row on held-out rows" if bits is not None else str(stage)
+        progress.at(get("seconds") or 0.0, message, bits_per_row=get("bits_per_row"), held_out_bits_per_row=bits)
+
+    return hear
+
+
+@task(
+    name="learn",
+    task_run_name="learn-{run}",
+    **RETRIES,
+    retry_condition_fn=on_passing_errors,
+    cache_policy=NO_CACHE,
+    persist_result=False,
+)
+def learn_task(request: RunRequest, run: str) -> str:
+    """Fit, keep or refresh; returns the digest of the model, which is in the archive."""
+    progress = Progress(
+        run,
+        "train",
+        total=request.training.time_budget_s,
+        artifact_key="latentpack-training",
+        description="bits per row, falling",
+    )
+    trained = learn(request, Plan.load(run), progress)
+    trained.save(run)
+    progress.finish(f"model {trained.how}: {trained.ref.n_bytes:,} bytes")
+    return trained.ref.digest
+
+
+@flow(name="latentpack-train", flow_run_name="train-{run}", persist_result=False)
+def train(request: RunRequest, run: str) -> str:
+    """Learn the dataset, or take the stored model if it still fits."""
+    return learn_task(request, run)

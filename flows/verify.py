@@ -1,0 +1,299 @@
+"""Verify: read every new shard back from the store, decode it and hold it against the source, before anything is committed.
+
+`verify_archive` does the same for an archive that is already there.
+"""
+
+import json
+import logging
+import random
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, replace
+from typing import Any
+
+import pyarrow as pa
+from prefect import flow, task
+from prefect.cache_policies import NO_CACHE
+from prefect.task_runners import ThreadPoolTaskRunner
+from pydantic import BaseModel, ConfigDict, Field
+
+from flows import ingest
+from flows.encode import PartPlan, PartResult, default_workers, gather, load_parts, load_results, model_of
+from flows.ingest import run_folder
+from flows.progress import Progress
+from flows.proof import (
+    RMSE_SLACK,
+    ShardProof,
+    decoded_blocks,
+    describe,
+    gather_qualities,
+    prove,
+    tolerances_of,
+    whole_digest,
+)
+from flows.retrying import RETRIES, on_passing_errors
+from flows.settings import ArchiveSettings, RunRequest, SourceSettings
+from storage.manifest import Manifest, load_manifest
+from storage.objects import ObjectStore
+from storage.shards import ShardEntry, load_record
+from storage.sources import Source, SourcePart
+from storage.verity import read_verified
+from storage.writer import load_model
+from vae_core import quality
+from vae_core.errors import CorruptArchive, UsageError, VerificationFailed
+from vae_core.model import Model
+from vae_core.quality import ColumnQuality
+
+log = logging.getLogger(__name__)
+
+
+class Staged(BaseModel):
+    """A part of the source and the staged shard it became."""
+
+    model_config = ConfigDict(frozen=True)
+
+    planned: PartPlan
+    result: PartResult
+
+
+def shard(staged: Staged, request: RunRequest) -> ShardProof:
+    """Decode a staged shard and compare it with its part of the source. Raises VerificationFailed naming column and row."""
+    store = ingest.store_of(request.archive)
+    planned, entry = staged.planned, load_record(store, staged.result.shard)
+    with ingest.source_of(request.source, planned.run) as source:
+        raw = source.table(SourcePart.from_json(planned.part))
+    return prove(store, entry, model_of(request.archive, planned.model), raw)
+
+
+def save_proofs(run: str, proofs: Sequence[ShardProof]) -> None:
+    """Leave the proofs in the run's folder."""
+    run_folder(run).joinpath("proofs.json").write_text(
+        json.dumps([proof.model_dump() for proof in proofs]), encoding="utf-8"
+    )
+
+
+def load_proofs(run: str) -> list[ShardProof]:
+    """The proofs of a run."""
+    text = run_folder(run).joinpath("proofs.json").read_text(encoding="utf-8")
+    return [ShardProof.model_validate(item) for item in json.loads(text)]
+
+
+@task(
+    name="verify-shard",
+    task_run_name="verify-{staged.planned.name}",
+    **RETRIES,
+    retry_condition_fn=on_passing_errors,
+    cache_policy=NO_CACHE,
+    persist_result=False,
+    tags=["latentpack-verify"],
+)
+def verify_shard(staged: Staged, request: RunRequest) -> ShardProof:
+    """Decode one staged shard in full and compare it with the source."""
+    return shard(staged, request)
+
+
+@flow(
+    name="latentpack-verify",
+    flow_run_name="verify-{run}",
+    persist_result=False,
+    task_runner=ThreadPoolTaskRunner(max_workers=default_workers()),  # type: ignore[arg-type]
+)
+def verify(request: RunRequest, run: str) -> int:
+    """Decode every new shard and compare it with the source; returns the number of rows proved."""
+    return verify_all(
+        request,
+        run,
+        lambda parts, progress: gather([verify_shard.submit(staged, request) for staged in parts], progress),
+    )
+
+
+def verify_all(request: RunRequest, run: str, mapped: Callable[[list[Staged], Progress], list[ShardProof]]) -> int:
+    """Have `mapped` prove the shards of a run; returns the number of rows proved."""
+    parts = [
+        Staged(planned=planned, result=result)
+        for planned, result in zip(load_parts(run), load_results(run), strict=True)
+    ]
+    n_rows = sum(staged.result.n_rows for staged in parts)
+    progress = Progress(
+        run,
+        "verify",
+        total=float(n_rows),
+        artifact_key="latentpack-verification",
+        description="rows decoded and compared",
+    )
+    proofs = mapped(parts, progress)
+    save_proofs(run, proofs)
+    n_proved = sum(proof.n_rows for proof in proofs)
+    progress.finish(f"{n_proved:,} rows decoded, 0 violations")
+    return n_proved
+
+
+def verify_archive(
+    uri: str,
+    source: str | None = None,
+    sample: float = 1.0,
+    *,
+    snapshot: int | None = None,
+    seed: int = 0,
+    credentials: str | None = None,
+    source_credentials: str | None = None,
+    widen: bool = False,
+) -> dict[str, Any]:
+    """Check an archive: every digest, every (sampled) block decoded, every value compared when a source is named.
+
+    sample : fraction of the blocks to decode, at least one; digests are always checked over all bytes
+    Returns {archive, source, snapshot, rows, blocks, sample, digest, violations, mismatches, columns, objects, bytes}.
+    Raises CorruptArchive naming the object, BadInput, UsageError; violations are counted, not raised.
+    """
+    if not 0.0 < sample <= 1.0:
+        raise UsageError(f"sample is {sample}: give a fraction above 0 and at most 1")
+    store = ingest.store_of(ArchiveSettings(uri=uri, credentials=credentials))
+    manifest = load_manifest(store, snapshot)
+    opened = (
+        None
+        if source is None
+        else ingest.source_of(SourceSettings(uri=source, credentials=source_credentials, widen=widen))
+    )
+    entries = [load_record(store, ref) for ref in manifest.shards]
+    n_objects, n_object_bytes = _check_objects(store, manifest, entries)
+    chosen = _sampled(entries, sample, seed)
+    totals: dict[str, ColumnQuality] = {}
+    counts = Counter[str]()
+    digests: list[str] = []
+    committed = manifest.verification.get("shards", {})
+    for entry in entries:
+        blocks = chosen[entry.id]
+        if not blocks:
+            continue
+        model = model_of(ArchiveSettings(uri=uri, credentials=credentials), manifest.model(entry.model).to_json())
+        rows = None if opened is None else _RawRows(opened, entry)
+
+        def checked(
+            entry: ShardEntry = entry, blocks: list[int] = blocks, model: Model = model, rows: _RawRows | None = rows
+        ) -> Iterator[pa.Table]:
+            for first, decoded, _ in decoded_blocks(store, entry, model, blocks):
+                counts.update(rows=decoded.num_rows, blocks=1)
+                if rows is not None:
+                    gather_qualities(
+                        totals,
+                        quality.compare(
+                            rows.take(first, decoded.num_rows), decoded, tolerances_of(model), first_row=first
+                        ),
+                    )
+                yield decoded
+
+        digests.append(quality.digest(checked()))
+        stated = committed.get(entry.id)
+        if len(blocks) == len(entry.block_rows) and stated is not None and digests[-1] != stated:
+            raise CorruptArchive(f"{entry.record.path}: decodes to other data than it did when it was committed")
+    if sample == 1.0 and opened is not None:
+        missed = _missed(manifest, totals, store)
+        totals = {name: replace(item, violations=item.violations + (name in missed)) for name, item in totals.items()}
+    return {
+        "archive": uri,
+        "source": source,
+        "snapshot": manifest.snapshot,
+        "rows": counts["rows"],
+        "blocks": counts["blocks"],
+        "sample": sample,
+        "digest": whole_digest(digests) if sample == 1.0 and digests else "",
+        "violations": sum(item.violations for item in totals.values()),
+        "mismatches": sum(item.mismatches for item in totals.values()),
+        "columns": [asdict(item) for item in totals.values()],
+        "objects": n_objects,
+        "bytes": n_object_bytes,
+    }
+
+
+def _check_objects(store: ObjectStore, manifest: Manifest, entries: Sequence[ShardEntry]) -> tuple[int, int]:
+    """Read every object the snapshot names against its digests. Returns (objects, bytes)."""
+    refs = [ref for model in manifest.models for ref in model.objects.values()]
+    refs += [ref for entry in entries for ref in entry.objects.values()]
+    for ref in refs:
+        read_verified(store, ref)
+    return len(refs), sum(ref.n_bytes for ref in refs)
+
+
+def _missed(manifest: Manifest, totals: Mapping[str, ColumnQuality], store: ObjectStore) -> set[str]:
+    """Columns that miss their distortion target over all rows, by the loosest target among the snapshot's models."""
+    targets: dict[str, float] = {}
+    for ref in manifest.models:
+        for name, tolerance in tolerances_of(load_model(store, ref, with_encoder=False)).items():
+            if tolerance.is_distortion:
+                targets[name] = max(targets.get(name, 0.0), tolerance.value)
+    return {name for name, item in totals.items() if name in targets and item.rmse > targets[name] * (1.0 + RMSE_SLACK)}
+
+
+def _sampled(entries: Sequence[ShardEntry], sample: float, seed: int) -> dict[str, list[int]]:
+    """Shard id -> the blocks to decode, drawn with a seed, at least one of all."""
+    every = [(entry.id, block) for entry in entries for block in range(len(entry.block_rows))]
+    n_drawn = len(every) if sample >= 1.0 else min(len(every), max(1, round(sample * len(every))))
+    drawn = set(random.Random(seed).sample(every, n_drawn))
+    return {
+        entry.id: [block for block in range(len(entry.block_rows)) if (entry.id, block) in drawn] for entry in entries
+    }
+
+
+class _RawRows:
+    """The raw rows of a shard, streamed: asked for in ascending order, never held as a whole."""
+
+    def __init__(self, source: Source, entry: ShardEntry) -> None:
+        self._batches = source.batches(
+            SourcePart(
+                "shard",
+                tuple((piece.path, piece.start, piece.stop) for piece in entry.sources),
+                source.uri,
+                entry.n_rows,
+            )
+        )
+        self._schema = source.schema
+        self._held: list[pa.RecordBatch] = []
+        self._first = 0
+        self._where = describe(entry.sources)
+
+    def take(self, first: int, n_rows: int) -> pa.Table:
+        """Rows first to first + n_rows of the shard. Raises VerificationFailed when the source has fewer."""
+        self._drop(first - self._first)
+        while sum(batch.num_rows for batch in self._held) < n_rows:
+            batch = next(self._batches, None)
+            if batch is None:
+                raise VerificationFailed(f"{self._where}: the source has fewer rows than the archive")
+            self._held.append(batch)
+            self._drop(first - self._first)
+        return pa.Table.from_batches(self._held, self._schema).slice(0, n_rows)
+
+    def _drop(self, n_rows: int) -> None:
+        while n_rows > 0 and self._held:
+            head = self._held[0]
+            gone = min(n_rows, head.num_rows)
+            self._held[0:1] = [head.slice(gone)] if gone < head.num_rows else []
+            self._first += gone
+            n_rows -= gone
+
+
+@flow(name="latentpack-check-archive", flow_run_name="check-{archive.uri}", persist_result=False)
+def check_archive(
+    archive: ArchiveSettings, source: SourceSettings | None = None, sample: float = Field(default=1.0, gt=0, le=1)
+) -> dict[str, Any]:
+    """Check every digest of an archive, decode it, and compare it with its source if one is named."""
+    result = verify_archive(
+        archive.uri,
+        None if source is None else source.uri,
+        sample,
+        credentials=archive.credentials,
+        source_credentials=None if source is None else source.credentials,
+        widen=source is not None and source.widen,
+    )
+    from prefect.artifacts import create_markdown_artifact
+
+    create_markdown_artifact(
+        key="latentpack-check",
+        description=archive.uri,
+        markdown=f"## {archive.uri}\n\n{result['rows']:,} rows in {result['blocks']} blocks decoded, {result['objects']} objects "
+        f"({result['bytes']:,} bytes) match their digests; {result['violations']} violations, {result['mismatches']} mismatches.",
+    )
+    if result["violations"] or result["mismatches"]:
+        raise VerificationFailed(
+            f"{archive.uri}: {result['violations']} values outside their tolerance, {result['mismatches']} differ"
+        )
+    return {name: result[name] for name in ("rows", "blocks", "violations", "mismatches", "digest")}

@@ -1,0 +1,63 @@
+"""The border to the codec: what the archive asks of it, imported only when a shard is really decoded."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
+
+import pyarrow as pa
+
+from vae_core.shard import Needs
+
+
+class Codec(Protocol):
+    """Models from files, and blocks from natives and payloads."""
+
+    def load(self, files: Mapping[str, bytes]) -> Any:
+        """The model these files hold; without the encoder's it still decodes."""
+
+    def needs(self, model: Any, layout: dict[str, Any], columns: Sequence[str] | None, preview: bool) -> Needs:
+        """What `decode_block` has to be given for these columns."""
+
+    def decode_block(
+        self,
+        model: Any,
+        layout: dict[str, Any],
+        n_rows: int,
+        natives: Mapping[str, pa.Array],
+        payloads: Mapping[str, bytes],
+        columns: Sequence[str] | None,
+        preview: bool,
+    ) -> pa.Table:
+        """(n_rows, columns) in schema order or the order asked for."""
+
+
+class LearnedCodec:
+    """vae_core, imported when first needed; never torch."""
+
+    def load(self, files: Mapping[str, bytes]) -> Any:
+        """See Codec."""
+        from vae_core.model import Model
+
+        return Model.from_files(dict(files))
+
+    def needs(self, model: Any, layout: dict[str, Any], columns: Sequence[str] | None, preview: bool) -> Needs:
+        """See Codec."""
+        from vae_core.shard import needs
+
+        return needs(model, layout, columns, preview)
+
+    def decode_block(
+        self,
+        model: Any,
+        layout: dict[str, Any],
+        n_rows: int,
+        natives: Mapping[str, pa.Array],
+        payloads: Mapping[str, bytes],
+        columns: Sequence[str] | None,
+        preview: bool,
+    ) -> pa.Table:
+        """See Codec."""
+        from vae_core.shard import decode_block
+
+        return decode_block(model, layout, n_rows, natives, payloads, columns=columns, preview=preview)

@@ -1,0 +1,72 @@
+"""CSV and its kin: types inferred from the first megabytes, values parsed in a stream."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, BinaryIO
+
+import pyarrow as pa
+import pyarrow.csv as pc
+
+from storage.errors import BadInput
+from storage.formats.compression import decompressed, opened_text
+from storage.formats.contract import Format, Outline, narrowed, sliced, unreadable
+
+_BLOCK_BYTES = 4 << 20
+_DEEP_LOOK_BYTES = 64 << 20
+_HEADER_BYTES = 1 << 20
+_DELIMITERS = ",\t;|"
+
+
+class Delimited(Format):
+    """Text with one header line and a delimiter (the most frequent of comma, tab, semicolon, bar in the header)."""
+
+    name = "csv"
+    inferred = True
+
+    def outline(self, file: BinaryIO, n_bytes: int, where: str) -> Outline:
+        if n_bytes == 0:
+            raise BadInput(f"{where}: the file is empty, not even a header line")
+        try:
+            schema = self._inferred_schema(file, _BLOCK_BYTES)
+            if n_bytes > _BLOCK_BYTES and any(pa.types.is_null(field.type) for field in schema):
+                schema = self._inferred_schema(file, _DEEP_LOOK_BYTES)
+        except (pa.ArrowException, OSError, ValueError) as error:
+            raise unreadable(where, "CSV", error) from error
+        return Outline(schema, None)
+
+    def batches(
+        self, path: str, schema: pa.Schema, start: int, stop: int | None, batch_rows: int, where: str
+    ) -> Iterator[pa.RecordBatch]:
+        try:
+            with opened_text(path) as stream:
+                delimiter = _delimiter(stream.read(_HEADER_BYTES))
+            with opened_text(path) as stream:
+                types: Any = {field.name: field.type for field in schema}
+                reader = pc.open_csv(
+                    stream,
+                    read_options=pc.ReadOptions(block_size=_BLOCK_BYTES, skip_rows_after_names=start),
+                    parse_options=pc.ParseOptions(delimiter=delimiter, newlines_in_values=True),
+                    convert_options=pc.ConvertOptions(column_types=types),
+                )
+                for batch in sliced(iter(reader), 0, None if stop is None else stop - start):
+                    yield from narrowed(batch, batch_rows)
+        except (pa.ArrowException, OSError, ValueError) as error:
+            raise unreadable(where, "CSV", error) from error
+
+    def _inferred_schema(self, file: BinaryIO, block_bytes: int) -> pa.Schema:
+        file.seek(0)
+        delimiter = _delimiter(decompressed(file).read(_HEADER_BYTES))
+        file.seek(0)
+        reader = pc.open_csv(
+            decompressed(file),
+            read_options=pc.ReadOptions(block_size=block_bytes, use_threads=False),
+            parse_options=pc.ParseOptions(delimiter=delimiter, newlines_in_values=True),
+        )
+        return reader.schema
+
+
+def _delimiter(head: bytes) -> str:
+    header = head.split(b"\n", 1)[0].decode("utf-8", "replace")
+    outside_quotes = "".join(header.split('"')[::2])
+    return max(_DELIMITERS, key=outside_quotes.count)

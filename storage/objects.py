@@ -1,0 +1,301 @@
+"""Named byte objects under one root: a local folder, an S3 bucket, memory, anything fsspec reaches.
+
+What an archive needs from storage and no more: whole reads, range reads, replacing writes that are never seen half
+done, and an exclusive create, which is how one of two concurrent runs wins. Every byte that moves is metered.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import threading
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+import fsspec
+from fsspec.core import url_to_fs
+from fsspec.implementations.local import LocalFileSystem
+from fsspec.implementations.memory import MemoryFileSystem
+
+from storage.durable import create_durably, is_leftover, remove_dead_leftovers, replace_durably
+from storage.errors import BadInput, Conflict
+from storage.metering import Meter, Moved
+from storage.transient import persist, shown
+
+__all__ = ["Meter", "Moved", "ObjectInfo", "ObjectStore", "check_path"]
+
+_MEMORY_LOCK = threading.Lock()
+
+
+@dataclass(frozen=True, slots=True)
+class ObjectInfo:
+    """One object as a listing shows it.
+
+    path   : relative to the root of its store, "/" between parts
+    n_bytes: size as stored
+    etag   : what the server calls this version, None where there is none
+    mtime  : seconds since 1970, None where unknown
+    """
+
+    path: str
+    n_bytes: int
+    etag: str | None
+    mtime: float | None
+
+
+def check_path(path: str) -> str:
+    """`path` itself when it stays under its root; BadInput for absolute paths, '..', backslashes and empty parts."""
+    parts = path.split("/")
+    if not path or "\\" in path or "\0" in path or ":" in parts[0] or any(p in {"", ".", ".."} for p in parts):
+        raise BadInput(f"object path {path!r} is not a plain relative path")
+    return path
+
+
+class ObjectStore:
+    """Objects under one root URI. Build it with `ObjectStore.open`.
+
+    Paths are relative; see `check_path`. A missing object is FileNotFoundError, refused access BadInput, anything else
+    an OSError after a few patient attempts.
+    """
+
+    def __init__(self, uri: str, fs: Any, root: str, meter: Meter, storage_options: Mapping[str, Any] | None) -> None:
+        self.uri = uri
+        self.fs = fs
+        self.root = root
+        self.meter = meter
+        self.is_local = isinstance(fs, LocalFileSystem)
+        self._storage_options = dict(storage_options or {})
+        self._swept_folders: set[str] = set()
+
+    @classmethod
+    def open(
+        cls, uri: str, storage_options: Mapping[str, Any] | None = None, meter: Meter | None = None
+    ) -> ObjectStore:
+        """The store at `uri`; nothing is created or contacted yet. Raises BadInput for a scheme nobody here speaks."""
+        fs, root = resolve(uri, storage_options)
+        return cls(uri, fs, root.rstrip("/"), meter or Meter(), storage_options)
+
+    def __repr__(self) -> str:
+        return f"ObjectStore({shown(self.uri)!r})"
+
+    def full_path(self, path: str) -> str:
+        """`path` as the underlying filesystem spells it."""
+        return f"{self.root}/{check_path(path)}"
+
+    def shown(self, path: str) -> str:
+        """`path` as messages spell it: under the root, without credentials."""
+        return f"{shown(self.uri).rstrip('/')}/{path}"
+
+    # -- reading ------------------------------------------------------------------------------------------------------
+
+    def read(self, path: str) -> bytes:
+        """All bytes of an object."""
+        full = self.full_path(path)
+        data: bytes = persist(lambda: self.fs.cat_file(full), self.shown(path))
+        self.meter.record_read(len(data))
+        return data
+
+    def read_range(self, path: str, offset: int, length: int) -> bytes:
+        """`length` bytes from `offset`; fewer only where the object ends."""
+        if offset < 0 or length < 0:
+            raise ValueError(f"range {offset}+{length} is negative")
+        if length == 0:
+            return b""
+        full = self.full_path(path)
+        data: bytes = persist(lambda: self.fs.cat_file(full, start=offset, end=offset + length), self.shown(path))
+        self.meter.record_read(len(data))
+        return data
+
+    def download(self, path: str, local_path: str) -> int:
+        """The object as the local file `local_path`; returns its size in bytes."""
+        full = self.full_path(path)
+        persist(lambda: self.fs.get_file(full, local_path), self.shown(path))
+        with open(local_path, "rb") as file:
+            n_bytes = file.seek(0, 2)
+        self.meter.record_read(n_bytes)
+        return n_bytes
+
+    def exists(self, path: str) -> bool:
+        """Whether an object (not a folder) is there now."""
+        try:
+            self.info(path)
+        except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
+            return False
+        return True
+
+    def size(self, path: str) -> int:
+        """Size in bytes. Raises FileNotFoundError."""
+        return self.info(path).n_bytes
+
+    def info(self, path: str) -> ObjectInfo:
+        """Size, ETag and time of one object, as they are now. Raises FileNotFoundError."""
+        full = self.full_path(path)
+        self._forget_listings(full)
+        detail = persist(lambda: self.fs.info(full), self.shown(path))
+        self.meter.record_request()
+        if detail.get("type") == "directory":
+            raise FileNotFoundError(f"{self.shown(path)}: is a folder")
+        return self._object_info(detail, path)
+
+    def list(self, prefix: str = "") -> list[ObjectInfo]:
+        """Every object whose path starts with `prefix`, sorted by path; empty when there is nothing or no root."""
+        folder = prefix.rpartition("/")[0]
+        full = f"{self.root}/{check_path(folder)}" if folder else self.root
+        self._forget_listings(full)
+        found = persist(lambda: self._find(full), self.shown(prefix))
+        self.meter.record_request()
+        files = {self._relative(name): detail for name, detail in found.items() if detail.get("type") != "directory"}
+        wanted = sorted(p for p in files if p.startswith(prefix) and not is_leftover(p))
+        return [self._object_info(files[p], p) for p in wanted]
+
+    # -- writing ------------------------------------------------------------------------------------------------------
+
+    def write(self, path: str, data: bytes) -> None:
+        """Put `data` at `path`, replacing what was there; readers see the old bytes or the new, never a mixture."""
+        full = self._ready_to_write(path)
+        if self.is_local:
+            persist(lambda: replace_durably(full, data), self.shown(path))
+        else:
+            persist(lambda: self.fs.pipe_file(full, data), self.shown(path))
+        self.meter.record_write(len(data))
+
+    def put_file(self, path: str, local_path: str) -> None:
+        """Put the bytes of a local file at `path`, replacing what was there, without holding them in memory."""
+        full = self._ready_to_write(path)
+        if self.is_local:
+            n_bytes = persist(lambda: replace_durably(full, _opened(local_path)), self.shown(path))
+        else:
+            persist(lambda: self.fs.put_file(local_path, full), self.shown(path))
+            with open(local_path, "rb") as file:
+                n_bytes = file.seek(0, 2)
+        self.meter.record_write(n_bytes)
+
+    def create(self, path: str, data: bytes) -> None:
+        """Put `data` at `path` only if nothing is there, atomically. Raises Conflict if something is.
+
+        Local: a finished, synced file is linked to its name. S3: If-None-Match. Memory: a lock. A kill at any instant
+        leaves the whole object or none.
+        """
+        full = self._ready_to_write(path)
+        try:
+            if self.is_local:
+                create_durably(full, data)
+            elif isinstance(self.fs, MemoryFileSystem):
+                with _MEMORY_LOCK:
+                    if self.fs.exists(full):
+                        raise FileExistsError(full)
+                    self.fs.pipe_file(full, data)
+            else:
+                self._create_remotely(path, full, data)
+        except FileExistsError as error:
+            raise Conflict(f"{self.shown(path)}: exists already; another run was first") from error
+        self.meter.record_write(len(data))
+
+    def delete(self, path: str) -> None:
+        """Remove an object; no error when it is gone already."""
+        full = self.full_path(path)
+        try:
+            persist(lambda: self.fs.rm_file(full), self.shown(path))
+        except FileNotFoundError:
+            return
+        finally:
+            self.meter.record_request()
+            self._forget_listings(full)
+
+    def sweep(self) -> int:
+        """Remove the unfinished temporaries of dead writers anywhere under the root; returns how many."""
+        return remove_dead_leftovers(self.root) if self.is_local else 0
+
+    # -- inside -------------------------------------------------------------------------------------------------------
+
+    def _create_remotely(self, path: str, full: str, data: bytes) -> None:
+        """Exclusive create on a server. Raises FileExistsError.
+
+        A lost answer must not look like a lost race: with the client's own retries off, a failure that is not a plain
+        refusal is settled by looking at what the server holds.
+        """
+        if self.exists(path):  # also for servers that ignore If-None-Match
+            raise FileExistsError(full)
+        fs = self._single_attempt_filesystem()
+        doubtful = False
+
+        def attempt() -> None:
+            nonlocal doubtful
+            try:
+                fs.pipe_file(full, data, mode="create")
+            except Exception as error:
+                self._forget_listings(full)
+                if not self.exists(path):
+                    doubtful = True
+                    raise
+                # a plain refusal: seaweed OSError 22, moto FileExistsError, AWS either (412)
+                refused = isinstance(error, FileExistsError) or getattr(error, "errno", None) == errno.EINVAL
+                if (refused and not doubtful) or self.read(path) != data:
+                    raise FileExistsError(full) from error
+
+        persist(attempt, self.shown(path))
+        self._forget_listings(full)
+
+    def _single_attempt_filesystem(self) -> Any:
+        """The same filesystem with the client's own retries off, where the client is s3fs."""
+        if "s3" not in _protocols(self.fs):
+            return self.fs
+        options = dict(self._storage_options)
+        config = dict(options.get("config_kwargs") or {})
+        config["retries"] = {"total_max_attempts": 1}
+        options["config_kwargs"] = config
+        fs = fsspec.filesystem("s3", **options)
+        fs.retries = 1
+        return fs
+
+    def _ready_to_write(self, path: str) -> str:
+        full = self.full_path(path)
+        folder = os.path.dirname(full)
+        if self.is_local and folder not in self._swept_folders:
+            self._swept_folders.add(folder)
+            remove_dead_leftovers(folder, deep=False)
+        return full
+
+    def _find(self, full: str) -> dict[str, dict[str, Any]]:
+        try:
+            found: dict[str, dict[str, Any]] = self.fs.find(full, detail=True)
+        except FileNotFoundError:
+            return {}
+        return found
+
+    def _forget_listings(self, full: str) -> None:
+        if not self.is_local:
+            self.fs.invalidate_cache(full)
+
+    def _relative(self, full: str) -> str:
+        return full.removeprefix(self.root).lstrip("/")
+
+    def _object_info(self, detail: Mapping[str, Any], path: str) -> ObjectInfo:
+        n_bytes = detail.get("size")
+        if n_bytes is None:
+            raise BadInput(f"{self.shown(path)}: the server does not state a size")
+        etag = detail.get("ETag") or detail.get("etag")
+        when = detail.get("mtime") or detail.get("LastModified") or detail.get("updated") or detail.get("created")
+        mtime = when.timestamp() if isinstance(when, datetime) else when if isinstance(when, int | float) else None
+        return ObjectInfo(path, int(n_bytes), str(etag).strip('"') if etag else None, mtime)
+
+
+def resolve(uri: str, storage_options: Mapping[str, Any] | None = None) -> tuple[Any, str]:
+    """The fsspec filesystem of `uri` and the path on it. Raises BadInput for an unknown or not installed scheme."""
+    options = dict(storage_options or {})
+    try:
+        fs, path = url_to_fs(uri, **options)
+    except (ValueError, ImportError) as error:
+        raise BadInput(f"{shown(uri)}: no filesystem for this scheme ({str(error).splitlines()[0]})") from error
+    return fs, path
+
+
+def _protocols(fs: Any) -> tuple[str, ...]:
+    protocol = fs.protocol
+    return (protocol,) if isinstance(protocol, str) else tuple(protocol)
+
+
+def _opened(local_path: str) -> Any:
+    return open(local_path, "rb")

@@ -1,0 +1,202 @@
+"""Writing an archive: stage models and shards in any order, from any process, then commit one snapshot that names them.
+
+Nothing staged is visible. What is staged is claimed first, under pending/, so that a later run finds it again and
+`vacuum` leaves it alone for a while. The exclusive create of the snapshot object is the commit: a snapshot that is
+absent did not happen. FORMAT.md, section "Writing".
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from storage.codec import Codec, LearnedCodec
+from storage.document import Fields, file_name, from_json, hex_id, to_json
+from storage.manifest import (
+    FORMAT_OBJECT,
+    FORMAT_VERSION,
+    Manifest,
+    ModelRef,
+    ShardRef,
+    check_format,
+    format_line,
+    list_snapshots,
+    load_manifest,
+    snapshot_path,
+)
+from storage.shards import ShardEntry, SourceSlice, encode_files, load_record
+from storage.vacuum import VacuumResult, vacuum
+from storage.verity import ObjectRef, read_verified
+from vae_core.errors import BadInput, Conflict, CorruptArchive, LatentpackError
+
+if TYPE_CHECKING:
+    from storage.objects import ObjectStore
+    from vae_core.shard import EncodedShard
+
+__all__ = [
+    "VacuumResult",
+    "commit",
+    "find_pending",
+    "load_model",
+    "prepare",
+    "shard_id",
+    "stage_model",
+    "stage_shard",
+    "vacuum",
+]
+
+ENCODER_PREFIX = "encoder"
+
+
+def prepare(store: ObjectStore) -> None:
+    """Make the place an archive, or check that it is one this release can add to.
+
+    Raises BadInput when other things lie there, CorruptArchive for another format.
+    """
+    if store.exists(FORMAT_OBJECT):
+        check_format(store)
+        return
+    strangers = [info.path for info in store.list("") if not info.path.startswith("reports/")]
+    if strangers and strangers != [FORMAT_OBJECT]:
+        raise BadInput(f"{store.uri}: holds {strangers[0]!r} and is no archive; choose an empty place")
+    try:
+        store.create(FORMAT_OBJECT, format_line())
+    except Conflict:
+        check_format(store)
+
+
+def shard_id(part_fingerprint: str, model_digest: str, format_version: tuple[int, int] = FORMAT_VERSION) -> str:
+    """32 hexadecimal digits that name one piece of work: these rows, by this model, in this format."""
+    text = to_json([part_fingerprint, model_digest, *format_version])
+    return hashlib.sha256(text).hexdigest()[:32]
+
+
+def stage_model(store: ObjectStore, files: Mapping[str, bytes]) -> ModelRef:
+    """Store a model under the digest of its files. Storing the same model twice is harmless."""
+    prepare(store)
+    hasher = hashlib.sha256()
+    for name in sorted(files):
+        hasher.update(to_json([file_name(name, "model"), len(files[name])]))
+        hasher.update(files[name])
+    folder = hasher.hexdigest()
+    objects = {name: ObjectRef.of(f"models/{folder}/{name}", data) for name, data in files.items()}
+    ref = ModelRef(folder, objects)
+    store.write(f"pending/{folder}.json", to_json({"model": ref.to_json()}))
+    for name, data in files.items():
+        store.write(objects[name].path, data)
+    return ref
+
+
+def load_model(store: ObjectStore, ref: ModelRef, *, with_encoder: bool = True, codec: Codec | None = None) -> Any:
+    """The model, every file checked against its digest. Without the encoder it decodes but cannot encode.
+
+    Raises CorruptArchive naming the object.
+    """
+    files = {
+        name: read_verified(store, described)
+        for name, described in ref.objects.items()
+        if with_encoder or not name.startswith(ENCODER_PREFIX)
+    }
+    try:
+        return (codec or LearnedCodec()).load(files)
+    except LatentpackError:
+        raise
+    except (ValueError, LookupError, TypeError, ArithmeticError, MemoryError) as error:
+        reason = f"{type(error).__name__}: {error}"
+        raise CorruptArchive(f"models/{ref.digest}: not a model this release reads ({reason})") from error
+
+
+def stage_shard(
+    store: ObjectStore,
+    model: ModelRef,
+    shard_id: str,
+    shard: EncodedShard,
+    slices: Sequence[SourceSlice | tuple[str, int, int | None]] = (),
+) -> ShardEntry:
+    """Store an encoded shard; the returned entry's `ref` is what a manifest names.
+
+    slices : rows of source files it was made from; (path, first row, end row or None)
+    """
+    sources = [part if isinstance(part, SourceSlice) else SourceSlice(*part) for part in slices]
+    entry, files = encode_files(shard_id, model.digest, shard, sources)
+    store.write(_claim_path(entry.ref), to_json({"shard": entry.ref.to_json([model.digest]), "model": model.to_json()}))
+    for path, data in files.items():
+        store.write(path, data)
+    return entry
+
+
+def find_pending(store: ObjectStore, shard_id: str) -> ShardEntry | None:
+    """A shard staged by an earlier run, whole and undamaged, or None. Every byte of it is read and checked."""
+    for info in store.list(f"pending/{hex_id(shard_id, 'shard')}-"):
+        try:
+            fields = Fields.of(from_json(store.read(info.path), info.path), info.path)
+            model = ModelRef.from_json(fields.object("model"), info.path)
+            entry = load_record(store, ShardRef.from_json(fields.list("shard"), [model.digest], info.path))
+            for ref in entry.objects.values():
+                read_verified(store, ref)
+        except (CorruptArchive, FileNotFoundError):
+            continue
+        if entry.id == shard_id:
+            return entry
+    return None
+
+
+def _claim_path(ref: ShardRef) -> str:
+    return f"pending/{ref.record.path.split('/')[1]}.json"
+
+
+def commit(store: ObjectStore, manifest: Manifest) -> int:
+    """Make `manifest` the next snapshot after `manifest.parent` and return its number.
+
+    Raises Conflict, leaving the archive as it was, when another run has committed since, or when something that the
+    manifest names is no longer there.
+    """
+    prepare(store)
+    newest = max(list_snapshots(store), default=0)
+    if newest != manifest.parent:
+        raise _lost(store, newest, manifest.parent)
+    _check_staged(store, manifest)
+    number = manifest.parent + 1
+    data = replace(manifest, snapshot=number).to_bytes()
+    try:
+        store.create(snapshot_path(number), data)
+    except Conflict:
+        raise _lost(store, number, manifest.parent) from None
+    named = {_claim_path(shard) for shard in manifest.shards} | {
+        f"pending/{model.digest}.json" for model in manifest.models
+    }
+    for info in store.list("pending/"):
+        if info.path in named:
+            store.delete(info.path)
+    return number
+
+
+def _check_staged(store: ObjectStore, manifest: Manifest) -> None:
+    """A vacuum by somebody in a hurry may have taken what was staged: look before naming it."""
+    models = {model.digest for model in manifest.models}
+    there = {info.path for prefix in ("shards/", "models/") for info in store.list(prefix)}
+    for shard in manifest.shards:
+        if shard.model not in models:
+            raise ValueError(f"shard {shard.id} needs model {shard.model}, which the manifest does not hold")
+        if shard.record.path not in there:
+            raise Conflict(f"{shard.record.path}: was staged and is gone (a vacuum?); nothing was committed, run again")
+    for model in manifest.models:
+        for ref in model.objects.values():
+            if ref.path not in there:
+                raise Conflict(f"{ref.path}: was staged and is gone (a vacuum?); nothing was committed, run again")
+
+
+def _lost(store: ObjectStore, winner: int, parent: int) -> Conflict:
+    """The one line that says who was first."""
+    by = ""
+    try:
+        won = load_manifest(store, winner)
+        by = f" by run {won.run or 'unnamed'} at {won.created_at}"
+    except (LatentpackError, OSError):
+        pass
+    return Conflict(
+        f"{store.uri}: snapshot {winner} was committed{by} while this run built on snapshot {parent};"
+        " nothing was committed here, run again"
+    )

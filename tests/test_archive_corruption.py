@@ -1,0 +1,276 @@
+"""Damaged and hostile archives: one clear error that names the object, and nothing else happens."""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pytest
+from archive_fakes import encode_table, example_table, open_fake, run_once, stage_parts
+
+from storage.archive import Archive
+from storage.document import compress, decompress, from_json, to_base64, to_json
+from storage.manifest import Manifest, load_manifest
+from storage.objects import ObjectStore
+from storage.shards import RECORD_NAME, ShardEntry, encode_files
+from storage.verity import ObjectRef
+from storage.writer import commit, stage_model
+from vae_core.errors import CorruptArchive
+
+TABLE = example_table(300)
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Path:
+    run_once(ObjectStore.open(str(tmp_path)), [TABLE.slice(0, 200), TABLE.slice(200)])
+    return tmp_path
+
+
+def read_everything(root: Path) -> pa.Table:
+    archive = open_fake(ObjectStore.open(str(root)), TABLE.schema)
+    table = archive.to_table()
+    archive.to_table(preview=True)
+    assert list(archive.check_objects())
+    return table
+
+
+def test_a_flipped_bit_anywhere_is_an_error_that_names_the_object(place: Path) -> None:
+    rng = random.Random(1)
+    n_flips = 0
+    for path in sorted(p for p in place.rglob("*") if p.is_file()):
+        name = path.relative_to(place).as_posix()
+        data = path.read_bytes()
+        for position in {0, len(data) - 1, *range(rng.randrange(23), len(data), max(len(data) // 60, 1))}:
+            damaged = bytearray(data)
+            damaged[position] ^= 1 << rng.randrange(8)
+            path.write_bytes(damaged)
+            with pytest.raises(CorruptArchive) as caught:
+                read_everything(place)
+            assert name in str(caught.value) or (name == "FORMAT" and "format" in str(caught.value)), (name, position)
+            assert "\n" not in str(caught.value)
+            n_flips += 1
+        path.write_bytes(data)
+    assert n_flips > 300
+    assert read_everything(place).equals(TABLE)
+
+
+def test_a_truncated_object_is_an_error_that_names_it(place: Path) -> None:
+    for path in sorted(p for p in place.rglob("*") if p.is_file()):
+        data = path.read_bytes()
+        for n_bytes in (0, 1, len(data) // 2, len(data) - 1):
+            path.write_bytes(data[:n_bytes])
+            with pytest.raises(CorruptArchive, match=path.name):
+                read_everything(place)
+        path.write_bytes(data)
+
+
+def test_a_missing_object_is_an_error_that_names_it(place: Path) -> None:
+    for path in sorted(p for p in place.rglob("*") if p.is_file() and p.parent.name != "snapshots"):
+        data = path.read_bytes()
+        path.unlink()
+        with pytest.raises(CorruptArchive, match=path.name):
+            read_everything(place)
+        path.write_bytes(data)
+
+
+def test_objects_of_two_shards_cannot_change_places(place: Path) -> None:
+    one, two = sorted(place.glob("shards/*/corrections.parquet"))
+    one_data, two_data = one.read_bytes(), two.read_bytes()
+    one.write_bytes(two_data)
+    two.write_bytes(one_data)
+    with pytest.raises(CorruptArchive, match="corrections.parquet"):
+        read_everything(place)
+
+
+def test_a_newer_major_version_is_refused_by_name(place: Path) -> None:
+    (place / "FORMAT").write_bytes(b"latentpack 2.0\n")
+    with pytest.raises(CorruptArchive, match=r"archive has format 2\.0, this release reads up to 1\.0"):
+        read_everything(place)
+
+
+def test_a_newer_minor_version_is_read(place: Path) -> None:
+    rewrite_snapshot(place, lambda document: document.update(format="1.7", something_new=[1]))
+    assert read_everything(place).equals(TABLE)
+
+
+def rewrite_snapshot(place: Path, change: Callable[[dict[str, Any]], Any]) -> None:
+    """Change the newest snapshot the way somebody hostile would: with a seal that fits."""
+    import hashlib
+
+    path = max(place.glob("snapshots/*.json"))
+    document = json.loads(path.read_bytes())
+    del document["sha256"]
+    change(document)
+    body = json.dumps(document, separators=(",", ":")).encode()[:-1]
+    path.write_bytes(body + b',"sha256":"' + hashlib.sha256(body).hexdigest().encode() + b'"}')
+
+
+HOSTILE_SNAPSHOTS: list[Callable[[dict[str, Any]], Any]] = [
+    lambda d: d["shards"][0].__setitem__(0, "../../../etc"),
+    lambda d: d["shards"][0].__setitem__(0, "/etc/passwd"),
+    lambda d: d["shards"][0].__setitem__(0, "s3://elsewhere/x"),
+    lambda d: d["shards"][0].__setitem__(1, 9),
+    lambda d: d["shards"][0].__setitem__(1, -1),
+    lambda d: d["shards"][0].__setitem__(2, 10**15),
+    lambda d: d["shards"][0].__setitem__(2, -1),
+    lambda d: d["shards"][0].__setitem__(3, [2, ""]),
+    lambda d: d["shards"][0].__setitem__(3, [10**9, d["shards"][0][3][1]]),
+    lambda d: d["shards"].__setitem__(0, None),
+    lambda d: d["models"][0].__setitem__("digest", ".."),
+    lambda d: d["models"][0]["objects"].__setitem__("../x.json", d["models"][0]["objects"]["plan.json.zst"]),
+    lambda d: d["models"][0]["objects"].__setitem__("C:\\x", [1, ""]),
+    lambda d: d.__setitem__("snapshot", 7),
+    lambda d: d.__setitem__("n_rows", 10**15),
+    lambda d: d.__setitem__("n_rows", True),
+    lambda d: d.__setitem__("schema", "!!"),
+    lambda d: d.__setitem__("schema", to_base64(compress(b"no schema"))),
+    lambda d: d.__setitem__("schema", to_base64(compress(bytes(65 << 20)))),
+    lambda d: d.__setitem__("tolerances", {"zstd": to_base64(compress(bytes(300 << 20)))}),
+    lambda d: d.__setitem__("tolerances", []),
+    lambda d: d.__setitem__("sources", [["a"]]),
+    lambda d: d.__setitem__("sources", {"zstd": to_base64(compress(b"{" * 10))}),
+    lambda d: d.__setitem__("format", "one"),
+    lambda d: d.clear(),
+]
+
+
+@pytest.mark.parametrize("change", range(len(HOSTILE_SNAPSHOTS)))
+def test_a_hostile_snapshot_is_refused_before_anything_is_followed(place: Path, change: int) -> None:
+    rewrite_snapshot(place, HOSTILE_SNAPSHOTS[change])
+    store = ObjectStore.open(str(place))
+    with pytest.raises(CorruptArchive, match=r"snapshots/|shards/"):
+        Archive.open(store).entries()
+
+
+@pytest.mark.parametrize(
+    "text", [b"[" * 100_000, b'{"a":' * 100_000, b"1" * 10_000, b'{"a":1,"a":2}', b'{"a":NaN}', b"\xff", b""]
+)
+def test_hostile_json_is_refused_in_one_line(text: bytes) -> None:
+    with pytest.raises(CorruptArchive, match=r"^somewhere: ") as caught:
+        from_json(text, "somewhere")
+    assert "\n" not in str(caught.value)
+
+
+def restage(
+    place: Path, change: Callable[[ShardEntry], ShardEntry], objects: dict[str, Callable[[bytes], bytes]] | None = None
+) -> Archive:
+    """An archive whose only shard was written by somebody hostile, every digest in order."""
+    store = ObjectStore.open(str(place))
+    model = stage_model(store, {"plan.json.zst": b"plan"})
+    entry, files = encode_files("ab" * 16, model.digest, encode_table(TABLE, 100), ())
+    contents = {path.rpartition("/")[2]: data for path, data in files.items()}
+    described = dict(entry.objects)
+    for name, forge in (objects or {}).items():
+        contents[name] = forge(contents[name])
+        described[name] = ObjectRef.of(name, contents[name])
+    record = change(replace(entry, objects=described)).to_bytes()
+    ref = ObjectRef.of("", record)
+    folder = f"shards/{entry.id}-{ref.digests[:8].hex()}"
+    ref = replace(ref, path=f"{folder}/{RECORD_NAME}")
+    for name, data in {**contents, RECORD_NAME: record}.items():
+        store.write(f"{folder}/{name}", data)
+    shard = replace(entry.ref, record=ref, n_rows=sum(change(entry).block_rows))
+    commit(store, Manifest(schema=TABLE.schema, models=(model,), shards=(shard,)))
+    return open_fake(store, TABLE.schema)
+
+
+HOSTILE_RECORDS: list[Callable[[ShardEntry], ShardEntry]] = [
+    lambda e: replace(e, block_rows=(1 << 22, *e.block_rows[1:])),
+    lambda e: replace(e, block_rows=(1 << 40, *e.block_rows[1:])),
+    lambda e: replace(e, block_rows=e.block_rows * 1000),
+    lambda e: replace(e, payload_start=1 << 50),
+    lambda e: replace(e, payload_lengths=(1 << 45, *e.payload_lengths[1:])),
+    lambda e: replace(e, payload_lengths=(e.payload_lengths[0] + 1, e.payload_lengths[1] - 1, *e.payload_lengths[2:])),
+    lambda e: replace(e, groups=(e.groups[0], *e.groups[:-1])),
+    lambda e: replace(e, groups=("other", *e.groups[1:])),
+    lambda e: replace(e, objects={"../../x": e.objects["latents.parquet"]}),
+    lambda e: replace(e, objects={"latents.parquet": e.objects["latents.parquet"]}),
+    lambda e: replace(e, natives=(replace(e.natives[0], name="other"), *e.natives[1:])),
+    lambda e: replace(e, natives=(replace(e.natives[0], role="pickle"), *e.natives[1:])),
+    lambda e: replace(e, model="f" * 64),
+    lambda e: replace(e, id="cd" * 16),
+    lambda e: replace(e, parts={**e.parts, "latents": 1 << 40}),
+    lambda e: replace(e, layout={}),
+    lambda e: replace(
+        e,
+        objects={
+            **e.objects,
+            "latents.parquet": replace(
+                e.objects["latents.parquet"], n_bytes=1 << 50, ends=(1 << 50,), digests=bytes(16)
+            ),
+        },
+    ),
+]
+
+
+@pytest.mark.parametrize("change", range(len(HOSTILE_RECORDS)))
+def test_a_hostile_shard_record_is_refused(tmp_path: Path, change: int) -> None:
+    archive = restage(tmp_path, HOSTILE_RECORDS[change])
+    with pytest.raises(CorruptArchive, match="shards/"):
+        archive.to_table(preview=True)
+        archive.to_table()
+
+
+def forged_latents(table: pa.Table, **options: Any) -> Callable[[bytes], bytes]:
+    def forge(_: bytes) -> bytes:
+        import pyarrow.parquet as pq
+
+        sink = pa.BufferOutputStream()
+        pq.write_table(table, sink, **options)
+        return sink.getvalue().to_pybytes()
+
+    return forge
+
+
+@pytest.mark.parametrize(
+    "forge",
+    [
+        forged_latents(pa.table({"z0": pa.nulls(300, pa.int16())})),
+        forged_latents(pa.table({"z0": [1], "z1": [1], "z2": [1], "vtext": ["x"]})),
+        lambda data: b"PAR1" + data[4:-8] + (1 << 31).to_bytes(4, "little") + b"PAR1",
+        lambda data: data[:-8] + (len(data)).to_bytes(4, "little") + b"PAR1",
+        lambda data: data[:-40] + bytes(32) + data[-8:],
+        lambda data: b"",
+        lambda data: b"PAR1",
+        lambda data: data[:30] + b"\xff" * 30 + data[60:],
+    ],
+)
+def test_a_parquet_file_that_is_not_what_the_record_says_is_refused(
+    tmp_path: Path, forge: Callable[[bytes], bytes]
+) -> None:
+    archive = restage(tmp_path, lambda entry: entry, {"latents.parquet": forge})
+    with pytest.raises(CorruptArchive, match="shards/"):
+        archive.to_table(preview=True)
+        archive.to_table()
+
+
+def test_a_record_of_another_shard_is_refused(tmp_path: Path) -> None:
+    store = ObjectStore.open(str(tmp_path))
+    model, entries, _ = stage_parts(store, [TABLE.slice(0, 200), TABLE.slice(200)])
+    swapped = replace(entries[0].ref, n_rows=100)
+    commit(store, Manifest(schema=TABLE.schema, models=(model,), shards=(swapped, entries[1].ref)))
+    with pytest.raises(CorruptArchive, match="not the shard"):
+        open_fake(store, TABLE.schema).to_table()
+
+
+def test_a_decompression_bomb_stops_at_its_claim() -> None:
+    with pytest.raises(CorruptArchive, match="claims 100000000 bytes, at most 1000"):
+        decompress(compress(bytes(100_000_000)), "somewhere", 1000)
+    with pytest.raises(CorruptArchive, match="damaged"):
+        decompress(compress(bytes(1000))[:-2], "somewhere")
+
+
+def test_a_snapshot_larger_than_any_real_one_is_not_read(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("storage.manifest.MAX_SNAPSHOT_BYTES", 100)
+    with pytest.raises(CorruptArchive, match="reads snapshots up to 100"):
+        load_manifest(ObjectStore.open(str(place)))
+
+
+def test_json_with_infinities_is_never_written() -> None:
+    with pytest.raises(ValueError):
+        to_json({"x": float("nan")})

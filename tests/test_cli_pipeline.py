@@ -1,0 +1,203 @@
+"""The command line end to end on real rows: run, info, read, verify, sample, vacuum, new files, damage."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+import pytest
+
+FLIGHTS = Path(__file__).resolve().parent.parent / "benchmarks" / "data" / "flights"
+N_ROWS = 3000
+ENVIRONMENT = dict(os.environ, LATENTPACK_SERVER="off", OMP_NUM_THREADS="1", COLUMNS="120")
+
+
+def latentpack(*arguments: object, code: int = 0) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "flows.cli", *map(str, arguments)]
+    done = subprocess.run(command, capture_output=True, text=True, env=ENVIRONMENT, timeout=300)
+    assert done.returncode == code, done.stderr + done.stdout
+    if code:
+        assert done.stderr.splitlines()[-1].startswith("latentpack: error: ")
+        assert "Traceback" not in done.stderr
+    return done
+
+
+def copy_month(month: str, folder: Path) -> None:
+    pq.write_table(pq.read_table(FLIGHTS / f"2013-{month}.parquet").slice(0, N_ROWS), folder / f"2013-{month}.parquet")
+
+
+def bytes_under(folder: Path) -> int:
+    return sum(
+        f.stat().st_size for f in folder.rglob("*") if f.is_file() and "reports" not in f.relative_to(folder).parts
+    )
+
+
+@pytest.fixture(scope="module")
+def stored(tmp_path_factory) -> tuple[Path, Path, dict]:
+    """(source folder, archive folder, the JSON of the run): two months, lossless."""
+    folder = tmp_path_factory.mktemp("flights")
+    source, archive = folder / "source", folder / "archive"
+    source.mkdir()
+    for month in ("01", "02"):
+        copy_month(month, source)
+    done = latentpack("run", source, archive, "--time-budget", 5, "--json", folder / "report.json")
+    assert "smaller than" in done.stdout or "not worth it" in done.stdout
+    assert "train" in done.stderr and "\r" not in done.stderr
+    return source, archive, json.loads((folder / "report.json").read_text())
+
+
+def test_the_json_agrees_with_the_disk(stored):
+    source, archive, report = stored
+    assert report["rows"] == 2 * N_ROWS
+    assert report["archive_bytes"] == bytes_under(archive) == sum(report["parts"].values())
+    assert report["raw_bytes"] == bytes_under(source)
+    assert report["report_bytes"] == bytes_under(archive / "reports")
+    assert [c["name"] for c in report["columns"]] == pq.read_schema(source / "2013-01.parquet").names
+    assert all(c["violations"] == 0 for c in report["columns"])
+    assert report["transfer"]["full_read_bytes"] <= report["archive_bytes"]
+    assert report["archive_bytes"] <= 1.005 * report["conventional_bytes"] + 16 * 1024
+    assert Path(report["report_html"]).read_text().startswith("<!doctype html>")
+    assert json.loads(Path(report["report_json"]).read_text())["snapshot"] == report["snapshot"] == 1
+
+
+def test_what_is_read_is_what_was_stored(stored, tmp_path):
+    source, archive, _ = stored
+    raw = pa.concat_tables([pq.read_table(path) for path in sorted(source.iterdir())])
+    latentpack("read", archive, tmp_path / "all.parquet")
+    back = pq.read_table(tmp_path / "all.parquet")
+    assert back.equals(raw) and back.schema.equals(raw.schema, check_metadata=True)
+    latentpack("read", archive, tmp_path / "part.arrow", "--columns", "dest,dep_delay", "--rows", "100:250")
+    part = pa.ipc.open_file(tmp_path / "part.arrow").read_all()
+    assert part.equals(raw.select(["dest", "dep_delay"]).slice(100, 150))
+    latentpack("read", archive, tmp_path / "x.npy", "--columns", "distance", "--rows", "5990:")
+    assert (np.load(tmp_path / "x.npy") == raw.column("distance").slice(5990).to_numpy()).all()
+
+
+def test_a_preview_has_the_schema_and_the_rows(stored, tmp_path):
+    source, archive, _ = stored
+    latentpack("read", archive, tmp_path / "p.parquet", "--preview")
+    preview = pq.read_table(tmp_path / "p.parquet")
+    assert preview.num_rows == 2 * N_ROWS and preview.schema.equals(pq.read_schema(source / "2013-01.parquet"))
+
+
+def test_verify_compares_with_the_source(stored, tmp_path):
+    source, archive, _ = stored
+    done = latentpack("verify", archive, "--source", source, "--json", tmp_path / "proof.json")
+    assert done.stdout.startswith(f"ok: {2 * N_ROWS:,} rows decoded")
+    proof = json.loads((tmp_path / "proof.json").read_text())
+    assert proof["violations"] == proof["mismatches"] == 0 and proof["rows"] == 2 * N_ROWS
+
+
+def test_info_shows_rows_parts_and_snapshots(stored):
+    _, archive, report = stored
+    value = json.loads(latentpack("info", archive, "--json").stdout)
+    assert value["rows"] == 2 * N_ROWS and value["parts"] == report["parts"]
+    assert f"{2 * N_ROWS:,} rows" in latentpack("info", archive).stdout
+
+
+def test_samples_have_the_schema_and_follow_the_seed(stored, tmp_path):
+    source, archive, _ = stored
+    for name, seed in (("a", 1), ("b", 1), ("c", 2)):
+        latentpack("sample", archive, tmp_path / f"{name}.parquet", "--rows", 200, "--seed", seed)
+    a, b, c = (pq.read_table(tmp_path / f"{name}.parquet") for name in "abc")
+    assert a.num_rows == 200 and a.schema.equals(pq.read_schema(source / "2013-01.parquet"), check_metadata=True)
+    assert a.equals(b) and not a.equals(c)
+
+
+def test_a_second_run_has_nothing_to_do_and_new_files_become_a_snapshot(stored, tmp_path):
+    source, archive, _ = stored
+    before = bytes_under(archive)
+    assert "Nothing to do" in latentpack("run", source, archive).stdout
+    assert bytes_under(archive) == before
+    copy_month("03", source)
+    try:
+        latentpack("run", source, archive, "--time-budget", 5, "--quiet", "--json", tmp_path / "r.json")
+        report = json.loads((tmp_path / "r.json").read_text())
+        assert report["snapshot"] == 2 and report["n_new_rows"] == N_ROWS and report["rows"] == 3 * N_ROWS
+        latentpack("read", archive, tmp_path / "old.parquet", "--snapshot", 1)
+        assert pq.read_table(tmp_path / "old.parquet").num_rows == 2 * N_ROWS
+        latentpack("read", archive, tmp_path / "no.parquet", "--snapshot", 9, code=2)
+    finally:
+        (source / "2013-03.parquet").unlink()
+
+
+def test_a_tolerance_holds_for_every_value(stored, tmp_path):
+    source, _, _ = stored
+    archive = tmp_path / "archive"
+    latentpack(
+        "run",
+        source,
+        archive,
+        "--tolerance",
+        "dep_delay=2",
+        "--tolerance",
+        "distance=1%",
+        "--time-budget",
+        5,
+        "--json",
+        "-",
+        "--quiet",
+    )
+    latentpack("read", archive, tmp_path / "back.parquet")
+    raw = pa.concat_tables([pq.read_table(path) for path in sorted(source.glob("2013-0[12].parquet"))])
+    back = pq.read_table(tmp_path / "back.parquet")
+    for name, most in (("dep_delay", 2.0), ("distance", 0.01 * _range(raw, "distance")), ("arr_delay", 0.0)):
+        error = pc.max(pc.abs(pc.subtract(raw.column(name), back.column(name)))).as_py()
+        assert error <= most, name
+        assert raw.column(name).is_null().equals(back.column(name).is_null())
+
+
+def _range(table: pa.Table, name: str) -> float:
+    ends = pc.min_max(table.column(name)).as_py()
+    return ends["max"] - ends["min"]
+
+
+def test_unknown_columns_are_usage_errors_and_missing_sources_bad_input(stored, tmp_path):
+    source, archive, _ = stored
+    assert "no_such" in latentpack("read", archive, tmp_path / "x.csv", "--columns", "no_such", code=2).stderr
+    assert "no_such" in latentpack("run", source, tmp_path / "a", "--tolerance", "no_such=1", code=2).stderr
+    assert "missing" in latentpack("run", tmp_path / "missing", tmp_path / "a", code=3).stderr
+    assert not (tmp_path / "x.csv").exists()
+
+
+def test_a_flipped_byte_is_exit_code_4_and_names_the_object(stored, tmp_path):
+    _, archive, _ = stored
+    victim = max((archive / "shards").rglob("*.parquet"), key=lambda path: path.stat().st_size)
+    whole = victim.read_bytes()
+    try:
+        victim.write_bytes(whole[:500] + bytes([whole[500] ^ 1]) + whole[501:])
+        assert victim.name in latentpack("verify", archive, code=4).stderr
+        latentpack("read", archive, tmp_path / "x.parquet", code=4)
+        assert not (tmp_path / "x.parquet").exists()
+    finally:
+        victim.write_bytes(whole)
+
+
+def test_vacuum_finds_nothing_after_clean_runs(stored):
+    _, archive, _ = stored
+    assert "nothing to remove" in latentpack("vacuum", archive, "--dry-run").stdout
+
+
+def test_ctrl_c_while_training_exits_130_and_commits_nothing(stored, tmp_path):
+    source, _, _ = stored
+    command = [sys.executable, "-m", "flows.cli", "run", str(source), str(tmp_path / "a"), "--time-budget", "120"]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=ENVIRONMENT, start_new_session=True)
+    assert process.stderr is not None
+    for line in process.stderr:
+        if line.startswith("train"):
+            break
+    time.sleep(0.5)
+    os.kill(process.pid, signal.SIGINT)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130, errors
+    assert errors.splitlines()[-1] == "latentpack: interrupted" and "Traceback" not in errors
+    assert not list((tmp_path / "a").glob("snapshots/*"))

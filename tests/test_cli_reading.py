@@ -1,0 +1,127 @@
+"""Writing decoded batches to files: every format gives back what went in, and a file appears whole or not at all."""
+
+from __future__ import annotations
+
+import datetime
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.csv
+import pyarrow.feather
+import pyarrow.ipc
+import pyarrow.parquet as pq
+import pytest
+
+from flows import reading
+from storage.formats.npy import to_arrow
+from vae_core.errors import UsageError
+
+
+def sample_table() -> pa.Table:
+    return pa.table(
+        {
+            "id": pa.array([1, 2, None, 4], pa.int32()),
+            "x": pa.array([0.5, None, float("inf"), -0.0]),
+            "when": pa.array([datetime.datetime(2013, 1, 1, tzinfo=datetime.UTC)] * 4, pa.timestamp("us", "UTC")),
+            "kind": pa.array(["a", "b,", None, 'q"']).dictionary_encode(),
+            "nested": pa.array([[1, 2], None, [], [3]], pa.list_(pa.int64())),
+            "raw": pa.array([b"\x00\xff", b"", None, b"x"]),
+        }
+    ).replace_schema_metadata({"made": "here"})
+
+
+def halves(table: pa.Table) -> list[pa.RecordBatch]:
+    return table.to_batches(max_chunksize=2)
+
+
+@pytest.mark.parametrize("suffix", [".parquet", ".arrow"])
+def test_parquet_and_arrow_files_hold_the_table_with_its_schema(suffix, tmp_path):
+    table = sample_table()
+    out = tmp_path / f"t{suffix}"
+    n_bytes = reading.write_file(out, table.schema, halves(table), table.num_rows)
+    back = pq.read_table(out) if suffix == ".parquet" else pa.ipc.open_file(out).read_all()
+    assert back.equals(table)
+    assert back.schema.equals(table.schema, check_metadata=True)
+    assert n_bytes == out.stat().st_size
+
+
+def test_csv_holds_every_type_as_text(tmp_path):
+    table = sample_table()
+    out = tmp_path / "t.csv"
+    reading.write_file(out, table.schema, halves(table), table.num_rows)
+    back = pyarrow.csv.read_csv(out)
+    assert back.column_names == table.column_names
+    assert back.column("id").to_pylist() == [1, 2, None, 4]
+    assert back.column("kind").to_pylist()[1:4:2] == ["b,", 'q"']
+    assert back.column("nested").to_pylist()[0] == "[1, 2]"
+
+
+@pytest.mark.parametrize("suffix", reading.FORMATS)
+def test_an_empty_table_is_still_a_file(suffix, tmp_path):
+    table = pa.table({"x": pa.array([], pa.float32())})
+    reading.write_file(tmp_path / f"t{suffix}", table.schema, [], 0)
+    if suffix == ".npy":
+        assert np.load(tmp_path / "t.npy").shape == (0,)
+
+
+@pytest.mark.parametrize("dtype", ["int8", "uint64", ">f4", "float16", "float64", "bool", "datetime64[us]"])
+@pytest.mark.parametrize("shape", [(5,), (5, 3), (5, 2, 2), (0, 4)])
+@pytest.mark.parametrize("order", ["C", "F"])
+def test_npy_gives_the_array_back_with_its_shape_dtype_and_order(dtype, shape, order, tmp_path):
+    values = np.asarray(np.arange(int(np.prod(shape))).reshape(shape).astype(dtype), order=order)
+    table = to_arrow(values)
+    reading.write_file(tmp_path / "a.npy", table.schema, table.to_batches(max_chunksize=2), len(values))
+    back = np.load(tmp_path / "a.npy")
+    assert back.dtype == values.dtype and back.shape == values.shape
+    assert back.flags.f_contiguous == values.flags.f_contiguous
+    assert (back == values).all()
+
+
+def test_a_single_numeric_column_becomes_an_array_wherever_it_came_from(tmp_path):
+    table = pa.table({"x": [1.5, 2.5, 3.5]})
+    reading.write_file(tmp_path / "a.npy", table.schema, table.to_batches(max_chunksize=2), 3)
+    assert np.load(tmp_path / "a.npy").tolist() == [1.5, 2.5, 3.5]
+
+
+@pytest.mark.parametrize(
+    ("columns", "word"),
+    [
+        ({"a": [1], "b": [2]}, "--columns"),
+        ({"a": ["text"]}, "string"),
+        ({"a": [1, None]}, "nulls"),
+        ({"a": pa.array([[1, None]], pa.list_(pa.int8(), 2))}, "nulls"),
+    ],
+)
+def test_npy_refuses_what_it_cannot_hold_and_leaves_nothing_behind(columns, word, tmp_path):
+    table = pa.table(columns)
+    with pytest.raises(UsageError, match=word):
+        reading.write_file(tmp_path / "a.npy", table.schema, table.to_batches(), table.num_rows)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_failure_half_way_keeps_the_old_file_and_no_temporary_one(tmp_path):
+    out = tmp_path / "t.parquet"
+    out.write_bytes(b"old")
+
+    def breaking():
+        yield from sample_table().to_batches()
+        raise RuntimeError("the archive is damaged")
+
+    with pytest.raises(RuntimeError):
+        reading.write_file(out, sample_table().schema, breaking(), 4)
+    assert out.read_bytes() == b"old"
+    assert list(tmp_path.iterdir()) == [out]
+
+
+def test_an_output_folder_that_does_not_exist_is_a_usage_error(tmp_path):
+    with pytest.raises(UsageError, match="does not exist"):
+        reading.write_file(tmp_path / "no" / "t.csv", sample_table().schema, [], 0)
+
+
+def test_many_small_batches_become_bounded_row_groups(tmp_path, monkeypatch):
+    monkeypatch.setattr(reading, "GROUP_ROWS", 100)
+    table = pa.table({"x": range(1000)})
+    reading.write_file(tmp_path / "t.parquet", table.schema, table.to_batches(max_chunksize=30), 1000)
+    sizes = [pq.ParquetFile(tmp_path / "t.parquet").metadata.row_group(i).num_rows for i in range(9)]
+    assert max(sizes) <= 130
+    assert pq.read_table(tmp_path / "t.parquet").equals(table)

@@ -1,0 +1,104 @@
+"""The README only promises what exists: commands parse, make targets and files are there, numbers are the CSV's."""
+
+from __future__ import annotations
+
+import ast
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from flows import arguments
+
+ROOT = Path(__file__).resolve().parent.parent
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+FENCES = re.findall(r"```(\w+)\n(.*?)```", README, re.S)
+
+
+def commands() -> list[str]:
+    lines = [
+        line.split("  #")[0].strip() for language, body in FENCES if language == "sh" for line in body.splitlines()
+    ]
+    return [line for line in lines if re.match(r"(\S*/)?latentpack ", line)]
+
+
+def test_the_readme_shows_the_commands():
+    assert {shlex.split(line)[1] for line in commands()} == {
+        "run",
+        "read",
+        "verify",
+        "info",
+        "sample",
+        "vacuum",
+        "serve",
+    }
+
+
+@pytest.mark.parametrize("line", commands())
+def test_every_command_of_the_readme_parses(line):
+    arguments.parser().parse_args(shlex.split(line)[1:])
+
+
+def test_every_tolerance_of_the_readme_and_of_the_help_is_one():
+    from flows.settings import RunRequest
+
+    shown = re.findall(r"--tolerance '([^']+)'", README + arguments.RUN_HELP)
+    assert len(set(shown)) >= 6
+    for spec in shown:
+        RunRequest(source="a", archive="b", tolerances=[spec])
+
+
+def test_every_option_and_make_target_of_the_readme_exists():
+    options = set(re.findall(r"--[a-z][a-z-]+", README))
+    helps = "".join(
+        action.format_help() for action in arguments.parser()._subparsers._group_actions[0].choices.values()
+    )
+    assert {option for option in options if option not in helps} == set()
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    for target in set(re.findall(r"\bmake ([a-z][a-z-]*)", README)):
+        assert re.search(rf"^{target}:", makefile, re.M), target
+
+
+def test_every_file_the_readme_links_to_exists():
+    for link in re.findall(r"\]\(([^)#:]+)\)", README):
+        assert (ROOT / link).exists(), link
+
+
+def test_every_example_of_the_help_parses():
+    for text in (
+        arguments.MAIN_HELP,
+        arguments.RUN_HELP,
+        arguments.READ_HELP,
+        arguments.VERIFY_HELP,
+        arguments.INFO_HELP,
+        arguments.SAMPLE_HELP,
+        arguments.VACUUM_HELP,
+    ):
+        for line in re.findall(r"^  (latentpack .*)$", text, re.M):
+            arguments.parser().parse_args(shlex.split(re.split(r"\s{3,}|\s\|", line)[0])[1:])
+
+
+def test_the_python_of_the_readme_is_python():
+    for language, body in FENCES:
+        if language == "python":
+            ast.parse(body)
+
+
+def test_the_changelog_states_the_format_of_every_release():
+    changelog = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
+    releases = re.split(r"^## ", changelog, flags=re.M)[1:]
+    assert releases and all("**Format**" in release for release in releases)
+
+
+def test_the_result_table_is_what_the_committed_csv_gives(tmp_path):
+    results = ROOT / "benchmarks" / "results.csv"
+    if not results.exists():
+        assert "make bench` writes this table" in README
+        return
+    copy = tmp_path / "README.md"
+    copy.write_text(README, encoding="utf-8")
+    subprocess.run([sys.executable, str(ROOT / "benchmarks" / "readme.py"), str(copy), str(results)], check=True)
+    assert copy.read_text(encoding="utf-8") == README

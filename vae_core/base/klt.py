@@ -1,0 +1,60 @@
+"""The Karhunen-Loève transform (a linear sibling): eigenvectors of the weighted covariance, one uniform step for all."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+DEADZONE = 64
+"""|mu| is rounded up from 1/2 + DEADZONE/512: zeros are cheap to store and dear to leave (rate-distortion, Sullivan 1996)."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Basis:
+    """decode (N, L): features per latent step; encode (L, N): latent means from features; weight (N,): 1 / (step in features)."""
+
+    decode: NDArray[np.float64]
+    encode: NDArray[np.float64]
+    weight: NDArray[np.float64]
+
+    @property
+    def n_latents(self) -> int:
+        """L."""
+        return int(self.decode.shape[1])
+
+    def keep(self, kept: NDArray[np.intp] | slice) -> Basis:
+        """The same basis with only some latents."""
+        return Basis(self.decode[:, kept], self.encode[kept], self.weight)
+
+
+def covariance(x: NDArray[np.float32]) -> NDArray[np.float64]:
+    """(N, N) float64 second moments of features x (n, N), whose means are 0."""
+    total = np.zeros((x.shape[1], x.shape[1]))
+    for first in range(0, len(x), 16384):
+        part = x[first : first + 16384].astype(np.float64)
+        total += part.T @ part
+    return total / max(1, len(x))
+
+
+def fit_klt(moments: NDArray[np.float64], weight: NDArray[np.float64], n_latents: int, least: float = 0.25) -> Basis:
+    """Basis of at most n_latents for second moments (N, N) when feature i is stored to steps of 1 / weight[i].
+
+    Latents whose standard deviation is below `least` steps would round to zero nearly always and are left out.
+    """
+    size, vectors = np.linalg.eigh(moments * weight[:, None] * weight[None, :])
+    order = np.argsort(-size)[:n_latents]
+    kept = order[np.sqrt(np.maximum(size[order], 0.0)) >= least]
+    if not len(kept):
+        kept = order[:1]
+    v = vectors[:, kept]
+    v = v * np.where(v[np.abs(v).argmax(axis=0), np.arange(v.shape[1])] < 0, -1.0, 1.0)  # one sign, whatever LAPACK gives
+    safe = np.where(weight > 0, weight, 1.0)
+    return Basis(np.where(weight[:, None] > 0, v / safe[:, None], 0.0), (v * weight[:, None]).T, weight)
+
+
+def round_latents(mean: NDArray[np.floating], deadzone: int = DEADZONE) -> NDArray[np.int16]:
+    """Means (n, L) to integers with a dead zone; the encoder's own rounding."""
+    rounded = np.sign(mean) * np.floor(np.abs(mean) + (0.5 - deadzone / 512))
+    return rounded.clip(-16383, 16383).astype(np.int16)

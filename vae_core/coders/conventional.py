@@ -1,0 +1,407 @@
+"""The best that columnar formats do with a column alone: the floor under every learned coding, and what savings are measured against.
+
+    parquet-*   the column's own type in Parquet, zstd 19: a native column other engines can read and filter
+    codes-*     its codes, narrowed to the smallest integer type, in Parquet the same way; null where the state is no value
+    pco         pcodec level 12 over the codes that are values; states and misfits beside them
+    pco-raw     pcodec level 12 over the raw floats of a lossless column
+    zstd        zstd 19 over narrowed codes (tensors: images, embeddings)
+    ipc         the array itself as an Arrow stream in zstd 19: takes every type, the last resort
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+from pcodec import ChunkConfig, standalone
+
+from vae_core.columns.codes import STATE_MISFIT, STATE_NULL, Codes
+from vae_core.columns.packing import from_ipc, to_ipc, unpco, unzstd, zstd
+from vae_core.columns.physical import from_raw, is_integral, raw_values, storage_dtype
+from vae_core.columns.plan import ColumnPlan, storage_type
+from vae_core.columns.profile import elements_of, storage_of
+from vae_core.columns.recode import decode_column, finish_column, one_array
+from vae_core.columns.side import pack_side, unpack_side
+from vae_core.errors import CorruptArchive
+from vae_core.quality import differences
+
+ENCODINGS = ("plain", "dictionary", "delta", "split")
+CODINGS = (
+    *(f"parquet-{e}" for e in ENCODINGS),
+    *(f"codes-{e}" for e in ENCODINGS),
+    "pco",
+    "pco-raw",
+    "zstd",
+    "ipc",
+)
+_NARROW = ("u1", "i1", "u2", "i2", "u4", "i4", "i8")
+_RANK_CELLS = 1 << 20
+_PCO = ChunkConfig(compression_level=12, enable_8_bit=True)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Stored:
+    """One column of one block, coded: a native column of latents.parquet, payload bytes, or both."""
+
+    native: pa.Array | None
+    payload: bytes | None
+
+
+def parquet_encoding(coding: str) -> str:
+    """The writer's option for the native column of a coding: "plain", "dictionary", "delta" or "split"."""
+    encoding = coding.rpartition("-")[2]
+    return encoding if encoding in ENCODINGS else "plain"
+
+
+def candidates_for(plan: ColumnPlan) -> tuple[str, ...]:
+    """Codings worth trying for a plan, before looking at the data."""
+    found: list[str] = []
+    storage = storage_type(plan.field.type)
+    t = pa.types
+    if plan.is_lossless:
+        value = storage.value_type if t.is_dictionary(storage) else storage
+        found += ["parquet-plain", "parquet-dictionary"]
+        if t.is_nested(value) or is_integral(value) or _is_bytes(value):
+            found.append("parquet-delta")
+        if t.is_nested(value) or (is_integral(value) and not t.is_boolean(value)) or t.is_floating(value) or t.is_fixed_size_binary(value):
+            found.append("parquet-split")
+        if plan.width > 1:
+            found = ["parquet-plain"]
+    if plan.kind != "verbatim":
+        if plan.width == 1:
+            found += [f"codes-{e}" for e in ENCODINGS]
+        else:
+            found.append("zstd")
+        found.append("pco")
+        if plan.is_lossless and t.is_floating(plan.value_type) and not t.is_dictionary(storage):
+            found.append("pco-raw")
+    if plan.kind == "verbatim" and (t.is_nested(storage) or not found):
+        found.append("ipc")
+    return tuple(found)
+
+
+def rank(plan: ColumnPlan, array: pa.Array | pa.ChunkedArray, codes: Codes | None) -> list[tuple[str, int]]:
+    """(coding, bytes) best first over the rows passed. Tensors beyond 2^20 cells are judged by their first rows.
+
+    codes : of the array, None for a verbatim plan
+    """
+    flat = one_array(array)
+    n_rows = len(flat)
+    most = max(64, _RANK_CELLS // plan.width)
+    if n_rows > most:
+        flat = flat.slice(0, most)
+        codes = None if codes is None else _head(plan, codes, most)
+    sizes = [(coding, _size(plan, coding, flat, codes)) for coding in candidates_for(plan)]
+    found = [(coding, n_bytes) for coding, n_bytes in sizes if n_bytes is not None]
+    if not found:
+        found = [("ipc", _must(_size(plan, "ipc", flat, codes)))]
+    scale = n_rows / max(1, len(flat))
+    return [(coding, round(n_bytes * scale)) for coding, n_bytes in sorted(found, key=lambda pair: pair[1])]
+
+
+def measure(
+    plan: ColumnPlan, array: pa.Array | pa.ChunkedArray, codes: Codes | None, candidates: Sequence[str]
+) -> tuple[str, int]:
+    """The best of the candidates and its bytes over all rows passed; "ipc" when none of them can hold the data."""
+    flat = one_array(array)
+    sizes = [(coding, _size(plan, coding, flat, codes)) for coding in candidates]
+    found = [(coding, n_bytes) for coding, n_bytes in sizes if n_bytes is not None]
+    if not found:
+        return "ipc", _must(_size(plan, "ipc", flat, codes))
+    return min(found, key=lambda pair: pair[1])
+
+
+def encode(plan: ColumnPlan, coding: str, array: pa.Array | pa.ChunkedArray, codes: Codes | None) -> Stored:
+    """One block of a column by one coding. Raises ValueError for a coding the plan cannot have."""
+    flat = one_array(array)
+    family = coding.partition("-")[0]
+    if coding == "ipc":
+        return Stored(None, zstd(to_ipc(flat)))
+    if family == "parquet":
+        return Stored(_native_of(flat), None)
+    if codes is None:
+        raise ValueError(f"column {plan.name!r} has no codes: {coding!r} cannot hold it")
+    if family == "codes":
+        return _encode_codes(plan, codes)
+    side = pack_side(codes.state, codes.misfits)
+    if coding == "pco-raw":
+        storage = storage_of(flat)
+        v = raw_values(elements_of(storage) if plan.kind == "tensor" else storage)
+        v = v if codes.state is None else v[codes.state == 0]
+        body = standalone.simple_compress(np.ascontiguousarray(v), _PCO)
+        return Stored(None, bytes([0]) + len(side).to_bytes(4, "little") + side + body)
+    values = codes.values if codes.state is None else codes.values[codes.state == 0]
+    narrow, tag = narrowed(values)
+    if coding == "pco":
+        body = standalone.simple_compress(narrow, _PCO)
+    elif coding == "zstd":
+        body = zstd(narrow.tobytes())
+    else:
+        raise ValueError(f"unknown coding {coding!r}")
+    return Stored(None, bytes([tag]) + len(side).to_bytes(4, "little") + side + body)
+
+
+def decode(plan: ColumnPlan, coding: str, stored: Stored, n_rows: int) -> pa.Array:
+    """The inverse of `encode`: exactly plan.field.type and n_rows rows. Raises CorruptArchive."""
+    array = _decode(plan, coding, stored, n_rows)
+    if len(array) != n_rows or array.type != plan.field.type:
+        raise CorruptArchive(f"column {plan.name!r} holds {len(array)} {array.type}, expected {n_rows} {plan.field.type}")
+    return array
+
+
+def decode_codes(plan: ColumnPlan, coding: str, stored: Stored, n_rows: int) -> Codes:
+    """The codes of a column stored as codes-*, pco or zstd. Raises CorruptArchive."""
+    n = n_rows * plan.width
+    if coding.startswith("codes-"):
+        return _decode_codes(plan, _needed(plan, stored.native), stored.payload, n)
+    tag, side, body = _split(plan, stored.payload)
+    state, misfits = unpack_side(side, n, plan.value_type)
+    n_values = n if state is None else int((state == 0).sum())
+    dtype = np.dtype(_NARROW[tag])
+    if coding == "pco":
+        narrow = unpco(body, dtype, n_values)
+    else:
+        raw = unzstd(body, n_values * dtype.itemsize)
+        if len(raw) != n_values * dtype.itemsize:
+            raise CorruptArchive(f"column {plan.name!r} holds {len(raw)} bytes of codes, expected {n_values} {dtype}")
+        narrow = np.frombuffer(raw, dtype)
+    if state is None:
+        return Codes(narrow.astype(np.int64))
+    values = np.full(n, plan.fill, np.int64)
+    values[state == 0] = narrow
+    return Codes(values, state, misfits)
+
+
+def narrowed(values: NDArray[np.int64]) -> tuple[NDArray[Any], int]:
+    """Codes in the smallest integer type that holds them, and its index in the format's list u1 i1 u2 i2 u4 i4 i8."""
+    low, high = (int(values.min()), int(values.max())) if len(values) else (0, 0)
+    for tag, name in enumerate(_NARROW):
+        info = np.iinfo(name)
+        if info.min <= low and high <= info.max:
+            return values.astype(name), tag
+    raise AssertionError("int64 does not fit int64")
+
+
+def _size(plan: ColumnPlan, coding: str, array: pa.Array, codes: Codes | None) -> int | None:
+    """Real bytes of a coding, None when it cannot hold the data."""
+    if codes is None and coding.startswith(("codes-", "pco", "zstd")):
+        return None
+    if coding.startswith("parquet-") and not _survives(plan, array):
+        return None
+    stored = encode(plan, coding, array, codes)
+    n_bytes = len(stored.payload or b"")
+    if stored.native is not None:
+        n_bytes += chunk_bytes(stored.native, parquet_encoding(coding))
+    return n_bytes
+
+
+def chunk_bytes(native: pa.Array, encoding: str) -> int:
+    """Bytes of the column chunks (dictionary page included) of one native column in one row group, zstd 19."""
+    data = _write(native, encoding, "zstd")
+    group = pq.read_metadata(pa.BufferReader(data))
+    if group.num_row_groups == 0:
+        return 0
+    return sum(group.row_group(0).column(i).total_compressed_size for i in range(group.num_columns))
+
+
+def _write(native: pa.Array, encoding: str, compression: str) -> pa.Buffer:
+    schema = pa.schema([pa.field("v", native.type, nullable=native.null_count > 0)])
+    encodings: dict[str, str] = {}
+    dictionary: bool | list[str] = encoding == "dictionary"
+    if encoding != "dictionary":
+        head = pa.BufferOutputStream()
+        pq.write_table(schema.empty_table(), head, store_schema=False)
+        leaves = pq.ParquetFile(pa.BufferReader(head.getvalue())).schema
+        for i in range(len(leaves)):
+            encodings[leaves.column(i).path] = leaf_encoding(encoding, leaves.column(i).physical_type)
+    sink = pa.BufferOutputStream()
+    with pq.ParquetWriter(
+        sink,
+        schema,
+        compression=compression,
+        compression_level=19 if compression == "zstd" else None,
+        use_dictionary=dictionary,
+        column_encoding=encodings or None,
+        write_statistics=False,
+        store_schema=False,
+        data_page_version="2.0",
+        data_page_size=1 << 26,
+        dictionary_pagesize_limit=1 << 26,
+        max_rows_per_page=1 << 22,
+    ) as writer:
+        writer.write_table(pa.Table.from_arrays([native], schema=schema), row_group_size=max(1, len(native)))
+    return sink.getvalue()
+
+
+def leaf_encoding(encoding: str, physical_type: str) -> str:
+    """The Parquet name of "plain", "delta" or "split" for a physical type; PLAIN where the type has no such encoding."""
+    if physical_type == "BOOLEAN":
+        return "RLE" if encoding == "delta" else "PLAIN"
+    if encoding == "delta":
+        if physical_type in ("INT32", "INT64"):
+            return "DELTA_BINARY_PACKED"
+        return "DELTA_BYTE_ARRAY" if physical_type in ("BYTE_ARRAY", "FIXED_LEN_BYTE_ARRAY") else "PLAIN"
+    if encoding == "split" and physical_type in ("INT32", "INT64", "FLOAT", "DOUBLE", "FIXED_LEN_BYTE_ARRAY"):
+        return "BYTE_STREAM_SPLIT"
+    return "PLAIN"
+
+
+def _native_of(array: pa.Array) -> pa.Array:
+    """The array in a type Parquet keeps by itself: storage of extensions, values of dictionaries, plain strings."""
+    array = storage_of(array)
+    t = pa.types
+    if t.is_dictionary(array.type):
+        array = array.dictionary_decode()
+    if t.is_string_view(array.type):
+        return array.cast(pa.large_string())
+    if t.is_binary_view(array.type):
+        return array.cast(pa.large_binary())
+    if t.is_duration(array.type):
+        return array.view(pa.int64())
+    return array
+
+
+def _from_native(plan: ColumnPlan, native: pa.Array) -> pa.Array:
+    target = storage_type(plan.field.type)
+    t = pa.types
+    try:
+        if t.is_dictionary(target):
+            values = native.cast(target.value_type)
+            array = values.dictionary_encode()
+            array = pa.DictionaryArray.from_arrays(array.indices.cast(target.index_type), array.dictionary, ordered=target.ordered)
+        elif t.is_duration(target):
+            array = native.cast(pa.int64()).view(target)
+        else:
+            array = native if native.type == target else native.cast(target)
+    except (pa.ArrowException, ValueError) as error:
+        raise CorruptArchive(f"column {plan.name!r} is stored as {native.type}, no {target}: {error}") from None
+    return _wrapped(plan.field.type, array)
+
+
+def _wrapped(kind: pa.DataType, array: pa.Array) -> pa.Array:
+    if not isinstance(kind, pa.BaseExtensionType):
+        return array
+    return pa.ExtensionArray.from_storage(kind, _wrapped(kind.storage_type, array))
+
+
+def _survives(plan: ColumnPlan, array: pa.Array) -> bool:
+    """Whether Parquet, without Arrow's own metadata, gives the array back; plain types do, the others are tried."""
+    t, kind = pa.types, storage_type(plan.field.type)
+    safe = t.is_boolean(kind) or t.is_integer(kind) or t.is_float32(kind) or t.is_float64(kind) or t.is_string(kind)
+    if safe or t.is_large_string(kind) or t.is_binary(kind) or t.is_large_binary(kind) or t.is_date32(kind):
+        return True
+    try:
+        data = _write(_native_of(array), "plain", "none")
+        native = one_array(pq.read_table(pa.BufferReader(data)).column(0))
+        back = _from_native(plan, native)
+        return bool(back.type == array.type and len(back) == len(array) and not differences(array, back).any())
+    except (pa.ArrowException, CorruptArchive, ValueError, NotImplementedError, TypeError):
+        return False
+
+
+def _encode_codes(plan: ColumnPlan, codes: Codes) -> Stored:
+    if plan.width != 1:
+        raise ValueError(f"column {plan.name!r} has {plan.width} values a row: codes-* holds one")
+    values, state = codes.values, codes.state
+    if state is None:
+        narrow, _ = narrowed(values)
+        return Stored(from_raw(_arrow_type(narrow.dtype), narrow, None), None)
+    good = state == 0
+    narrow, _ = narrowed(np.where(good, values, values[good][0] if good.any() else 0))
+    native = from_raw(_arrow_type(narrow.dtype), narrow, good)
+    side = pack_side(state, codes.misfits) if bool((state > STATE_NULL).any()) else None
+    return Stored(native, side)
+
+
+def _decode_codes(plan: ColumnPlan, native: pa.Array, payload: bytes | None, n: int) -> Codes:
+    if len(native) != n or not pa.types.is_integer(native.type):
+        raise CorruptArchive(f"column {plan.name!r} holds {len(native)} {native.type} as codes, expected {n} integers")
+    valid = None if native.null_count == 0 else np.asarray(native.is_valid(), np.bool_)
+    values = np.array(raw_values(native), np.int64)
+    if payload:
+        state, misfits = unpack_side(payload, n, plan.value_type)
+        if state is None or not np.array_equal(state == 0, np.ones(n, np.bool_) if valid is None else valid):
+            raise CorruptArchive(f"column {plan.name!r}: states and stored codes disagree")
+    else:
+        misfits = None
+        state = None if valid is None else np.where(valid, np.uint8(0), np.uint8(STATE_NULL))
+    if state is not None:
+        values[state != 0] = plan.fill
+    return Codes(values, state, misfits)
+
+
+def _decode(plan: ColumnPlan, coding: str, stored: Stored, n_rows: int) -> pa.Array:
+    if coding not in CODINGS:
+        raise CorruptArchive(f"column {plan.name!r} is coded as {coding!r}, which this release does not know")
+    if coding == "ipc":
+        return from_ipc(unzstd(_needed(plan, stored.payload), 1 << 31), plan.field.type)
+    if coding.startswith("parquet-"):
+        return _from_native(plan, _needed(plan, stored.native))
+    if plan.transform is None:
+        raise CorruptArchive(f"column {plan.name!r} is verbatim and cannot be coded as {coding!r}")
+    if coding == "pco-raw":
+        return _decode_raw(plan, stored, n_rows)
+    return decode_column(plan, decode_codes(plan, coding, stored, n_rows))
+
+
+def _decode_raw(plan: ColumnPlan, stored: Stored, n_rows: int) -> pa.Array:
+    n = n_rows * plan.width
+    _, side, body = _split(plan, stored.payload)
+    state, misfits = unpack_side(side, n, plan.value_type)
+    dtype = storage_dtype(plan.value_type)
+    if not pa.types.is_floating(plan.value_type):
+        raise CorruptArchive(f"column {plan.name!r} is {plan.field.type} and cannot be raw floats")
+    v = unpco(body, dtype, n if state is None else int((state == 0).sum()))
+    if state is not None:
+        whole = np.zeros(n, dtype)
+        whole[state == 0] = v
+        v = whole
+    return finish_column(plan, v, state, misfits)
+
+
+def _split(plan: ColumnPlan, payload: bytes | None) -> tuple[int, bytes, bytes]:
+    """(index into _NARROW, side, body) of a payload."""
+    data = _needed(plan, payload)
+    size = int.from_bytes(data[1:5], "little")
+    if len(data) < 5 + size or data[0] >= len(_NARROW):
+        raise CorruptArchive(f"the payload of column {plan.name!r} is cut short")
+    return data[0], data[5 : 5 + size], data[5 + size :]
+
+
+def _needed(plan: ColumnPlan, part: Any) -> Any:
+    if part is None:
+        raise CorruptArchive(f"column {plan.name!r}: the part that holds it is missing")
+    return part
+
+
+def _must(n_bytes: int | None) -> int:
+    assert n_bytes is not None
+    return n_bytes
+
+
+def _head(plan: ColumnPlan, codes: Codes, n_rows: int) -> Codes:
+    """The codes of the first rows."""
+    n = n_rows * plan.width
+    if codes.state is None:
+        return Codes(codes.values[:n])
+    state = codes.state[:n]
+    misfits = None if codes.misfits is None else codes.misfits.slice(0, int((state == STATE_MISFIT).sum()))
+    return Codes(codes.values[:n], state, misfits)
+
+
+def _arrow_type(dtype: np.dtype[Any]) -> pa.DataType:
+    return pa.from_numpy_dtype(dtype)
+
+
+def _is_bytes(value_type: pa.DataType) -> bool:
+    t = pa.types
+    return bool(
+        t.is_string(value_type) or t.is_large_string(value_type) or t.is_string_view(value_type)
+        or t.is_binary(value_type) or t.is_large_binary(value_type) or t.is_binary_view(value_type)
+        or t.is_fixed_size_binary(value_type) or t.is_decimal(value_type)
+    )  # fmt: skip

@@ -1,0 +1,150 @@
+"""Values of any hashable Arrow type as positions in a dictionary kept by the plan."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from vae_core.columns.codes import STATE_MISFIT, STATE_NULL, Codes
+from vae_core.columns.integers import check_codes
+from vae_core.columns.physical import Bools, Ints, valid_of
+from vae_core.errors import BadInput, CorruptArchive
+
+
+def hashable(array: pa.Array) -> pa.Array:
+    """The same values in a type that Arrow can hash bit for bit: floats and short decimals as integers, views unrolled."""
+    t = pa.types
+    kind = array.type
+    if t.is_string_view(kind):
+        return array.cast(pa.large_string())
+    if t.is_binary_view(kind):
+        return array.cast(pa.large_binary())
+    if t.is_floating(kind) or t.is_decimal32(kind) or t.is_decimal64(kind):
+        return array.view({16: pa.int16(), 32: pa.int32(), 64: pa.int64()}[kind.bit_width])
+    return array
+
+
+def is_hashable(value_type: pa.DataType) -> bool:
+    """Types `hashable` takes: everything flat but intervals and nulls."""
+    t = pa.types
+    return not (
+        t.is_nested(value_type)
+        or t.is_interval(value_type)
+        or t.is_null(value_type)
+        or t.is_dictionary(value_type)
+        or t.is_run_end_encoded(value_type)
+        or isinstance(value_type, pa.BaseExtensionType)
+    )
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ValueDictionary:
+    """The code is the position in `values`: distinct, no nulls, in the column's value type.
+
+    index_type, ordered : of the Arrow dictionary type the column comes back as; None for a plain column
+    """
+
+    values: pa.Array
+    index_type: pa.DataType | None = None
+    ordered: bool = False
+
+    def encode(self, array: pa.Array, fill: int) -> Codes:
+        """(n,) array of the value type, or a dictionary of it -> codes with nulls and misfits beside them."""
+        if isinstance(array, pa.DictionaryArray):
+            codes, valid = self._of_dictionary(array)
+        else:
+            codes = _positions(array, self.values)
+            valid = valid_of(array)
+        bad = codes < 0
+        if valid is None and not bad.any():
+            return Codes(codes)
+        state = np.zeros(len(codes), np.uint8)
+        state[bad] = STATE_MISFIT
+        if valid is not None:
+            state[~valid] = STATE_NULL
+        codes[state != 0] = fill
+        odd = np.flatnonzero(state == STATE_MISFIT)
+        misfits = None
+        if len(odd):
+            misfits = array.take(pa.array(odd)) if not _is_view(array.type) else _plain(array).take(pa.array(odd)).cast(self.values.type)
+            if isinstance(misfits, pa.DictionaryArray):
+                misfits = misfits.dictionary_decode()
+        return Codes(codes, state if state.any() else None, misfits)
+
+    def _of_dictionary(self, array: pa.DictionaryArray) -> tuple[Ints, Bools | None]:
+        indices = array.indices
+        valid = valid_of(indices)
+        raw = np.asarray(indices.fill_null(0) if valid is not None else indices).astype(np.int64)
+        theirs = array.dictionary
+        if theirs.equals(self.values):
+            return raw, valid
+        if len(theirs) == 0:
+            return np.full(len(raw), -1, np.int64), valid
+        table = _positions(theirs, self.values)
+        if theirs.null_count:
+            alive = np.asarray(theirs.is_valid())[raw]
+            valid = alive if valid is None else valid & alive
+        return table[raw], valid
+
+    def decode(self, codes: Codes) -> pa.Array:
+        """The inverse of `encode`; raises CorruptArchive for a code outside the dictionary."""
+        check_codes(codes.values, len(self.values))
+        indices, state, mask, values = codes.values, codes.state, None, self.values
+        if state is not None:
+            mask = state == STATE_NULL
+            odd = np.flatnonzero(state == STATE_MISFIT)
+            n_odd = 0 if codes.misfits is None else len(codes.misfits)
+            if len(odd) != n_odd or int(state.max(initial=0)) > STATE_MISFIT:
+                raise CorruptArchive(f"a column has {len(odd)} values outside its dictionary and {n_odd} of them stored")
+            if codes.misfits is not None and n_odd:
+                extra, index = _distinct(codes.misfits)
+                values = pa.concat_arrays([_plain(values), _plain(extra)])
+                indices = indices.copy()
+                indices[odd] = len(self.values) + index
+        if self.index_type is None:
+            picked = _plain(values).take(pa.array(indices, mask=mask))
+            return picked.cast(self.values.type)
+        return self._as_dictionary(values.cast(self.values.type), indices, mask)
+
+    def _as_dictionary(self, values: pa.Array, indices: Ints, mask: Bools | None) -> pa.Array:
+        assert self.index_type is not None
+        dtype = np.dtype(self.index_type.to_pandas_dtype())
+        if len(values) - 1 > np.iinfo(dtype).max:
+            used, indices = np.unique(indices, return_inverse=True)
+            if len(used) - 1 > np.iinfo(dtype).max:
+                raise BadInput(f"{len(used)} distinct values do not fit a dictionary indexed by {self.index_type}")
+            values = _plain(values).take(pa.array(used)).cast(values.type)
+        index = pa.array(indices.astype(dtype), self.index_type, mask=mask)
+        return pa.DictionaryArray.from_arrays(index, values, ordered=self.ordered)
+
+    def to_json(self) -> dict[str, object]:
+        """Small JSON; the values travel as a blob."""
+        return {"t": "dictionary", "n": len(self.values)}
+
+
+def _is_view(value_type: pa.DataType) -> bool:
+    return bool(pa.types.is_string_view(value_type) or pa.types.is_binary_view(value_type))
+
+
+def _plain(array: pa.Array) -> pa.Array:
+    return hashable(array) if _is_view(array.type) else array
+
+
+def _positions(array: pa.Array, values: pa.Array) -> Ints:
+    """(n,) int64 position of every element in values, -1 where absent or null."""
+    found = pc.index_in(hashable(array), value_set=hashable(values))
+    if found.null_count:
+        found = pc.fill_null(found, -1)
+    return np.asarray(found).astype(np.int64)
+
+
+def _distinct(array: pa.Array) -> tuple[pa.Array, Ints]:
+    """Distinct elements in order of first appearance, and (n,) int64 index of every element among them."""
+    encoded = hashable(array).dictionary_encode()
+    index = np.asarray(encoded.indices).astype(np.int64)
+    _, first = np.unique(index, return_index=True)
+    plain = _plain(array)
+    return plain.take(pa.array(first)), index

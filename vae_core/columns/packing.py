@@ -1,0 +1,187 @@
+"""Dictionaries as small byte strings: sorted strings front-coded, sorted numbers through pcodec; zstd where that is smaller.
+
+First byte: I Arrow IPC stream in zstd; F front-coded strings in zstd; Z numbers in zstd; P numbers in pcodec.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import zstandard
+from numpy.typing import NDArray
+from pcodec import ChunkConfig, standalone
+
+from vae_core.errors import CorruptArchive
+
+_MOST_BYTES = 1 << 28
+
+
+def zstd(data: bytes, level: int = 19) -> bytes:
+    """zstd frame with its content size."""
+    return zstandard.ZstdCompressor(level=level).compress(data)
+
+
+def unzstd(data: bytes, most_bytes: int = _MOST_BYTES) -> bytes:
+    """The inverse of `zstd`; raises CorruptArchive when the frame is damaged or claims more than most_bytes."""
+    try:
+        n_bytes = zstandard.frame_content_size(data)
+        if not 0 <= n_bytes <= most_bytes:
+            raise CorruptArchive(f"a zstd frame claims {n_bytes} bytes, at most {most_bytes} are read")
+        return zstandard.ZstdDecompressor().decompress(data)
+    except zstandard.ZstdError as error:
+        raise CorruptArchive(f"a zstd frame cannot be read: {error}") from None
+
+
+def to_ipc(array: pa.Array) -> bytes:
+    """One array as an Arrow IPC stream, uncompressed. Extension types keep their names."""
+    sink = pa.BufferOutputStream()
+    batch = pa.record_batch([array], names=["v"])
+    with pa.ipc.new_stream(sink, batch.schema) as writer:
+        writer.write_batch(batch)
+    return sink.getvalue().to_pybytes()
+
+
+def from_ipc(data: bytes, expected: pa.DataType | None = None) -> pa.Array:
+    """The inverse of `to_ipc`, validated; raises CorruptArchive on damage or an unexpected type."""
+    try:
+        with pa.ipc.open_stream(data) as reader:
+            batches = list(reader)
+        if len(batches) != 1 or batches[0].num_columns != 1:
+            raise CorruptArchive("an Arrow stream does not hold exactly one array")
+        array = batches[0].column(0)
+        _check(array)
+    except (pa.ArrowException, OSError, ValueError) as error:
+        raise CorruptArchive(f"an Arrow stream cannot be read: {error}") from None
+    if expected is not None and array.type != expected:
+        raise CorruptArchive(f"an Arrow stream holds {array.type}, expected {expected}")
+    return array
+
+
+def _check(array: pa.Array) -> None:
+    """Full validation of the layout; dates, times and decimals may hold what Arrow itself let in."""
+    try:
+        array.validate(full=True)
+    except pa.ArrowInvalid:
+        bare = _bare(array.type)
+        if bare == array.type:
+            raise
+        array.view(bare).validate(full=True)
+
+
+def _bare(kind: pa.DataType) -> pa.DataType:
+    """The same layout with integers and bytes for dates, times and decimals, through lists and structs."""
+    t = pa.types
+    if t.is_date(kind) or t.is_time(kind):
+        return pa.int32() if kind.bit_width == 32 else pa.int64()
+    if t.is_decimal(kind):
+        return pa.binary(kind.byte_width)
+    if t.is_fixed_size_list(kind):
+        return pa.list_(kind.value_field.with_type(_bare(kind.value_type)), kind.list_size)
+    if t.is_list(kind):
+        return pa.list_(kind.value_field.with_type(_bare(kind.value_type)))
+    if t.is_large_list(kind):
+        return pa.large_list(kind.value_field.with_type(_bare(kind.value_type)))
+    if t.is_struct(kind):
+        return pa.struct([kind.field(i).with_type(_bare(kind.field(i).type)) for i in range(kind.num_fields)])
+    return kind
+
+
+def pack_values(values: pa.Array) -> bytes:
+    """A dictionary of any type, without nulls."""
+    best = b"I" + zstd(to_ipc(values))
+    if _is_text(values.type):
+        front = b"F" + zstd(_front(values))
+        if len(front) < len(best):
+            best = front
+    return best
+
+
+def unpack_values(data: bytes, value_type: pa.DataType) -> pa.Array:
+    """The inverse of `pack_values`; raises CorruptArchive."""
+    body = unzstd(data[1:])
+    if data[:1] == b"I":
+        return from_ipc(body, value_type)
+    if data[:1] == b"F" and _is_text(value_type):
+        return _unfront(body, value_type)
+    raise CorruptArchive(f"a dictionary of {value_type} begins with an unknown byte")
+
+
+def pack_numbers(values: NDArray[Any]) -> bytes:
+    """(n,) sorted numbers of 2, 4 or 8 bytes."""
+    best = b"Z" + zstd(values.tobytes())
+    packed = b"P" + standalone.simple_compress(np.ascontiguousarray(values), ChunkConfig(compression_level=12))
+    return packed if len(packed) < len(best) else best
+
+
+def unpack_numbers(data: bytes, dtype: np.dtype[Any], n: int) -> NDArray[Any]:
+    """The inverse of `pack_numbers`: exactly n numbers; raises CorruptArchive."""
+    if data[:1] == b"Z":
+        body = unzstd(data[1:])
+        if len(body) != n * dtype.itemsize:
+            raise CorruptArchive(f"a dictionary holds {len(body)} bytes, expected {n} numbers of {dtype.itemsize}")
+        return np.frombuffer(body, dtype)
+    if data[:1] == b"P":
+        return unpco(data[1:], dtype, n)
+    raise CorruptArchive("a dictionary of numbers begins with an unknown byte")
+
+
+def unpco(data: bytes, dtype: np.dtype[Any], n: int) -> NDArray[Any]:
+    """Exactly n numbers of dtype from a pcodec stream; raises CorruptArchive."""
+    values = np.empty(n, dtype)
+    try:
+        progress = standalone.simple_decompress_into(data, values)
+    except (RuntimeError, TypeError, ValueError) as error:
+        raise CorruptArchive(f"a pcodec stream cannot be read: {error}") from None
+    if progress.n_processed != n or not progress.finished:
+        raise CorruptArchive(f"a pcodec stream does not hold exactly {n} numbers")
+    return values
+
+
+def _is_text(value_type: pa.DataType) -> bool:
+    t = pa.types
+    return bool(t.is_string(value_type) or t.is_large_string(value_type) or t.is_binary(value_type) or t.is_large_binary(value_type))
+
+
+def _front(values: pa.Array) -> bytes:
+    """n u32, shared-prefix lengths u32, suffix lengths u32 (both as byte planes), suffixes end to end."""
+    texts: list[bytes] = values.cast(pa.large_binary()).to_pylist()
+    shared = np.zeros(len(texts), np.uint32)
+    suffixes = []
+    before = b""
+    for i, text in enumerate(texts):
+        most = min(len(before), len(text))
+        if before[:most] != text[:most]:
+            both = np.frombuffer(before, np.uint8, most) == np.frombuffer(text, np.uint8, most)
+            most = int(both.argmin())
+        shared[i] = most
+        suffixes.append(text[most:])
+        before = text
+    lengths = np.array([len(s) for s in suffixes], np.uint32)
+    planes = [x.view(np.uint8).reshape(-1, 4).T.tobytes() for x in (shared, lengths)]
+    return np.uint32(len(texts)).tobytes() + b"".join(planes) + b"".join(suffixes)
+
+
+def _unfront(data: bytes, value_type: pa.DataType) -> pa.Array:
+    n = int.from_bytes(data[:4], "little")
+    if len(data) < 4 + 8 * n:
+        raise CorruptArchive("a front-coded dictionary is cut short")
+    shared, lengths = (
+        np.frombuffer(data, np.uint8, 4 * n, 4 + 4 * n * j).reshape(4, n).T.copy().view(np.uint32).ravel().tolist() for j in (0, 1)
+    )
+    texts: list[bytes] = []
+    at, before, total = 4 + 8 * n, b"", 0
+    for keep, length in zip(shared, lengths, strict=True):
+        if keep > len(before) or at + length > len(data):
+            raise CorruptArchive("a front-coded dictionary points outside itself")
+        before = before[:keep] + data[at : at + length]
+        at += length
+        total += len(before)
+        if total > _MOST_BYTES:
+            raise CorruptArchive(f"a front-coded dictionary is larger than {_MOST_BYTES} bytes")
+        texts.append(before)
+    try:
+        return pa.array(texts, pa.large_binary()).cast(value_type)
+    except pa.ArrowException as error:
+        raise CorruptArchive(f"a front-coded dictionary is no {value_type}: {error}") from None

@@ -1,0 +1,278 @@
+"""A block back as a table: any columns, or a preview from latents alone. numpy, no torch."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import zstandard
+from numpy.typing import NDArray
+
+from vae_core import sections
+from vae_core.base import GAIN_UNIT
+from vae_core.coders import conventional
+from vae_core.coders.conventional import Stored
+from vae_core.columns import STATE_MISFIT, Codes, ColumnPlan, decode_column, encode_column
+from vae_core.encoded import Needs
+from vae_core.entropy.rans import Decoder
+from vae_core.errors import CorruptArchive, UsageError
+from vae_core.exact.cells import code_column, to_minutes
+from vae_core.exact.features import N_STATES, Decoded
+from vae_core.layout import LATENT, LEARNED, POOL, Layout
+from vae_core.model import Base, Model
+
+MAX_MISFIT_BYTES = 1 << 30
+CODES_CODINGS = ("pco", "zstd", *(c for c in conventional.CODINGS if c.startswith("codes-")))
+
+
+def _indices(model: Model, columns: Sequence[str] | None) -> list[int]:
+    if columns is None:
+        return list(range(len(model.columns)))
+    by_name = {plan.name: plan.index for plan in model.columns}
+    unknown = [name for name in columns if name not in by_name]
+    if unknown:
+        raise UsageError(f"no column {unknown[0]!r}; there are {', '.join(list(by_name)[:12])}")
+    return [by_name[name] for name in columns]
+
+
+def _closure(model: Model, layout: Layout, wanted: Sequence[int]) -> set[int]:
+    """The wanted columns, what they are conditioned on, and what stands before them in their streams."""
+    learned = model.learned
+    found: set[int] = set()
+    new = set(wanted)
+    while new:
+        found |= new
+        reach: set[int] = set()
+        for j in new:
+            if layout.codings[j] == LEARNED:
+                reach |= learned[j].columns
+        for stream in layout.streams:
+            places = [k for k, j in enumerate(stream) if j in found or j in reach]
+            if places:
+                reach |= set(stream[: places[-1] + 1])
+        new = reach - found
+    return found
+
+
+def needs(model: Model, layout: Mapping[str, Any], columns: Sequence[str] | None, preview: bool) -> Needs:
+    """The natives and payload groups that decode_block will ask for."""
+    plan = Layout.from_json(layout, model)
+    wanted = _indices(model, columns)
+    if preview and plan.preview and model.preview is not None:
+        latent = [j for j in wanted if plan.codings[j] == LATENT]
+        exact, names = _exact_needs(model, plan, latent), set(model.preview.latent_names)
+        return Needs(tuple(sorted(names | set(exact.natives))), exact.groups)
+    return _exact_needs(model, plan, wanted)
+
+
+def _exact_needs(model: Model, layout: Layout, wanted: Sequence[int]) -> Needs:
+    found = _closure(model, layout, wanted)
+    natives = {layout.native[j] for j in found if j in layout.native}
+    wanted_sections = {f"{kind}{j}" for j in found for kind in "cmn"} & set(layout.sections)
+    wanted_sections |= {f"s{k}" for k, stream in enumerate(layout.streams) if found & set(stream)}
+    if any(layout.codings[j] == LATENT for j in found) and model.distortion is not None:
+        natives |= set(model.distortion.latent_names)
+    groups = {layout.group_of(s) for s in wanted_sections}
+    return Needs(tuple(sorted(natives)), tuple(g for g in layout.groups if g in groups))
+
+
+def decode_block(
+    model: Model,
+    layout: Mapping[str, Any],
+    n_rows: int,
+    natives: Mapping[str, pa.Array],
+    payloads: Mapping[str, bytes],
+    columns: Sequence[str] | None = None,
+    preview: bool = False,
+) -> pa.Table:
+    """(n_rows, columns) of one block with the model's exact fields, in the order asked for.
+
+    preview : learned columns from the latents alone, all other columns null. Without latents in the shard, exact.
+    Raises CorruptArchive when the stored bytes cannot be what an encoder wrote, UsageError on an unknown column.
+    """
+    plan = Layout.from_json(layout, model)
+    wanted = _indices(model, columns)
+    schema = pa.schema([model.schema.field(j) for j in wanted], metadata=model.schema.metadata)
+    block = _Block(model, plan, n_rows, natives, payloads)
+    if preview and plan.preview and model.preview is not None:
+        arrays = block.preview(model.preview, wanted)
+    else:
+        arrays = block.exact(wanted)
+    return pa.Table.from_arrays([arrays[j] for j in wanted], schema=schema)
+
+
+class _Block:
+    def __init__(
+        self, model: Model, layout: Layout, n_rows: int, natives: Mapping[str, pa.Array], payloads: Mapping[str, bytes]
+    ) -> None:
+        self.model, self.layout, self.n_rows, self.natives, self.payloads = model, layout, n_rows, natives, payloads
+        self.pool: dict[str, bytes] | None = None
+        self.decoded = Decoded(n_rows)
+        self._latent: dict[int, NDArray[np.int64]] | None = None
+
+    def section(self, name: str) -> bytes:
+        """The bytes of a section, empty when the shard has none of that name."""
+        if name not in self.layout.sections:
+            return b""
+        group = self.layout.group_of(name)
+        if group not in self.payloads:
+            raise CorruptArchive(f"payload group {group} is missing from a block")
+        if group != POOL:
+            return self.payloads[group]
+        if self.pool is None:
+            self.pool = sections.unpack(self.payloads[POOL], self.layout.pooled)
+        return self.pool[name]
+
+    def exact(self, wanted: Sequence[int]) -> dict[int, pa.Array]:
+        found = _closure(self.model, self.layout, wanted)
+        arrays: dict[int, pa.Array] = {}
+        codes: dict[int, Codes] = {}
+        for j in sorted(found):
+            if self.layout.codings[j] == LATENT:
+                arrays[j] = decode_column(self.model.columns[j], self._latent_codes(j), approximate=True)
+            elif self.layout.codings[j] != LEARNED:
+                arrays[j] = self._conventional(j)
+        streams = {j: k for k, stream in enumerate(self.layout.streams) for j in stream}
+        channels = {k: Decoder(self.section(f"s{k}")) for k in {streams[j] for j in found if j in streams}}
+        for code in self.model.codes:
+            j = code.column
+            if j not in found:
+                continue
+            if j in streams:
+                values, state = code_column(channels[streams[j]], code, self.decoded, None, None)
+                codes[j] = Codes(values, state, self._misfits(j, state))
+            else:
+                given = self._given_codes(j, arrays[j])
+                self.decoded.values[j] = to_minutes(given.values) if code.clock else given.values
+                self.decoded.states[j] = given.state
+        for k, channel in channels.items():
+            if set(self.layout.streams[k]) <= found:
+                channel.finish()
+        for j in wanted:
+            if j not in arrays:
+                arrays[j] = decode_column(self.model.columns[j], codes[j])
+        return arrays
+
+    def _stored(self, j: int) -> Stored:
+        name = self.layout.native.get(j)
+        if name is not None and name not in self.natives:
+            raise CorruptArchive(f"native column {name!r} is missing from a block")
+        payload = self.section(f"c{j}")
+        return Stored(None if name is None else self.natives[name], payload or None)
+
+    def _conventional(self, j: int) -> pa.Array:
+        return conventional.decode(self.model.columns[j], self.layout.codings[j], self._stored(j), self.n_rows)
+
+    def _given_codes(self, j: int, array: pa.Array) -> Codes:
+        """The codes of a column that no stream holds, as its encoder saw them."""
+        plan, coding = self.model.columns[j], self.layout.codings[j]
+        if coding in CODES_CODINGS:
+            return conventional.decode_codes(plan, coding, self._stored(j), self.n_rows)
+        return encode_column(plan, array)
+
+    def _misfits(self, j: int, state: NDArray[np.uint8] | None) -> pa.Array | None:
+        count = 0 if state is None else int((state == STATE_MISFIT).sum())
+        data = self.section(f"m{j}")
+        if not count and not data:
+            return None
+        plan = self.model.columns[j]
+        values = unpack_misfits(plan, data)
+        if len(values) != count:
+            raise CorruptArchive(f"column {plan.name!r} has {count} misfits in its states and {len(values)} stored")
+        return values
+
+    def _latent_codes(self, j: int) -> Codes:
+        base = self.model.distortion
+        assert base is not None
+        if self._latent is None:
+            self._latent = self._from_latents(base, self.layout.gain)
+        packed, plan = self.section(f"n{j}"), self.model.columns[j]
+        state: NDArray[np.uint8] | None = None
+        if packed:
+            n_cells = self.n_rows * plan.width
+            try:
+                raw = zstandard.ZstdDecompressor().decompress(packed, max_output_size=n_cells)
+            except zstandard.ZstdError as error:
+                raise CorruptArchive(f"states of column {plan.name!r} cannot be read: {error}") from error
+            state = np.frombuffer(raw, np.uint8)
+            if len(state) != n_cells or (state >= N_STATES).any():
+                raise CorruptArchive(f"states of column {plan.name!r} are not one for each of {n_cells} cells")
+        return Codes(self._latent[j], state, self._misfits(j, state))
+
+    def _from_latents(self, base: Base, gain: int) -> dict[int, NDArray[np.int64]]:
+        missing = [name for name in base.latent_names if name not in self.natives]
+        if missing:
+            raise CorruptArchive(f"latent column {missing[0]!r} is missing from a block")
+        z = np.stack([self.natives[name].to_numpy(zero_copy_only=False) for name in base.latent_names], axis=1)
+        if z.dtype.kind not in "iu":
+            raise CorruptArchive(f"latents are {z.dtype}, not integers")
+        predicted = base.layer.decode(z, gain)
+        found: dict[int, NDArray[np.int64]] = {}
+        first = 0
+        for j in base.columns:
+            width = self.model.columns[j].width
+            found[j] = np.ascontiguousarray(predicted[:, first : first + width]).ravel()
+            first += width
+        return found
+
+    def preview(self, base: Base, wanted: Sequence[int]) -> dict[int, pa.Array]:
+        guessed = self._from_latents(base, GAIN_UNIT)
+        exact = self.exact([j for j in wanted if self.layout.codings[j] == LATENT])
+        arrays: dict[int, pa.Array] = {}
+        for j in wanted:
+            plan = self.model.columns[j]
+            if j in guessed:
+                arrays[j] = decode_column(plan, Codes(guessed[j], None, None), approximate=True)
+            else:
+                arrays[j] = exact[j] if j in exact else pa.nulls(self.n_rows, plan.field.type)
+        return arrays
+
+
+def unpack_misfits(plan: ColumnPlan, data: bytes) -> pa.Array:
+    """The inverse of encoding.pack_misfits. Raises CorruptArchive."""
+    try:
+        raw = zstandard.ZstdDecompressor().decompress(data, max_output_size=MAX_MISFIT_BYTES)
+        with pa.ipc.open_stream(io.BytesIO(raw)) as reader:
+            table = reader.read_all()
+        table.validate(full=True)
+    except (zstandard.ZstdError, pa.ArrowException, ValueError) as error:
+        raise CorruptArchive(f"misfits of column {plan.name!r} cannot be read: {error}") from error
+    if table.num_columns != 1 or table.column(0).type != plan.value_type:
+        raise CorruptArchive(f"misfits of column {plan.name!r} are not one column of {plan.value_type}")
+    combined = table.column(0).combine_chunks()
+    return combined.chunk(0) if isinstance(combined, pa.ChunkedArray) else combined
+
+
+def sample_rows(model: Model, n_rows: int, seed: int) -> pa.Table:
+    """n_rows drawn from the model: latents from the prior through the decoder, with the exact schema.
+
+    Columns no base layer speaks of are drawn one by one from the levels of their dictionary or the range of their codes,
+    verbatim ones are null.
+    """
+    if n_rows < 0:
+        raise UsageError(f"cannot draw {n_rows} rows")
+    rng = np.random.default_rng(seed)
+    values: dict[int, NDArray[np.int64]] = {}
+    for base in (model.preview, model.distortion):
+        if base is None or not n_rows:
+            continue
+        drawn = base.layer.decode(base.layer.sample(n_rows, rng))
+        first = 0
+        for j in base.columns:
+            width = model.columns[j].width
+            values[j] = np.ascontiguousarray(drawn[:, first : first + width]).ravel()
+            first += width
+    arrays = []
+    for plan in model.columns:
+        if plan.kind == "verbatim":
+            arrays.append(pa.nulls(n_rows, plan.field.type))
+            continue
+        if plan.index not in values:
+            high = plan.n_levels - 1 if plan.n_levels is not None else plan.hi
+            low = 0 if plan.n_levels is not None else plan.lo
+            values[plan.index] = rng.integers(low, high, n_rows * plan.width, np.int64, endpoint=True)
+        arrays.append(decode_column(plan, Codes(values[plan.index], None, None), approximate=True))
+    return pa.Table.from_arrays(arrays, schema=model.schema)

@@ -1,0 +1,346 @@
+"""A table as a shard: every column by the smaller of what was learned and the best conventional coding, block by block."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+
+import numpy as np
+import pyarrow as pa
+import zstandard
+from numpy.typing import NDArray
+
+from vae_core import sections
+from vae_core.base import GAIN_UNIT
+from vae_core.base.layer import MAX_GAIN
+from vae_core.coders import conventional
+from vae_core.columns import STATE_MISFIT, Codes, decode_column, encode_column, one_array
+from vae_core.encoded import ColumnOutcome, EncodedBlock, EncodedShard, NativeColumn
+from vae_core.entropy.rans import Encoder
+from vae_core.errors import BadInput
+from vae_core.exact.cells import code_column, from_minutes, to_minutes
+from vae_core.exact.features import Decoded
+from vae_core.layout import LATENT, LEARNED, POOL, Layout
+from vae_core.model import Base, Model
+from vae_core.tables import rmse_of
+
+BLOCK_ROWS = 131_072
+RANK_ROWS = 65_536
+OWN_STREAM_BYTES = 48_000
+OWN_SECTION_BYTES = 24_000
+THREADS = 2
+
+
+@dataclass(slots=True)
+class _Column:
+    """One column of the table while its shard is made: the array, its codes, the best conventional coding and its bytes."""
+
+    array: pa.Array
+    codes: Codes | None
+    coding: str
+    conventional_bytes: int
+    n_bytes: float = 0.0
+
+
+def encode_shard(model: Model, table: pa.Table, *, block_rows: int = BLOCK_ROWS, preview: bool = True) -> EncodedShard:
+    """Encode (n_rows,) of the model's schema. The result holds every value as its tolerance asks, checked for each column.
+
+    preview : keep the latents of the preview layer, where the model has one
+    Raises BadInput when the table has another schema.
+    """
+    if not table.schema.equals(model.schema):
+        raise BadInput(f"table has columns {table.schema.names[:6]}…, the model was made for {model.schema.names[:6]}…")
+    with ThreadPoolExecutor(THREADS) as pool:
+        columns = list(pool.map(lambda plan: _prepare(model, plan.index, table.column(plan.index)), model.columns))
+    spans = [(start, min(block_rows, table.num_rows - start)) for start in range(0, table.num_rows, block_rows)]
+    latents, gain = _distortion_latents(model, columns, spans)
+    codings = [LATENT if latents is not None and model.distortion and j in model.distortion.columns else "" for j in range(len(columns))]
+    excluded: set[int] = {j for j, c in enumerate(codings) if c}
+    learned: dict[int, list[Encoder]] = {}
+    while True:
+        learned = _learned_blocks(model, columns, spans, excluded)
+        worse = {
+            j for j, found in learned.items()
+            if sum(e.bits for e in found) / 8 + _misfit_bytes(columns[j]) >= columns[j].conventional_bytes
+        }  # fmt: skip
+        if not worse:
+            break
+        excluded |= worse
+    for j in range(len(columns)):
+        codings[j] = codings[j] or (LEARNED if j in learned else columns[j].coding)
+    return _assemble(model, columns, spans, codings, learned, latents, gain, preview)
+
+
+def _prepare(model: Model, j: int, chunked: pa.ChunkedArray) -> _Column:
+    plan = model.columns[j]
+    array = one_array(chunked)
+    codes = None if plan.kind == "verbatim" else encode_column(plan, array)
+    head = _head(plan.width, array, codes)
+    ranked = conventional.rank(plan, *head)
+    if len(array) <= len(head[0]):
+        coding, n_bytes = ranked[0]
+    else:
+        coding, n_bytes = conventional.measure(plan, array, codes, [name for name, _ in ranked[:2]])
+    return _Column(array, codes, coding, n_bytes)
+
+
+def _head(width: int, array: pa.Array, codes: Codes | None) -> tuple[pa.Array, Codes | None]:
+    n = max(256, RANK_ROWS // max(1, width // 8))
+    return array.slice(0, n), None if codes is None else slice_codes(codes, 0, n, width)
+
+
+def slice_codes(codes: Codes, start: int, n_rows: int, width: int) -> Codes:
+    """Rows start .. start + n_rows of a column's codes."""
+    cells = slice(start * width, (start + n_rows) * width)
+    state = None if codes.state is None else codes.state[cells]
+    misfits = codes.misfits
+    if codes.state is not None and misfits is not None:
+        before = int((codes.state[: cells.start] == STATE_MISFIT).sum())
+        misfits = misfits.slice(before, int((codes.state[cells] == STATE_MISFIT).sum()))
+    if state is not None and not state.any():
+        state, misfits = None, None
+    return Codes(codes.values[cells], state, misfits if misfits is not None and len(misfits) else None)
+
+
+def _misfit_bytes(column: _Column) -> int:
+    misfits = None if column.codes is None else column.codes.misfits
+    return 0 if misfits is None else len(pack_misfits(misfits))
+
+
+def pack_misfits(values: pa.Array) -> bytes:
+    """An Arrow IPC stream of one column, zstd."""
+    sink = pa.BufferOutputStream()
+    batch = pa.record_batch([values], names=["m"])
+    with pa.ipc.new_stream(sink, batch.schema) as writer:
+        writer.write_batch(batch)
+    return zstandard.ZstdCompressor(level=19).compress(sink.getvalue().to_pybytes())
+
+
+def _learned_blocks(
+    model: Model, columns: Sequence[_Column], spans: Sequence[tuple[int, int]], excluded: set[int]
+) -> dict[int, list[Encoder]]:
+    """Column -> an encoder a block, for the columns the exact layer codes; the excluded ones still serve as context."""
+    found: dict[int, list[Encoder]] = {code.column: [] for code in model.codes if code.column not in excluded}
+    useful = _context_closure(model, set(found))
+    for start, n in spans:
+        decoded = Decoded(n)
+        for code in model.codes:
+            if code.column not in useful:
+                continue
+            codes = columns[code.column].codes
+            assert codes is not None
+            part = slice_codes(codes, start, n, 1)
+            if code.column not in found:
+                give(decoded, code.column, to_minutes(part.values) if code.clock else part.values, part.state)
+                continue
+            encoder = Encoder()
+            code_column(encoder, code, decoded, part.values, part.state)
+            if code.clock and not np.array_equal(from_minutes(to_minutes(part.values)), part.values):
+                found.pop(code.column)  # integers no clock shows: leave them to a conventional coding
+                continue
+            found[code.column].append(encoder)
+    return {j: encoders for j, encoders in found.items() if len(encoders) == len(spans)}
+
+
+def give(decoded: Decoded, column: int, values: NDArray[np.int64], state: NDArray[np.uint8] | None) -> None:
+    """Make a column known that no stream codes."""
+    decoded.values[column] = values
+    decoded.states[column] = state
+
+
+def _context_closure(model: Model, wanted: set[int]) -> set[int]:
+    """The wanted columns and all that they are conditioned on."""
+    found = set(wanted)
+    for code in reversed(model.codes):
+        if code.column in found:
+            found |= code.columns
+    return found
+
+
+def _distortion_latents(
+    model: Model, columns: Sequence[_Column], spans: Sequence[tuple[int, int]]
+) -> tuple[list[NDArray[np.integer]] | None, int]:
+    """Latents of every block at the coarsest gain that meets every target; None when there is no layer or none does."""
+    base = model.distortion
+    if base is None:
+        return None, GAIN_UNIT
+    gain = GAIN_UNIT
+    while gain <= MAX_GAIN:
+        latents = [base.layer.encode(*base_input(model, base, columns, start, n), gain) for start, n in spans]
+        if _targets_met(model, base, columns, spans, latents, gain):
+            return latents, gain
+        gain += max(1, gain // 8)
+        if gain > 64 * GAIN_UNIT:
+            break
+    return None, GAIN_UNIT
+
+
+def base_input(
+    model: Model, base: Base, columns: Sequence[_Column], start: int, n: int
+) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+    """(n, D) codes and (n, D) presence of the columns of a base layer; a tensor column has an element each."""
+    values, present = [], []
+    for j in base.columns:
+        codes, width = columns[j].codes, model.columns[j].width
+        assert codes is not None
+        part = slice_codes(codes, start, n, width)
+        values.append(part.values.reshape(n, width))
+        present.append(np.ones((n, width), bool) if part.state is None else (part.state == 0).reshape(n, width))
+    return np.concatenate(values, 1), np.concatenate(present, 1)
+
+
+def _targets_met(
+    model: Model,
+    base: Base,
+    columns: Sequence[_Column],
+    spans: Sequence[tuple[int, int]],
+    latents: Sequence[NDArray[np.integer]],
+    gain: int,
+) -> bool:
+    first = 0
+    predicted = [base.layer.decode(z, gain) for z in latents]
+    for j in base.columns:
+        plan, codes = model.columns[j], columns[j].codes
+        assert codes is not None
+        values = np.concatenate([p[:, first : first + plan.width] for p in predicted]).ravel() if predicted else codes.values
+        first += plan.width
+        decoded = decode_column(plan, Codes(values, codes.state, codes.misfits), approximate=True)
+        if rmse_of(columns[j].array, decoded) > plan.tolerance.value:
+            return False
+    return True
+
+
+def _assemble(
+    model: Model,
+    columns: list[_Column],
+    spans: Sequence[tuple[int, int]],
+    codings: list[str],
+    learned: dict[int, list[Encoder]],
+    latents: list[NDArray[np.integer]] | None,
+    gain: int,
+    preview: bool,
+) -> EncodedShard:
+    streams = _streams(model, learned, len(spans))
+    native_names = _native_names(model, codings)
+    with_preview = preview and model.preview is not None and bool(spans)
+    blocks: list[tuple[dict[str, pa.Array], dict[str, bytes]]] = []
+    for b, (start, n) in enumerate(spans):
+        natives: dict[str, pa.Array] = {}
+        parts: dict[str, bytes] = {}
+        if with_preview and model.preview is not None:
+            z = model.preview.layer.encode(*base_input(model, model.preview, columns, start, n))
+            natives |= {name: pa.array(z[:, k]) for k, name in enumerate(model.preview.latent_names)}
+        if latents is not None and model.distortion is not None:
+            z = latents[b]
+            natives |= {name: pa.array(z[:, k]) for k, name in enumerate(model.distortion.latent_names)}
+        for k, stream in enumerate(streams):
+            joined = Encoder()
+            for j in stream:
+                joined.absorb(learned[j][b])
+            parts[f"s{k}"] = joined.finish()
+        for j, coding in enumerate(codings):
+            _store_column(model, j, columns[j], coding, start, n, natives, parts, native_names)
+        blocks.append((natives, parts))
+    return _finished(model, columns, spans, codings, learned, streams, native_names, blocks, with_preview, gain)
+
+
+def _store_column(
+    model: Model,
+    j: int,
+    column: _Column,
+    coding: str,
+    start: int,
+    n: int,
+    natives: dict[str, pa.Array],
+    parts: dict[str, bytes],
+    native_names: dict[int, str],
+) -> None:
+    plan = model.columns[j]
+    codes = None if column.codes is None else slice_codes(column.codes, start, n, plan.width)
+    if coding not in (LEARNED, LATENT):
+        stored = conventional.encode(plan, coding, column.array.slice(start, n), codes)
+        if stored.native is not None:
+            natives[native_names[j]] = stored.native
+        if stored.payload is not None:
+            parts[f"c{j}"] = stored.payload
+            column.n_bytes += len(stored.payload)
+        return
+    assert codes is not None
+    if codes.misfits is not None:
+        parts[f"m{j}"] = pack_misfits(codes.misfits)
+        column.n_bytes += len(parts[f"m{j}"])
+    if coding == LATENT and codes.state is not None:
+        parts[f"n{j}"] = zstandard.ZstdCompressor(level=19).compress(codes.state.tobytes())
+        column.n_bytes += len(parts[f"n{j}"])
+
+
+def _streams(model: Model, learned: dict[int, list[Encoder]], n_blocks: int) -> list[list[int]]:
+    """A stream of its own for a column whose lanes it can pay for; the others share one."""
+    shared: list[int] = []
+    alone: list[list[int]] = []
+    for code in model.codes:
+        if code.column in learned:
+            n_bytes = sum(e.bits for e in learned[code.column]) / 8
+            (alone.append([code.column]) if n_bytes > OWN_STREAM_BYTES * n_blocks else shared.append(code.column))
+    return ([shared] if shared else []) + alone
+
+
+def _native_names(model: Model, codings: Sequence[str]) -> dict[int, str]:
+    """Names in latents.parquet: the column's own, unless a latent has it."""
+    taken = {name for base in (model.preview, model.distortion) if base for name in base.latent_names}
+    names: dict[int, str] = {}
+    for plan, coding in zip(model.columns, codings, strict=True):
+        if coding not in (LEARNED, LATENT):
+            names[plan.index] = plan.name if plan.name and plan.name not in taken else f"c{plan.index}"
+    return names
+
+
+def _finished(
+    model: Model,
+    columns: list[_Column],
+    spans: Sequence[tuple[int, int]],
+    codings: list[str],
+    learned: dict[int, list[Encoder]],
+    streams: list[list[int]],
+    native_names: dict[int, str],
+    blocks: list[tuple[dict[str, pa.Array], dict[str, bytes]]],
+    with_preview: bool,
+    gain: int,
+) -> EncodedShard:
+    names = sorted({name for _, parts in blocks for name in parts}, key=lambda s: (s[0], int(s[1:])))
+    sizes = {name: sum(len(parts.get(name, b"")) for _, parts in blocks) for name in names}
+    own = tuple(name for name in names if sizes[name] > OWN_SECTION_BYTES * max(1, len(blocks)))
+    used = {name for natives, _ in blocks for name in natives}
+    native_names = {j: name for j, name in native_names.items() if name in used}
+    layout = Layout(
+        tuple(codings), tuple(tuple(s) for s in streams), tuple(names), own, native_names, with_preview, gain
+    )
+    encoded = []
+    for (natives, parts), (_, n) in zip(blocks, spans, strict=True):
+        payloads = {name: parts.get(name, b"") for name in own}
+        if layout.pooled:
+            payloads[POOL] = sections.pack(parts, layout.pooled)
+        encoded.append(EncodedBlock(n, natives, payloads))
+    outcomes, bits = [], {}
+    for plan, column, coding in zip(model.columns, columns, codings, strict=True):
+        n_bytes = round(column.n_bytes + sum(e.bits for e in learned.get(plan.index, [])) / 8)
+        outcomes.append(ColumnOutcome(plan.name, coding, n_bytes, column.conventional_bytes))
+        if coding == LEARNED and len(column.array):
+            bits[plan.name] = 8 * n_bytes / len(column.array)
+    encoded_shard = EncodedShard(
+        layout.to_json(), _natives(model, codings, native_names, with_preview), layout.groups, tuple(encoded), tuple(outcomes), bits
+    )
+    return replace(encoded_shard)
+
+
+def _natives(model: Model, codings: Sequence[str], names: dict[int, str], with_preview: bool) -> tuple[NativeColumn, ...]:
+    found: list[NativeColumn] = []
+    if with_preview and model.preview is not None:
+        found += [NativeColumn(name, "latent", "plain", None) for name in model.preview.latent_names]
+    if LATENT in codings and model.distortion is not None:
+        found += [NativeColumn(name, "latent", "plain", None) for name in model.distortion.latent_names]
+    for j, name in names.items():
+        role = "verbatim" if model.columns[j].kind == "verbatim" else "coded"
+        found.append(NativeColumn(name, role, conventional.parquet_encoding(codings[j]), model.columns[j].name))
+    return tuple(found)

@@ -1,0 +1,235 @@
+"""The walk over one column of a block: the same code writes, reads and counts bits, depending on the channel it is given."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vae_core.entropy.rans import MAX_RAW_BITS, Channel
+from vae_core.errors import CorruptArchive
+from vae_core.exact import digits as digits_module
+from vae_core.exact import features as features_module
+from vae_core.exact import linear as linear_module
+from vae_core.exact.counts import MAX_CELLS, AdaptiveCounts, n_contexts
+from vae_core.exact.digits import Digits
+from vae_core.exact.features import N_STATES, Decoded, Feature, Surroundings, context
+from vae_core.exact.linear import Linear
+from vae_core.exact.schedule import STRIDE, chunks, neighbours, passes
+
+Ints = NDArray[np.int64]
+MAX_FEATURES = 4
+
+
+@dataclass(frozen=True, slots=True)
+class DigitPlan:
+    """How one digit is conditioned: features (a later digit has the digit before it first, as kind "digit"), weights a_k."""
+
+    features: tuple[Feature, ...]
+    weights: tuple[int, ...]
+
+    def to_json(self) -> list[Any]:
+        return [[f.to_json() for f in self.features], list(self.weights)]
+
+
+@dataclass(frozen=True, slots=True)
+class CellPlan:
+    """How the integers of one column are coded."""
+
+    scheme: Digits
+    linear: Linear | None
+    digits: tuple[DigitPlan, ...]
+
+    @property
+    def by_level(self) -> bool:
+        """Whether rows are coded coarse to fine, with neighbours as context."""
+        return (self.linear is not None and self.linear.by_level) or any(f.by_level for d in self.digits for f in d.features)
+
+    @property
+    def columns(self) -> set[int]:
+        """Earlier columns this one is conditioned on."""
+        found = {f.column for d in self.digits for f in d.features if f.column >= 0}
+        return found | (self.linear.columns if self.linear else set())
+
+    def to_json(self) -> list[Any]:
+        linear = None if self.linear is None else self.linear.to_json()
+        return [self.scheme.to_json(), linear, [d.to_json() for d in self.digits]]
+
+
+def cell_plan_from_json(parts: Any, n_columns: int) -> CellPlan:
+    """The inverse of CellPlan.to_json. Raises CorruptArchive when the plan could not be decoded safely."""
+    try:
+        scheme_parts, linear_parts, digit_parts = parts
+        scheme = digits_module.from_json(scheme_parts)
+        linear = None if linear_parts is None else linear_module.from_json(linear_parts, n_columns)
+        found = []
+        for k, (feature_parts, weights) in enumerate(digit_parts):
+            features = [] if k == 0 else [Feature("digit", -1, 0, scheme.sizes[k - 1])]
+            features += [features_module.from_json(p, n_columns) for p in feature_parts[len(features) :]]
+            found.append(DigitPlan(tuple(features), tuple(int(w) for w in weights)))
+    except (TypeError, ValueError, IndexError) as error:
+        raise CorruptArchive(f"model holds a malformed column code: {str(parts)[:60]}") from error
+    if len(found) != len(scheme.sizes) or (scheme.to_json()[0] == "residual") != (linear is not None):
+        raise CorruptArchive("model holds a column code whose digits do not fit its scheme")
+    for size, digit in zip(scheme.sizes, found, strict=True):
+        sizes = [f.size for f in digit.features]
+        if len(sizes) > MAX_FEATURES or n_contexts(sizes) * size > MAX_CELLS or len(digit.weights) != len(sizes) + 1:
+            raise CorruptArchive(f"model asks for a table of {n_contexts(sizes)} contexts by {size} symbols")
+        if any(not 1 <= w < 1 << 16 for w in digit.weights):
+            raise CorruptArchive(f"model holds smoothing weights outside 1..65535: {digit.weights}")
+    return CellPlan(scheme, linear, tuple(found))
+
+
+def code_cells(
+    channel: Channel, plan: CellPlan, decoded: Decoded, own: Ints, active: NDArray[np.bool_] | None
+) -> None:
+    """Code the active rows of one column; `own` (n_rows,) int64 holds the truth when writing and is filled when reading.
+
+    Rows that are not active keep what `own` holds, and must hold the same on both sides.
+    """
+    n_rows, by_level = decoded.n_rows, plan.by_level
+    tables = [
+        AdaptiveCounts(size, [f.size for f in d.features], d.weights)
+        for size, d in zip(plan.scheme.sizes, plan.digits, strict=True)
+    ]
+    n_seen = 0
+    n_active = n_rows if active is None else int(active.sum())
+    for step, all_rows in passes(n_rows, by_level):
+        pass_rows = all_rows if active is None else all_rows[active[all_rows]]
+        for chunk in chunks(len(pass_rows)):
+            rows = pass_rows[chunk]
+            left = right = None
+            if by_level and step < STRIDE:
+                left, right = neighbours(step, rows, n_rows)
+            guess = None if plan.linear is None else plan.linear.guess(decoded, rows, own, left, right)
+            around = Surroundings(
+                step, None if left is None else own[left], None if right is None else own[right], guess
+            )
+            last = n_seen + chunk.stop >= n_active
+            own[rows] = _code_chunk(channel, plan, tables, decoded, rows, around, own[rows], learn=not last)
+        n_seen += len(pass_rows)
+
+
+def _code_chunk(
+    channel: Channel,
+    plan: CellPlan,
+    tables: list[AdaptiveCounts],
+    decoded: Decoded,
+    rows: Ints,
+    around: Surroundings,
+    truth: Ints,
+    learn: bool,
+) -> Ints:
+    known = raw = n_raw = None
+    if channel.writes:
+        known, n_raw, raw = plan.scheme.split(truth, around.guess)
+    got: list[Ints] = []
+    for k, (digit, counts) in enumerate(zip(plan.digits, tables, strict=True)):
+        extra = {} if k == 0 else {0: got[-1]}
+        contexts = counts.contexts(context(digit.features, decoded, rows, around, extra), len(rows))
+        cumulative, table = counts.cumulative(contexts)
+        got.append(channel.code(cumulative, table, None if known is None else known[k]))
+        if learn:
+            counts.update(contexts, got[-1])
+    return plan.scheme.join(got, _code_raw(channel, plan.scheme.n_raw(got), raw), around.guess)
+
+
+def _code_raw(channel: Channel, n_bits: Ints, raw: Ints | None) -> Ints:
+    """Raw bits of each row, low 16 first."""
+    value = np.zeros(len(n_bits), np.int64)
+    for shift in range(0, 64, MAX_RAW_BITS):
+        where = np.flatnonzero(n_bits > shift)
+        if not len(where):
+            break
+        width = np.minimum(n_bits[where] - shift, MAX_RAW_BITS)
+        piece = None if raw is None else (raw[where] >> shift) & ((np.int64(1) << width) - 1)
+        value[where] |= channel.raw(width, piece) << shift
+    return value
+
+
+@dataclass(frozen=True, slots=True)
+class ColumnCode:
+    """How one dataset column is coded: first its states, where a block has any, then the values of rows that hold one.
+
+    column : index into the model's columns        fill : what `values` holds where the state is not "value"
+    clock  : values are HHMM and are coded as minutes (misreadings are impossible: the map is a bijection on all integers)
+    """
+
+    column: int
+    fill: int
+    clock: bool
+    state: CellPlan
+    value: CellPlan
+
+    @property
+    def columns(self) -> set[int]:
+        """Earlier columns this one is conditioned on."""
+        return self.state.columns | self.value.columns
+
+    def to_json(self) -> list[Any]:
+        return [self.column, self.fill, self.clock, self.state.to_json(), self.value.to_json()]
+
+
+def column_code_from_json(parts: Any, n_columns: int) -> ColumnCode:
+    """The inverse of ColumnCode.to_json."""
+    match parts:
+        case [int(column), int(fill), bool(clock), state, value] if 0 <= column < n_columns and -(2**63) <= fill < 2**63:
+            code = ColumnCode(
+                column, fill, clock, cell_plan_from_json(state, n_columns), cell_plan_from_json(value, n_columns)
+            )
+        case _:
+            raise CorruptArchive(f"model holds a malformed column code: {str(parts)[:60]}")
+    if code.state.linear is not None or code.state.scheme.sizes != (N_STATES + 1,):
+        raise CorruptArchive(f"model codes the states of column {column} with an alphabet that is not theirs")
+    return code
+
+
+def to_minutes(values: Ints) -> Ints:
+    """HHMM to minutes where the last two digits are a minute, anything else to the integers these leave free."""
+    quotient, rest = np.divmod(values, 100)
+    regular = (values >= 0) & (values < 1 << 40) & (rest < 60)
+    odd = (values >= 0) & (values < 1 << 40) & (rest >= 60)
+    spare = -(quotient * 40 + (rest - 60)) - 1
+    return np.where(regular, quotient * 60 + rest, np.where(odd, spare, np.where(values < 0, values - (1 << 41), values)))
+
+
+def from_minutes(minutes: Ints) -> Ints:
+    """The inverse of to_minutes on its image."""
+    spare = -(minutes + 1)
+    quotient, rest = np.divmod(spare, 40)
+    regular = quotient * 0 + (minutes // 60) * 100 + minutes % 60
+    odd = quotient * 100 + rest + 60
+    far = minutes < -(1 << 41)
+    return np.where(
+        far, minutes + (1 << 41), np.where(minutes < 0, odd, np.where(minutes >= 1 << 40, minutes, regular))
+    )
+
+
+def code_column(
+    channel: Channel, code: ColumnCode, decoded: Decoded, values: Ints | None, state: NDArray[np.uint8] | None
+) -> tuple[Ints, NDArray[np.uint8] | None]:
+    """Code one column of a block and add it to `decoded`; returns (values, state) as given or as read.
+
+    values : (n_rows,) int64 with code.fill where state != 0, None when reading
+    state  : (n_rows,) uint8, None when every row holds a value (or when reading)
+    """
+    n = decoded.n_rows
+    flag = channel.raw(np.ones(1, np.int64), np.array([state is not None], np.int64) if channel.writes else None)
+    found_state: NDArray[np.uint8] | None = None
+    if flag[0]:
+        own_state = state.astype(np.int64) if state is not None else np.zeros(n, np.int64)
+        code_cells(channel, code.state, decoded, own_state, None)
+        if ((own_state < 0) | (own_state >= N_STATES)).any():
+            raise CorruptArchive("a decoded cell state is not one of the seven there are")
+        found_state = own_state.astype(np.uint8)
+    if values is not None:
+        own = to_minutes(values) if code.clock else values.copy()
+    else:
+        fill = np.array([code.fill], np.int64)
+        own = np.full(n, (to_minutes(fill) if code.clock else fill)[0], np.int64)
+    code_cells(channel, code.value, decoded, own, None if found_state is None else found_state == 0)
+    decoded.values[code.column] = own
+    decoded.states[code.column] = found_state
+    return from_minutes(own) if code.clock else own, found_state

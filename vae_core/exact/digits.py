@@ -1,0 +1,178 @@
+"""A column's integers as digits of small alphabets, each digit a symbol for the coder.
+
+`Direct`   value - lo is one symbol, or a high and a low digit when the range is wide.
+`Residual` value - prediction is a sign-and-magnitude token (Elias-gamma classes with one mantissa bit), then its low bits.
+
+Any int64 can be coded: what lies outside the alphabet takes the escape symbol and 64 raw bits.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vae_core.errors import CorruptArchive
+
+Ints = NDArray[np.int64]
+MAX_SYMBOLS = 256
+LOW_BITS = 5
+
+
+@dataclass(frozen=True, slots=True)
+class Direct:
+    """Symbols of value - lo in [0, span). sizes: alphabet of each digit; the first one holds the escape symbol, its last."""
+
+    lo: int
+    span: int
+    shift: int
+
+    @classmethod
+    def over(cls, lo: int, hi: int) -> Direct:
+        """The digits of integers lo..hi. Raises ValueError when they need more than two digits."""
+        span = hi - lo + 1
+        bits = max(0, span - 1).bit_length()
+        shift = 0 if span < MAX_SYMBOLS else min(8, max(bits - 7, bits // 2))
+        if bits > 16:
+            raise ValueError(f"span {span} is too wide for two digits")
+        return cls(lo, span, shift)
+
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        high = ((self.span - 1) >> self.shift) + 2
+        return (high,) if self.shift == 0 else (high, 1 << self.shift)
+
+    @property
+    def escape(self) -> int:
+        return self.sizes[0] - 1
+
+    def split(self, values: Ints, prediction: Ints | None) -> tuple[list[Ints], Ints, Ints]:
+        """Digits of (n,) values; then the number of raw bits and the raw value of each row."""
+        offset = values - np.int64(self.lo)
+        inside = (offset >= 0) & (offset < self.span) & (values >= self.lo)
+        safe = np.where(inside, offset, 0)
+        digits = [np.where(inside, safe >> self.shift, self.escape)]
+        if self.shift:
+            digits.append(safe & ((1 << self.shift) - 1))
+        return digits, np.where(inside, 0, 64), values
+
+    def n_raw(self, digits: list[Ints]) -> Ints:
+        """Raw bits that follow the digits of each row."""
+        return np.where(digits[0] == self.escape, 64, 0)
+
+    def join(self, digits: list[Ints], raw: Ints, prediction: Ints | None) -> Ints:
+        """The inverse of split."""
+        offset = digits[0] << self.shift
+        if self.shift:
+            offset = offset | digits[1]
+        return np.where(digits[0] == self.escape, raw, offset + np.int64(self.lo))
+
+    def to_json(self) -> list[Any]:
+        return ["direct", self.lo, self.span, self.shift]
+
+
+def _bit_length(values: Ints) -> Ints:
+    """Bits of non-negative int64, exactly (a float logarithm errs near powers of two)."""
+    length = np.zeros(len(values), np.int64)
+    rest = values.copy()
+    for step in (32, 16, 8, 4, 2, 1):
+        high = rest >> step
+        some = high > 0
+        length += np.where(some, step, 0)
+        rest = np.where(some, high, rest)
+    return length + (values > 0)
+
+
+@dataclass(frozen=True, slots=True)
+class Residual:
+    """Tokens of value - prediction, magnitudes below 2**bits; the token alphabet ends with the escape symbol.
+
+    Magnitudes below 4 are their own class; a larger one of b bits has class 4 + 2 * (b - 3) + (its second bit), with b - 2
+    bits to follow, of which the top LOW_BITS are a digit and the rest are raw.
+    """
+
+    bits: int
+
+    @property
+    def n_classes(self) -> int:
+        return 4 + 2 * max(0, self.bits - 2)
+
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        tokens = 2 * self.n_classes
+        return (tokens,) if self.bits <= 2 else (tokens, 1 << min(LOW_BITS, self.bits - 2))
+
+    @property
+    def escape(self) -> int:
+        return 2 * self.n_classes - 1
+
+    def split(self, values: Ints, prediction: Ints | None) -> tuple[list[Ints], Ints, Ints]:
+        assert prediction is not None
+        with np.errstate(over="ignore"):
+            residual = values - prediction
+            magnitude = np.abs(residual)
+        inside = (magnitude >= 0) & (magnitude < (1 << self.bits))
+        magnitude = np.where(inside, magnitude, 0)
+        size = _bit_length(magnitude)
+        extra = np.maximum(size - 2, 0)
+        kind = np.where(size <= 2, magnitude, 4 + 2 * (size - 3) + ((magnitude >> np.maximum(size - 2, 0)) & 1))
+        token = np.where(inside, _signed(kind, residual < 0), self.escape)
+        rest = magnitude & ((np.int64(1) << extra) - 1)
+        low = np.maximum(extra - LOW_BITS, 0)
+        digits = [token]
+        if len(self.sizes) > 1:
+            digits.append(np.where(inside, rest >> low, 0))
+        raw = np.where(inside, rest & ((np.int64(1) << low) - 1), values)
+        return digits, np.where(inside, low, 64), raw
+
+    def _unpack(self, token: Ints) -> tuple[Ints, Ints, Ints, NDArray[np.bool_]]:
+        """kind, extra bits, base magnitude and sign of tokens."""
+        kind = (token + 1) >> 1
+        negative = (token & 1).astype(bool)
+        extra = np.where(kind < 4, 0, ((kind - 4) >> 1) + 1)
+        base = np.where(kind < 4, kind, (2 + (kind & 1)) << extra)
+        return kind, extra, base, negative
+
+    def n_raw(self, digits: list[Ints]) -> Ints:
+        _, extra, _, _ = self._unpack(digits[0])
+        return np.where(digits[0] == self.escape, 64, np.maximum(extra - LOW_BITS, 0))
+
+    def join(self, digits: list[Ints], raw: Ints, prediction: Ints | None) -> Ints:
+        assert prediction is not None
+        escaped = digits[0] == self.escape
+        token = np.where(escaped, 0, digits[0])
+        _, extra, base, negative = self._unpack(token)
+        low = np.maximum(extra - LOW_BITS, 0)
+        rest = np.where(escaped, 0, raw)
+        if len(self.sizes) > 1:
+            rest = rest | (digits[1] << low)
+        magnitude = base + (rest & ((np.int64(1) << extra) - 1))
+        with np.errstate(over="ignore"):
+            return np.where(escaped, raw, prediction + np.where(negative, -magnitude, magnitude))
+
+    def to_json(self) -> list[Any]:
+        return ["residual", self.bits]
+
+
+def _signed(kind: Ints, negative: NDArray[np.bool_]) -> Ints:
+    """0, -1, +1, -2, +2 … -> 0, 1, 2, 3, 4 …"""
+    return np.maximum(2 * kind - negative, 0)
+
+
+Digits = Direct | Residual
+
+
+def from_json(parts: list[Any]) -> Digits:
+    """The inverse of to_json. Raises CorruptArchive when the numbers could not come from it."""
+    match parts:
+        case ["direct", int(lo), int(span), int(shift)] if 1 <= span <= 1 << 16 and 0 <= shift <= 8 and -(2**63) <= lo < 2**63:
+            digits: Digits = Direct(lo, span, shift)
+        case ["residual", int(bits)] if 0 <= bits <= 62:
+            digits = Residual(bits)
+        case _:
+            raise CorruptArchive(f"model names an unknown digit scheme: {str(parts)[:60]}")
+    if max(digits.sizes) > MAX_SYMBOLS + 1:
+        raise CorruptArchive(f"digit scheme {parts} has an alphabet of {max(digits.sizes)} symbols, over {MAX_SYMBOLS + 1}")
+    return digits

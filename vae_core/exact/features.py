@@ -1,0 +1,179 @@
+"""What a cell may be conditioned on, each as a small integer per row computed from data decoded before it.
+
+    value  i      the code of earlier column i, exact                    bins  i   the same, by quantile bins
+    state  i      null / NaN / … state of column i                       before i  column i one row earlier, bins
+    step   i      sign and size class of column i minus its row before
+    left, right   this column's decoded neighbours, bins                 between   their mean, bins
+    spread        size class of their difference                         level     the pass (distance to the neighbours)
+    guess         the linear prediction, bins                            digit     the digit coded just before (added by the coder)
+
+Binned features search `edges` (FORMAT.md, "Exact layer"); an exact one clips to [lo, lo + size - 2] with one level for the rest.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vae_core.errors import CorruptArchive
+from vae_core.exact.digits import _bit_length
+from vae_core.exact.schedule import STEPS
+
+Ints = NDArray[np.int64]
+
+COLUMN_KINDS = ("value", "bins", "state", "before", "step")
+OWN_KINDS = ("left", "right", "between", "spread", "level", "guess")
+NEIGHBOUR_KINDS = ("left", "right", "between", "spread", "level")
+MAX_LEVELS = 1 << 16
+N_STATES = 7
+STEP_CLASSES = 21
+
+
+@dataclass(frozen=True, slots=True)
+class Feature:
+    """One conditioning variable.
+
+    kind   : see the module text
+    column : the earlier column it reads, -1 for the column's own neighbours
+    lo     : lowest code of an exact feature
+    size   : number of levels, 1..65536
+    edges  : ascending bin edges; level = number of edges <= value
+    """
+
+    kind: str
+    column: int = -1
+    lo: int = 0
+    size: int = 1
+    edges: tuple[int, ...] = ()
+
+    def to_json(self) -> list[Any]:
+        return [self.kind, self.column, self.lo, self.size, list(self.edges)]
+
+    @property
+    def by_level(self) -> bool:
+        """Whether it reads the column's own neighbouring rows."""
+        return self.kind in NEIGHBOUR_KINDS
+
+    def levels(self, values: Ints) -> Ints:
+        """(n,) codes to (n,) levels in [0, size)."""
+        if self.kind == "value":
+            with np.errstate(over="ignore"):
+                offset = values - np.int64(self.lo)
+            return np.where((offset >= 0) & (offset < self.size - 1), offset, self.size - 1)
+        return np.searchsorted(np.array(self.edges, np.int64), values, side="right").astype(np.int64)
+
+
+def from_json(parts: Any, n_columns: int) -> Feature:
+    """The inverse of to_json. Raises CorruptArchive on anything else."""
+    match parts:
+        case [str(kind), int(column), int(lo), int(size), list(edges)] if (
+            (kind in COLUMN_KINDS and 0 <= column < n_columns) or (kind in OWN_KINDS and column == -1)
+        ) and 1 <= size <= MAX_LEVELS and all(isinstance(e, int) and -(2**63) <= e < 2**63 for e in edges):
+            feature = Feature(kind, column, lo, size, tuple(edges))
+        case _:
+            raise CorruptArchive(f"model names an unknown feature: {str(parts)[:60]}")
+    expected = {"state": N_STATES, "step": STEP_CLASSES, "spread": 65, "level": len(STEPS) + 1}.get(kind)
+    if kind in ("bins", "before", "left", "right", "between", "guess"):
+        expected = len(edges) + 1 + (kind in ("left", "right", "between"))
+    if (expected is not None and size != expected) or list(edges) != sorted(edges) or not -(2**63) <= lo < 2**63:
+        raise CorruptArchive(f"model describes feature {kind} of column {column} with {size} levels")
+    return feature
+
+
+@dataclass(slots=True)
+class Decoded:
+    """The columns of a block that are decoded so far.
+
+    values : column -> (n_rows,) int64        states : column -> (n_rows,) uint8 or None when every row holds a value
+    """
+
+    n_rows: int
+    values: dict[int, Ints] = field(default_factory=dict)
+    states: dict[int, NDArray[np.uint8] | None] = field(default_factory=dict)
+    _cache: dict[Feature, Ints] = field(default_factory=dict)
+
+    def feature(self, feature: Feature) -> Ints:
+        """(n_rows,) levels of a feature of an earlier column, cached for the block."""
+        if feature not in self._cache:
+            self._cache[feature] = self._compute(feature)
+        return self._cache[feature]
+
+    def _compute(self, feature: Feature) -> Ints:
+        column = feature.column
+        if column not in self.values:
+            raise CorruptArchive(f"model conditions a column on column {column}, which is not decoded before it")
+        values = self.values[column]
+        match feature.kind:
+            case "state":
+                state = self.states[column]
+                return np.zeros(self.n_rows, np.int64) if state is None else state.astype(np.int64)
+            case "before":
+                return feature.levels(_shifted(values))
+            case "step":
+                return step_class(values, _shifted(values))
+            case _:
+                return feature.levels(values)
+
+
+def _shifted(values: Ints) -> Ints:
+    return np.concatenate([values[:1], values[:-1]])
+
+
+def step_class(values: Ints, before: Ints) -> Ints:
+    """Sign and clipped bit length of values - before as one of STEP_CLASSES levels; 0 when equal."""
+    with np.errstate(over="ignore"):
+        change = values - before
+        size = np.minimum(_bit_length(np.maximum(np.abs(change), 0)), 10)
+    return np.where(change < 0, 10 + size, size)
+
+
+@dataclass(frozen=True, slots=True)
+class Surroundings:
+    """What a column knows of itself when a pass is coded: neighbour values (n,) each, the pass and the prediction."""
+
+    step: int
+    left: Ints | None
+    right: Ints | None
+    guess: Ints | None
+
+    def levels(self, feature: Feature, n: int) -> Ints:
+        """(n,) levels of one of the column's own features; a neighbour that does not exist is the last level."""
+        if feature.kind == "level":
+            return np.full(n, 0 if self.step == 0 else 1 + STEPS.index(self.step), np.int64)
+        if feature.kind == "guess":
+            return feature.levels(self.guess) if self.guess is not None else np.zeros(n, np.int64)
+        if self.left is None or self.right is None:
+            return np.full(n, feature.size - 1, np.int64)
+        with np.errstate(over="ignore"):
+            match feature.kind:
+                case "left":
+                    return feature.levels(self.left)
+                case "right":
+                    return feature.levels(self.right)
+                case "between":
+                    return feature.levels(middle(self.left, self.right))
+                case _:
+                    return np.minimum(_bit_length(np.maximum(np.abs(self.right - self.left), 0)), 63)
+
+
+def middle(left: Ints, right: Ints) -> Ints:
+    """floor((left + right) / 2) without overflow."""
+    return (left >> 1) + (right >> 1) + (left & right & 1)
+
+
+def context(
+    features: Sequence[Feature], decoded: Decoded, rows: Ints, around: Surroundings, extra: Mapping[int, Ints]
+) -> list[Ints]:
+    """(n,) levels of each feature at the given rows. `extra` overrides by position (the digit coded before)."""
+    return [
+        extra[k]
+        if k in extra
+        else around.levels(f, len(rows))
+        if f.column < 0
+        else decoded.feature(f)[rows]
+        for k, f in enumerate(features)
+    ]

@@ -1,0 +1,103 @@
+"""An integer linear prediction of a column from columns decoded before it and from its own neighbouring rows.
+
+    guess = (sum_j w_j f_j + bias + 2**15) >> 16        int64 arithmetic that wraps, the same everywhere
+
+f_j is an earlier column at the same row ("at"), the mean of the column's own two neighbours ("mean"), or how far an earlier
+column departs from the mean of its own two neighbours at the same distance ("bend").
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vae_core.errors import CorruptArchive
+from vae_core.exact.features import Decoded, middle
+
+Ints = NDArray[np.int64]
+SHIFT = 16
+TERM_KINDS = ("at", "mean", "bend")
+
+
+@dataclass(frozen=True, slots=True)
+class Term:
+    """kind as in the module text, column (-1: the column itself), weight in units of 2**-16."""
+
+    kind: str
+    column: int
+    weight: int
+
+
+@dataclass(frozen=True, slots=True)
+class Linear:
+    """terms and bias (units of 2**-16) for rows with neighbours; `anchor` for rows without (no neighbour terms)."""
+
+    terms: tuple[Term, ...]
+    bias: int
+    anchor_terms: tuple[Term, ...] = ()
+    anchor_bias: int = 0
+
+    @property
+    def by_level(self) -> bool:
+        """Whether it reads neighbouring rows."""
+        return any(term.kind != "at" for term in self.terms)
+
+    @property
+    def columns(self) -> set[int]:
+        """The earlier columns it reads."""
+        return {t.column for t in (*self.terms, *self.anchor_terms) if t.column >= 0}
+
+    def to_json(self) -> list[Any]:
+        return [
+            [[t.kind, t.column, t.weight] for t in self.terms],
+            self.bias,
+            [[t.kind, t.column, t.weight] for t in self.anchor_terms],
+            self.anchor_bias,
+        ]
+
+    def guess(self, decoded: Decoded, rows: Ints, own: Ints, left: Ints | None, right: Ints | None) -> Ints:
+        """(n,) predictions for the given rows; left/right are row numbers of the neighbours, None on anchors."""
+        anchor = left is None
+        terms, bias = (self.anchor_terms, self.anchor_bias) if anchor and self.by_level else (self.terms, self.bias)
+        total = np.full(len(rows), bias + (1 << (SHIFT - 1)), np.int64)
+        with np.errstate(over="ignore"):
+            for term in terms:
+                total += np.int64(term.weight) * term_values(term.kind, term.column, decoded, rows, own, left, right)
+        return total >> SHIFT
+
+
+def term_values(
+    kind: str, column: int, decoded: Decoded, rows: Ints, own: Ints, left: Ints | None, right: Ints | None
+) -> Ints:
+    """(n,) values of one term's variable."""
+    if kind == "mean":
+        assert left is not None and right is not None
+        return middle(own[left], own[right])
+    if column not in decoded.values:
+        raise CorruptArchive(f"model predicts a column from column {column}, which is not decoded before it")
+    values = decoded.values[column]
+    if kind == "at":
+        return values[rows]
+    assert left is not None and right is not None
+    with np.errstate(over="ignore"):
+        return values[rows] - middle(values[left], values[right])
+
+
+def from_json(parts: Any, n_columns: int) -> Linear:
+    """The inverse of to_json. Raises CorruptArchive on anything else."""
+    try:
+        terms, bias, anchor_terms, anchor_bias = parts
+        read = tuple(Term(str(k), int(c), int(w)) for k, c, w in terms)
+        anchors = tuple(Term(str(k), int(c), int(w)) for k, c, w in anchor_terms)
+        linear = Linear(read, int(bias), anchors, int(anchor_bias))
+    except (TypeError, ValueError) as error:
+        raise CorruptArchive(f"model holds a malformed linear prediction: {str(parts)[:60]}") from error
+    for term in (*read, *anchors):
+        if term.kind not in TERM_KINDS or not -1 <= term.column < n_columns or abs(term.weight) >= 1 << 40:
+            raise CorruptArchive(f"model holds a malformed linear term: {term}")
+    if any(t.kind != "at" for t in anchors) or max(abs(linear.bias), abs(linear.anchor_bias)) >= 1 << 62:
+        raise CorruptArchive("model holds a linear prediction of anchors from rows that are not decoded yet")
+    return linear

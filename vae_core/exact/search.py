@@ -1,0 +1,353 @@
+"""Choosing, on a sample, how each column is coded: its place in the order, digits, prediction and contexts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vae_core.exact import regress
+from vae_core.exact.cells import CellPlan, ColumnCode, DigitPlan, from_minutes, to_minutes
+from vae_core.exact.costs import ALL_WEIGHTS, Chain, extend, root
+from vae_core.exact.counts import MAX_CELLS
+from vae_core.exact.digits import Digits, Direct, Residual
+from vae_core.exact.features import N_STATES, STEP_CLASSES, Decoded, Feature, Surroundings
+from vae_core.exact.linear import Linear, term_values
+from vae_core.exact.schedule import STEPS, STRIDE, neighbours, passes
+
+Ints = NDArray[np.int64]
+PRESCREEN_ROWS = 6_000
+SHORTLIST = 10
+MAX_PARENTS = 3
+MAX_EXACT_LEVELS = 4_096
+MIN_GAIN_BITS = 500.0  # what naming one more feature costs in the stored plan, with a margin
+
+
+@dataclass(frozen=True, slots=True)
+class SampleColumn:
+    """One column of the sample as codes.
+
+    column : its index in the model       values : (n,) int64, fill where state != 0       state : (n,) uint8 or None
+    fill   : what values holds there      span   : (lo, hi) of the codes over the dataset's profile
+    """
+
+    column: int
+    values: Ints
+    state: NDArray[np.uint8] | None
+    fill: int
+    lo: int
+    hi: int
+    categorical: bool
+
+
+@dataclass(slots=True)
+class Sampled:
+    """The sample as the coder will see it: columns decoded so far, and who is whose neighbour at which pass."""
+
+    n_rows: int
+    n_total: int
+    decoded: Decoded
+    placed: list[SampleColumn] = field(default_factory=list)
+    ordered: set[int] = field(default_factory=set)  # columns that gain from their neighbouring rows
+
+
+def looks_like_clock(column: SampleColumn) -> bool:
+    """HHMM integers: all in 0..2400 with minutes below 60, and enough of them to tell."""
+    valid = column.values if column.state is None else column.values[column.state == 0]
+    if len(valid) < 200 or column.lo < 0 or column.hi > 2400 or column.hi < 1000:
+        return False
+    return bool((valid % 100 < 60).all()) and len(np.unique(valid)) > 48
+
+
+def order(columns: Sequence[SampleColumn], rng: np.random.Generator) -> list[int]:
+    """Positions in coding order: next comes the column cheapest given the best single column already placed."""
+    n = min(len(columns[0].values), PRESCREEN_ROWS) if columns else 0
+    keep = np.sort(rng.permutation(len(columns[0].values))[:n]) if columns else np.empty(0, np.int64)
+    binned: list[tuple[Ints, int]] = []
+    for c in columns:
+        edges = _quantiles(c.values[keep], 24)
+        level = np.searchsorted(np.array(edges, np.int64), c.values[keep], side="right")
+        if c.state is not None:
+            level = np.where(c.state[keep] == 0, level, len(edges) + 1)
+        binned.append((level.astype(np.int64), len(edges) + 2))
+    roots = [root(level, size) for level, size in binned]
+    cost = np.array([r.bits for r in roots])
+    left = list(range(len(columns)))
+    placed: list[int] = []
+    while left:
+        best = min(left, key=lambda i: (cost[i], i))
+        left.remove(best)
+        placed.append(best)
+        level, size = binned[best]
+        for i in left:
+            cost[i] = min(cost[i], extend(roots[i], level, size, binned[i][0], binned[i][1], (16,)).bits)
+    return placed
+
+
+def _quantiles(values: Ints, n_bins: int) -> tuple[int, ...]:
+    """At most n_bins - 1 distinct ascending edges that split the values evenly."""
+    if not len(values):
+        return ()
+    ranked = np.sort(values)
+    cuts = ranked[(np.arange(1, n_bins) * len(ranked)) // n_bins]
+    return tuple(int(c) for c in np.unique(cuts) if c > ranked[0])
+
+
+def search_column(sampled: Sampled, column: SampleColumn, tick: Callable[[], bool]) -> tuple[ColumnCode, float]:
+    """The code of one column given those placed before it, and its estimated bits over the sample.
+
+    `tick` tells whether time is left; without it the search keeps what it has. The column joins `sampled`.
+    """
+    clock = looks_like_clock(column)
+    values = to_minutes(column.values) if clock else column.values
+    state_plan, state_bits = CellPlan(Direct.over(0, N_STATES - 1), None, (DigitPlan((), (16,)),)), 0.0
+    active: NDArray[np.bool_] | None = None
+    if column.state is not None:
+        state_plan, state_bits = _search_cells(
+            sampled, column.state.astype(np.int64), None, [(Direct.over(0, N_STATES - 1), None)], tick
+        )
+        active = column.state == 0
+    options = _options(sampled, values, active, column, clock)
+    value_plan, bits = _search_cells(sampled, values, active, options, tick)
+    code = ColumnCode(column.column, column.fill, clock, state_plan, value_plan)
+    sampled.decoded.values[column.column] = values
+    sampled.decoded.states[column.column] = column.state
+    sampled.placed.append(column)
+    if value_plan.by_level:
+        sampled.ordered.add(column.column)
+    return code, bits + state_bits
+
+
+def _options(
+    sampled: Sampled, values: Ints, active: NDArray[np.bool_] | None, column: SampleColumn, clock: bool
+) -> list[tuple[Digits, Linear | None]]:
+    """The digit schemes worth a look: the value itself, and its distance from one or two predictions."""
+    lo, hi = (int(to_minutes(np.array([v], np.int64))[0]) for v in (column.lo, column.hi)) if clock else (column.lo, column.hi)
+    found: list[tuple[Digits, Linear | None]] = []
+    if hi - lo < 1 << 16:
+        found.append((Direct.over(lo, hi), None))
+    valid = np.arange(len(values)) if active is None else np.flatnonzero(active)
+    if hi - lo >= 8 and not (column.categorical and hi - lo < 1 << 16):
+        for linear in _predictions(sampled, values, valid, hi - lo):
+            spread = min(62, max(2, (hi - lo).bit_length()))
+            found.append((Residual(spread), linear))
+    return found or [(Residual(62), Linear((), lo << 16 if abs(lo) < 1 << 45 else 0))]
+
+
+def _level_of_rows(n_rows: int) -> tuple[Ints, Ints, Ints]:
+    """(step, left, right) of every row under the by-level schedule; neighbours are -1 on anchors."""
+    step_of, left_of, right_of = (np.zeros(n_rows, np.int64) for _ in range(3))
+    for step, rows in passes(n_rows, True):
+        left, right = neighbours(step, rows, n_rows)
+        step_of[rows], left_of[rows], right_of[rows] = step, left, right
+    return step_of, left_of, right_of
+
+
+def _predictions(sampled: Sampled, values: Ints, valid: Ints, span: int) -> list[Linear]:
+    """Linear predictions from earlier columns alone, and with neighbouring rows."""
+    rng = np.random.default_rng(len(sampled.placed))
+    step_of, left_of, right_of = _level_of_rows(sampled.n_rows)
+    inner = valid[step_of[valid] < STRIDE]
+    rows = np.sort(rng.permutation(inner)[:8000])
+    if len(rows) < 64 or span >= 1 << 52:
+        return [Linear((), _bias(values[valid]))]
+    numeric = [c.column for c in sampled.placed if not c.categorical and 2 < c.hi - c.lo < 1 << 44]
+    target = values[rows].astype(np.float64)
+
+    def variable(kind: str, column: int) -> regress.Variable:
+        found = term_values(kind, column, sampled.decoded, rows, values, left_of[rows], right_of[rows])
+        return regress.Variable(kind, column, found.astype(np.float64))
+
+    at = [variable("at", c) for c in numeric]
+    alone = regress.fit(target, at)
+    around = regress.fit(target, [variable("mean", -1), *(variable("bend", c) for c in numeric), *at])
+    found = [Linear(alone.terms, alone.bias)]
+    if around.terms and any(t.kind != "at" for t in around.terms) and around.score < alone.score - 0.05:
+        found.append(regress.linear(around, alone))
+    return found
+
+
+def _bias(values: Ints) -> int:
+    middle = int(np.median(values)) if len(values) else 0
+    return middle << 16 if abs(middle) < 1 << 45 else 0
+
+
+@dataclass(slots=True)
+class _Bench:
+    """One digit scheme on the sample: its digits, and the levels of any feature, for the active rows."""
+
+    sampled: Sampled
+    own: Ints
+    active: Ints
+    scheme: Digits
+    linear: Linear | None
+    digits: list[Ints] = field(default_factory=list)
+    raw_bits: float = 0.0
+    guess: Ints | None = None
+    geometry: tuple[Ints, Ints, Ints] | None = None
+    cache: dict[Feature, Ints] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.geometry = _level_of_rows(self.sampled.n_rows)
+        if self.linear is not None:
+            guess = np.zeros(self.sampled.n_rows, np.int64)
+            step_of, left_of, right_of = self.geometry
+            anchor = step_of >= STRIDE if self.linear.by_level else np.zeros(len(step_of), bool)
+            for rows, alone in ((np.flatnonzero(anchor), True), (np.flatnonzero(~anchor), not self.linear.by_level)):
+                left, right = (None, None) if alone else (left_of[rows], right_of[rows])
+                guess[rows] = self.linear.guess(self.sampled.decoded, rows, self.own, left, right)
+            self.guess = guess[self.active]
+        self.digits, n_raw, _ = self.scheme.split(self.own[self.active], self.guess)
+        self.raw_bits = float(n_raw.sum())
+
+    def levels(self, feature: Feature) -> Ints:
+        """(n_active,) levels."""
+        if feature not in self.cache:
+            if feature.column >= 0:
+                self.cache[feature] = self.sampled.decoded.feature(feature)[self.active]
+            else:
+                self.cache[feature] = self._own_levels(feature)
+        return self.cache[feature]
+
+    def _own_levels(self, feature: Feature) -> Ints:
+        assert self.geometry is not None
+        step_of, left_of, right_of = (g[self.active] for g in self.geometry)
+        out = np.zeros(len(self.active), np.int64)
+        if feature.kind == "guess":
+            return Surroundings(0, None, None, self.guess).levels(feature, len(out))
+        for step in STEPS:
+            here = np.flatnonzero(step_of == step)
+            known = step < STRIDE
+            left, right = (self.own[left_of[here]], self.own[right_of[here]]) if known else (None, None)
+            out[here] = Surroundings(step, left, right, None).levels(feature, len(here))
+        return out
+
+
+def _search_cells(
+    sampled: Sampled,
+    own: Ints,
+    active: NDArray[np.bool_] | None,
+    options: Sequence[tuple[Digits, Linear | None]],
+    tick: Callable[[], bool],
+) -> tuple[CellPlan, float]:
+    rows = np.arange(len(own)) if active is None else np.flatnonzero(active)
+    trials = []
+    for scheme, linear in options:
+        bench = _Bench(sampled, own, rows, scheme, linear)
+        trials.append((_quick_bits(bench), bench))
+    trials.sort(key=lambda t: t[0])
+    best: tuple[CellPlan, float] | None = None
+    for quick, bench in trials[:2]:
+        if best is not None and (quick > 1.15 * trials[0][0] or not tick()):
+            break
+        found = _search_digits(bench, tick)
+        if best is None or found[1] < best[1]:
+            best = found
+    assert best is not None
+    return best
+
+
+def _quick_bits(bench: _Bench) -> float:
+    """Bits of the first digit under its best single feature, the others given the digit before."""
+    scheme, bits = bench.scheme, bench.raw_bits
+    for k, symbols in enumerate(bench.digits):
+        size = scheme.sizes[k]
+        chain = root(symbols, size)
+        if k:
+            bits += extend(chain, bench.digits[k - 1], scheme.sizes[k - 1], symbols, size).bits
+            continue
+        short = _shortlist(bench, chain, symbols, size)[:1]
+        bits += min([chain.bits, *(extend(chain, bench.levels(f), f.size, symbols, size).bits for f in short)])
+    return bits
+
+
+def _candidates(bench: _Bench, n_symbols: int) -> list[Feature]:
+    """Every feature that fits a table with n_symbols symbols."""
+    found: list[Feature] = []
+    for c in bench.sampled.placed:
+        values = bench.sampled.decoded.values[c.column]
+        low, high = int(values.min(initial=0)), int(values.max(initial=0))
+        if high - low < MAX_EXACT_LEVELS:
+            found.append(Feature("value", c.column, low, high - low + 2))
+        if high - low > 20 and not c.categorical:
+            for n_bins in (8, 32) if high - low < 200 else (8, 32, 128):
+                edges = _quantiles(values, n_bins)
+                found.append(Feature("bins", c.column, 0, len(edges) + 1, edges))
+        if c.state is not None:
+            found.append(Feature("state", c.column, 0, N_STATES))
+        if c.column in bench.sampled.ordered:
+            edges = _quantiles(values, 16)
+            found.append(Feature("before", c.column, 0, len(edges) + 1, edges))
+            found.append(Feature("step", c.column, 0, STEP_CLASSES))
+    own = bench.own[bench.active]
+    fine, coarse = _quantiles(own, 128), _quantiles(own, 16)
+    if len(fine):
+        found += [Feature(kind, -1, 0, len(fine) + 2, fine) for kind in ("left", "right")]
+        found += [Feature(kind, -1, 0, len(coarse) + 2, coarse) for kind in ("left", "right", "between")]
+        found += [Feature("spread", -1, 0, 65), Feature("level", -1, 0, len(STEPS) + 1)]
+    if bench.guess is not None:
+        for n_bins in (8, 32):
+            edges = _quantiles(bench.guess, n_bins)
+            found.append(Feature("guess", -1, 0, len(edges) + 1, edges))
+    return [f for f in found if f.size * n_symbols <= MAX_CELLS]
+
+
+def _shortlist(bench: _Bench, chain: Chain, symbols: Ints, n_symbols: int) -> list[Feature]:
+    """The candidates that gain most alone, on a thinned sample, best first."""
+    stride = max(1, len(symbols) // PRESCREEN_ROWS)
+    thin = symbols[::stride]
+    base = root(thin, n_symbols)
+    scored = [
+        (extend(base, bench.levels(f)[::stride], f.size, thin, n_symbols, (16,)).bits, k, f)
+        for k, f in enumerate(_candidates(bench, n_symbols))
+    ]
+    scored.sort(key=lambda s: (s[0], s[1]))
+    return [f for bits, _, f in scored if bits < base.bits * 1.02 + 50][:SHORTLIST]
+
+
+def _search_digits(bench: _Bench, tick: Callable[[], bool]) -> tuple[CellPlan, float]:
+    plans, total = [], bench.raw_bits
+    scale = bench.sampled.n_total / max(1, bench.sampled.n_rows)
+    for k, symbols in enumerate(bench.digits):
+        n_symbols = bench.scheme.sizes[k]
+        features: list[Feature] = []
+        chain = root(symbols, n_symbols)
+        if k:
+            features.append(Feature("digit", -1, 0, bench.scheme.sizes[k - 1]))
+            chain = extend(chain, bench.digits[k - 1], features[0].size, symbols, n_symbols)
+        short = _shortlist(bench, chain, symbols, n_symbols) if tick() else []
+        if k and short:
+            ranked = sorted(
+                short, key=lambda f: extend(chain, bench.levels(f), f.size, symbols, n_symbols, (16,)).bits
+            ) if len(symbols) < 20_000 else short
+            short = ranked[:4]
+        while len(features) < MAX_PARENTS and tick():
+            best: tuple[float, Feature, Chain] | None = None
+            for f in short:
+                if f in features or chain.n_contexts * f.size * n_symbols > MAX_CELLS:
+                    continue
+                trial = extend(chain, bench.levels(f), f.size, symbols, n_symbols)
+                if best is None or trial.bits < best[0]:
+                    best = trial.bits, f, trial
+            if best is None or (chain.bits - best[0]) * scale < MIN_GAIN_BITS:
+                break
+            features.append(best[1])
+            chain = best[2]
+        chain = _refine(bench, k, features, symbols, n_symbols)
+        plans.append(DigitPlan(tuple(features), chain.weights))
+        total += chain.bits
+    return CellPlan(bench.scheme, bench.linear, tuple(plans)), total
+
+
+def _refine(bench: _Bench, k: int, features: Sequence[Feature], symbols: Ints, n_symbols: int) -> Chain:
+    """The chain again, its smoothing weights chosen from the full grid."""
+    chain = root(symbols, n_symbols)
+    for f in features:
+        level = bench.digits[k - 1] if f.kind == "digit" else bench.levels(f)
+        chain = extend(chain, level, f.size, symbols, n_symbols, ALL_WEIGHTS)
+    return chain
+
+
+__all__ = ["SampleColumn", "Sampled", "from_minutes", "order", "search_column"]

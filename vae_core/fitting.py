@@ -1,0 +1,271 @@
+"""Fitting a model to a sample: column plans, the exact layer's contexts, then the base layers. The only room that trains."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from vae_core.base import BaseColumn, fit_base
+from vae_core.base.layer import MAX_COLUMNS
+from vae_core.columns import Codes, ColumnPlan, TableProfile, encode_column, plan_columns
+from vae_core.exact.cells import ColumnCode
+from vae_core.exact.costs import root
+from vae_core.exact.features import Decoded
+from vae_core.exact.search import SampleColumn, Sampled, order, search_column
+from vae_core.model import Base, FitConfig, FitResult, Model, Sample
+from vae_core.tolerance import Tolerance
+
+Progress = Callable[[Mapping[str, Any]], None]
+
+EXACT_ROWS = 60_000
+EXACT_SHARE = 0.5
+PREVIEW_SHARE = 0.025  # the promise is 3 %: the estimate it is taken of may be off by a sixth
+MIN_PREVIEW_BYTES = 600
+UNIFORM_STEP = float(np.sqrt(12.0))
+
+
+class _Report:
+    """Turns events of a fit into the curve and into calls of the caller's progress."""
+
+    def __init__(self, progress: Progress | None) -> None:
+        self.began = time.monotonic()
+        self.curve: list[dict[str, Any]] = []
+        self._progress = progress
+
+    def __call__(self, stage: str, step: int, bits: float, held_out: float) -> None:
+        point = {
+            "stage": stage, "step": step, "seconds": round(time.monotonic() - self.began, 3),
+            "bits_per_row": round(bits, 4), "held_out_bits_per_row": round(held_out, 4),
+        }  # fmt: skip
+        self.curve.append(point)
+        if self._progress is not None:
+            self._progress(point)
+
+
+def fit(
+    sample: Sample,
+    profile: TableProfile,
+    schema: pa.Schema,
+    tolerances: Mapping[str, Tolerance],
+    config: FitConfig,
+    progress: Progress | None = None,
+) -> FitResult:
+    """Fit a model to a sample. `tolerances` are resolved (columns.tolerance.resolve). Deterministic for a seed and budget
+    that does not run out; a budget that does leaves out contexts and networks, never correctness."""
+    report = _Report(progress)
+    plans = plan_columns(schema, profile, sample.table, tolerances)
+    n_total = max(profile_rows(profile), sample.table.num_rows)
+    distortion, plans, compared = _fit_distortion(plans, schema, profile, sample, tolerances, config, n_total, report)
+    taken = set() if distortion is None else set(distortion.columns)
+    codes, rate = _fit_exact(plans, sample, taken, config, n_total, report)
+    draft = Model(schema, plans, codes, None, distortion, rate)
+    preview, previews = _fit_preview(draft, sample, config, n_total, report)
+    model = Model(schema, plans, codes, preview, distortion, rate)
+    summary = {
+        "rate_bits_per_row": rate, "n_learned": len(codes), "n_columns": len(plans), "seconds": report.curve[-1]["seconds"] if report.curve else 0.0,
+        "distortion_compared": compared, "preview_compared": previews,
+    }  # fmt: skip
+    return FitResult(model, report.curve, summary)
+
+
+def refresh(
+    model: Model, sample: Sample, profile: TableProfile, config: FitConfig, progress: Progress | None = None
+) -> FitResult:
+    """A new version of a model for new rows of the same schema and tolerances, starting from the old one's plans.
+
+    The column plans, tolerances included, stay as they are unless a dictionary no longer holds the new values; contexts are
+    searched anew on the new sample (seconds), the preview layer is kept.
+    """
+    report = _Report(progress)
+    tolerances = {plan.name: plan.tolerance for plan in model.columns if not plan.tolerance.is_lossless}
+    fresh = plan_columns(model.schema, profile, sample.table, tolerances)
+    kept = set() if model.distortion is None else set(model.distortion.columns)
+    kept |= set() if model.preview is None else set(model.preview.columns)
+    plans = tuple(old if old.index in kept or _still_fits(old, sample) else new for old, new in zip(model.columns, fresh, strict=True))
+    taken = set() if model.distortion is None else set(model.distortion.columns)
+    n_total = max(profile_rows(profile), sample.table.num_rows)
+    codes, rate = _fit_exact(plans, sample, taken, config, n_total, report)
+    refreshed = Model(model.schema, plans, codes, model.preview, model.distortion, rate)
+    return FitResult(refreshed, report.curve, {"rate_bits_per_row": rate, "refreshed": True, "n_learned": len(codes)})
+
+
+def profile_rows(profile: TableProfile) -> int:
+    """Rows a profile has seen."""
+    return max((int(c.n_rows) for c in profile.columns.values()), default=0)
+
+
+def _still_fits(plan: ColumnPlan, sample: Sample) -> bool:
+    if plan.kind == "verbatim":
+        return True
+    codes = encode_column(plan, sample.table.column(plan.index))
+    return codes.misfits is None or len(codes.misfits) <= 0.005 * max(1, len(codes.values))
+
+
+def thinned(sample: Sample, n_rows: int) -> tuple[pa.Table, tuple[int, ...]]:
+    """At most about n_rows rows of a sample, as runs of consecutive rows, spread evenly."""
+    table, total = sample.table, sample.table.num_rows
+    if total <= n_rows:
+        return table, sample.runs
+    run = 4096
+    starts = np.arange(0, total - run + 1, run)
+    keep = starts[np.linspace(0, len(starts) - 1, max(1, n_rows // run)).astype(np.int64)]
+    pieces = [table.slice(int(s), run) for s in np.unique(keep)]
+    return pa.concat_tables(pieces), tuple(run for _ in pieces)
+
+
+def _fit_exact(
+    plans: Sequence[ColumnPlan], sample: Sample, taken: set[int], config: FitConfig, n_total: int, report: _Report
+) -> tuple[tuple[ColumnCode, ...], float]:
+    """Codes of every learnable column in coding order, and their estimated bits a row."""
+    table, _ = thinned(sample, EXACT_ROWS)
+    n = table.num_rows
+    picked: list[SampleColumn] = []
+    for plan in plans:
+        if plan.kind not in ("categorical", "numeric") or plan.opaque or plan.index in taken:
+            continue
+        codes = encode_column(plan, table.column(plan.index))
+        hi = plan.n_levels - 1 if plan.n_levels is not None else plan.hi
+        lo = 0 if plan.n_levels is not None else plan.lo
+        picked.append(SampleColumn(plan.index, codes.values, codes.state, plan.fill, lo, hi, plan.kind == "categorical"))
+    if not picked or n == 0:
+        return (), 0.0
+    deadline = time.monotonic() + EXACT_SHARE * config.time_budget_s
+    rng = np.random.default_rng(config.seed)
+    sampled = Sampled(n, n_total, Decoded(n))
+    left = {c.column: _plain_bits(c) for c in picked}
+    codes_found: list[ColumnCode] = []
+    report("exact", 0, sum(left.values()) / n, sum(left.values()) / n)
+    for position in order(picked, rng):
+        code, bits = search_column(sampled, picked[position], lambda: time.monotonic() < deadline)
+        codes_found.append(code)
+        left[code.column] = bits
+        now = sum(left.values()) / n
+        report("exact", len(codes_found), now, now)
+    return tuple(codes_found), sum(left.values()) / n
+
+
+def _plain_bits(column: SampleColumn) -> float:
+    """Bits of a column on its own: no context, wide ones by uniform low digits."""
+    span = column.hi - column.lo + 1
+    shift = max(0, span.bit_length() - 12)
+    with np.errstate(over="ignore"):
+        high = np.clip((column.values - column.lo) >> shift, 0, span >> shift)
+    return root(high, (span >> shift) + 1).bits + shift * len(high)
+
+
+def base_columns(plans: Sequence[ColumnPlan], indices: Sequence[int], targets: Mapping[int, float]) -> list[BaseColumn]:
+    """The columns of a base layer, an element each for a tensor; targets (column -> rmse) are in code units."""
+    found: list[BaseColumn] = []
+    for j in indices:
+        plan = plans[j]
+        kind = "categorical" if plan.kind == "categorical" else "numeric"
+        lo, hi = (0, plan.n_levels - 1) if plan.n_levels is not None else (plan.lo, plan.hi)
+        levels = plan.n_levels if kind == "categorical" else None
+        found += [BaseColumn(plan.name, kind, lo, hi, levels, targets.get(j))] * plan.width
+    return found
+
+
+def matrix(
+    plans: Sequence[ColumnPlan], indices: Sequence[int], table: pa.Table
+) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+    """(n, D) codes and (n, D) presence of some columns of a table."""
+    values, present = [], []
+    for j in indices:
+        codes: Codes = encode_column(plans[j], table.column(j))
+        width = plans[j].width
+        values.append(codes.values.reshape(-1, width))
+        present.append(np.ones_like(values[-1], bool) if codes.state is None else (codes.state == 0).reshape(-1, width))
+    return np.concatenate(values, 1), np.concatenate(present, 1)
+
+
+def _fit_distortion(
+    plans: tuple[ColumnPlan, ...],
+    schema: pa.Schema,
+    profile: TableProfile,
+    sample: Sample,
+    tolerances: Mapping[str, Tolerance],
+    config: FitConfig,
+    n_total: int,
+    report: _Report,
+) -> tuple[Base | None, tuple[ColumnPlan, ...], list[dict[str, Any]]]:
+    """The layer for columns with an rmse target, or plans that quantise them uniformly where no layer can hold the target."""
+    asked = [p.index for p in plans if p.tolerance.is_distortion and p.kind in ("numeric", "tensor")]
+    if not asked or not sample.table.num_rows or sum(plans[j].width for j in asked) > MAX_COLUMNS:
+        return None, _uniform(plans, schema, profile, sample, tolerances), []
+    targets = {j: plans[j].tolerance.value / _code_unit(plans[j]) for j in asked}
+    table, runs = thinned(sample, max(2_000, 40_000_000 // (8 * sum(plans[j].width for j in asked))))
+    values, present = matrix(plans, asked, table)
+    found = fit_base(
+        base_columns(plans, asked, targets), values, present, n_rows_total=n_total, runs=runs, seed=config.seed,
+        time_budget_s=0.6 * config.time_budget_s,
+        progress=lambda p: report(f"distortion {p.stage}", p.step, p.bits_per_row, p.held_out_bits_per_row),
+    )  # fmt: skip
+    if found.layer is None:
+        return None, _uniform(plans, schema, profile, sample, tolerances), list(found.compared)
+    prefix = _free_prefix(schema, "z")
+    return Base(found.layer, tuple(asked), prefix), plans, list(found.compared)
+
+
+def _code_unit(plan: ColumnPlan) -> float:
+    """The raw units of one code of a distortion column's grid."""
+    from vae_core.columns import decode_column
+    from vae_core.tables import flat_floats
+
+    ends = np.array([plan.lo, plan.hi], np.int64).repeat(plan.width)
+    low_high = flat_floats(decode_column(plan, Codes(ends, None, None), approximate=True))
+    span = plan.hi - plan.lo
+    return float(low_high[-1] - low_high[0]) / span if span else 1.0
+
+
+def _uniform(
+    plans: tuple[ColumnPlan, ...],
+    schema: pa.Schema,
+    profile: TableProfile,
+    sample: Sample,
+    tolerances: Mapping[str, Tolerance],
+) -> tuple[ColumnPlan, ...]:
+    """Plans where every distortion column is quantised uniformly instead: a bound of sqrt(12)/2 rmse has at most that rmse
+    on the average, and 0.9 of it leaves room for the values that are not spread evenly inside their bins."""
+    bounded = {
+        name: Tolerance("absolute", 0.45 * UNIFORM_STEP * t.value) if t.is_distortion else t for name, t in tolerances.items()
+    }
+    return plan_columns(schema, profile, sample.table, bounded) if any(t.is_distortion for t in tolerances.values()) else plans
+
+
+def _free_prefix(schema: pa.Schema, wanted: str) -> str:
+    while any(name.startswith(wanted) and name[len(wanted) :].isdigit() for name in schema.names):
+        wanted += "_"
+    return wanted
+
+
+def _fit_preview(
+    model: Model, sample: Sample, config: FitConfig, n_total: int, report: _Report
+) -> tuple[Base | None, list[dict[str, Any]]]:
+    """The preview's layer within its share of the archive, None when that is too little to pay for any."""
+    if config.preview == "off":
+        return None, []
+    share = PREVIEW_SHARE if config.preview == "auto" else float(config.preview) / 1.2
+    taken = set() if model.distortion is None else set(model.distortion.columns)
+    picked = [
+        p.index for p in model.columns
+        if p.kind in ("categorical", "numeric") and not p.opaque and p.index not in taken and p.hi > p.lo
+    ]  # fmt: skip
+    budget_bytes = share * model.rate_bits_per_row * n_total / 8
+    if not picked or budget_bytes < MIN_PREVIEW_BYTES:
+        return None, []
+    table, runs = thinned(sample, 60_000)
+    values, present = matrix(model.columns, picked, table)
+    found = fit_base(
+        base_columns(model.columns, picked, {}), values, present, bits_per_row=8 * budget_bytes / n_total,
+        n_rows_total=n_total, runs=runs, seed=config.seed, time_budget_s=0.35 * config.time_budget_s,
+        progress=lambda p: report(f"preview {p.stage}", p.step, p.bits_per_row, p.held_out_bits_per_row),
+    )  # fmt: skip
+    if found.layer is None:
+        return None, list(found.compared)
+    prefix = _free_prefix(model.schema, "p")
+    return Base(found.layer, tuple(picked), prefix), list(found.compared)

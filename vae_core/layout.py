@@ -1,0 +1,97 @@
+"""What decoding one shard needs beyond the model: the coding of each column and where its bytes are."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from vae_core.base import GAIN_UNIT
+from vae_core.coders.conventional import CODINGS
+from vae_core.errors import CorruptArchive
+from vae_core.model import Model
+
+LEARNED, LATENT = "learned", "latent"
+POOL = "pool"
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """One shard's layout (FORMAT.md, "Layout").
+
+    codings : a coding per column: "learned" (a stream), "latent" (the distortion layer), else a conventional one
+    streams : columns of each rANS stream, in coding order; stream k is section "s<k>"
+    sections: every section there is, in pool order; "c<j>" conventional payload, "m<j>" misfits, "n<j>" states of column j
+    own     : the sections that are payload groups of their own; the rest is in the pool
+    native  : column -> its name in latents.parquet, for columns that have one
+    preview : the shard has the preview's latents        gain : of the distortion layer's latents
+    """
+
+    codings: tuple[str, ...]
+    streams: tuple[tuple[int, ...], ...] = ()
+    sections: tuple[str, ...] = ()
+    own: tuple[str, ...] = ()
+    native: Mapping[int, str] = field(default_factory=dict)
+    preview: bool = False
+    gain: int = GAIN_UNIT
+
+    @property
+    def pooled(self) -> tuple[str, ...]:
+        """Sections in the pool."""
+        return tuple(s for s in self.sections if s not in self.own)
+
+    @property
+    def groups(self) -> tuple[str, ...]:
+        """Payload groups of the shard."""
+        return (*self.own, *((POOL,) if self.pooled else ()))
+
+    def group_of(self, section: str) -> str:
+        """The payload group a section is in."""
+        return section if section in self.own else POOL
+
+    def to_json(self) -> dict[str, Any]:
+        """Small JSON."""
+        return {
+            "codings": list(self.codings),
+            "streams": [list(s) for s in self.streams],
+            "sections": list(self.sections),
+            "own": list(self.own),
+            "native": [[j, name] for j, name in self.native.items()],
+            "preview": self.preview,
+            "gain": self.gain,
+        }
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any], model: Model) -> Layout:
+        """The inverse of to_json, checked against the model. Raises CorruptArchive."""
+        try:
+            layout = cls(
+                tuple(str(c) for c in data["codings"]),
+                tuple(tuple(int(c) for c in s) for s in data["streams"]),
+                tuple(str(s) for s in data["sections"]),
+                tuple(str(s) for s in data["own"]),
+                {int(j): str(name) for j, name in data["native"]},
+                bool(data["preview"]),
+                int(data["gain"]),
+            )
+        except (KeyError, TypeError, ValueError) as error:
+            raise CorruptArchive(f"shard layout cannot be read: {type(error).__name__}: {error}") from error
+        layout.check(model)
+        return layout
+
+    def check(self, model: Model) -> None:
+        """Raise CorruptArchive when this layout cannot be one of the model's."""
+        if len(self.codings) != len(model.columns) or any(c not in (LEARNED, LATENT, *CODINGS) for c in self.codings):
+            raise CorruptArchive(f"shard layout has codings {self.codings[:4]}… for {len(model.columns)} columns")
+        learned = [j for j, c in enumerate(self.codings) if c == LEARNED]
+        order = [code.column for code in model.codes]
+        streamed = [j for s in self.streams for j in s]
+        if sorted(streamed) != learned or any(list(s) != [j for j in order if j in s] for s in self.streams):
+            raise CorruptArchive("shard layout streams other columns than it codes, or in another order than the model")
+        if not set(self.own) <= set(self.sections) or len(set(self.sections)) != len(self.sections):
+            raise CorruptArchive("shard layout names sections twice, or groups that are no sections")
+        if self.preview and model.preview is None:
+            raise CorruptArchive("shard layout has a preview, its model none")
+        layer = set() if model.distortion is None else set(model.distortion.columns)
+        if not {j for j, c in enumerate(self.codings) if c == LATENT} <= layer:
+            raise CorruptArchive("shard layout takes columns from a distortion layer that does not code them")

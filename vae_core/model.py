@@ -1,0 +1,189 @@
+"""A model: how every column of one schema becomes integers, latents and corrections. Reading needs numpy alone.
+
+`to_files` gives what an archive stores under models/<sha256>/: the plan, the decoder's tensors and, apart, the encoder's.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import zstandard
+from numpy.typing import NDArray
+from safetensors import SafetensorError
+from safetensors.numpy import load, save
+
+from vae_core.base import BaseLayer
+from vae_core.columns import ColumnPlan
+from vae_core.errors import CorruptArchive
+from vae_core.exact.cells import ColumnCode, column_code_from_json
+
+PLAN, DECODER, ENCODER = "plan.json.zst", "decoder.safetensors", "encoder.safetensors"
+MODEL_VERSION = 1
+MAX_PLAN_BYTES = 1 << 28
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """Rows to fit on. runs: lengths of runs of consecutive rows, their sum is the number of rows."""
+
+    table: pa.Table
+    runs: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class FitConfig:
+    """What is asked of a fit. preview: "auto", "off" or the share of the archive its latents and networks may take."""
+
+    seed: int = 0
+    time_budget_s: float = 90.0
+    preview: str | float = "auto"
+    threads: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class FitResult:
+    """A fitted model, the training curve (dicts: stage, step, seconds, bits_per_row, held_out_bits_per_row), and a summary."""
+
+    model: Model
+    curve: list[dict[str, Any]]
+    summary: dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Base:
+    """A base layer and the columns (indices into Model.columns) it speaks of, an element each for tensors.
+
+    names of its latents in latents.parquet start with `prefix`.
+    """
+
+    layer: BaseLayer
+    columns: tuple[int, ...]
+    prefix: str
+
+    @property
+    def latent_names(self) -> tuple[str, ...]:
+        """One per stored latent column."""
+        return tuple(f"{self.prefix}{k}" for k in range(self.layer.n_columns_stored))
+
+
+@dataclass(frozen=True, slots=True)
+class Model:
+    """The codec of one schema.
+
+    schema             : the exact Arrow schema, metadata included
+    columns            : one plan per field
+    codes              : the learned columns of the exact layer, in coding order
+    preview            : the base layer behind previews, None when it would not pay or was not wanted
+    distortion         : the base layer that codes the columns with an rmse target, None when there are none
+    rate_bits_per_row  : what the exact layer estimated on its sample, all learned columns
+    """
+
+    schema: pa.Schema
+    columns: tuple[ColumnPlan, ...]
+    codes: tuple[ColumnCode, ...]
+    preview: Base | None = None
+    distortion: Base | None = None
+    rate_bits_per_row: float = 0.0
+    extra: dict[str, Any] = field(default_factory=dict)
+
+    def to_files(self) -> dict[str, bytes]:
+        """File name -> bytes; the encoder's file only when there is an encoder."""
+        plan: dict[str, Any] = {
+            "version": MODEL_VERSION,
+            "columns": [c.to_json() for c in self.columns],
+            "codes": [c.to_json() for c in self.codes],
+            "rate": round(self.rate_bits_per_row, 3),
+        }
+        if self.extra:
+            plan["extra"] = self.extra
+        tensors: dict[str, NDArray[Any]] = {}
+        encoder: dict[str, NDArray[Any]] = {}
+        for column in self.columns:
+            tensors |= {name: np.frombuffer(blob, np.uint8) for name, blob in column.blobs().items()}
+        for name, base in (("preview", self.preview), ("distortion", self.distortion)):
+            if base is not None:
+                about, decoder_parts, encoder_parts = base.layer.to_parts()
+                plan[name] = {"about": about, "columns": list(base.columns), "prefix": base.prefix}
+                tensors |= {f"{name}.{k}": v for k, v in decoder_parts.items()}
+                encoder |= {f"{name}.{k}": v for k, v in encoder_parts.items()}
+        text = json.dumps(plan, separators=(",", ":"), ensure_ascii=False).encode()
+        schema = self.schema.serialize().to_pybytes()
+        packed = zstandard.ZstdCompressor(level=19).compress(len(schema).to_bytes(4, "little") + schema + text)
+        files = {PLAN: packed}
+        if tensors:
+            files[DECODER] = save(tensors)
+        if encoder:
+            files[ENCODER] = save(encoder)
+        return files
+
+    @classmethod
+    def from_files(cls, files: Mapping[str, bytes]) -> Model:
+        """The inverse of to_files; without the encoder's file the model decodes and cannot encode base layers.
+
+        Raises CorruptArchive on anything to_files does not write.
+        """
+        try:
+            with zstandard.ZstdDecompressor().stream_reader(files[PLAN]) as reader:
+                unpacked = reader.read(MAX_PLAN_BYTES)
+            cut = 4 + int.from_bytes(unpacked[:4], "little")
+            schema = pa.ipc.read_schema(pa.BufferReader(unpacked[4:cut]))
+            plan = json.loads(unpacked[cut:])
+            tensors = load(files[DECODER]) if DECODER in files else {}
+            encoder = load(files[ENCODER]) if ENCODER in files else {}
+            if plan["version"] != MODEL_VERSION:
+                raise CorruptArchive(f"model has version {plan['version']}, this release reads {MODEL_VERSION}")
+            blobs = {k: v.tobytes() for k, v in tensors.items() if v.dtype == np.uint8}
+            columns = tuple(ColumnPlan.from_json(c, blobs, schema) for c in plan["columns"])
+            codes = tuple(column_code_from_json(c, len(columns)) for c in plan["codes"])
+            bases = {name: _base(name, plan, tensors, encoder, columns) for name in ("preview", "distortion")}
+            rate = float(plan["rate"])
+        except (KeyError, TypeError, ValueError, zstandard.ZstdError, SafetensorError, pa.ArrowException, RecursionError) as error:
+            raise CorruptArchive(f"model cannot be read: {type(error).__name__}: {str(error)[:120]}") from error
+        model = cls(schema, columns, codes, bases["preview"], bases["distortion"], rate, dict(plan.get("extra", {})))
+        model.check()
+        return model
+
+    def check(self) -> None:
+        """Raise CorruptArchive unless every column is coded once, after the columns it is conditioned on."""
+        if [c.index for c in self.columns] != list(range(len(self.schema))):
+            raise CorruptArchive(f"model plans {len(self.columns)} columns for a schema of {len(self.schema)}")
+        seen: set[int] = set()
+        for code in self.codes:
+            plan = self.columns[code.column]
+            if code.column in seen or plan.kind not in ("categorical", "numeric") or not code.columns <= seen:
+                raise CorruptArchive(f"model codes column {plan.name!r} twice, or before what it is conditioned on")
+            if code.fill != plan.fill:
+                raise CorruptArchive(f"model fills column {plan.name!r} with two different codes")
+            seen.add(code.column)
+
+    @property
+    def learned(self) -> dict[int, ColumnCode]:
+        """Column index -> how the exact layer codes it."""
+        return {code.column: code for code in self.codes}
+
+
+def _base(
+    name: str,
+    plan: Mapping[str, Any],
+    tensors: Mapping[str, NDArray[Any]],
+    encoder: Mapping[str, NDArray[Any]],
+    columns: tuple[ColumnPlan, ...],
+) -> Base | None:
+    if name not in plan:
+        return None
+    about = plan[name]
+    start = f"{name}."
+    layer = BaseLayer.from_parts(
+        about["about"],
+        {k.removeprefix(start): v for k, v in tensors.items() if k.startswith(start)},
+        {k.removeprefix(start): v for k, v in encoder.items() if k.startswith(start)} or None,
+    )
+    picked = tuple(int(c) for c in about["columns"])
+    if any(not 0 <= c < len(columns) for c in picked) or layer.decoder.n_columns != sum(columns[c].width for c in picked):
+        raise CorruptArchive(f"the {name} layer speaks of {layer.decoder.n_columns} columns, the plan of {len(picked)}")
+    return Base(layer, picked, str(about["prefix"]))

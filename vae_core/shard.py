@@ -1,0 +1,17 @@
+"""The public face of shards: encode a table, say what a read needs, decode a block, draw rows."""
+
+from vae_core.decoding import decode_block, needs, sample_rows
+from vae_core.encoded import ColumnOutcome, EncodedBlock, EncodedShard, NativeColumn, Needs
+from vae_core.encoding import encode_shard
+
+__all__ = [
+    "ColumnOutcome",
+    "EncodedBlock",
+    "EncodedShard",
+    "NativeColumn",
+    "Needs",
+    "decode_block",
+    "encode_shard",
+    "needs",
+    "sample_rows",
+]
