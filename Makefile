@@ -19,8 +19,8 @@ help:
 	@echo "  make demo        archive the bundled flights, add new months, verify, read back (<= 3 minutes)"
 	@echo "  make test        setup, check, then every test; what continuous integration runs"
 	@echo "  make check       ruff, mypy, import contracts"
-	@echo "  make bench       regenerate the benchmark table of the README on the bundled data"
-	@echo "  make bench-full  the same over every dataset of DATA=<folder>"
+	@echo "  make bench       regenerate the benchmark table of the README (DATA=<folder> for datasets of your own)"
+	@echo "  make bench-full  the same with the optional peers too"
 	@echo "  make chaos       kill runs at random instants and prove the archive whole"
 	@echo "  make scale       a dataset larger than the memory it may use"
 	@echo "  make serve       Prefect server with UI and the served, scheduled pipeline"
@@ -29,14 +29,15 @@ help:
 	@echo "First time: make demo. Then: $(BIN)/latentpack run SOURCE ARCHIVE --tolerance 'temp=0.05'"
 
 setup: $(STAMP)
+	@echo "ready: $(BIN)/latentpack"
 
 $(STAMP): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 		{ echo "latentpack needs Python >= 3.11; found $$($(PYTHON) --version). Try: make setup PYTHON=python3.11"; exit 1; }
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@echo "installing into $(VENV); the first time this takes some minutes"
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[flows,s3,dev]'
 	@touch $@
-	@echo "ready: $(BIN)/latentpack"
 
 demo: setup
 	$(BIN)/python benchmarks/demo.py
@@ -50,7 +51,7 @@ test: setup check
 	$(BIN)/python -m pytest
 
 bench: setup
-	$(BIN)/python benchmarks/bench.py
+	$(BIN)/python benchmarks/bench.py $(if $(DATA),--data $(DATA))
 
 bench-full: setup
 	$(BIN)/python benchmarks/bench.py --full $(if $(DATA),--data $(DATA))

@@ -237,7 +237,8 @@ def _json_of(command: Sequence[str], *, one_thread: bool = False) -> dict[str, A
 
 
 def _run(command: Sequence[str], *, one_thread: bool = False) -> str:
-    environment = dict(os.environ, PYTHONPATH=os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]))
+    environment = dict(os.environ, LATENTPACK_SERVER="off")
+    environment["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
     if one_thread:
         environment |= {
             "OMP_NUM_THREADS": "1",

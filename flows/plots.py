@@ -114,7 +114,7 @@ def _training_curve(report: RunReport) -> str:
         points = [p for p in report.training if p.stage == stage]
         training = [(p.seconds, p.bits_per_row) for p in points if p.bits_per_row is not None]
         held_out = [(p.seconds, p.held_out_bits_per_row) for p in points if p.held_out_bits_per_row is not None]
-        if training:
+        if training and training != held_out:
             axes.plot(*zip(*_thinned(training), strict=True), color=CONVENTIONAL, linewidth=1.2, label="training rows")
         if held_out:
             axes.plot(
@@ -133,12 +133,14 @@ def _training_curve(report: RunReport) -> str:
 
 
 def _latent_sparsity(report: RunReport) -> str:
+    from matplotlib.ticker import MaxNLocator
+
     shares = [100 * (1 - share) for share in report.latent.zero_fraction_by_dimension[:MAX_DIMENSIONS]]
     figure, axes = _figure(2.2)
     axes.bar(range(1, len(shares) + 1), shares, color=PARTS["latents"], width=0.8)
     axes.set_ylim(0, 100)
-    axes.set_xlim(0.3, len(shares) + 0.7)
-    axes.locator_params(axis="x", integer=True)
+    axes.set_xlim(0.3, max(8, len(shares)) + 0.7)
+    axes.xaxis.set_major_locator(MaxNLocator(10, integer=True))
     axes.set_xlabel("latent dimension", color=INK)
     axes.set_ylabel("rows where it is not zero, %", color=INK)
     axes.grid(axis="y", color=GRID, alpha=0.25, linewidth=0.6)

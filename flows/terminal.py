@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 BAR_WIDTH = 14
 REDRAW_S = 0.1
 PLAIN_INTERVAL_S = 10.0
+COUNTS_ROWS = ("encode", "verify")
 
 
 class ProgressLine:
@@ -81,19 +82,16 @@ class ProgressLine:
 
     def _text(self, event: ProgressEvent, seconds: float) -> str:
         parts = [f"{event.stage:<7}"]
-        if self._moving and event.total > 0:
+        if self._moving and event.total > 0 and event.stage in ("train", *COUNTS_ROWS):
             filled = round(BAR_WIDTH * min(1.0, event.done / event.total))
             parts.append("█" * filled + "░" * (BAR_WIDTH - filled))
         if event.bits_per_row is not None:
             return "  ".join([*parts, self._training(event)])
-        if event.stage == "train":
-            parts.append(f"{seconds:.0f} s" if self._moving else "")
-        elif event.total > 0:
-            rate = f"{event.done / seconds:,.0f} rows/s" if seconds > 0.5 and event.done else ""
+        if event.stage == "train" and self._moving:
+            parts.append(f"{seconds:.0f} s")
+        elif event.stage in COUNTS_ROWS and event.total > 0:
             parts.append(f"{event.done:,.0f} of {event.total:,.0f} rows")
-            parts.append(rate)
-        elif event.done:
-            parts.append(f"{event.done:,.0f} rows")
+            parts.append(f"{event.done / seconds:,.0f} rows/s" if seconds > 0.5 and event.done else "")
         parts.append(event.message)
         return "  ".join(part for part in parts if part)
 
@@ -104,5 +102,10 @@ class ProgressLine:
         if event.held_out_bits_per_row is not None:
             text += f" (held out {event.held_out_bits_per_row:.2f})"
         if event.total > 0:
-            text += f"  {event.done:.0f} of {event.total:.0f} s"
+            over = event.done > event.total
+            text += (
+                f"  {event.done:.0f} s, budget {event.total:.0f} s"
+                if over
+                else f"  {event.done:.0f} of {event.total:.0f} s"
+            )
         return text

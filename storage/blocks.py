@@ -6,8 +6,10 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from storage.pages import check_chunk
 from storage.parquet import chunk_range
 from storage.shards import CORRECTIONS, LATENTS, ShardEntry
 from storage.verity import VerifiedFile
@@ -17,7 +19,7 @@ if TYPE_CHECKING:
     from storage.objects import ObjectStore
 
 MAX_FOOTER_BYTES = 64 << 20
-MAX_BLOCK_BYTES = 4 << 30
+MAX_BLOCK_BYTES = (2 << 30) - 1
 
 Range = tuple[int, int]
 
@@ -94,16 +96,41 @@ class ShardReader:
             raise self._lacks("native column", natives[0])
         self._open()
         self._latents.prefetch(self._native_ranges(block, natives))
+        self._check_pages(block, set(natives))
+        arrays = {}
         try:
             table = self._parquet.read_row_group(block, columns=list(natives), use_threads=False)
+            for name in natives:
+                if name not in table.column_names or table.num_rows != self.entry.block_rows[block]:
+                    raise self._lacks("native column", name)
+                array = _one_array(table.column(name))
+                array.validate(full=True)
+                arrays[name] = self._dense(array, block)
         except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
             raise CorruptArchive(f"{self._path}: row group {block} is unreadable ({_first_line(error)})") from None
-        arrays = {}
-        for name in natives:
-            if name not in table.column_names or table.num_rows != self.entry.block_rows[block]:
-                raise self._lacks("native column", name)
-            arrays[name] = _one_array(table.column(name))
         return arrays
+
+    def _check_pages(self, block: int, natives: set[str]) -> None:
+        """Hold every page header against the rows of the block before the Parquet reader believes it."""
+        assert self._latents is not None
+        group = self._metadata.row_group(block)
+        for leaf in range(group.num_columns):
+            chunk = group.column(leaf)
+            if chunk.path_in_schema.partition(".")[0] in natives:
+                where = f"{self._path}: row group {block}, column {chunk.path_in_schema!r}"
+                data = self._latents.read_range(*chunk_range(chunk))
+                check_chunk(data, self.entry.block_rows[block], self._metadata.schema.column(leaf), where)
+
+    def _dense(self, array: pa.Array, block: int) -> pa.Array:
+        """Text that was read as a dictionary, written out: a long entry may be named by every row."""
+        if not pa.types.is_dictionary(array.type):
+            return array
+        lengths = pc.binary_length(array.dictionary).take(array.indices)
+        n_bytes = pc.sum(pc.cast(lengths, pa.int64())).as_py() or 0
+        if n_bytes > MAX_BLOCK_BYTES:
+            limit = f"at most {MAX_BLOCK_BYTES} are read"
+            raise CorruptArchive(f"{self._path}: row group {block} holds a column of {n_bytes} bytes, {limit}")
+        return array.dictionary_decode()
 
     def _native_ranges(self, block: int, natives: Sequence[str]) -> list[Range]:
         wanted = set(natives)
@@ -144,7 +171,10 @@ class ShardReader:
             if rows != self.entry.block_rows or metadata.num_rows != sum(rows) or names != expected:
                 raise CorruptArchive(f"{self._path}: its rows or columns are not those of the shard's record")
             self._check_chunks(metadata)
-            self._parquet = pq.ParquetFile(file, metadata=metadata, pre_buffer=False, buffer_size=0)
+            texts = _dictionary_texts(metadata)
+            self._parquet = pq.ParquetFile(
+                file, metadata=metadata, read_dictionary=texts, pre_buffer=False, buffer_size=0
+            )
         except (pa.ArrowException, OSError) as error:
             raise CorruptArchive(f"{self._path}: the Parquet footer is unreadable ({_first_line(error)})") from None
         self._metadata = metadata
@@ -171,6 +201,18 @@ def block_spans(block_rows: Sequence[int], start: int, stop: int) -> list[tuple[
             spans.append((block, low, high))
         first += n_rows
     return spans
+
+
+def _dictionary_texts(metadata: Any) -> list[str]:
+    """Names of the flat text and binary columns that some row group stores with a dictionary."""
+    leaves = [metadata.schema.column(leaf) for leaf in range(metadata.num_columns)]
+    return [
+        column.path
+        for leaf, column in enumerate(leaves)
+        if column.physical_type == "BYTE_ARRAY" and column.logical_type.type in ("STRING", "NONE")
+        if "." not in column.path and column.max_repetition_level == 0
+        if any(metadata.row_group(i).column(leaf).has_dictionary_page for i in range(metadata.num_row_groups))
+    ]
 
 
 def _one_array(column: pa.ChunkedArray) -> pa.Array:

@@ -270,6 +270,10 @@ def check_format(store: ObjectStore) -> tuple[int, int]:
         if list_snapshots(store):
             raise CorruptArchive(f"{FORMAT_OBJECT}: missing from an archive that has snapshots") from None
         raise BadInput(f"{store.uri}: no archive here (there is no {FORMAT_OBJECT} object)") from None
+    except OSError:
+        if store.size(FORMAT_OBJECT):
+            raise
+        line = b""  # an object store refuses any range of an empty object
     match = _FORMAT_LINE.match(line)
     if match is None:
         raise CorruptArchive(f"{FORMAT_OBJECT}: this is not a latentpack archive, or its first line is damaged")

@@ -243,9 +243,9 @@ class Source:
         A gap larger than a row group is skipped by a new read; a smaller one is read over.
         """
         groups = self._known_groups(path)
-        skippable = max(groups, default=0) if len(groups) > 1 or self._formats[path] == "npy" else sum(groups)
+        skippable = max(groups) if len(groups) > 1 else sum(groups)
         if self._formats[path] == "npy":
-            skippable = 0
+            skippable = 0  # every row can be reached directly
         reads: list[list[tuple[int, int]]] = []
         for a, b in wanted:
             if reads and a - reads[-1][-1][1] <= skippable:

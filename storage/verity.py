@@ -23,6 +23,7 @@ MIN_SEGMENT_BYTES = 8 << 10
 MAX_SEGMENT_BYTES = 64 << 10
 SEGMENTS_AIMED_AT = 128
 GAP_BYTES = 8 << 10
+TRUSTED_BYTES = 16 << 20
 
 
 def digest(data: bytes | memoryview) -> bytes:
@@ -118,7 +119,9 @@ def _fetch(store: ObjectStore, ref: ObjectRef, start: int, stop: int) -> bytes:
     if start == stop:
         return b""
     try:
-        data = store.read_range(ref.path, start, stop - start)
+        # some stores allocate what is asked for: a size that is a lie must not get that far
+        is_there = stop - start <= TRUSTED_BYTES or store.size(ref.path) >= stop
+        data = store.read_range(ref.path, start, stop - start) if is_there else b""
     except FileNotFoundError:
         raise CorruptArchive(f"{ref.path}: the object is missing") from None
     except OSError:

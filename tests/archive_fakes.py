@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -175,8 +174,3 @@ def killed_at(store: ObjectStore, k: int) -> Iterator[None]:
     finally:
         for name in originals:
             delattr(store, name)
-
-
-def grown(shard: EncodedShard, **changes: Any) -> EncodedShard:
-    """`shard` with fields replaced."""
-    return replace(shard, **changes)

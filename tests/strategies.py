@@ -66,7 +66,9 @@ def values(kind: pa.DataType) -> st.SearchStrategy[Any]:
     if t.is_string(kind) or t.is_large_string(kind) or t.is_string_view(kind):
         return st.one_of(st.sampled_from(["a", "b", "", "ab", "abc"]), st.text(max_size=6))
     if t.is_fixed_size_binary(kind):
-        return st.one_of(st.sampled_from([b"abc", b"abd"]), st.binary(min_size=kind.byte_width, max_size=kind.byte_width))
+        return st.one_of(
+            st.sampled_from([b"abc", b"abd"]), st.binary(min_size=kind.byte_width, max_size=kind.byte_width)
+        )
     if t.is_binary(kind) or t.is_large_binary(kind) or t.is_binary_view(kind):
         return st.one_of(st.sampled_from([b"x", b""]), st.binary(max_size=6))
     if t.is_integer(kind):
@@ -121,11 +123,15 @@ def plain_columns(draw: st.DrawFn, n: int, kinds: list[pa.DataType] | None = Non
 def dictionary_columns(draw: st.DrawFn, n: int) -> pa.Array:
     """(n,) dictionary array, ordered or not, of strings, integers or floats; unused, null and doubled values happen."""
     kind = draw(st.sampled_from([pa.string(), pa.int64(), pa.float64(), pa.timestamp("us", "UTC")]))
-    pool = draw(st.lists(st.one_of(values(kind), st.none()) if draw(st.booleans()) else values(kind), min_size=1, max_size=6))
+    pool = draw(
+        st.lists(st.one_of(values(kind), st.none()) if draw(st.booleans()) else values(kind), min_size=1, max_size=6)
+    )
     index = st.integers(0, len(pool) - 1)
     items = draw(st.lists(st.one_of(index, st.none()), min_size=n, max_size=n))
     index_type = draw(st.sampled_from([pa.int8(), pa.int32(), pa.uint16()]))
-    return pa.DictionaryArray.from_arrays(pa.array(items, index_type), column_of(kind, pool), ordered=draw(st.booleans()))
+    return pa.DictionaryArray.from_arrays(
+        pa.array(items, index_type), column_of(kind, pool), ordered=draw(st.booleans())
+    )
 
 
 @st.composite
@@ -148,7 +154,7 @@ def tensor_columns(draw: st.DrawFn, n: int) -> pa.Array:
 
 @st.composite
 def nested_columns(draw: st.DrawFn, n: int) -> pa.Array:
-    """(n,) of types that are never learned: lists, structs, maps, null, intervals, run-end-encoded, unions, extensions."""
+    """(n,) of types never learned: lists, structs, maps, null, intervals, run ends, unions, extensions."""
     numbers = st.one_of(st.none(), st.floats(), st.integers(-3, 3).map(float))
     texts = st.one_of(st.none(), st.text(max_size=3))
     choice = draw(st.sampled_from(["list", "struct", "map", "null", "interval", "ree", "union", "uuid", "deep"]))
@@ -226,6 +232,10 @@ def tolerances_for(draw: st.DrawFn, schema: pa.Schema, *, distortion: bool = Fal
         kind = draw(st.sampled_from(kinds))
         if kind == "lossless":
             continue
-        value = draw(st.sampled_from([0.01, 0.001, 0.5]) if "relative" in kind else st.sampled_from([0.05, 0.5, 1, 3.7, 1e-9, 1e6, 1e300]))
+        value = draw(
+            st.sampled_from([0.01, 0.001, 0.5])
+            if "relative" in kind
+            else st.sampled_from([0.05, 0.5, 1, 3.7, 1e-9, 1e6, 1e300])
+        )
         found[field.name] = Tolerance(kind, 30.0 if kind == "psnr" else float(value))
     return found

@@ -62,3 +62,21 @@ def test_nothing_opens_a_pickle():
         if word in path.read_text(encoding="utf-8")
     ]
     assert not found
+
+
+def test_reading_needs_only_what_a_plain_install_brings():
+    """Every module of storage loads where nothing but the base dependencies can be imported."""
+    code = """
+import importlib.metadata, pkgutil, re, sys
+text = importlib.metadata.requires("latentpack")
+extras = {re.match(r"[A-Za-z0-9_.-]+", line)[0].lower() for line in text if "extra ==" in line}
+base = {re.match(r"[A-Za-z0-9_.-]+", line)[0].lower() for line in text if "extra ==" not in line}
+assert "torch" in extras and "pyarrow" in base
+for name in extras - base - {"latentpack"}:
+    sys.modules[name.replace("-", "_")] = None
+import storage
+for module in pkgutil.walk_packages(storage.__path__, "storage."):
+    importlib.import_module(module.name)
+assert storage.open_archive
+"""
+    _modules_after(code)

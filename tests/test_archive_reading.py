@@ -181,3 +181,15 @@ def test_the_encoder_is_left_alone_until_it_is_asked_for(place: str) -> None:
     assert codec.loaded == [("decoder.safetensors", "plan.json.zst")]
     archive.newest_model(with_encoder=True)
     assert codec.loaded[1:] == [("decoder.safetensors", "encoder.safetensors", "plan.json.zst")]
+
+
+def test_reading_and_writing_import_neither_torch_nor_prefect() -> None:
+    import subprocess
+    import sys
+
+    program = (
+        "import sys, storage, storage.archive, storage.writer, storage.ledger, storage.codec, vae_core.model, vae_core.shard;"
+        "print(sorted({'torch', 'prefect', 'matplotlib'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"

@@ -60,7 +60,7 @@ def test_a_first_run_killed_anywhere_leaves_no_archive_to_read(tmp_path: Path) -
         store = ObjectStore.open(str(tmp_path / str(k)))
         with pytest.raises(Killed), killed_at(store, k):
             run_once(store, FIRST)
-        with pytest.raises(BadInput, match="no archive here|no snapshot yet"):
+        with pytest.raises(BadInput, match=r"no archive here|no snapshot yet"):
             open_fake(store, TABLE.schema)
         assert run_once(store, FIRST)[0] == 1
 

@@ -7,7 +7,7 @@ import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from strategies import columns, tables, tolerances_for
+from strategies import tables, tolerances_for
 
 from vae_core.columns import ColumnPlan, TableProfile, decode_column, encode_column, one_array, plan_columns
 from vae_core.errors import BadInput
@@ -77,10 +77,8 @@ def test_a_plan_rebuilt_from_its_json_decodes_the_same(data):
     table = data.draw(tables())
     for plan in planned(table, data.draw(tolerances_for(table.schema, distortion=True))):
         again = rebuilt(plan, table.schema)
-        assert (again.kind, again.lo, again.hi, again.fill, again.n_levels, again.width, again.opaque, again.has_state) == (
-            plan.kind, plan.lo, plan.hi, plan.fill, plan.n_levels, plan.width, plan.opaque, plan.has_state,
-        )  # fmt: skip
-        assert again.tolerance == plan.tolerance
+        for name in ("kind", "lo", "hi", "fill", "n_levels", "width", "opaque", "has_state", "tolerance", "field"):
+            assert getattr(again, name) == getattr(plan, name)
         if plan.kind != "verbatim":
             codes = encode_column(plan, table.column(plan.index))
             assert not differences(decode_column(plan, codes), decode_column(again, codes)).any()
@@ -93,7 +91,12 @@ def test_data_the_profile_never_saw_comes_back_too(data):
     kind = seen.schema.field(0).type
     from strategies import column_of, values
 
-    if pa.types.is_nested(kind) or isinstance(kind, pa.BaseExtensionType) or pa.types.is_dictionary(kind) or kind == pa.null():
+    if (
+        pa.types.is_nested(kind)
+        or isinstance(kind, pa.BaseExtensionType)
+        or pa.types.is_dictionary(kind)
+        or kind == pa.null()
+    ):
         return
     if pa.types.is_interval(kind) or pa.types.is_run_end_encoded(kind) or pa.types.is_union(kind):
         return

@@ -90,6 +90,7 @@ def test_damaged_varints_are_refused(data: bytes, n_values: int) -> None:
         from_varints(data, n_values, "here")
 
 
+@settings(deadline=None, max_examples=25)
 @given(
     st.recursive(
         st.none() | st.integers() | st.text(max_size=50), lambda inner: st.lists(inner, max_size=30), max_leaves=60

@@ -29,7 +29,7 @@ def test_a_table_equals_itself_nan_and_nested_values_included(table):
 @LAW
 @given(tables(), st.integers(1, 9))
 def test_the_digest_does_not_depend_on_batches(table, size):
-    assert digest([table]) == digest(table.to_batches(max_chunksize=size))
+    assert digest([table]) == digest(table.to_batches(max_chunksize=size), table.schema)
 
 
 def test_the_digest_crosses_chunk_borders():
@@ -76,7 +76,8 @@ def test_a_bound_has_no_slack():
 
 
 @pytest.mark.parametrize(
-    ("raw", "decoded"), [(None, 0.0), (0.0, None), (float("nan"), 0.0), (float("inf"), 1e308), (-0.0, 0.0), (1.0, float("nan"))]
+    ("raw", "decoded"),
+    [(None, 0.0), (0.0, None), (float("nan"), 0.0), (float("inf"), 1e308), (-0.0, 0.0), (1.0, float("nan"))],
 )
 def test_no_tolerance_excuses_a_lost_null_or_special(raw, decoded):
     for tolerance in (Tolerance("absolute", 1e300), Tolerance("rmse", 1e300)):
@@ -105,7 +106,11 @@ def test_pieces_combine_into_the_whole():
     (whole,) = compare(a, b, tolerance)
     (left,), (right,) = compare(a[:37], b[:37], tolerance), compare(a[37:], b[37:], tolerance, first_row=37)
     both = combine(left, right)
-    assert (both.violations, both.first_violation_row, both.n_rows) == (whole.violations, whole.first_violation_row, 100)
+    assert (both.violations, both.first_violation_row, both.n_rows) == (
+        whole.violations,
+        whole.first_violation_row,
+        100,
+    )
     assert both.rmse == pytest.approx(whole.rmse, rel=1e-12)
 
 

@@ -26,7 +26,7 @@ from vae_core.model import Base, Model
 from vae_core.tables import rmse_of
 
 BLOCK_ROWS = 131_072
-RANK_ROWS = 65_536
+RANK_ROWS = 16_384
 OWN_STREAM_BYTES = 48_000
 OWN_SECTION_BYTES = 24_000
 THREADS = 2
@@ -81,7 +81,7 @@ def _prepare(model: Model, j: int, chunked: pa.ChunkedArray) -> _Column:
     if len(array) <= len(head[0]):
         coding, n_bytes = ranked[0]
     else:
-        coding, n_bytes = conventional.measure(plan, array, codes, [name for name, _ in ranked[:2]])
+        coding, n_bytes = conventional.measure(plan, array, codes, [name for name, _ in ranked[:3]])
     return _Column(array, codes, coding, n_bytes)
 
 

@@ -79,18 +79,26 @@ class IntegerNetwork:
         if not 1 <= len(self.layers) <= MAX_LAYERS:
             raise CorruptArchive(f"integer network has {len(self.layers)} layers, this release reads 1 to {MAX_LAYERS}")
         if not 0 <= self.input_bound < SUM_BOUND:
-            raise CorruptArchive(f"integer network allows inputs up to {self.input_bound}, at most {SUM_BOUND - 1} is exact")
+            raise CorruptArchive(
+                f"integer network allows inputs up to {self.input_bound}, at most {SUM_BOUND - 1} is exact"
+            )
         bound = self.input_bound
         for index, layer in enumerate(self.layers):
             where = f"layer {index} of an integer network"
             if layer.weight.ndim != 2 or layer.weight.dtype != np.int8:
-                raise CorruptArchive(f"{where}: weights are {layer.weight.dtype}{layer.weight.shape}, expected a matrix of int8")
+                raise CorruptArchive(
+                    f"{where}: weights are {layer.weight.dtype}{layer.weight.shape}, expected a matrix of int8"
+                )
             if layer.bias.shape != (layer.n_out,) or layer.bias.dtype != np.int32:
-                raise CorruptArchive(f"{where}: bias is {layer.bias.dtype}{layer.bias.shape}, expected int32 ({layer.n_out},)")
+                raise CorruptArchive(
+                    f"{where}: bias is {layer.bias.dtype}{layer.bias.shape}, expected int32 ({layer.n_out},)"
+                )
             if max(layer.weight.shape) > MAX_WIDTH or min(layer.weight.shape) < 1:
                 raise CorruptArchive(f"{where}: shape {layer.weight.shape} is outside 1..{MAX_WIDTH}")
             if index and layer.n_in != self.layers[index - 1].n_out:
-                raise CorruptArchive(f"{where}: takes {layer.n_in} inputs, the layer before gives {self.layers[index - 1].n_out}")
+                raise CorruptArchive(
+                    f"{where}: takes {layer.n_in} inputs, the layer before gives {self.layers[index - 1].n_out}"
+                )
             if int(layer.weight.min()) < -127:
                 raise CorruptArchive(f"{where}: a weight is -128, outside -127..127")
             if not 0 <= layer.shift <= MAX_SHIFT:
@@ -128,15 +136,15 @@ class IntegerNetwork:
         step = max(1, _CHUNK_ELEMENTS // widest)
         matrices = [(layer.weight.T.astype(dtype), layer.bias.astype(dtype)) for layer in self.layers]
         for start in range(0, len(inputs), step):
-            a: NDArray[np.floating[Any]] = np.clip(inputs[start : start + step], -self.input_bound, self.input_bound).astype(dtype)
+            a: NDArray[np.floating[Any]] = np.clip(
+                inputs[start : start + step], -self.input_bound, self.input_bound
+            ).astype(dtype)
             for layer, (matrix, bias) in zip(self.layers, matrices, strict=True):
                 a = layer.rescale(a @ matrix + bias)
             out[start : start + step] = a.astype(np.int32)
         return out
 
-    def after_sums(
-        self, sums: NDArray[np.floating[Any]]
-    ) -> NDArray[np.int32]:
+    def after_sums(self, sums: NDArray[np.floating[Any]]) -> NDArray[np.int32]:
         """Evaluate from the first layer's sums (n, layers[0].n_out), exact integers in floats with |.| < 2^24.
 
         For decoders that grow the first layer's sums one decoded column at a time.
@@ -161,7 +169,13 @@ class IntegerNetwork:
     def from_tensors(cls, tensors: Mapping[str, NDArray[Any]], prefix: str = "") -> IntegerNetwork:
         """Rebuild what `to_tensors` gave. Raises CorruptArchive when a tensor is missing or anything is out of bounds."""
         form = tensors.get(f"{prefix}form")
-        if form is None or form.ndim != 1 or form.dtype != np.int32 or len(form) % 3 != 1 or len(form) > 3 * MAX_LAYERS + 1:
+        if (
+            form is None
+            or form.ndim != 1
+            or form.dtype != np.int32
+            or len(form) % 3 != 1
+            or len(form) > 3 * MAX_LAYERS + 1
+        ):
             raise CorruptArchive(f"integer network {prefix!r}: tensor 'form' is missing or malformed")
         layers = []
         for index in range(len(form) // 3):

@@ -1,6 +1,6 @@
 """Raw against decoded: exactness bit for bit, bounds without slack, distortion; and a digest of what was decoded.
 
-Equality here is that of promise 1: NaN equals NaN whatever its payload, -0.0 differs from 0.0, a dictionary is its values.
+NaN equals NaN whatever its payload, -0.0 differs from 0.0, a dictionary column is its values.
 """
 
 from __future__ import annotations
@@ -63,7 +63,9 @@ def compare(
     Raises BadInput when rows or column types differ.
     """
     if raw.num_rows != decoded.num_rows or raw.schema.names != decoded.schema.names:
-        raise BadInput(f"{raw.num_rows} raw rows of {raw.schema.names} against {decoded.num_rows} of {decoded.schema.names}")
+        raise BadInput(
+            f"{raw.num_rows} raw rows of {raw.schema.names} against {decoded.num_rows} of {decoded.schema.names}"
+        )
     found = []
     for item in raw.schema:
         a, b = (one_array(t.column(t.schema.get_field_index(item.name))) for t in (raw, decoded))
@@ -71,7 +73,9 @@ def compare(
     return found
 
 
-def compare_column(name: str, raw: pa.Array, decoded: pa.Array, tolerance: Tolerance, *, first_row: int = 0) -> ColumnQuality:
+def compare_column(
+    name: str, raw: pa.Array, decoded: pa.Array, tolerance: Tolerance, *, first_row: int = 0
+) -> ColumnQuality:
     """One column of `compare`."""
     if raw.type != decoded.type:
         raise BadInput(f"column {name!r} is {raw.type}, decoded as {decoded.type}")
@@ -155,7 +159,13 @@ def _value_differences(a: pa.Array, b: pa.Array, both: Bools) -> Bools:
     if t.is_string_view(kind) or t.is_binary_view(kind):
         plain = pa.large_string() if t.is_string_view(kind) else pa.large_binary()
         return _value_differences(a.cast(plain), b.cast(plain), both)
-    if t.is_string(kind) or t.is_large_string(kind) or t.is_binary(kind) or t.is_large_binary(kind) or t.is_fixed_size_binary(kind):
+    if (
+        t.is_string(kind)
+        or t.is_large_string(kind)
+        or t.is_binary(kind)
+        or t.is_large_binary(kind)
+        or t.is_fixed_size_binary(kind)
+    ):
         return np.asarray(pc.fill_null(pc.not_equal(a, b), False), np.bool_)
     if t.is_struct(kind):
         parts = [differences(a.field(i), b.field(i)) for i in range(kind.num_fields)]
@@ -170,7 +180,7 @@ def _value_differences(a: pa.Array, b: pa.Array, both: Bools) -> Bools:
 def _list_differences(a: pa.Array, b: pa.Array, both: Bools) -> Bools:
     lengths = [_lengths(x) for x in (a, b)]
     comparable = both & (lengths[0] == lengths[1])
-    result = ~comparable
+    result: Bools = ~comparable
     keep = pa.array(comparable)
     elements = differences(*(_elements(x.filter(keep)) for x in (a, b)))
     if elements.any():
@@ -235,7 +245,9 @@ def _cell_errors(a: pa.Array, b: pa.Array, tolerance: Tolerance) -> tuple[Bools,
         bound = int(min(Decimal(repr(tolerance.value)) * scale, Decimal(2**64 - 1)))
         wrong |= va & vb & (gap > np.uint64(bound))
     if fits_x is not None or fits_y is not None:
-        wide = ~(np.ones(len(x), np.bool_) if fits_x is None else fits_x) | ~(np.ones(len(x), np.bool_) if fits_y is None else fits_y)
+        wide = ~(np.ones(len(x), np.bool_) if fits_x is None else fits_x) | ~(
+            np.ones(len(x), np.bool_) if fits_y is None else fits_y
+        )
         odd = wide & va & vb
         wrong = np.where(odd, differences(a, b), wrong)
         gap = np.where(odd, np.uint64(0), gap)
@@ -269,17 +281,17 @@ def _rms(error: Any) -> float:
     return most * math.sqrt(float(np.mean(np.square(error / most))))
 
 
-def digest(batches: Iterable[pa.RecordBatch | pa.Table]) -> str:
-    """sha256 of names, types and values of all rows; the same however the rows are batched, chunked or dictionary-coded."""
-    hashes: list[Any] = []
-    schema: pa.Schema | None = None
+def digest(batches: Iterable[pa.RecordBatch | pa.Table], schema: pa.Schema | None = None) -> str:
+    """sha256 of names, types and values of all rows; the same however they are batched, chunked or dictionary-coded.
+
+    schema : needed only when there may be no batch at all
+    """
+    hashes = [] if schema is None else _fresh(schema)
     waiting: list[pa.Table] = []
     n_waiting = 0
     for batch in batches:
         table = batch if isinstance(batch, pa.Table) else pa.Table.from_batches([batch])
-        if schema is None:
-            schema = table.schema
-            hashes = [hashlib.sha256(f"{f.name}\0{f.type}".encode()) for f in schema]
+        hashes = hashes or _fresh(table.schema)
         waiting.append(table)
         n_waiting += table.num_rows
         if n_waiting >= _DIGEST_ROWS:
@@ -291,6 +303,10 @@ def digest(batches: Iterable[pa.RecordBatch | pa.Table]) -> str:
     if n_waiting:
         _digest_chunk(hashes, pa.concat_tables(waiting))
     return hashlib.sha256(b"".join(h.digest() for h in hashes)).hexdigest()
+
+
+def _fresh(schema: pa.Schema) -> list[Any]:
+    return [hashlib.sha256(f"{f.name}\0{f.type}".encode()) for f in schema]
 
 
 def _digest_chunk(hashes: list[Any], table: pa.Table) -> None:
@@ -320,7 +336,7 @@ def _feed(h: Any, array: pa.Array) -> None:
                 raw = np.where(odd, raw.dtype.type(np.nan), raw)
         if valid is not None:
             raw = raw[valid]
-        h.update(memoryview(np.ascontiguousarray(raw)).cast("B") if len(raw) else b"")
+        h.update(np.ascontiguousarray(raw).view(np.uint8).data if len(raw) else b"")
     elif t.is_struct(kind):
         alive = array if valid is None else array.drop_null()
         for i in range(kind.num_fields):
@@ -330,7 +346,8 @@ def _feed(h: Any, array: pa.Array) -> None:
         _feed(h, _elements(array))
     elif t.is_fixed_size_binary(kind) or t.is_string(kind) or t.is_large_string(kind) or _is_bytes(kind):
         plain = array.drop_null().cast(pa.large_binary())
-        offsets = np.frombuffer(plain.buffers()[1], np.int64, len(plain) + 1, plain.offset * 8) if len(plain) else np.zeros(1, np.int64)
+        n = len(plain)
+        offsets = np.frombuffer(plain.buffers()[1], np.int64, n + 1, plain.offset * 8) if n else np.zeros(1, np.int64)
         h.update(np.diff(offsets).tobytes())
         data = plain.buffers()[2]
         if data is not None and len(offsets) > 1:

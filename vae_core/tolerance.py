@@ -1,11 +1,11 @@
 """How far a decoded value may be from the raw one, asked for per column.
 
-    lossless        every bit comes back
-    absolute        |decoded - raw| <= value, in the column's own units (ticks for dates, times and durations)
-    relative        the same, value being a fraction of the column's range (max - min of its finite values)
-    rmse            root mean square error over the column <= value: latents alone, no corrections
-    rmse_relative   the same, value being a fraction of the range
-    psnr            peak signal to noise ratio >= value decibels, turned into an rmse
+lossless        every bit comes back
+absolute        |decoded - raw| <= value, in the column's own units (ticks for dates, times and durations)
+relative        the same, value being a fraction of the column's range (max - min of its finite values)
+rmse            root mean square error over the column <= value: latents alone, no corrections
+rmse_relative   the same, value being a fraction of the range
+psnr            peak signal to noise ratio >= value decibels, turned into an rmse
 """
 
 from __future__ import annotations
@@ -65,7 +65,9 @@ class Tolerance:
         except ValueError:
             value = math.nan
         if not math.isfinite(value) or value < 0 or "_" in number:
-            raise UsageError(f"tolerance {text!r}: {number!r} is not a number >= 0 (examples: 0.05, 1%, rmse:3%, psnr:30)")
+            raise UsageError(
+                f"tolerance {text!r}: {number!r} is not a number >= 0 (examples: 0.05, 1%, rmse:3%, psnr:30)"
+            )
         if percent:
             value = float(f"{number.rstrip('%').strip()}e-2") if "e" not in number else value / 100
         if head == "psnr" and colon:
@@ -132,8 +134,7 @@ def _takes_tolerance(value_type: pa.DataType) -> bool:
         t.is_integer(value_type)
         or t.is_floating(value_type)
         or t.is_decimal(value_type)
-        or t.is_temporal(value_type)
-        and not t.is_interval(value_type)
+        or (t.is_temporal(value_type) and not t.is_interval(value_type))
     )
 
 

@@ -91,13 +91,17 @@ def _decode(name: str, coding: int, payload: bytes, dtype: np.dtype[Any], count:
         try:
             frame = zstandard.get_frame_parameters(payload)
             if frame.content_size != n_bytes or frame.window_size > max(1 << 24, 2 * n_bytes):
-                raise CorruptArchive(f"packed tensors: {name!r} claims {frame.content_size} bytes, its shape needs {n_bytes}")
+                raise CorruptArchive(
+                    f"packed tensors: {name!r} claims {frame.content_size} bytes, its shape needs {n_bytes}"
+                )
             planes = zstandard.ZstdDecompressor().decompress(payload, max_output_size=n_bytes)
         except zstandard.ZstdError as error:
             raise CorruptArchive(f"packed tensors: {name!r} is not a zstd frame") from error
         if len(planes) != n_bytes:
             raise CorruptArchive(f"packed tensors: {name!r} gave {len(planes)} bytes, its shape needs {n_bytes}")
-        return np.ascontiguousarray(np.frombuffer(planes, np.uint8).reshape(dtype.itemsize, -1).T).reshape(-1).view(dtype)
+        return (
+            np.ascontiguousarray(np.frombuffer(planes, np.uint8).reshape(dtype.itemsize, -1).T).reshape(-1).view(dtype)
+        )
     if coding == _ADAPTIVE and count <= _ADAPTIVE_LIMIT:
         values = np.array(_decode_adaptive(payload, count), dtype=object)
         info = np.iinfo(dtype)
@@ -167,7 +171,13 @@ class _Contexts:
     def __init__(self) -> None:
         self.length = [_Bit() for _ in range(65)]
         self.sign = [_Bit() for _ in range(65)]
-        self.below = [[_Bit() for _ in range(64)] for _ in range(65)]
+        self._below: dict[tuple[int, int], _Bit] = {}
+
+    def below(self, n_bits: int, i: int) -> _Bit:
+        context = self._below.get((n_bits, i))
+        if context is None:
+            context = self._below[n_bits, i] = _Bit()
+        return context
 
 
 class _Encoder:
@@ -239,7 +249,7 @@ def _encode_adaptive(values: list[int]) -> bytes:
         if n_bits:
             coder.put(contexts.sign[min(n_bits, 2)], int(value < 0))
         for i in range(n_bits - 2, -1, -1):
-            coder.put(contexts.below[n_bits][i], magnitude >> i & 1)
+            coder.put(contexts.below(n_bits, i), magnitude >> i & 1)
     return coder.finish()
 
 
@@ -253,6 +263,6 @@ def _decode_adaptive(payload: bytes, count: int) -> list[int]:
         negative = n_bits and coder.get(contexts.sign[min(n_bits, 2)])
         magnitude = int(n_bits > 0)
         for i in range(n_bits - 2, -1, -1):
-            magnitude = magnitude << 1 | coder.get(contexts.below[n_bits][i])
+            magnitude = magnitude << 1 | coder.get(contexts.below(n_bits, i))
         values.append(-magnitude if negative else magnitude)
     return values

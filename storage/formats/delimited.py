@@ -29,7 +29,7 @@ class Delimited(Format):
             raise BadInput(f"{where}: the file is empty, not even a header line")
         try:
             schema = self._inferred_schema(file, _BLOCK_BYTES)
-            if n_bytes > _BLOCK_BYTES and any(pa.types.is_null(field.type) for field in schema):
+            if any(pa.types.is_null(field.type) for field in schema):
                 schema = self._inferred_schema(file, _DEEP_LOOK_BYTES)
         except (pa.ArrowException, OSError, ValueError) as error:
             raise unreadable(where, "CSV", error) from error

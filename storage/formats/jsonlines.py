@@ -12,7 +12,7 @@ from storage.errors import BadInput
 from storage.formats.compression import decompressed, opened_text
 from storage.formats.contract import Format, Outline, narrowed, sliced, unreadable
 
-_BLOCK_BYTES = 4 << 20
+_BLOCK_BYTES = 16 << 20  # a record larger than this is refused
 _DEEP_LOOK_BYTES = 64 << 20
 
 
@@ -27,7 +27,7 @@ class JSONLines(Format):
             raise BadInput(f"{where}: the file is empty")
         try:
             schema = _inferred_schema(file, _BLOCK_BYTES)
-            if n_bytes > _BLOCK_BYTES and any(pa.types.is_null(field.type) for field in schema):
+            if any(pa.types.is_null(field.type) for field in schema):
                 schema = _inferred_schema(file, _DEEP_LOOK_BYTES)
         except (pa.ArrowException, OSError, ValueError) as error:
             raise unreadable(where, "JSON lines", error) from error

@@ -63,9 +63,7 @@ class Features:
         """(F,) int64: the column each feature belongs to."""
         return np.repeat(np.arange(len(self.counts)), self.counts)
 
-    def transform(
-        self, values: NDArray[np.int64], present: NDArray[np.bool_]
-    ) -> NDArray[np.float32]:
+    def transform(self, values: NDArray[np.int64], present: NDArray[np.bool_]) -> NDArray[np.float32]:
         """Codes (n, D) and their presence (n, D) as standardised features (n, F) float32, 0 where absent."""
         return standardise(self, values, present)
 
@@ -75,9 +73,7 @@ def span(lo: int, hi: int) -> int:
     return max(0, (hi - lo).bit_length() - MAX_SPAN_BITS)
 
 
-def standardise(
-    features: Features, values: NDArray[np.int64], present: NDArray[np.bool_]
-) -> NDArray[np.float32]:
+def standardise(features: Features, values: NDArray[np.int64], present: NDArray[np.bool_]) -> NDArray[np.float32]:
     """See Features.transform."""
     raw = units(features, values)
     x = (raw - features.center) / features.scale
@@ -90,15 +86,13 @@ def units(features: Features, values: NDArray[np.int64]) -> NDArray[np.float64]:
     column = features.column
     numeric = features.levels < 0
     wide = values[:, column]
-    above = (np.clip(wide, features.lo[column], features.hi[column]).view(np.uint64) - features.lo[column].view(np.uint64)) >> (
-        features.up[column].astype(np.uint64)
-    )
+    above = (
+        np.clip(wide, features.lo[column], features.hi[column]).view(np.uint64) - features.lo[column].view(np.uint64)
+    ) >> (features.up[column].astype(np.uint64))
     return np.where(numeric, above.astype(np.float64), (wide == features.levels).astype(np.float64))
 
 
-def fit_features(
-    columns: Sequence[BaseColumn], values: NDArray[np.int64], present: NDArray[np.bool_]
-) -> Features:
+def fit_features(columns: Sequence[BaseColumn], values: NDArray[np.int64], present: NDArray[np.bool_]) -> Features:
     """Choose levels, centres and scales from codes (n, D) and presence (n, D)."""
     levels: list[int] = []
     counts: list[int] = []

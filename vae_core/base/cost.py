@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -14,12 +15,13 @@ ENCODINGS = ("plain", "dictionary", "split")
 
 def stored_bytes(z: NDArray[np.integer[Any]]) -> int:
     """Bytes of latents z (n, C): for each column the smallest of the Parquet encodings, pages and dictionary included."""
-    return sum(column_bytes(z[:, c])[1] for c in range(z.shape[1]))
+    encodings = ENCODINGS if z.shape[1] <= 8 else ("dictionary", "split")
+    return sum(column_bytes(z[:, c], encodings)[1] for c in range(z.shape[1]))
 
 
-def column_bytes(column: NDArray[np.integer[Any]]) -> tuple[str, int]:
+def column_bytes(column: NDArray[np.integer[Any]], encodings: Sequence[str] = ENCODINGS) -> tuple[str, int]:
     """The best encoding of one column of latents and its bytes."""
-    sizes = [(measured(column, encoding), encoding) for encoding in ENCODINGS]
+    sizes = [(measured(column, encoding), encoding) for encoding in encodings]
     n_bytes, encoding = min(sizes)
     return encoding, n_bytes
 
@@ -27,7 +29,12 @@ def column_bytes(column: NDArray[np.integer[Any]]) -> tuple[str, int]:
 def measured(column: NDArray[np.integer[Any]], encoding: str) -> int:
     """Bytes of the column chunk under one encoding ("plain" | "dictionary" | "split")."""
     sink = pa.BufferOutputStream()
-    table = pa.table({"z": pa.array(column)})
+    # from buffers: pa.array(numpy) would import pandas first
+    column = np.ascontiguousarray(column)
+    array = pa.Array.from_buffers(
+        pa.int8() if column.dtype == np.int8 else pa.int16(), len(column), [None, pa.py_buffer(column)]
+    )
+    table = pa.Table.from_arrays([array], names=["z"])
     special: Any = {"z": "BYTE_STREAM_SPLIT"} if encoding == "split" else None
     with pq.ParquetWriter(
         sink, table.schema, compression="zstd", compression_level=19, use_dictionary=encoding == "dictionary",

@@ -43,14 +43,16 @@ class Encoder:
         """Features of windows (m, W*F) as integer latents (m, L) at a gain (1.0 = the fitted step)."""
         mean = self.mean(x, decoder) * np.float32(gain)
         rounded = np.sign(mean) * np.floor(np.abs(mean) + np.float32(0.5 - self.deadzone / 512))
-        return rounded.clip(-16383, 16383).astype(np.int16)
+        return np.asarray(rounded.clip(-16383, 16383), np.int16)
 
     def mean(self, x: NDArray[np.float32], decoder: Decoder) -> NDArray[np.float32]:
         """mu (m, L) float32, in fitted steps."""
         if not self.weights:
             start = np.asarray(x @ projection(decoder, self.metric).T, np.float32)
             return start if decoder.network is None else likeliest(x, start, decoder, self.metric)
-        direct, hidden, deep, out = (w.astype(np.float32) * s[:, None] for w, s in zip(self.weights, self.scales, strict=True))
+        direct, hidden, deep, out = (
+            w.astype(np.float32) * s[:, None] for w, s in zip(self.weights, self.scales, strict=True)
+        )
         h = np.maximum(x @ hidden.T + self.biases[0], 0.0)
         h = np.maximum(h @ deep.T + self.biases[1], 0.0)
         return np.asarray(x @ direct.T + h @ out.T + self.biases[2], np.float32)
@@ -81,7 +83,11 @@ class Encoder:
             shapes = ((n_latents, n_in), (h, n_in), (h, h), (n_latents, h))
             if tuple(w.shape for w in weights) != shapes or any(w.dtype != np.int8 for w in weights):
                 raise CorruptArchive("base layer: the encoder's matrices do not fit its decoder")
-            if tuple(s.shape for s in scales) != tuple((s[0],) for s in shapes) or tuple(b.shape for b in biases) != ((h,), (h,), (n_latents,)):
+            if tuple(s.shape for s in scales) != tuple((s[0],) for s in shapes) or tuple(b.shape for b in biases) != (
+                (h,),
+                (h,),
+                (n_latents,),
+            ):
                 raise CorruptArchive("base layer: the encoder's scales and biases do not fit its matrices")
         if metric.shape != (decoder.n_features,) or metric.dtype != np.int16 or not 0 <= deadzone <= 255:
             raise CorruptArchive("base layer: the encoder's metric does not fit its decoder")
@@ -97,17 +103,22 @@ def projection(decoder: Decoder, metric: NDArray[np.int16]) -> NDArray[np.float3
     return np.asarray(np.linalg.solve(gram, a.T) * weight, np.float32)
 
 
-def likeliest(x: NDArray[np.float32], z: NDArray[np.float32], decoder: Decoder, metric: NDArray[np.int16]) -> NDArray[np.float32]:
+def likeliest(
+    x: NDArray[np.float32], z: NDArray[np.float32], decoder: Decoder, metric: NDArray[np.int16]
+) -> NDArray[np.float32]:
     """Latents (m, L) that minimise rate + distortion in bits under the decoder, by preconditioned gradient steps from z."""
     assert decoder.network is not None and decoder.reach is not None and decoder.net_multiply is not None
     a = (decoder.linear / 128.0).astype(np.float32)  # (N, L)
     precision = np.tile(2.0 ** (metric / 8.0), decoder.window).astype(np.float32)
     variance = (decoder.scales / 16.0) ** 2 * (1 - decoder.zeros / 255.0) + 1 / 12
-    prior = (_PULL /  (2 * np.log(2.0) * variance)).astype(np.float32)
+    prior = (_PULL / (2 * np.log(2.0) * variance)).astype(np.float32)
     curvature = 2 * (a.T * precision) @ a + np.diag(2 * prior)
     inverse = np.linalg.inv(curvature.astype(np.float64)).astype(np.float32)
     unit = np.tile(decoder.net_multiply / (128.0 * np.maximum(decoder.multiply, 1)), decoder.window).astype(np.float32)
-    layers = [(w.weight.astype(np.float32), w.bias.astype(np.float32), np.float32(2.0**-w.shift), w.high) for w in decoder.network.layers]
+    layers = [
+        (w.weight.astype(np.float32), w.bias.astype(np.float32), np.float32(2.0**-w.shift), w.high)
+        for w in decoder.network.layers
+    ]
     reach = (decoder.reach / 16.0).astype(np.float32)
     best, best_cost = z, np.full(len(z), np.inf, np.float32)
     for step in range(_STEPS + 1):

@@ -70,19 +70,28 @@ def network_layer(
     alive = alive if len(alive) else np.arange(1)
     seen = round_latents(means[:, alive])
     linear, direct, reach, out, biases[2] = linear[:, alive], direct[alive], reach[alive], out[alive], biases[2][alive]
-    network = IntegerNetwork((replace(first, weight=np.ascontiguousarray(first.weight[:, alive])), *trained.layers[1:]), trained.input_bound)
+    network = IntegerNetwork(
+        (replace(first, weight=np.ascontiguousarray(first.weight[:, alive])), *trained.layers[1:]), trained.input_bound
+    )
 
     def export(step: float) -> BaseLayer:
         part = NetworkPart(network, np.rint(reach * step).clip(1, 1 << 20).astype(np.int32), unit)
         blank = seen if amortised else np.rint(seen / step).astype(np.int16)
         decoder = assemble_decoder(columns, features, window, linear * step, blank, part)
         ratio = np.tile(decoder.features().scale / features.scale, window)
-        metric = np.rint(8 * np.log2(np.maximum(precision.reshape(window, -1)[0] * ratio[: features.n_features] ** 2 / step**2, 1e-30)))
+        metric = np.rint(
+            8
+            * np.log2(np.maximum(precision.reshape(window, -1)[0] * ratio[: features.n_features] ** 2 / step**2, 1e-30))
+        )
         encoder = Encoder(metric.clip(-1000, 1000).astype(np.int16), DEADZONE)
         if amortised:
-            weights, scales = zip(*(int8_rows(w) for w in (direct / step * ratio, hidden * ratio, deep, out / step)), strict=True)
+            weights, scales = zip(
+                *(int8_rows(w) for w in (direct / step * ratio, hidden * ratio, deep, out / step)), strict=True
+            )
             shifts = (biases[0], biases[1], biases[2] / step)
-            encoder = Encoder(np.zeros_like(encoder.metric), DEADZONE, weights, scales, tuple(b.astype(np.float32) for b in shifts))
+            encoder = Encoder(
+                np.zeros_like(encoder.metric), DEADZONE, weights, scales, tuple(b.astype(np.float32) for b in shifts)
+            )
         latents = encoder.latents((x / ratio).astype(np.float32), 1.0, decoder)
         return BaseLayer("vae", assemble_decoder(columns, features, window, linear * step, latents, part), encoder)
 

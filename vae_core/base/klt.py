@@ -49,7 +49,9 @@ def fit_klt(moments: NDArray[np.float64], weight: NDArray[np.float64], n_latents
     if not len(kept):
         kept = order[:1]
     v = vectors[:, kept]
-    v = v * np.where(v[np.abs(v).argmax(axis=0), np.arange(v.shape[1])] < 0, -1.0, 1.0)  # one sign, whatever LAPACK gives
+    v = v * np.where(
+        v[np.abs(v).argmax(axis=0), np.arange(v.shape[1])] < 0, -1.0, 1.0
+    )  # one sign, whatever LAPACK gives
     safe = np.where(weight > 0, weight, 1.0)
     return Basis(np.where(weight[:, None] > 0, v / safe[:, None], 0.0), (v * weight[:, None]).T, weight)
 
@@ -57,4 +59,4 @@ def fit_klt(moments: NDArray[np.float64], weight: NDArray[np.float64], n_latents
 def round_latents(mean: NDArray[np.floating], deadzone: int = DEADZONE) -> NDArray[np.int16]:
     """Means (n, L) to integers with a dead zone; the encoder's own rounding."""
     rounded = np.sign(mean) * np.floor(np.abs(mean) + (0.5 - deadzone / 512))
-    return rounded.clip(-16383, 16383).astype(np.int16)
+    return np.asarray(rounded.clip(-16383, 16383), np.int16)

@@ -82,7 +82,14 @@ class Decoder:
         scale = 128.0 * self.multiply * step
         start = np.concatenate(([0], np.cumsum(counts)[:-1])).astype(np.int64)
         return Features(
-            self.lo, self.hi, self.up.astype(np.int64), counts, start, levels, self.bias * step, np.where(scale > 0, scale, 1.0)
+            self.lo,
+            self.hi,
+            self.up.astype(np.int64),
+            counts,
+            start,
+            levels,
+            self.bias * step,
+            np.where(scale > 0, scale, 1.0),
         )
 
     def values(
@@ -97,7 +104,7 @@ class Decoder:
             inputs = np.clip(z * self.reach // gain, -self.network.input_bound, self.network.input_bound)
             net = self.network(inputs) if evaluate is None else evaluate(self.network, inputs)
             out += net.astype(np.int64) * np.tile(self.net_multiply.astype(np.int64), self.window)
-        return out + np.tile(self.bias, self.window)
+        return np.asarray(out + np.tile(self.bias, self.window), np.int64)
 
     def codes(self, values: NDArray[np.int64]) -> NDArray[np.int64]:
         """Feature values (n, F) as codes (n, D): numeric rounded and clipped to lo..hi, categorical the likeliest level."""
@@ -108,7 +115,8 @@ class Decoder:
         top = (self.hi.view(np.uint64) - self.lo.view(np.uint64)) >> self.up.astype(np.uint64)
         # top < 2^24, so the product stays inside hi - lo; the sum wraps round to the right int64
         above = np.clip(above, 0, top.view(np.int64))
-        out = (self.lo.view(np.uint64) + (above.view(np.uint64) << self.up.astype(np.uint64))).view(np.int64)
+        wrapped: NDArray[np.uint64] = self.lo.view(np.uint64) + (above.view(np.uint64) << self.up.astype(np.uint64))
+        out: NDArray[np.int64] = wrapped.view(np.int64)
         first = 0
         for d in np.flatnonzero(self.counts):
             n = int(self.counts[d])
@@ -163,7 +171,9 @@ class BaseLayer:
             short = -len(x) % w
             if short:
                 x = np.concatenate((x, np.repeat(x[-1:], short, axis=0)))
-            latents[first : first + step] = self.encoder.latents(x.reshape(-1, w * features.n_features), gain / GAIN_UNIT, self.decoder)
+            latents[first : first + step] = self.encoder.latents(
+                x.reshape(-1, w * features.n_features), gain / GAIN_UNIT, self.decoder
+            )
         return lay_out(latents, n, w)
 
     def decode(
@@ -244,7 +254,9 @@ class BaseLayer:
         if not isinstance(kind, str):
             raise CorruptArchive("base layer: its JSON names no kind")
         packed = (encoder or {}).get("base")
-        return cls(kind, built, None if packed is None else Encoder.from_tensors(unpack_tensors(packed.tobytes()), built))
+        return cls(
+            kind, built, None if packed is None else Encoder.from_tensors(unpack_tensors(packed.tobytes()), built)
+        )
 
     @property
     def n_bytes(self) -> int:
@@ -317,22 +329,42 @@ def check_decoder(d: Decoder) -> None:
     reach = np.abs(d.linear.astype(np.int64)).sum(axis=1).reshape(d.window, -1).max(axis=0)
     net = np.zeros(n_features, np.int64)
     if d.network is not None:
-        if d.reach is None or d.net_multiply is None or d.reach.shape != (n_latents,) or d.net_multiply.shape != (n_features,):
+        if (
+            d.reach is None
+            or d.net_multiply is None
+            or d.reach.shape != (n_latents,)
+            or d.net_multiply.shape != (n_features,)
+        ):
             raise CorruptArchive("base layer: the network's scales are missing or have the wrong shape")
         if d.network.n_in != n_latents or d.network.n_out != d.window * n_features:
-            raise CorruptArchive(f"base layer: network maps {d.network.n_in} to {d.network.n_out} values, not {n_latents} to {d.window * n_features}")
+            raise CorruptArchive(
+                f"base layer: network maps {d.network.n_in} to {d.network.n_out} values, not {n_latents} to {d.window * n_features}"
+            )
         net = np.abs(d.net_multiply.astype(np.int64))
     for f in range(n_features):
-        total = int(reach[f]) * _LATENT_BOUND * abs(int(d.multiply[f])) * GAIN_UNIT + int(net[f]) * SUM_BOUND + abs(int(d.bias[f]))
+        total = (
+            int(reach[f]) * _LATENT_BOUND * abs(int(d.multiply[f])) * GAIN_UNIT
+            + int(net[f]) * SUM_BOUND
+            + abs(int(d.bias[f]))
+        )
         if total >= 1 << 62:
             raise CorruptArchive(f"base layer: feature {f} can reach {total}, beyond the 62 bits its arithmetic has")
 
 
 def _tensor(
-    tensors: Mapping[str, NDArray[Any]], name: str, dtype: type[np.integer[Any]], shape: tuple[int, ...] | None = None, n_dims: int = 1
+    tensors: Mapping[str, NDArray[Any]],
+    name: str,
+    dtype: type[np.integer[Any]],
+    shape: tuple[int, ...] | None = None,
+    n_dims: int = 1,
 ) -> NDArray[Any]:
     tensor = tensors.get(name)
-    if tensor is None or tensor.dtype != dtype or (shape is not None and tensor.shape != shape) or tensor.ndim != n_dims:
+    if (
+        tensor is None
+        or tensor.dtype != dtype
+        or (shape is not None and tensor.shape != shape)
+        or tensor.ndim != n_dims
+    ):
         raise CorruptArchive(f"base layer: tensor {name!r} is missing or not {np.dtype(dtype)} of the right shape")
     return tensor
 

@@ -20,13 +20,23 @@ class Autoencoder(nn.Module):
     Latents are in units of the step they are stored with.
     """
 
+    reach: Tensor
+    error: Tensor
+
     def __init__(
-        self, basis: Basis, spread: NDArray[np.float64], error: NDArray[np.float64], width: int, generator: torch.Generator
+        self,
+        basis: Basis,
+        spread: NDArray[np.float64],
+        error: NDArray[np.float64],
+        width: int,
+        generator: torch.Generator,
     ) -> None:
         """basis: the start; spread (L,): std of each latent in steps; error (N,): size of the network's output units."""
         super().__init__()
         n, n_latents = basis.decode.shape
-        self.register_buffer("reach", torch.tensor(np.clip(np.rint(16 * 2**ACTIVATION_BITS / np.maximum(spread, 0.5)), 1, 1 << 16)))
+        self.register_buffer(
+            "reach", torch.tensor(np.clip(np.rint(16 * 2**ACTIVATION_BITS / np.maximum(spread, 0.5)), 1, 1 << 16))
+        )
         self.register_buffer("error", torch.tensor(error, dtype=torch.float32))
         self.decode_linear = nn.Parameter(torch.tensor(basis.decode, dtype=torch.float32))  # (N, L)
         self.decode_network = QuantisedNetwork((n_latents, width, width, n), generator)
@@ -53,15 +63,16 @@ class Autoencoder(nn.Module):
     def decode(self, z: Tensor) -> Tensor:
         """z (B, L) in steps to x_hat (B, N)."""
         inputs = z * (self.reach.float() * 2.0 ** -(ACTIVATION_BITS + 4))
-        return z @ self.decode_linear.T + self.decode_network(inputs) * self.error
+        x_hat: Tensor = z @ self.decode_linear.T + self.decode_network(inputs) * self.error
+        return x_hat
 
     @torch.no_grad()
     def restep(self, step: Tensor) -> None:
         """Change the unit of the latents: a new unit is step (L,) old ones, the maps stay as they are."""
-        self.direct /= step[:, None]
-        self.out.weight /= step[:, None]
-        self.out.bias /= step
-        self.decode_linear *= step
+        for scaled in (self.direct, self.out.weight):
+            scaled.div_(step[:, None])
+        self.out.bias.div_(step)
+        self.decode_linear.mul_(step)
         self.reach.copy_((self.reach * step).round().clamp(1, 1 << 16))
-        self.prior_log_scale -= step.log()
-        self.log_var.bias -= 2 * step.log()
+        self.prior_log_scale.sub_(step.log())
+        self.log_var.bias.sub_(2 * step.log())

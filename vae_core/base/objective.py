@@ -18,7 +18,8 @@ def gaussian_rate(mean: Tensor, log_var: Tensor, prior_log_scale: Tensor) -> Ten
     """KL(N(mean, var) || N(0, scale^2)) in bits: mean, log_var (B, L); prior_log_scale (L,); (B,) out."""
     ratio = (log_var - 2 * prior_log_scale).exp()
     kl = 0.5 * (ratio + mean**2 * (-2 * prior_log_scale).exp() - 1.0 - log_var + 2 * prior_log_scale)
-    return kl.sum(-1) / _LOG2
+    bits: Tensor = kl.sum(-1) / _LOG2
+    return bits
 
 
 def rounded_rate(noisy: Tensor, prior_log_scale: Tensor) -> Tensor:
@@ -26,9 +27,11 @@ def rounded_rate(noisy: Tensor, prior_log_scale: Tensor) -> Tensor:
     inverse = (-prior_log_scale).exp()
     z = noisy.abs()
     mass = torch.special.ndtr((0.5 - z) * inverse) - torch.special.ndtr((-0.5 - z) * inverse)
-    return -(mass.clamp_min(1e-9).log2()).sum(-1)
+    bits: Tensor = -(mass.clamp_min(1e-9).log2()).sum(-1)
+    return bits
 
 
 def distortion(x: Tensor, x_hat: Tensor, mask: Tensor, precision: Tensor) -> Tensor:
     """Bits of the squared error: x, x_hat, mask (B, N); precision (N,) bits per squared unit; (B,) out."""
-    return ((x - x_hat) ** 2 * mask * precision).sum(-1)
+    bits: Tensor = ((x - x_hat) ** 2 * mask * precision).sum(-1)
+    return bits

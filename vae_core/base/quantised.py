@@ -64,7 +64,9 @@ class QuantisedNetwork(nn.Module):
         self.biases = nn.ParameterList()
         for i, (n_in, n_out) in enumerate(zip(sizes[:-1], sizes[1:], strict=True)):
             last = i == len(sizes) - 2
-            weight = torch.zeros(n_out, n_in) if last else torch.randn(n_out, n_in, generator=generator) * (1.4 / n_in**0.5)
+            weight = (
+                torch.zeros(n_out, n_in) if last else torch.randn(n_out, n_in, generator=generator) * (1.4 / n_in**0.5)
+            )
             bias = torch.zeros(n_out) if last else torch.rand(n_out, generator=generator) * 0.5
             self.weights.append(nn.Parameter(weight))
             self.biases.append(nn.Parameter(bias))

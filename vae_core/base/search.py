@@ -33,6 +33,7 @@ WINDOWS = (1, 4, 8, 16, 32)
 MARGIN = 0.99
 """Held-out RMSE is brought to this fraction of the target, so that most shards meet it at unit gain."""
 _MEASURED_ROWS = 1 << 16
+_MEASURED_CELLS = 1 << 22
 _WORTH = 0.97
 """A preview must bring the mean relative RMSE below this, or it is not worth its bytes."""
 
@@ -56,7 +57,9 @@ class Measured:
     @property
     def score(self) -> float:
         """Mean relative RMSE and mean error rate, the mean over columns: what a preview minimises."""
-        return float(np.mean(self.ratios)) if self.accuracy is None else float(np.mean([*self.ratios, 1 - self.accuracy]))
+        return (
+            float(np.mean(self.ratios)) if self.accuracy is None else float(np.mean([*self.ratios, 1 - self.accuracy]))
+        )
 
     def row(self) -> dict[str, Any]:
         """A line of the comparison of siblings."""
@@ -104,13 +107,22 @@ class Task:
 
     def mask(self, rows: NDArray[np.int64], window: int) -> NDArray[np.float32]:
         """1 where a feature of a window is present, (m, W*F)."""
-        return self.present[rows][:, self.features.column].astype(np.float32).reshape(-1, window * self.features.n_features)
+        return (
+            self.present[rows][:, self.features.column]
+            .astype(np.float32)
+            .reshape(-1, window * self.features.n_features)
+        )
 
     @property
     def feature_targets(self) -> NDArray[np.float64]:
         """(F,) target RMSE of each feature in standardised units (distortion mode)."""
         assert self.rmse is not None
-        return np.asarray(self.rmse[self.group[self.features.column]] / 2.0 ** self.features.up[self.features.column] / self.features.scale, np.float64)
+        return np.asarray(
+            self.rmse[self.group[self.features.column]]
+            / 2.0 ** self.features.up[self.features.column]
+            / self.features.scale,
+            np.float64,
+        )
 
 
 def fit_base(
@@ -140,12 +152,28 @@ def fit_base(
     task = prepare(tuple(columns), values, present, bits_per_row, n_rows_total, runs)
     if len(task.values) < 8 or not len(columns):
         return BaseFit(None, (), ())
-    usable = [w for w in windows if w == 1 or (w * task.features.n_features <= MAX_INPUTS and len(task.values) >= 24 * w)]
-    linear = sorted((c for w in usable for c in (klt_candidate(task, w),) if c is not None), key=lambda c: order(task, c[0]))
+    usable = [
+        w for w in windows if w == 1 or (w * task.features.n_features <= MAX_INPUTS and len(task.values) >= 24 * w)
+    ]
+    linear: list[tuple[Measured, Basis]] = []
+    for window in usable:
+        if time.monotonic() - began > 0.6 * time_budget_s and linear:
+            log.warning(
+                "no time to try windows of %d rows: %.0f s of %.0f s are gone",
+                window,
+                time.monotonic() - began,
+                time_budget_s,
+            )
+            break
+        candidate = klt_candidate(task, window)
+        linear += [] if candidate is None else [candidate]
+    linear.sort(key=lambda c: order(task, c[0]))
     found = [c[0] for c in linear]
     curve: tuple[FitProgress, ...] = ()
     if "vae" in kinds and linear:
-        left = time_budget_s - (time.monotonic() - began)
+        left = max(
+            0.3 * time_budget_s, time_budget_s - 2 * (time.monotonic() - began)
+        )  # measuring a network takes time too
         tried = vae_candidates(task, linear, seed, left, progress)
         found += [m for m, _ in tried]
         curve = tuple(p for _, points in tried for p in points)
@@ -204,26 +232,44 @@ def bounded_rows(n_rows: int, n_kept: int, runs: tuple[int, ...] | None) -> tupl
 
 def measure(task: Task, layer: BaseLayer, rows: NDArray[np.int64]) -> Measured:
     """Errors on held-out rows really encoded and decoded; bytes of a long stretch of the sample really stored."""
+    rows = measured_rows(task, layer.window, rows)
+    ratios, accuracy, z = errors(task, layer, rows)
+    n_most = len(measured_rows(task, layer.window, np.arange(len(task.values))))
+    if len(rows) < n_most:
+        z = layer.encode(task.values[:n_most], task.present[:n_most])
+    model_bytes = layer.n_bytes
+    n_bytes = stored_bytes(z) * task.n_rows_total / max(1, len(z)) + model_bytes
+    return Measured(layer, n_bytes, model_bytes, ratios, accuracy, layer.sparsity(z))
+
+
+def measured_rows(task: Task, window: int, rows: NDArray[np.int64]) -> NDArray[np.int64]:
+    """As many of the rows as measuring takes, whole windows."""
+    n_most = min(_MEASURED_ROWS, _MEASURED_CELLS // task.features.n_features) // window * window
+    return rows[: max(window, n_most)]
+
+
+def errors(
+    task: Task, layer: BaseLayer, rows: NDArray[np.int64]
+) -> tuple[NDArray[np.float64], float | None, NDArray[np.integer[Any]]]:
+    """(ratios, accuracy) as in Measured, and the latents of the rows."""
     values, present = task.values[rows], task.present[rows]
     z = layer.encode(values, present)
     decoded = layer.decode(z)
-    stored = rows if len(rows) >= _MEASURED_ROWS else slice(0, max(len(rows), _MEASURED_ROWS))
-    if isinstance(stored, slice):
-        z = layer.encode(task.values[stored], task.present[stored])
     numeric = np.array([c.kind == NUMERIC for c in task.columns])
     error = np.where(present, (decoded - values).astype(np.float64), 0.0)
     n_groups = int(task.group.max()) + 1
     seen = np.bincount(task.group, present.sum(axis=0), n_groups)
     rmse = np.sqrt(np.bincount(task.group, (error**2).sum(axis=0), n_groups) / np.maximum(seen, 1))
     if task.rmse is not None:
-        ratios = rmse / task.rmse
-    else:
-        deviation = task.features.scale[task.features.start] * 2.0**task.features.up
-        ratios = np.sqrt((error**2).sum(axis=0) / np.maximum(present.sum(axis=0), 1))[numeric] / deviation[numeric]
-    right = [float((decoded[:, d] == values[:, d])[present[:, d]].mean()) for d in np.flatnonzero(~numeric) if present[:, d].any()]
-    model_bytes = layer.n_bytes
-    n_bytes = stored_bytes(z) * task.n_rows_total / max(1, len(z)) + model_bytes
-    return Measured(layer, n_bytes, model_bytes, ratios, float(np.mean(right)) if right else None, layer.sparsity(z))
+        return rmse / task.rmse, None, z
+    deviation = task.features.scale[task.features.start] * 2.0**task.features.up
+    each = np.sqrt((error**2).sum(axis=0) / np.maximum(present.sum(axis=0), 1))
+    right = [
+        float((decoded[:, d] == values[:, d])[present[:, d]].mean())
+        for d in np.flatnonzero(~numeric)
+        if present[:, d].any()
+    ]
+    return each[numeric] / deviation[numeric], float(np.mean(right)) if right else None, z
 
 
 def acceptable(task: Task, found: Measured) -> bool:
@@ -250,29 +296,48 @@ def order(task: Task, found: Measured) -> tuple[bool, float]:
 
 def settle(task: Task, export: Export, rows: NDArray[np.int64]) -> Measured | None:
     """The coarsest step of an exported map that meets the targets (or the finest within the budget) on held-out rows."""
-    step, best = 1.0, None
-    low, high = 0.05, 20.0  # steps known to be fine enough, too coarse
-    for _ in range(9):
-        found = measure(task, export(step), rows)
-        meets = float(found.ratios.max()) <= MARGIN + 0.005 if task.rmse is not None else found.n_bytes <= (task.budget or 0.0)
-        if meets and (best is None or order(task, found) < order(task, best)):
-            best = found
-        if task.rmse is not None:
-            low, high = (step, high) if meets else (low, step)
-            guess = step * MARGIN / float(found.ratios.max())
-            if meets and found.ratios.max() > MARGIN - 0.01:
+    return settle_at_targets(task, export, rows) if task.rmse is not None else settle_in_budget(task, export, rows)
+
+
+def settle_at_targets(task: Task, export: Export, rows: NDArray[np.int64]) -> Measured | None:
+    """The coarsest step at which every held-out RMSE is within its target, or None."""
+    step, fine, coarse = 1.0, 0.05, 20.0
+    best: BaseLayer | None = None
+    for _ in range(8):
+        layer = export(step)
+        worst = float(errors(task, layer, measured_rows(task, layer.window, rows))[0].max())
+        if worst <= MARGIN + 0.005:
+            best, fine = layer, step
+            if worst > MARGIN - 0.01:
                 break
         else:
-            assert task.budget is not None
-            low, high = (low, step) if meets else (step, high)  # the finest step within the budget: bytes fall as it grows
-            spare = task.budget - found.model_bytes
-            latents = found.n_bytes - found.model_bytes
-            if spare <= 0 or (meets and found.n_bytes > 0.97 * task.budget):
-                break
-            guess = step * (latents / (0.985 * spare)) ** 0.7
-        step = guess if low < guess < high else (low * high) ** 0.5
-        if high / low < 1.003:
+            coarse = step
+        guess = step * MARGIN / worst if worst > 0 else coarse
+        step = guess if fine < guess < coarse else (fine * coarse) ** 0.5
+        if coarse / fine < 1.004:
             break
+    return None if best is None else measure(task, best, rows)
+
+
+def settle_in_budget(task: Task, export: Export, rows: NDArray[np.int64]) -> Measured | None:
+    """The finest step whose bytes are within the budget, or None."""
+    assert task.budget is not None
+    step, fine, coarse = 1.0, 0.05, 20.0
+    best: Measured | None = None
+    for _ in range(6):
+        found = measure(task, export(step), rows)
+        spare = task.budget - found.model_bytes
+        if found.n_bytes <= task.budget:
+            coarse = step
+            best = found if best is None or order(task, found) < order(task, best) else best
+            if found.n_bytes > 0.97 * task.budget:
+                break
+        else:
+            fine = step
+        if spare <= 0:
+            break
+        guess = step * float((found.n_bytes - found.model_bytes) / (0.985 * spare)) ** 0.7
+        step = guess if fine < guess < coarse else (fine * coarse) ** 0.5
     return best
 
 
@@ -284,9 +349,14 @@ def klt_candidate(task: Task, window: int) -> tuple[Measured, Basis] | None:
     train, held = task.windows(split.train, window), task.windows(split.held, window)
     moments = covariance(train)
     if task.rmse is not None:
-        options = [klt_at_targets(task, moments, held, window, least) for least in (0.3, 0.55)]
+        options = [
+            klt_at_targets(task, moments, held, window, least)
+            for least in ((0.3, 0.55) if len(moments) <= 400 else (0.45,))
+        ]
     else:
-        options = [b for n in (1, 2, 3, 4, 6, 8, 12) if n <= len(moments) for b in (klt_at_budget(task, moments, held, window, n),) if b is not None]
+        sizes = [n for n in (1, 2, 3, 4, 6, 8, 12) if n <= len(moments)]
+        rough = [r for n in sizes for r in (klt_at_budget(task, moments, held, window, n),) if r is not None]
+        options = [basis for _, basis in sorted(rough, key=lambda r: r[0])[:2]]
     best: tuple[Measured, Basis] | None = None
     for basis in options:
         found = settle(task, linear_layer("klt", task.columns, task.features, window, basis, train), split.held)
@@ -295,13 +365,15 @@ def klt_candidate(task: Task, window: int) -> tuple[Measured, Basis] | None:
     return best
 
 
-def klt_at_targets(task: Task, moments: NDArray[np.float64], held: NDArray[np.float32], window: int, least: float) -> Basis:
+def klt_at_targets(
+    task: Task, moments: NDArray[np.float64], held: NDArray[np.float32], window: int, least: float
+) -> Basis:
     """A basis whose groups all come out near their targets: weights follow the error."""
     target = task.feature_targets
     group = task.group[task.features.column]
     weight = 1 / (2.5 * target)
     sample = held[:: max(1, len(held) * held.shape[1] // 2_000_000)]
-    for _ in range(12):
+    for _ in range(12 if len(moments) <= 400 else 5):
         basis = fit_klt(moments, np.tile(weight, window), 512, least)
         error = round_latents(sample @ basis.encode.T.astype(np.float32)) @ basis.decode.T.astype(np.float32) - sample
         squared = (error.astype(np.float64) ** 2).mean(axis=0).reshape(window, -1).mean(axis=0)
@@ -313,8 +385,10 @@ def klt_at_targets(task: Task, moments: NDArray[np.float64], held: NDArray[np.fl
     return basis
 
 
-def klt_at_budget(task: Task, moments: NDArray[np.float64], held: NDArray[np.float32], window: int, n_latents: int) -> Basis | None:
-    """A basis of n_latents latents whose entropy fits the budget once the model is paid for."""
+def klt_at_budget(
+    task: Task, moments: NDArray[np.float64], held: NDArray[np.float32], window: int, n_latents: int
+) -> tuple[float, Basis] | None:
+    """(mean relative RMSE, basis) of n_latents latents whose entropy fits the budget once the model is paid for."""
     assert task.budget is not None
     features = task.features
     model_bytes = 0.75 * n_latents * window * features.n_features + 12 * features.n_features + 120
@@ -322,7 +396,7 @@ def klt_at_budget(task: Task, moments: NDArray[np.float64], held: NDArray[np.flo
     if spare <= 0:
         return None
     weight = 1 / np.sqrt(features.counts[features.column].astype(np.float64))
-    sample = held[:: max(1, len(held) * held.shape[1] // 500_000)]
+    sample = held[:: max(1, len(held) * held.shape[1] // 300_000)]
     low, high = 1e-3, 1e3
     basis: Basis | None = None
     for step in range(16):
@@ -335,7 +409,11 @@ def klt_at_budget(task: Task, moments: NDArray[np.float64], held: NDArray[np.flo
             squared = (error.astype(np.float64) ** 2).mean(axis=0).reshape(window, -1).mean(axis=0)
             weight = 1 / np.sqrt(features.counts[features.column] * np.sqrt(np.maximum(squared, 1e-4)))
             low, high = scale / 4, scale * 4
-    return basis
+    if basis is None:
+        return None
+    error = round_latents(sample @ basis.encode.T.astype(np.float32)) @ basis.decode.T.astype(np.float32) - sample
+    each = np.sqrt((error.astype(np.float64) ** 2).mean(axis=0))
+    return float((each / np.tile(features.counts[features.column], window)).sum()), basis
 
 
 def vae_candidates(
@@ -353,7 +431,9 @@ def vae_candidates(
     for index, (window, basis, width) in enumerate(plans):
         split = task.split(window)
         train, held = task.windows(split.train, window), task.windows(split.held, window)
-        model_bytes = 0.75 * (window * task.features.n_features * (basis.n_latents + width) + width * (width + basis.n_latents))
+        model_bytes = 0.75 * (
+            window * task.features.n_features * (basis.n_latents + width) + width * (width + basis.n_latents)
+        )
         aim = aim_of(task, window, model_bytes)
         if aim is None:
             continue
@@ -363,9 +443,19 @@ def vae_candidates(
             width=width, window=window, seed=seed, time_budget_s=budget_s / max(1, len(plans)), progress=progress,
         )  # fmt: skip
         for amortised in (False, True) if len(train) < 4 * MAX_ROWS else (False,):
-            export = network_layer(task.columns, task.features, window, trained.network, train, trained.precision, amortised)
+            export = network_layer(
+                task.columns, task.features, window, trained.network, train, trained.precision, amortised
+            )
             found = settle(task, export, split.held)
-            log.info("autoencoder %d of %d: window %d, width %d, amortised %s, %s", index + 1, len(plans), window, width, amortised, found and found.row())
+            log.info(
+                "autoencoder %d of %d: window %d, width %d, amortised %s, %s",
+                index + 1,
+                len(plans),
+                window,
+                width,
+                amortised,
+                found and found.row(),
+            )
             if found is not None:
                 out.append((found, () if amortised else trained.curve))
     return out

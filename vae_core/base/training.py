@@ -99,8 +99,18 @@ def fit_network(
     groups = [
         {"params": nonlinear, "lr": peak, "weight_decay": 1e-4, "share": 1.0},
         {"params": [model.prior_log_scale], "lr": peak, "weight_decay": 0.0, "share": 3.0},
-        {"params": [model.direct], "lr": peak, "weight_decay": 0.0, "share": 0.3 * float(model.direct.detach().abs().mean())},
-        {"params": [model.decode_linear], "lr": peak, "weight_decay": 0.0, "share": 0.3 * float(model.decode_linear.detach().abs().mean())},
+        {
+            "params": [model.direct],
+            "lr": peak,
+            "weight_decay": 0.0,
+            "share": 0.3 * float(model.direct.detach().abs().mean()),
+        },
+        {
+            "params": [model.decode_linear],
+            "lr": peak,
+            "weight_decay": 0.0,
+            "share": 0.3 * float(model.decode_linear.detach().abs().mean()),
+        },
     ]
     optimiser = torch.optim.AdamW(groups, betas=(0.9, 0.99))
     x_all, mask_all = torch.from_numpy(x), torch.from_numpy(mask)
@@ -132,15 +142,15 @@ def fit_network(
                 z = mean + (whole - mean).detach()
         loss = (rate + distortion(xb, model.decode(z), mb, weight_now)).mean()
         optimiser.zero_grad(set_to_none=True)
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         torch.nn.utils.clip_grad_norm_(model.parameters(), 50.0 * max(1.0, float(basis.n_latents) ** 0.5))
         optimiser.step()
         running = 0.98 * running + 0.02 * float(rate.detach().mean()) if step else float(rate.detach().mean())
         if step + 1 == n_gaussian:
             with torch.no_grad():
                 _, spreads = model.encode(x_all[:4096])
-                model.restep((12 ** 0.5 * (0.5 * spreads).exp()).mean(0).clamp(0.25, 4.0))
-        if (step + 1) % every == 0 and step + 1 >= n_gaussian or step + 1 == n_steps:
+                model.restep((12**0.5 * (0.5 * spreads).exp()).mean(0).clamp(0.25, 4.0))
+        if ((step + 1) % every == 0 and step + 1 >= n_gaussian) or step + 1 == n_steps:
             bits, rmse = assess(model, held, held_mask, aim)
             used = weight
             weight = weight * steer(aim, bits, rmse, weight, late=step > 0.75 * n_steps)
@@ -162,7 +172,9 @@ def fit_network(
 
 
 @torch.no_grad()
-def assess(model: Autoencoder, x: NDArray[np.float32], mask: NDArray[np.float32], aim: Aim) -> tuple[float, NDArray[np.float64]]:
+def assess(
+    model: Autoencoder, x: NDArray[np.float32], mask: NDArray[np.float32], aim: Aim
+) -> tuple[float, NDArray[np.float64]]:
     """Held-out entropy of the rounded latents, bits a window, and RMSE of each group (G,)."""
     squared, seen, latents = np.zeros(x.shape[1]), np.zeros(x.shape[1]), []
     for first in range(0, len(x), 4096):
@@ -193,4 +205,4 @@ def judged(aim: Aim, bits: float, rmse: NDArray[np.float64], n_latents: int) -> 
     if aim.rmse is not None:
         return bits + 0.7 * n_latents * log2(max(float((rmse / aim.rmse).max()), 0.5))
     assert aim.bits is not None
-    return float(rmse.mean()) * 2.0 ** ((bits - aim.bits) / max(1, n_latents) * (1.5 if bits > aim.bits else 0.5))
+    return float(rmse.mean() * np.exp2((bits - aim.bits) / max(1, n_latents) * (1.5 if bits > aim.bits else 0.5)))

@@ -1,11 +1,11 @@
-"""The best that columnar formats do with a column alone: the floor under every learned coding, and what savings are measured against.
+"""The best that columnar formats do with a column alone: the floor under learned codings, the measure of savings.
 
-    parquet-*   the column's own type in Parquet, zstd 19: a native column other engines can read and filter
-    codes-*     its codes, narrowed to the smallest integer type, in Parquet the same way; null where the state is no value
-    pco         pcodec level 12 over the codes that are values; states and misfits beside them
-    pco-raw     pcodec level 12 over the raw floats of a lossless column
-    zstd        zstd 19 over narrowed codes (tensors: images, embeddings)
-    ipc         the array itself as an Arrow stream in zstd 19: takes every type, the last resort
+parquet-*   the column's own type in Parquet, zstd 19: a native column other engines can read and filter
+codes-*     its codes, narrowed to the smallest integer type, in Parquet the same way; null where the state is no value
+pco         pcodec level 12 over the codes that are values; states and misfits beside them
+pco-raw     pcodec level 12 over the raw floats of a lossless column
+zstd        zstd 19 over narrowed codes (tensors: images, embeddings)
+ipc         the array itself as an Arrow stream in zstd 19: takes every type, the last resort
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 from pcodec import ChunkConfig, standalone
 
+from vae_core.coders.parquet import ENCODINGS, chunk_bytes, from_native, native_of, survives
 from vae_core.columns.codes import STATE_MISFIT, STATE_NULL, Codes
 from vae_core.columns.packing import from_ipc, to_ipc, unpco, unzstd, zstd
 from vae_core.columns.physical import from_raw, is_integral, raw_values, storage_dtype
@@ -28,9 +28,7 @@ from vae_core.columns.profile import elements_of, storage_of
 from vae_core.columns.recode import decode_column, finish_column, one_array
 from vae_core.columns.side import pack_side, unpack_side
 from vae_core.errors import CorruptArchive
-from vae_core.quality import differences
 
-ENCODINGS = ("plain", "dictionary", "delta", "split")
 CODINGS = (
     *(f"parquet-{e}" for e in ENCODINGS),
     *(f"codes-{e}" for e in ENCODINGS),
@@ -68,7 +66,12 @@ def candidates_for(plan: ColumnPlan) -> tuple[str, ...]:
         found += ["parquet-plain", "parquet-dictionary"]
         if t.is_nested(value) or is_integral(value) or _is_bytes(value):
             found.append("parquet-delta")
-        if t.is_nested(value) or (is_integral(value) and not t.is_boolean(value)) or t.is_floating(value) or t.is_fixed_size_binary(value):
+        if (
+            t.is_nested(value)
+            or (is_integral(value) and not t.is_boolean(value))
+            or t.is_floating(value)
+            or t.is_fixed_size_binary(value)
+        ):
             found.append("parquet-split")
         if plan.width > 1:
             found = ["parquet-plain"]
@@ -123,7 +126,7 @@ def encode(plan: ColumnPlan, coding: str, array: pa.Array | pa.ChunkedArray, cod
     if coding == "ipc":
         return Stored(None, zstd(to_ipc(flat)))
     if family == "parquet":
-        return Stored(_native_of(flat), None)
+        return Stored(native_of(flat), None)
     if codes is None:
         raise ValueError(f"column {plan.name!r} has no codes: {coding!r} cannot hold it")
     if family == "codes":
@@ -150,7 +153,9 @@ def decode(plan: ColumnPlan, coding: str, stored: Stored, n_rows: int) -> pa.Arr
     """The inverse of `encode`: exactly plan.field.type and n_rows rows. Raises CorruptArchive."""
     array = _decode(plan, coding, stored, n_rows)
     if len(array) != n_rows or array.type != plan.field.type:
-        raise CorruptArchive(f"column {plan.name!r} holds {len(array)} {array.type}, expected {n_rows} {plan.field.type}")
+        raise CorruptArchive(
+            f"column {plan.name!r} holds {len(array)} {array.type}, expected {n_rows} {plan.field.type}"
+        )
     return array
 
 
@@ -191,117 +196,13 @@ def _size(plan: ColumnPlan, coding: str, array: pa.Array, codes: Codes | None) -
     """Real bytes of a coding, None when it cannot hold the data."""
     if codes is None and coding.startswith(("codes-", "pco", "zstd")):
         return None
-    if coding.startswith("parquet-") and not _survives(plan, array):
+    if coding.startswith("parquet-") and not survives(plan, array):
         return None
     stored = encode(plan, coding, array, codes)
     n_bytes = len(stored.payload or b"")
     if stored.native is not None:
         n_bytes += chunk_bytes(stored.native, parquet_encoding(coding))
     return n_bytes
-
-
-def chunk_bytes(native: pa.Array, encoding: str) -> int:
-    """Bytes of the column chunks (dictionary page included) of one native column in one row group, zstd 19."""
-    data = _write(native, encoding, "zstd")
-    group = pq.read_metadata(pa.BufferReader(data))
-    if group.num_row_groups == 0:
-        return 0
-    return sum(group.row_group(0).column(i).total_compressed_size for i in range(group.num_columns))
-
-
-def _write(native: pa.Array, encoding: str, compression: str) -> pa.Buffer:
-    schema = pa.schema([pa.field("v", native.type, nullable=native.null_count > 0)])
-    encodings: dict[str, str] = {}
-    dictionary: bool | list[str] = encoding == "dictionary"
-    if encoding != "dictionary":
-        head = pa.BufferOutputStream()
-        pq.write_table(schema.empty_table(), head, store_schema=False)
-        leaves = pq.ParquetFile(pa.BufferReader(head.getvalue())).schema
-        for i in range(len(leaves)):
-            encodings[leaves.column(i).path] = leaf_encoding(encoding, leaves.column(i).physical_type)
-    sink = pa.BufferOutputStream()
-    with pq.ParquetWriter(
-        sink,
-        schema,
-        compression=compression,
-        compression_level=19 if compression == "zstd" else None,
-        use_dictionary=dictionary,
-        column_encoding=encodings or None,
-        write_statistics=False,
-        store_schema=False,
-        data_page_version="2.0",
-        data_page_size=1 << 26,
-        dictionary_pagesize_limit=1 << 26,
-        max_rows_per_page=1 << 22,
-    ) as writer:
-        writer.write_table(pa.Table.from_arrays([native], schema=schema), row_group_size=max(1, len(native)))
-    return sink.getvalue()
-
-
-def leaf_encoding(encoding: str, physical_type: str) -> str:
-    """The Parquet name of "plain", "delta" or "split" for a physical type; PLAIN where the type has no such encoding."""
-    if physical_type == "BOOLEAN":
-        return "RLE" if encoding == "delta" else "PLAIN"
-    if encoding == "delta":
-        if physical_type in ("INT32", "INT64"):
-            return "DELTA_BINARY_PACKED"
-        return "DELTA_BYTE_ARRAY" if physical_type in ("BYTE_ARRAY", "FIXED_LEN_BYTE_ARRAY") else "PLAIN"
-    if encoding == "split" and physical_type in ("INT32", "INT64", "FLOAT", "DOUBLE", "FIXED_LEN_BYTE_ARRAY"):
-        return "BYTE_STREAM_SPLIT"
-    return "PLAIN"
-
-
-def _native_of(array: pa.Array) -> pa.Array:
-    """The array in a type Parquet keeps by itself: storage of extensions, values of dictionaries, plain strings."""
-    array = storage_of(array)
-    t = pa.types
-    if t.is_dictionary(array.type):
-        array = array.dictionary_decode()
-    if t.is_string_view(array.type):
-        return array.cast(pa.large_string())
-    if t.is_binary_view(array.type):
-        return array.cast(pa.large_binary())
-    if t.is_duration(array.type):
-        return array.view(pa.int64())
-    return array
-
-
-def _from_native(plan: ColumnPlan, native: pa.Array) -> pa.Array:
-    target = storage_type(plan.field.type)
-    t = pa.types
-    try:
-        if t.is_dictionary(target):
-            values = native.cast(target.value_type)
-            array = values.dictionary_encode()
-            array = pa.DictionaryArray.from_arrays(array.indices.cast(target.index_type), array.dictionary, ordered=target.ordered)
-        elif t.is_duration(target):
-            array = native.cast(pa.int64()).view(target)
-        else:
-            array = native if native.type == target else native.cast(target)
-    except (pa.ArrowException, ValueError) as error:
-        raise CorruptArchive(f"column {plan.name!r} is stored as {native.type}, no {target}: {error}") from None
-    return _wrapped(plan.field.type, array)
-
-
-def _wrapped(kind: pa.DataType, array: pa.Array) -> pa.Array:
-    if not isinstance(kind, pa.BaseExtensionType):
-        return array
-    return pa.ExtensionArray.from_storage(kind, _wrapped(kind.storage_type, array))
-
-
-def _survives(plan: ColumnPlan, array: pa.Array) -> bool:
-    """Whether Parquet, without Arrow's own metadata, gives the array back; plain types do, the others are tried."""
-    t, kind = pa.types, storage_type(plan.field.type)
-    safe = t.is_boolean(kind) or t.is_integer(kind) or t.is_float32(kind) or t.is_float64(kind) or t.is_string(kind)
-    if safe or t.is_large_string(kind) or t.is_binary(kind) or t.is_large_binary(kind) or t.is_date32(kind):
-        return True
-    try:
-        data = _write(_native_of(array), "plain", "none")
-        native = one_array(pq.read_table(pa.BufferReader(data)).column(0))
-        back = _from_native(plan, native)
-        return bool(back.type == array.type and len(back) == len(array) and not differences(array, back).any())
-    except (pa.ArrowException, CorruptArchive, ValueError, NotImplementedError, TypeError):
-        return False
 
 
 def _encode_codes(plan: ColumnPlan, codes: Codes) -> Stored:
@@ -341,7 +242,7 @@ def _decode(plan: ColumnPlan, coding: str, stored: Stored, n_rows: int) -> pa.Ar
     if coding == "ipc":
         return from_ipc(unzstd(_needed(plan, stored.payload), 1 << 31), plan.field.type)
     if coding.startswith("parquet-"):
-        return _from_native(plan, _needed(plan, stored.native))
+        return from_native(plan, _needed(plan, stored.native))
     if plan.transform is None:
         raise CorruptArchive(f"column {plan.name!r} is verbatim and cannot be coded as {coding!r}")
     if coding == "pco-raw":

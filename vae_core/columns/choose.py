@@ -1,8 +1,9 @@
 """Choosing every column's transform from the profile of all rows and a sample of them.
 
-Floats, lossless: decimals on a lattice (tested by exact equality), few sorted levels, else ordered bits. With a bound: a
-lattice grouped to the bound never has more codes than plain bins of width 2 * bound, so it goes first; then few levels, bins,
-and the lossless transform when the bound is finer than the type. A transform that misfits more than 2 % of the sample is out.
+Floats, lossless: decimals on a lattice (tested by exact equality), few sorted levels, else ordered bits.
+With a bound: a lattice grouped to the bound never has more codes than plain bins of width 2 * bound, so it goes first;
+then few levels, bins, and the lossless transform when the bound is finer than the type.
+A transform that misfits more than 2 % of the sample is out.
 """
 
 from __future__ import annotations
@@ -15,12 +16,12 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from vae_core.columns.dictionaries import ValueDictionary, is_hashable
+from vae_core.columns.dictionaries import ValueDictionary, hashable, is_hashable
 from vae_core.columns.floats import Bins, DecimalLattice, FloatLevels, OrderedBits
 from vae_core.columns.integers import IntegerLattice, IntegerLevels
-from vae_core.columns.physical import integer_range, integers_of, is_integral, ordered_bits, raw_values, valid_of
-from vae_core.columns.plan import ColumnPlan, FloatTransform, IntegerTransform, Transform, levels_of, storage_type
-from vae_core.columns.profile import MOST_DISTINCT, ColumnProfile, TableProfile, elements_of, storage_of
+from vae_core.columns.physical import integer_range, integers_of, is_integral, raw_values, valid_of
+from vae_core.columns.plan import ColumnPlan, FloatTransform, IntegerTransform, levels_of, storage_type
+from vae_core.columns.profile import MOST_DISTINCT, ColumnProfile, TableProfile, as_type, elements_of, storage_of
 from vae_core.errors import BadInput
 from vae_core.tolerance import LOSSLESS, Tolerance, resolve
 
@@ -54,7 +55,9 @@ def plan_columns(
     return tuple(plans)
 
 
-def _plan(index: int, item: pa.Field, profile: ColumnProfile, sample: pa.ChunkedArray, tolerance: Tolerance) -> ColumnPlan:
+def _plan(
+    index: int, item: pa.Field, profile: ColumnProfile, sample: pa.ChunkedArray, tolerance: Tolerance
+) -> ColumnPlan:
     verbatim = ColumnPlan(item.name, index, item, "verbatim")
     storage = storage_type(item.type)
     if pa.types.is_dictionary(storage):
@@ -68,7 +71,7 @@ def _plan(index: int, item: pa.Field, profile: ColumnProfile, sample: pa.Chunked
         if profile.n_wide > _MOST_MISFITS * max(1, profile.n_values):
             return verbatim
         values = _sample_of(sample, value_type)
-        transform: Transform = _choose_integers(value_type, profile, values, tolerance)
+        transform: IntegerTransform | FloatTransform = _choose_integers(value_type, profile, values, tolerance)
     elif pa.types.is_floating(value_type):
         values = _sample_of(sample, value_type)
         transform = _choose_floats(profile, values, tolerance)
@@ -76,7 +79,8 @@ def _plan(index: int, item: pa.Field, profile: ColumnProfile, sample: pa.Chunked
         return _categorical(verbatim, storage, profile, sample)
     else:
         return verbatim
-    lossless = isinstance(transform, IntegerLevels | FloatLevels | OrderedBits) or (transform.bound == 0)
+    listed = isinstance(transform, IntegerLevels | FloatLevels | OrderedBits)
+    lossless = listed or (transform.bound == 0 and not tolerance.is_distortion)
     codes, fits = transform.forward(values)
     if fits is not None:
         codes = codes[fits]
@@ -86,7 +90,7 @@ def _plan(index: int, item: pa.Field, profile: ColumnProfile, sample: pa.Chunked
     return ColumnPlan(
         item.name, index, item, kind, LOSSLESS if lossless else tolerance, transform, n_levels, lo, hi,
         min(max(fill, lo), hi), width,
-        has_state=bool(profile.n_null or profile.n_cell_null or profile.n_special or profile.n_wide or fits is not None),
+        has_state=profile.has_state or fits is not None,
         opaque=isinstance(transform, OrderedBits),
     )  # fmt: skip
 
@@ -135,26 +139,30 @@ def _sample_of(sample: pa.ChunkedArray, value_type: pa.DataType) -> Any:
     return whole
 
 
-def _categorical(verbatim: ColumnPlan, storage: pa.DataType, profile: ColumnProfile, sample: pa.ChunkedArray) -> ColumnPlan:
+def _categorical(
+    verbatim: ColumnPlan, storage: pa.DataType, profile: ColumnProfile, sample: pa.ChunkedArray
+) -> ColumnPlan:
     """A dictionary when the values are few, or are one in the source already; else verbatim."""
     inner, index_type, ordered = storage, None, False
     kind, opaque = "categorical", False
     if pa.types.is_dictionary(storage):
         inner, index_type, ordered = storage.value_type, storage.index_type, storage.ordered
-    if not is_hashable(inner) or profile.distinct is None:
-        return verbatim
     theirs = profile.dictionary
-    if theirs is not None and len(theirs) and not theirs.null_count and not _has_twins(theirs):
+    if not is_hashable(inner):
+        return verbatim
+    if theirs is not None:
+        if len(theirs) == 0 or theirs.null_count or _has_twins(theirs):
+            return verbatim
         values = theirs
         if len(values) > MOST_DISTINCT:
             kind, opaque = "numeric", True
     else:
-        if theirs is not None and theirs.null_count:
+        if profile.distinct is None:
             return verbatim
         n_present = profile.n_rows - profile.n_null
         if len(profile.distinct) > _MOST_DISTINCT_SHARE * n_present and n_present:
             return verbatim
-        values = _as_type(profile.distinct, inner) if len(profile.distinct) else _some_value(inner)
+        values = as_type(profile.distinct, inner) if len(profile.distinct) else _some_value(inner)
         if values is None:
             return verbatim
     transform = ValueDictionary(values, index_type, ordered)
@@ -172,17 +180,7 @@ def _categorical(verbatim: ColumnPlan, storage: pa.DataType, profile: ColumnProf
 
 
 def _has_twins(values: pa.Array) -> bool:
-    from vae_core.columns.dictionaries import hashable
-
     return len(hashable(values).unique()) != len(values)
-
-
-def _as_type(values: pa.Array, value_type: pa.DataType) -> pa.Array:
-    """Distinct values from the hashable type back to the column's."""
-    if values.type == value_type:
-        return values
-    t = pa.types
-    return values.view(value_type) if t.is_integer(values.type) and not t.is_integer(value_type) else values.cast(value_type)
 
 
 def _some_value(value_type: pa.DataType) -> pa.Array | None:
@@ -199,7 +197,9 @@ def _some_value(value_type: pa.DataType) -> pa.Array | None:
     return pa.array([0], pa.int64()).cast(value_type, safe=False) if t.is_integer(value_type) else None
 
 
-def _choose_integers(value_type: pa.DataType, profile: ColumnProfile, values: Any, tolerance: Tolerance) -> IntegerTransform:
+def _choose_integers(
+    value_type: pa.DataType, profile: ColumnProfile, values: Any, tolerance: Tolerance
+) -> IntegerTransform:
     step = max(1, min(profile.step, 2**62))
     origin = profile.origin or 0
     minimum, maximum = int(profile.minimum or 0), int(profile.maximum or 0)
@@ -209,19 +209,20 @@ def _choose_integers(value_type: pa.DataType, profile: ColumnProfile, values: An
     elif profile.step == 0:
         step = 1
     exact = IntegerLattice(offset, step)
+    unsigned = pa.types.is_uint64(value_type)
     unscale = 10**value_type.scale if pa.types.is_decimal(value_type) else 1
     if not tolerance.is_lossless:
         asked = Decimal(repr(tolerance.value)) * unscale
         if tolerance.is_distortion:
             group = int(min(asked / _GRID_STEPS_PER_RMSE / step, Decimal(2**62 // step)))
             group = max(group, ((maximum - minimum) // step) // _MOST_GRID_LEVELS + 1, 1)
-            return IntegerLattice(minimum, step, group, None)
+            return IntegerLattice(minimum, step, group, int(asked) if step > 2 * asked else None, unsigned)
         bound = int(min(asked, Decimal(2**62)))
         group = 2 * bound // step + 1
         if group > 1 and step * group < 2**63:
             low, high = integer_range(value_type)
             if high - low < 2**64 - 1 or maximum - minimum < 2**62:
-                return IntegerLattice(minimum, step, group, bound)
+                return IntegerLattice(minimum, step, group, bound, unsigned)
     n = profile.n_distinct
     if n is not None and 0 < n <= 256 and not pa.types.is_boolean(value_type):
         points = (maximum - minimum) // step + 1
@@ -240,8 +241,10 @@ def _choose_floats(profile: ColumnProfile, values: Any, tolerance: Tolerance) ->
     if tolerance.is_distortion:
         span = float(profile.value_range)
         width = max(tolerance.value / _GRID_STEPS_PER_RMSE, span / _MOST_GRID_LEVELS)
-        if isinstance(exact, DecimalLattice) and exact.step / 10.0**exact.digits >= width:
-            return DecimalLattice(exact.dtype, exact.digits, exact.offset, exact.step, 1, exact.single, None)
+        step = exact.step / 10.0**exact.digits if isinstance(exact, DecimalLattice) else 0.0
+        if isinstance(exact, DecimalLattice) and step >= width:
+            most = tolerance.value if step > 2 * tolerance.value else None
+            return DecimalLattice(exact.dtype, exact.digits, exact.offset, exact.step, 1, exact.single, most)
         return Bins(dtype.str, min(width, float(np.finfo(dtype).max) / 4), None)
     bound = min(tolerance.value, float(np.finfo(dtype).max) / 4)
     if isinstance(exact, DecimalLattice):
@@ -330,7 +333,7 @@ def _decimals(values: Any) -> tuple[DecimalLattice | None, float]:
 
 
 def _grouped(exact: DecimalLattice, values: Any, bound: float) -> DecimalLattice | None:
-    """The lattice in the widest groups that keep the bound on the sample; the lattice itself when the bound is finer."""
+    """The lattice in the widest groups that keep the bound on the sample; itself when the bound is finer."""
     step = exact.step / 10.0**exact.digits
     most = int(min(2 * bound / step, 2.0**52 / exact.step)) + 1
     for group in (most, most - 1):

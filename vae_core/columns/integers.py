@@ -23,13 +23,15 @@ T = TypeVar("T", bound=np.generic)
 class IntegerLattice:
     """x = offset + step * i; a code is a group of `group` neighbouring points and decodes to the middle one.
 
-    bound : largest |decoded - x| allowed, in stored units; None when nothing is checked (distortion kinds)
+    bound    : largest |decoded - x| allowed, in stored units; None when nothing is checked (distortion kinds)
+    unsigned : x are uint64 seen as int64
     """
 
     offset: int
     step: int
     group: int = 1
     bound: int | None = 0
+    unsigned: bool = False
 
     @property
     def width(self) -> int:
@@ -47,8 +49,11 @@ class IntegerLattice:
         if self.bound == 0:
             fits = codes * np.int64(self.width) == d
         else:
-            error = np.abs(self.inverse(codes) - x)
-            fits = (error >= 0) & (error <= np.int64(min(self.bound, 2**63 - 1)))
+            decoded = self.inverse(codes)
+            error = decoded - x
+            above = decoded.view(np.uint64) >= x.view(np.uint64) if self.unsigned else decoded >= x
+            fits = (above == (error >= 0)) & (np.abs(error) <= np.int64(min(self.bound, 2**63 - 1)))
+            fits &= error != np.iinfo(np.int64).min
         return codes, None if bool(fits.all()) else fits
 
     def inverse(self, codes: Ints) -> Ints:
@@ -60,7 +65,8 @@ class IntegerLattice:
 
     def to_json(self) -> dict[str, object]:
         """Small JSON; `transform_from_json` is the inverse."""
-        return {"t": "lattice", "o": self.offset, "s": self.step, "g": self.group, "b": self.bound}
+        data: dict[str, object] = {"t": "lattice", "o": self.offset, "s": self.step, "g": self.group, "b": self.bound}
+        return {**data, "u": True} if self.unsigned else data
 
 
 @dataclass(frozen=True, slots=True, eq=False)

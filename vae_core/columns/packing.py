@@ -1,4 +1,4 @@
-"""Dictionaries as small byte strings: sorted strings front-coded, sorted numbers through pcodec; zstd where that is smaller.
+"""Dictionaries as small byte strings: sorted strings front-coded, sorted numbers in pcodec or zstd.
 
 First byte: I Arrow IPC stream in zstd; F front-coded strings in zstd; Z numbers in zstd; P numbers in pcodec.
 """
@@ -29,7 +29,7 @@ def unzstd(data: bytes, most_bytes: int = _MOST_BYTES) -> bytes:
         n_bytes = zstandard.frame_content_size(data)
         if not 0 <= n_bytes <= most_bytes:
             raise CorruptArchive(f"a zstd frame claims {n_bytes} bytes, at most {most_bytes} are read")
-        return zstandard.ZstdDecompressor().decompress(data)
+        return bytes(zstandard.ZstdDecompressor().decompress(data))
     except zstandard.ZstdError as error:
         raise CorruptArchive(f"a zstd frame cannot be read: {error}") from None
 
@@ -141,7 +141,12 @@ def unpco(data: bytes, dtype: np.dtype[Any], n: int) -> NDArray[Any]:
 
 def _is_text(value_type: pa.DataType) -> bool:
     t = pa.types
-    return bool(t.is_string(value_type) or t.is_large_string(value_type) or t.is_binary(value_type) or t.is_large_binary(value_type))
+    return bool(
+        t.is_string(value_type)
+        or t.is_large_string(value_type)
+        or t.is_binary(value_type)
+        or t.is_large_binary(value_type)
+    )
 
 
 def _front(values: pa.Array) -> bytes:
@@ -168,7 +173,8 @@ def _unfront(data: bytes, value_type: pa.DataType) -> pa.Array:
     if len(data) < 4 + 8 * n:
         raise CorruptArchive("a front-coded dictionary is cut short")
     shared, lengths = (
-        np.frombuffer(data, np.uint8, 4 * n, 4 + 4 * n * j).reshape(4, n).T.copy().view(np.uint32).ravel().tolist() for j in (0, 1)
+        np.frombuffer(data, np.uint8, 4 * n, 4 + 4 * n * j).reshape(4, n).T.copy().view(np.uint32).ravel().tolist()
+        for j in (0, 1)
     )
     texts: list[bytes] = []
     at, before, total = 4 + 8 * n, b"", 0

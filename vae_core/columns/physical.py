@@ -21,11 +21,15 @@ def is_integral(value_type: pa.DataType) -> bool:
     t = pa.types
     if t.is_decimal(value_type):
         return bool(value_type.precision <= 18)
-    return bool(t.is_boolean(value_type) or t.is_integer(value_type) or (t.is_temporal(value_type) and not t.is_interval(value_type)))
+    return bool(
+        t.is_boolean(value_type)
+        or t.is_integer(value_type)
+        or (t.is_temporal(value_type) and not t.is_interval(value_type))
+    )
 
 
 def storage_dtype(value_type: pa.DataType) -> np.dtype[Any]:
-    """The numpy dtype of one value in the Arrow data buffer; decimals of 128 and 256 bits are records of int64 words."""
+    """The numpy dtype of one value in the data buffer; decimals of 128 and 256 bits are records of int64 words."""
     t = pa.types
     if t.is_boolean(value_type):
         return np.dtype(np.uint8)
@@ -78,7 +82,7 @@ def pack_bits(bits: Bools) -> pa.Buffer:
 
 
 def raw_values(array: pa.Array) -> NDArray[Any]:
-    """The data buffer of a fixed-width array as numpy in `storage_dtype`, zero-copy but for bool. Nulls hold anything."""
+    """The data buffer of a fixed-width array in `storage_dtype`, zero-copy but for bool. Nulls hold anything."""
     n = len(array)
     buffer = array.buffers()[1]
     dtype = storage_dtype(array.type)
@@ -103,7 +107,7 @@ def from_raw(value_type: pa.DataType, raw: NDArray[Any], valid: Bools | None) ->
 
 
 def integers_of(array: pa.Array) -> tuple[Ints, Bools | None]:
-    """Values as int64 (uint64 wraps round) and where they do not fit (only decimals can), zero-copy for 64-bit types."""
+    """Values as int64 (uint64 wraps round) and where they fit (None: all; only decimals may not). Zero-copy at 64 bits."""
     raw = raw_values(array)
     if raw.ndim == 2:
         low = np.ascontiguousarray(raw[:, 0])
@@ -118,10 +122,12 @@ def integers_of(array: pa.Array) -> tuple[Ints, Bools | None]:
 def raw_of_integers(value_type: pa.DataType, values: Ints, *, clip: bool, where: str) -> NDArray[Any]:
     """int64 (wrapped for uint64) as the type's stored values.
 
-    clip: values beyond the type's range are drawn to its ends; without it they raise CorruptArchive, where naming the column.
+    clip: values beyond the type's range are drawn to its ends; else CorruptArchive, `where` naming the column.
     """
     dtype = storage_dtype(value_type)
-    if clip and (value_type.bit_width != 64 or not (pa.types.is_integer(value_type) or pa.types.is_timestamp(value_type))):
+    if clip and (
+        value_type.bit_width != 64 or not (pa.types.is_integer(value_type) or pa.types.is_timestamp(value_type))
+    ):
         values = np.clip(values, *integer_range(value_type))
     if dtype.shape:
         raw = np.empty((len(values), *dtype.shape), np.int64)
@@ -142,7 +148,8 @@ def ordered_bits(values: NDArray[Any]) -> Ints:
     width = values.dtype.itemsize
     bits = np.ascontiguousarray(values).view(f"i{width}")
     mask = np.array(np.iinfo(bits.dtype).max, bits.dtype)
-    return (bits ^ ((bits >> (8 * width - 1)) & mask)).astype(np.int64, copy=False)
+    ordered: Ints = (bits ^ ((bits >> (8 * width - 1)) & mask)).astype(np.int64, copy=False)
+    return ordered
 
 
 def floats_of_bits(bits: Ints, dtype: np.dtype[Any]) -> NDArray[Any]:
@@ -150,4 +157,5 @@ def floats_of_bits(bits: Ints, dtype: np.dtype[Any]) -> NDArray[Any]:
     width = dtype.itemsize
     narrow = bits.astype(f"i{width}", copy=False)
     mask = np.array(np.iinfo(narrow.dtype).max, narrow.dtype)
-    return (narrow ^ ((narrow >> (8 * width - 1)) & mask)).view(dtype)
+    floats: NDArray[Any] = (narrow ^ ((narrow >> (8 * width - 1)) & mask)).view(dtype)
+    return floats

@@ -156,7 +156,7 @@ def transform_from_json(data: Mapping[str, Any], blob: bytes | None, value_type:
         if tag == "ilevels":
             return IntegerLevels(unpack_numbers(_needed(blob), np.dtype(np.int64), _count(data["n"])))
         bound = None if data["b"] is None else int(data["b"])
-        lattice = IntegerLattice(int(data["o"]), int(data["s"]), int(data["g"]), bound)
+        lattice = IntegerLattice(int(data["o"]), int(data["s"]), int(data["g"]), bound, bool(data.get("u")))
         if not (lattice.step > 0 and lattice.group > 0 and lattice.width < 2**63):
             raise CorruptArchive(f"a lattice of step {lattice.step} and group {lattice.group}")
         return lattice
@@ -169,11 +169,13 @@ def transform_from_json(data: Mapping[str, Any], blob: bytes | None, value_type:
         return FloatLevels(unpack_numbers(_needed(blob), dtype, _count(data["n"])))
     if tag == "bits":
         return OrderedBits(dtype.str, bool(data["w"]))
-    bound = None if data["b"] is None else float(data["b"])
+    most = None if data["b"] is None else float(data["b"])
     if tag == "bins":
-        return Bins(dtype.str, float(data["w"]), bound)
+        return Bins(dtype.str, float(data["w"]), most)
     if tag == "decimal":
-        lattice_f = DecimalLattice(dtype.str, int(data["k"]), int(data["o"]), int(data["s"]), int(data["g"]), bool(data["w"]), bound)
+        lattice_f = DecimalLattice(
+            dtype.str, int(data["k"]), int(data["o"]), int(data["s"]), int(data["g"]), bool(data["w"]), most
+        )
         small = 0 <= lattice_f.digits <= 22 and abs(lattice_f.offset) < 2**62
         if not (small and lattice_f.step > 0 and lattice_f.group > 0 and lattice_f.step * lattice_f.group < 2**62):
             raise CorruptArchive(f"a decimal lattice of step {lattice_f.step} and group {lattice_f.group}")

@@ -1,4 +1,4 @@
-"""What one streaming pass learns about every column: counts, ranges, distinct values. Bounded memory; profiles merge."""
+"""What one streaming pass learns of every column: counts, ranges, distinct values. Bounded memory; profiles merge."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ class ColumnProfile:
     n_rows, n_null    : rows, null rows
     n_cells           : values: n_rows * width
     n_cell_null       : nulls among the elements of fixed-size lists (outside null rows)
-    minimum, maximum  : of the finite values; int in stored units (ticks, scaled decimals), float for floats; None without any
+    minimum, maximum  : of the finite values; int in stored units (ticks, scaled decimals) or float; None without any
     n_nan ... n_neg_zero : counts over cells of floats
     n_wide            : decimals that do not fit an int64
     origin, step      : some value, and the greatest common divisor of differences from it (0: constant, integers only)
-    distinct          : distinct finite non-null values in a hashable type, unsorted until `finish`; None beyond MOST_DISTINCT
-    dictionary        : the dictionary of a dictionary column while every batch had the same one
+    distinct          : distinct finite values in a hashable type, sorted by `finish`; None beyond MOST_DISTINCT
+    dictionary        : the dictionary of a dictionary column, later ones appended; None when it grows too large
     """
 
     name: str
@@ -55,13 +55,13 @@ class ColumnProfile:
     step: int = 0
     distinct: pa.Array | None = None
     dictionary: pa.Array | None = None
-    _dictionaries: int = field(default=0, repr=False)
+    _saw_dictionary: bool = field(default=False, repr=False)
     _n_unsettled: int = field(default=0, repr=False)
     _pieces: list[pa.Array] = field(default_factory=list, repr=False)
 
     @property
     def value_range(self) -> int | float:
-        """Largest minus smallest finite value in the column's own units (decimals unscaled); 0 for nothing or a constant."""
+        """Largest minus smallest finite value in the column's own units; 0 for nothing or a constant."""
         if self.minimum is None or self.maximum is None:
             return 0
         span = self.maximum - self.minimum
@@ -73,6 +73,11 @@ class ColumnProfile:
     def n_special(self) -> int:
         """Cells that are NaN, infinite or -0.0."""
         return self.n_nan + self.n_pos_inf + self.n_neg_inf + self.n_neg_zero
+
+    @property
+    def has_state(self) -> bool:
+        """Whether any cell is null, special or beyond int64."""
+        return bool(self.n_null or self.n_cell_null or self.n_special or self.n_wide)
 
     @property
     def n_values(self) -> int:
@@ -90,7 +95,7 @@ class ColumnProfile:
         self.n_null += array.null_count
         array = storage_of(array)
         if isinstance(array, pa.DictionaryArray):
-            self._see_dictionary(array)
+            self._see_dictionary(array.dictionary)
             if array.dictionary.null_count:
                 self.n_null += array.dictionary_decode().null_count - array.null_count
             self.n_cells += len(array)
@@ -169,11 +174,17 @@ class ColumnProfile:
         self.minimum = low if self.minimum is None else min(self.minimum, low)
         self.maximum = high if self.maximum is None else max(self.maximum, high)
 
-    def _see_dictionary(self, array: pa.DictionaryArray) -> None:
-        if self._dictionaries == 0:
-            self.dictionary, self._dictionaries = array.dictionary, 1
-        elif self.dictionary is not None and not array.dictionary.equals(self.dictionary):
-            self.dictionary, self._dictionaries = None, 2
+    def _see_dictionary(self, values: pa.Array) -> None:
+        if not self._saw_dictionary:
+            self.dictionary, self._saw_dictionary = values, True
+        elif self.dictionary is not None and not values.equals(self.dictionary):
+            present = hashable(values).drop_null().unique()
+            fresh = present.filter(pc.invert(pc.is_in(present, value_set=hashable(self.dictionary))))
+            if len(self.dictionary) + len(fresh) > MOST_DISTINCT:
+                self.dictionary = None
+            elif len(fresh):
+                known = hashable(self.dictionary)
+                self.dictionary = as_type(pa.concat_arrays([known, fresh]), self.dictionary.type)
 
     def _add_distinct(self, values: pa.Array) -> None:
         for start in range(0, len(values), _UNIQUE_SLICE):
@@ -195,7 +206,17 @@ class ColumnProfile:
 
     def merge(self, other: ColumnProfile) -> None:
         """Take in what another profile of the same column saw."""
-        for name in ("n_rows", "n_null", "n_cells", "n_cell_null", "n_nan", "n_pos_inf", "n_neg_inf", "n_neg_zero", "n_wide"):
+        for name in (
+            "n_rows",
+            "n_null",
+            "n_cells",
+            "n_cell_null",
+            "n_nan",
+            "n_pos_inf",
+            "n_neg_inf",
+            "n_neg_zero",
+            "n_wide",
+        ):
             setattr(self, name, getattr(self, name) + getattr(other, name))
         if other.minimum is not None and other.maximum is not None:
             self._widen(other.minimum, other.maximum)
@@ -204,12 +225,10 @@ class ColumnProfile:
                 self.origin, self.step = other.origin, other.step
             else:
                 self.step = math.gcd(self.step, other.step, abs(other.origin - self.origin))
-        if other.dictionary is not None and self._dictionaries == 0:
-            self.dictionary = other.dictionary
-        elif self.dictionary is not None and other._dictionaries:
-            same = other.dictionary is not None and other.dictionary.equals(self.dictionary)
-            self.dictionary = self.dictionary if same else None
-        self._dictionaries = max(self._dictionaries, other._dictionaries)
+        if other.dictionary is not None:
+            self._see_dictionary(other.dictionary)
+        elif other._saw_dictionary:
+            self.dictionary, self._saw_dictionary = None, True
         other._settle()
         if other.distinct is None:
             self.distinct, self._pieces, self._n_unsettled = None, [], 0
@@ -222,12 +241,20 @@ class ColumnProfile:
         self._settle()
         if self.distinct is None or len(self.distinct) == 0:
             return
-        if pa.types.is_floating(self.value_type) and not self._dictionaries:
+        if pa.types.is_floating(self.value_type) and not self._saw_dictionary:
             dtype = np.dtype(f"f{self.value_type.bit_width // 8}")
             v = np.asarray(self.distinct).view(dtype)
             self.distinct = pa.array(v[np.argsort(ordered_bits(v))])
         else:
             self.distinct = self.distinct.take(pc.array_sort_indices(self.distinct))
+
+
+def as_type(values: pa.Array, value_type: pa.DataType) -> pa.Array:
+    """From the type of `hashable` back to the column's."""
+    if values.type == value_type:
+        return values
+    t = pa.types
+    return values.view(value_type) if t.is_floating(value_type) or t.is_decimal(value_type) else values.cast(value_type)
 
 
 def _unique(values: pa.Array) -> pa.Array:

@@ -98,7 +98,11 @@ def one_array(array: pa.Array | pa.ChunkedArray) -> pa.Array:
     if array.num_chunks == 1:
         return array.chunk(0)
     if array.num_chunks == 0:
-        return pa.array([], array.type) if not isinstance(array.type, pa.BaseExtensionType) else pa.chunked_array(array).combine_chunks()
+        return (
+            pa.array([], array.type)
+            if not isinstance(array.type, pa.BaseExtensionType)
+            else pa.chunked_array(array).combine_chunks()
+        )
     if pa.types.is_dictionary(storage_type(array.type)):
         array = array.unify_dictionaries()
     combined = array.combine_chunks()
@@ -203,7 +207,12 @@ def _overlaid(plan: ColumnPlan, raw: Any, state: Any, misfits: pa.Array | None) 
     if bad.any():
         raise CorruptArchive(f"column {plan.name!r} has state {int(state[bad][0])}, unknown for {value_type}")
     if is_float:
-        for which, special in ((STATE_NAN, np.nan), (STATE_POS_INF, np.inf), (STATE_NEG_INF, -np.inf), (STATE_NEG_ZERO, -0.0)):
+        for which, special in (
+            (STATE_NAN, np.nan),
+            (STATE_POS_INF, np.inf),
+            (STATE_NEG_INF, -np.inf),
+            (STATE_NEG_ZERO, -0.0),
+        ):
             raw[state == which] = special
     valid = state != STATE_NULL
     odd = np.flatnonzero(state == STATE_MISFIT)

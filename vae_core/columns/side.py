@@ -1,8 +1,8 @@
 """States and misfits of one block as a small byte string, for any coder that keeps the codes elsewhere.
 
-    byte 0        how the states are written: 0 none, 1 one byte a cell, 2 a bit a cell then the bytes of the set ones, 3 positions
-    u32           bytes of the states' zstd frame, then the frame
-    byte          how the misfits are written: 0 none, 1 raw fixed-width values, 2 an Arrow stream; then their zstd frame
+byte 0        how states are written: 1 a byte a cell, 2 a bit a cell and bytes of the set ones, 3 gaps between them
+u32           bytes of the states' zstd frame, then the frame
+byte          how the misfits are written: 0 none, 1 raw fixed-width values, 2 an Arrow stream; then their zstd frame
 """
 
 from __future__ import annotations
@@ -51,7 +51,11 @@ def unpack_side(data: bytes, n: int, value_type: pa.DataType) -> tuple[NDArray[n
         state = np.frombuffer(body, np.uint8)
     elif data[0] == 2:
         n_bits = (n + 7) // 8
-        set_bits = np.unpackbits(np.frombuffer(body[:n_bits], np.uint8), count=n).astype(np.bool_) if len(body) >= n_bits else state
+        set_bits = (
+            np.unpackbits(np.frombuffer(body[:n_bits], np.uint8), count=n).astype(np.bool_)
+            if len(body) >= n_bits
+            else state
+        )
         kinds = np.frombuffer(body[n_bits:], np.uint8)
         if int(set_bits.sum()) != len(kinds):
             raise CorruptArchive("states and their positions disagree")

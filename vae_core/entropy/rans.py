@@ -57,10 +57,20 @@ class Encoder(Channel):
 
     def code(self, cumulative: Ints, table: Ints, symbols: Ints | None) -> Ints:
         assert symbols is not None
+        c = kernel.library()
+        if c is not None:
+            low, width = np.empty(len(table), np.uint32), np.empty(len(table), np.uint32)
+            cumulative, table, symbols = (np.ascontiguousarray(a, np.int64) for a in (cumulative, table, symbols))
+            c.lp_slots(
+                kernel.pointer(cumulative), kernel.size(cumulative.shape[1] - 1), kernel.pointer(table),
+                kernel.pointer(symbols), kernel.size(len(table)), kernel.pointer(low), kernel.pointer(width),
+            )  # fmt: skip
+            self._steps.append((low, width))
+            return symbols
         total = cumulative[table, -1]
-        low = (cumulative[table, symbols] << SLOT_BITS) // total
-        high = (cumulative[table, symbols + 1] << SLOT_BITS) // total
-        self._steps.append((low.astype(np.uint32), (high - low).astype(np.uint32)))
+        first = (cumulative[table, symbols] << SLOT_BITS) // total
+        last = (cumulative[table, symbols + 1] << SLOT_BITS) // total
+        self._steps.append((first.astype(np.uint32), (last - first).astype(np.uint32)))
         return symbols
 
     def raw(self, n_bits: Ints, symbols: Ints | None) -> Ints:
@@ -81,10 +91,7 @@ class Encoder(Channel):
     def finish(self) -> bytes:
         """The stream: lane count (uint16), word count (uint32), L states (uint64), words (uint32), little endian."""
         lanes = lanes_for(self.bits / 8)
-        if kernel.available():
-            words, state = kernel.encode(self._steps, lanes)
-        else:
-            words, state = _encode_numpy(self._steps, lanes)
+        words, state = _encode_kernel(self._steps, lanes) if kernel.available() else _encode_numpy(self._steps, lanes)
         head = np.array([lanes], "<u2").tobytes() + np.array([len(words)], "<u4").tobytes()
         return head + state.astype("<u8").tobytes() + words.astype("<u4").tobytes()
 
@@ -108,6 +115,22 @@ def _encode_numpy(
             state[: len(low)] = (quotient << np.uint64(SLOT_BITS)) + remainder + low
     words = np.concatenate(pieces[::-1]) if pieces else np.empty(0, np.uint32)
     return words, state
+
+
+def _encode_kernel(
+    steps: list[tuple[NDArray[np.uint32], NDArray[np.uint32]]], lanes: int
+) -> tuple[NDArray[np.uint32], NDArray[np.uint64]]:
+    c = kernel.library()
+    assert c is not None
+    state = np.full(lanes, LOWER, np.uint64)
+    words = np.empty(sum(len(low) for low, _ in steps), np.uint32)  # a symbol emits one word at most
+    position = len(words)
+    for low, width in reversed(steps):
+        position = c.lp_encode(
+            kernel.pointer(low), kernel.pointer(width), kernel.size(len(low)), kernel.pointer(state), kernel.size(lanes),
+            kernel.pointer(words), kernel.size(position),
+        )  # fmt: skip
+    return words[position:], state
 
 
 def lanes_for(n_bytes: float) -> int:
@@ -136,10 +159,14 @@ class Decoder(Channel):
 
     def code(self, cumulative: Ints, table: Ints, symbols: Ints | None) -> Ints:
         out = np.empty(len(table), np.int64)
-        if kernel.available():
-            self.position = kernel.decode(cumulative, table, self.state, self.words, self.position, out)
-            if self.position < 0:
-                raise CorruptArchive("rANS stream ends before its last symbol")
+        c = kernel.library()
+        if c is not None:
+            cumulative, table = np.ascontiguousarray(cumulative, np.int64), np.ascontiguousarray(table, np.int64)
+            self._moved(c.lp_decode(
+                kernel.pointer(cumulative), kernel.size(cumulative.shape[1] - 1), kernel.pointer(table), kernel.size(len(table)),
+                kernel.pointer(self.state), kernel.size(self.lanes), kernel.pointer(self.words), kernel.size(len(self.words)),
+                kernel.size(self.position), kernel.pointer(out),
+            ))  # fmt: skip
             return out
         n_symbols = cumulative.shape[1] - 1
         width = 1 << max(1, n_symbols).bit_length()
@@ -166,6 +193,14 @@ class Decoder(Channel):
 
     def raw(self, n_bits: Ints, symbols: Ints | None) -> Ints:
         out = np.empty(len(n_bits), np.int64)
+        c = kernel.library()
+        if c is not None:
+            n_bits = np.ascontiguousarray(n_bits, np.int64)
+            self._moved(c.lp_decode_raw(
+                kernel.pointer(n_bits), kernel.size(len(n_bits)), kernel.pointer(self.state), kernel.size(self.lanes),
+                kernel.pointer(self.words), kernel.size(len(self.words)), kernel.size(self.position), kernel.pointer(out),
+            ))  # fmt: skip
+            return out
         for start in range(0, len(n_bits), self.lanes):
             shift = SLOT_BITS - n_bits[start : start + self.lanes]
             x = self.state[: len(shift)]
@@ -174,6 +209,11 @@ class Decoder(Channel):
             out[start : start + len(shift)] = symbol
             self._advance(x, slot, symbol << shift, np.int64(1) << shift)
         return out
+
+    def _moved(self, position: int) -> None:
+        if position < 0:
+            raise CorruptArchive("rANS stream ends before its last symbol")
+        self.position = position
 
     def _advance(self, x: NDArray[np.uint64], slot: Ints, low: Ints, width: Ints) -> None:
         """x <- width * (x >> 24) + slot - low for the first len(x) lanes, one word refilled where that fell below 2**32."""

@@ -15,6 +15,8 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from vae_core.entropy import kernel
+
 Ints = NDArray[np.int64]
 SCALE_BITS = 20
 MAX_CELLS = 1 << 23
@@ -31,6 +33,21 @@ def n_contexts(sizes: Sequence[int]) -> int:
 def _quotient(numerator: Ints, denominator: Ints) -> Ints:
     """Floor division of non-negative integers below 2**52: exact in float64, and vectorised where int64 division is not."""
     return (numerator / denominator).astype(np.int64)
+
+
+def _smooth(counts: NDArray[np.int32], rows: Ints, link: Ints, weight: int, prior: Ints) -> Ints:
+    """(n_rows, n_symbols) chances in units of 2**-20: counts[rows] smoothed towards prior[link]."""
+    c = kernel.library()
+    if c is None:
+        seen = counts[rows].astype(np.int64)
+        return _quotient((seen << (SCALE_BITS + 4)) + weight * prior[link], (seen.sum(1, keepdims=True) << 4) + weight)
+    chance = np.empty((len(rows), counts.shape[1]), np.int64)
+    rows, link = np.ascontiguousarray(rows, np.int64), np.ascontiguousarray(link, np.int64)
+    c.lp_smooth(
+        kernel.pointer(counts), kernel.pointer(rows), kernel.pointer(link), kernel.size(len(rows)),
+        kernel.size(counts.shape[1]), kernel.size(weight), kernel.pointer(prior), kernel.pointer(chance),
+    )  # fmt: skip
+    return chance
 
 
 class AdaptiveCounts:
@@ -71,15 +88,25 @@ class AdaptiveCounts:
         links.reverse()
         chance = np.full((1, self.n_symbols), (1 << SCALE_BITS) // self.n_symbols, np.int64)
         for k, rows in enumerate(wanted):
-            prior = chance if k == 0 else chance[links[k - 1]]
-            counts = self._counts[k][rows].astype(np.int64)
-            numerator = (counts << (SCALE_BITS + 4)) + self.weights[k] * prior
-            chance = _quotient(numerator, (counts.sum(1, keepdims=True) << 4) + self.weights[k])
+            link = np.zeros(1, np.int64) if k == 0 else links[k - 1]
+            chance = _smooth(self._counts[k], rows, link, self.weights[k], chance)
         cumulative = np.zeros((len(chance), self.n_symbols + 1), np.int64)
         np.cumsum(chance + 1, axis=1, out=cumulative[:, 1:])
         return cumulative, table
 
     def update(self, contexts: Sequence[Ints], symbols: Ints) -> None:
         """Count n symbols under their contexts."""
+        c = kernel.library()
         for counts, context in zip(self._counts, contexts, strict=True):
-            np.add.at(counts.reshape(-1), context * self.n_symbols + symbols, 1)
+            if c is None:
+                cell, flat = context * self.n_symbols + symbols, counts.reshape(-1)
+                if len(flat) <= 4 * len(cell):
+                    flat += np.bincount(cell, minlength=len(flat)).astype(np.int32)
+                else:
+                    np.add.at(flat, cell, 1)
+                continue
+            context, symbols = np.ascontiguousarray(context, np.int64), np.ascontiguousarray(symbols, np.int64)
+            c.lp_count(
+                kernel.pointer(counts), kernel.size(self.n_symbols), kernel.pointer(context), kernel.pointer(symbols),
+                kernel.size(len(symbols)),
+            )  # fmt: skip

@@ -1,0 +1,241 @@
+"""The pipeline from end to end on small real files, without Prefect: what is decided, stored, replaced, refused."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from flows import assemble, encode, ingest, pipeline, proof, retrying
+from flows.ingest import closure
+from flows.pipeline import run_pipeline
+from flows.report import COMMITTED, NOTHING_TO_DO
+from flows.settings import RunRequest
+from flows.verify import verify_archive
+from storage import open_archive
+from vae_core.errors import BadInput, Conflict, CorruptArchive, LatentpackError, UsageError, VerificationFailed
+
+N_ROWS = 700
+
+
+def table(seed, n_rows=N_ROWS, shift=0.0):
+    draw = np.random.default_rng(seed)
+    state = draw.integers(0, 6, n_rows)
+    return pa.table(
+        {
+            "kind": pa.array([f"k{value}" for value in state]),
+            "count": pa.array(state * 3 + draw.integers(0, 2, n_rows)),
+            "temp": pa.array(np.round(state * 1.5 + draw.normal(size=n_rows) * 0.3 + shift, 2)),
+        }
+    )
+
+
+@pytest.fixture
+def place(tmp_path, monkeypatch):
+    monkeypatch.setenv("LATENTPACK_HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("LATENTPACK_SERVER", "off")
+    (tmp_path / "raw").mkdir()
+    for day in (1, 2):
+        pq.write_table(table(day), tmp_path / "raw" / f"day-{day}.parquet")
+    return tmp_path
+
+
+def request(place: Path, **values) -> RunRequest:
+    return RunRequest(source=str(place / "raw"), archive=str(place / "archive"), time_budget_s=2, preview="off", **values)
+
+
+def raw(place: Path) -> pa.Table:
+    return pa.concat_tables(pq.read_table(path) for path in sorted((place / "raw").glob("*.parquet")))
+
+
+def stored(place: Path, snapshot=None) -> pa.Table:
+    return open_archive(str(place / "archive"), snapshot=snapshot).to_table()
+
+
+def files_under(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_a_first_run_stores_the_source_and_reports_what_lies_on_disk(place):
+    heard = []
+    report = run_pipeline(request(place), progress=heard.append)
+    assert stored(place).equals(raw(place))
+    on_disk = {name: len(data) for name, data in files_under(place / "archive").items()}
+    assert report.status == COMMITTED and report.snapshot == 1 and report.rows == 2 * N_ROWS
+    assert report.archive_bytes == sum(size for name, size in on_disk.items() if not name.startswith("reports/"))
+    assert report.archive_bytes == sum(report.parts.values())
+    assert report.report_bytes == sum(size for name, size in on_disk.items() if name.startswith("reports/"))
+    assert json.loads(Path(report.report_json).read_text())["report_bytes"] == report.report_bytes
+    assert [event.stage for event in heard if event.message][0] == "ingest"
+    assert {"ingest", "train", "encode", "verify", "commit", "report"} <= {event.stage for event in heard}
+    assert not list((place / "home" / "runs").iterdir())
+
+
+def test_a_second_run_on_the_same_source_has_nothing_to_do_even_when_a_file_was_touched(place):
+    run_pipeline(request(place))
+    before = files_under(place / "archive")
+    (place / "raw" / "day-1.parquet").touch()
+    report = run_pipeline(request(place))
+    assert report.status == NOTHING_TO_DO and report.snapshot == 1
+    assert files_under(place / "archive") == before
+
+
+def test_new_files_alone_are_encoded_and_take_their_place_in_the_order_of_the_source(place):
+    run_pipeline(request(place))
+    first = open_archive(str(place / "archive")).manifest
+    pq.write_table(table(0), place / "raw" / "day-0.parquet")
+    pq.write_table(table(3), place / "raw" / "day-3.parquet")
+    report = run_pipeline(request(place))
+    second = open_archive(str(place / "archive")).manifest
+    assert report.n_new_rows == 2 * N_ROWS and report.rows == 4 * N_ROWS
+    assert {shard.id for shard in first.shards} < {shard.id for shard in second.shards}
+    assert stored(place).equals(raw(place))
+    assert stored(place, snapshot=1).num_rows == 2 * N_ROWS
+
+
+def test_a_changed_file_is_replaced_with_every_file_of_its_shard_and_the_old_snapshot_stays(place):
+    run_pipeline(request(place))
+    before = raw(place)
+    pq.write_table(table(9, N_ROWS + 5), place / "raw" / "day-2.parquet")
+    report = run_pipeline(request(place))
+    assert stored(place).equals(raw(place)) and stored(place, snapshot=1).equals(before)
+    assert "changed" in report.statement
+
+
+def test_rows_of_a_vanished_file_stay_unless_asked_to_drop_them(place):
+    before = raw(place)
+    run_pipeline(request(place, shard_rows=N_ROWS))
+    (place / "raw" / "day-1.parquet").unlink()
+    assert run_pipeline(request(place, shard_rows=N_ROWS)).status == NOTHING_TO_DO
+    assert stored(place).equals(before)
+    run_pipeline(request(place, shard_rows=N_ROWS, drop_missing=True))
+    assert stored(place).equals(raw(place)) and stored(place).num_rows == N_ROWS
+
+
+def test_a_vanished_file_that_shares_a_shard_with_a_changed_one_is_named(place):
+    run_pipeline(request(place))
+    (place / "raw" / "day-1.parquet").unlink()
+    pq.write_table(table(9), place / "raw" / "day-2.parquet")
+    with pytest.raises(BadInput, match=r"day-1\.parquet vanished"):
+        run_pipeline(request(place))
+
+
+def test_other_tolerances_than_the_archive_has_are_refused_unless_a_new_generation_is_asked_for(place):
+    run_pipeline(request(place))
+    with pytest.raises(UsageError, match=r"'temp': this run asks for 5%, the archive was made with lossless"):
+        run_pipeline(request(place, tolerances=["temp=5%"]))
+    report = run_pipeline(request(place, tolerances=["temp=5%"], retrain=True))
+    worst = np.abs(stored(place)["temp"].to_numpy() - raw(place)["temp"].to_numpy()).max()
+    (column,) = [column for column in report.columns if column.name == "temp"]
+    assert 0 < worst <= column.tolerance and worst == pytest.approx(column.max_abs_error)
+    assert stored(place, snapshot=1).equals(raw(place))
+
+
+def test_new_data_that_the_model_does_not_fit_refreshes_it_and_old_shards_stay_readable(place):
+    run_pipeline(request(place))
+    draw = np.random.default_rng(5)
+    strange = pa.table(
+        {
+            "kind": pa.array([f"k{value}" for value in draw.integers(0, 6, N_ROWS)]),
+            "count": pa.array(draw.integers(0, 20, N_ROWS)),
+            "temp": pa.array(np.round(draw.normal(size=N_ROWS) * 90, 2)),
+        }
+    )
+    pq.write_table(strange, place / "raw" / "day-3.parquet")
+    report = run_pipeline(request(place))
+    manifest = open_archive(str(place / "archive")).manifest
+    assert report.drift.ratio is not None and report.drift.ratio > 1.1 and report.drift.refreshed
+    assert len(manifest.models) == 2 and len({shard.model for shard in manifest.shards}) == 2
+    assert stored(place).equals(raw(place))
+
+
+def test_a_decoded_value_outside_its_promise_stops_the_run_and_nothing_is_committed(place, monkeypatch):
+    honest = proof.decode_block
+
+    def wrong(*arguments, **options):
+        decoded = honest(*arguments, **options)
+        values = decoded["count"].to_pylist()
+        values[123] += 1
+        return decoded.set_column(1, decoded.schema.field(1), pa.array(values))
+
+    monkeypatch.setattr(proof, "decode_block", wrong)
+    with pytest.raises(VerificationFailed, match=r"column 'count', row 123"):
+        run_pipeline(request(place))
+    assert not list((place / "archive").glob("snapshots/*"))
+
+
+def test_a_run_killed_before_the_commit_is_finished_by_the_next_without_encoding_again(place, monkeypatch):
+    def killed(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(assemble, "commit_run", killed)
+        patch.setattr(pipeline.assemble, "commit_run", killed)
+        with pytest.raises(KeyboardInterrupt):
+            run_pipeline(request(place))
+    assert not list((place / "archive").glob("snapshots/*"))
+    monkeypatch.setattr(encode, "encode_shard", None)
+    run_pipeline(request(place))
+    assert stored(place).equals(raw(place))
+
+
+def test_of_two_runs_at_once_one_commits_and_the_other_says_so(place, monkeypatch):
+    honest = assemble.draft
+
+    def overtaken(*arguments):
+        manifest = honest(*arguments)
+        if not list((place / "archive").glob("snapshots/*")):
+            assemble.commit(arguments[0], manifest)
+        return manifest
+
+    monkeypatch.setattr(assemble, "draft", overtaken)
+    with pytest.raises(Conflict):
+        run_pipeline(request(place))
+    assert stored(place).equals(raw(place))
+
+
+def test_a_source_with_another_schema_than_the_archive_is_refused_by_field(place):
+    run_pipeline(request(place))
+    for path in (place / "raw").iterdir():
+        pq.write_table(pq.read_table(path).set_column(1, "count", pa.array(["x"] * N_ROWS)), path)
+    with pytest.raises(BadInput, match="field 'count' is string in the source and int64 in the archive"):
+        run_pipeline(request(place))
+
+
+def test_verify_finds_a_flipped_bit_and_a_source_that_is_not_the_one_that_was_stored(place):
+    report = run_pipeline(request(place))
+    good = verify_archive(str(place / "archive"), source=str(place / "raw"))
+    assert good["rows"] == 2 * N_ROWS and not good["violations"] and not good["mismatches"]
+    assert good["digest"] == report.verification.digest
+    part = verify_archive(str(place / "archive"), sample=0.01)
+    assert part["blocks"] == 1
+    pq.write_table(table(77), place / "raw" / "day-2.parquet")
+    bad = verify_archive(str(place / "archive"), source=str(place / "raw"))
+    assert bad["mismatches"] > 0 and any(column["first_violation_row"] is not None for column in bad["columns"])
+    target = next((place / "archive").glob("shards/*/corrections.parquet"))
+    data = bytearray(target.read_bytes())
+    data[len(data) // 2] ^= 1
+    target.write_bytes(bytes(data))
+    with pytest.raises(CorruptArchive, match=r"corrections\.parquet"):
+        verify_archive(str(place / "archive"))
+
+
+def test_shards_that_share_files_with_a_replaced_file_go_with_it_and_no_others():
+    shards = {"s1": {"a"}, "s2": {"a", "b"}, "s3": {"b", "c"}, "s4": {"d"}}
+    assert closure({"c"}, shards) == ({"a", "b", "c"}, {"s1", "s2", "s3"})
+    assert closure({"d"}, shards) == ({"d"}, {"s4"})
+    assert closure({"new"}, shards) == ({"new"}, set())
+
+
+def test_only_errors_that_may_pass_are_tried_again():
+    assert retrying.may_pass(ConnectionResetError("gone")) and retrying.may_pass(TimeoutError("slow"))
+    assert not retrying.may_pass(BadInput("no")) and not retrying.may_pass(ValueError("bug"))
+    assert not retrying.may_pass(FileNotFoundError("no such file"))
+
+
+def test_an_error_of_a_run_is_the_error_itself(place):
+    with pytest.raises(LatentpackError, match="nowhere"):
+        run_pipeline(RunRequest(source=str(place / "nowhere"), archive=str(place / "archive")))
+    assert ingest.new_run() != ingest.new_run()

@@ -1,0 +1,71 @@
+"""A request is refused while it is still a form."""
+
+import pytest
+from pydantic import ValidationError
+
+from flows.settings import RunRequest, SourceSettings, TrainingSettings
+
+
+def test_the_flat_spelling_of_the_command_line_and_the_nested_one_of_the_form_are_the_same_request():
+    flat = RunRequest(
+        source="raw/", archive="out/", tolerances=["temp=0.05", "*=1%"], preview="3%", seed=7, widen=True, time_budget_s=5
+    )
+    nested = RunRequest(
+        source={"uri": "raw/", "widen": True},
+        archive={"uri": "out/"},
+        tolerance={"columns": {"temp": "0.05", "*": "1%"}},
+        training={"preview": "3%", "seed": 7, "time_budget_s": 5},
+    )
+    assert flat == nested
+    assert RunRequest.model_validate_json(flat.model_dump_json()) == flat
+
+
+def test_the_default_loses_nothing():
+    assert RunRequest(source="a", archive="b").tolerance.columns == {}
+
+
+def test_a_column_name_may_hold_an_equals_sign():
+    assert RunRequest(source="a", archive="b", tolerances=["x=y=0.5"]).tolerance.columns == {"x=y": "0.5"}
+
+
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        ({"tolerances": ["temp"]}, "COLUMN=TOLERANCE"),
+        ({"tolerances": ["temp=lots"]}, "temp"),
+        ({"tolerances": ["temp=1", "temp=2"]}, "two tolerances"),
+        ({"preview": "5"}, "percentage"),
+        ({"preview": "0%"}, "above 0%"),
+        ({"time_budget_s": 0}, "greater than 0"),
+        ({"time_budget_s": float("inf")}, "finite"),
+        ({"seed": -1}, "greater than or equal to 0"),
+        ({"source": "  "}, "empty"),
+        ({"source": "b/"}, "same place"),
+        ({"block_rows": 1}, "1024"),
+        ({"no_such_setting": 1}, "no_such_setting"),
+    ],
+)
+def test_nonsense_is_refused_and_named(values, said):
+    with pytest.raises(ValidationError, match=said):
+        RunRequest(**{"source": "a", "archive": "b", **values})
+
+
+def test_credentials_are_the_name_of_a_block_and_never_a_key():
+    assert SourceSettings(uri="a", credentials="latentpack-storage/team").credentials == "latentpack-storage/team"
+    assert SourceSettings(uri="a", credentials=" ").credentials is None
+    with pytest.raises(ValidationError, match="name of a block"):
+        SourceSettings(uri="a", credentials="AKIAIOSFODNN7EXAMPLE")
+    with pytest.raises(ValidationError, match="password"):
+        SourceSettings(uri="s3://key:secret@bucket/data")
+
+
+def test_every_setting_of_the_form_has_a_title_and_a_description():
+    schema = RunRequest.model_json_schema()
+    for name, section in schema["$defs"].items():
+        for field, about in section["properties"].items():
+            assert about.get("title") and about.get("description"), f"{name}.{field}"
+
+
+def test_a_preview_share_is_a_fraction_for_the_codec():
+    assert TrainingSettings(preview="3%").preview_share == pytest.approx(0.03)
+    assert TrainingSettings().preview_share == "auto"

@@ -1,0 +1,171 @@
+"""`latentpack serve` for real: a server, a run started through its API, its report on its page, a clean end."""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import httpx
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from flows import server
+from flows.pipeline import run_pipeline
+from flows.report import NOTHING_TO_DO
+from flows.settings import RunRequest
+from storage import open_archive
+
+READY_S, RUN_S, STOP_S = 240.0, 240.0, 60.0
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("serve")
+    (folder / "raw").mkdir()
+    draw = np.random.default_rng(0)
+    state = draw.integers(0, 5, 600)
+    pq.write_table(pa.table({"state": state, "temp": np.round(state + draw.normal(size=600), 1)}), folder / "raw" / "a.parquet")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def served(home):
+    """(base URL of the API, process) of a running `latentpack serve`."""
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(("PREFECT_", "LATENTPACK_"))}
+    environment |= {"LATENTPACK_HOME": str(home / "home"), "LATENTPACK_SERVER_LINGER": "1", "PREFECT_HOME": str(home / "prefect")}
+    log = home / "serve.log"
+    with log.open("wb") as out:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "flows.cli", "serve"], stdout=out, stderr=subprocess.STDOUT, env=environment,
+            cwd=Path(__file__).parent.parent, start_new_session=True,
+        )
+    try:
+        yield _wait_for_url(process, log), process, log
+    finally:
+        if process.poll() is None:
+            process.send_signal(signal.SIGTERM)
+            try:
+                process.wait(STOP_S)
+            except subprocess.TimeoutExpired:
+                process.kill()
+
+
+def _wait_for_url(process, log):
+    deadline = time.monotonic() + READY_S
+    while time.monotonic() < deadline:
+        text = log.read_text()
+        found = re.search(r"Prefect UI: +(http://\S+)", text)
+        if found and "schedule:" in text:
+            return found[1] + "/api"
+        assert process.poll() is None, text
+        time.sleep(0.2)
+    raise AssertionError(f"serve did not come up:\n{log.read_text()}")
+
+
+def _deployment(api):
+    deadline = time.monotonic() + 60
+    while True:
+        answer = httpx.get(f"{api}/deployments/name/latentpack/latentpack", timeout=30)
+        if answer.status_code == 200 or time.monotonic() > deadline:
+            answer.raise_for_status()
+            return answer.json()
+        time.sleep(0.5)
+
+
+def _finished(api, run_id):
+    deadline = time.monotonic() + RUN_S
+    while time.monotonic() < deadline:
+        run = httpx.get(f"{api}/flow_runs/{run_id}", timeout=30).json()
+        if run["state_type"] in ("COMPLETED", "FAILED", "CRASHED", "CANCELLED"):
+            return run
+        time.sleep(0.5)
+    raise AssertionError(f"run {run_id} is still {run['state_name']}")
+
+
+def _artifacts(api, run_id):
+    query = {"artifacts": {"flow_run_id": {"any_": [run_id]}}}
+    return {item["key"]: item for item in httpx.post(f"{api}/artifacts/filter", json=query, timeout=30).json()}
+
+
+def test_a_run_started_through_the_api_completes_with_its_report_on_its_page(served, home):
+    api, _, log = served
+    deployment = _deployment(api)
+    assert {"source", "archive", "tolerance", "training"} <= set(deployment["parameter_openapi_schema"]["properties"])
+    assert [schedule["active"] for schedule in deployment["schedules"]] == [False]
+    parameters = {
+        "source": {"uri": str(home / "raw")}, "archive": {"uri": str(home / "archive")}, "training": {"time_budget_s": 2},
+    }  # fmt: skip
+    answer = httpx.post(f"{api}/deployments/{deployment['id']}/create_flow_run", json={"parameters": parameters}, timeout=30)
+    run = _finished(api, answer.json()["id"])
+    assert run["state_type"] == "COMPLETED", log.read_text()[-4000:]
+    assert run["name"] == "raw → archive"
+    shown = _artifacts(api, run["id"])
+    assert "archive" in shown["latentpack-savings"]["data"] and "latentpack-columns" in shown
+    assert "data:image/svg+xml;base64," in shown["latentpack-savings"]["data"]
+    assert open_archive(str(home / "archive")).to_table().equals(pq.read_table(home / "raw" / "a.parquet"))
+    assert _log_lines(api, run["id"])
+
+
+def _log_lines(api, run_id):
+    query = {"logs": {"flow_run_id": {"any_": [run_id]}}, "limit": 200}
+    deadline = time.monotonic() + 30
+    while time.monotonic() < deadline:
+        lines = [line["message"] for line in httpx.post(f"{api}/logs/filter", json=query, timeout=30).json()]
+        if any("committed snapshot 1" in line for line in lines) and any("encoded part" in line for line in lines):
+            return lines
+        time.sleep(0.5)
+    raise AssertionError(f"our own loggers do not reach the UI: {lines}")
+
+
+def test_bad_parameters_are_refused_before_a_run_exists(served):
+    api, _, _ = served
+    answer = httpx.post(
+        f"{api}/deployments/{_deployment(api)['id']}/create_flow_run", json={"parameters": {"source": {"uri": "x"}}}, timeout=30
+    )
+    assert answer.status_code == 409 and "archive" in answer.text
+
+
+def test_the_event_trigger_is_registered_with_the_payload_as_parameters(served):
+    api, _, _ = served
+    automations = httpx.post(f"{api}/automations/filter", json={}, timeout=30).json()
+    (found,) = [item for item in automations if item["name"] == "latentpack: new data"]
+    assert found["enabled"] and found["trigger"]["expect"] == ["latentpack.dataset.updated"]
+    assert "event.payload" in str(found["actions"][0]["parameters"]["source"])
+
+
+def test_a_run_from_the_command_line_shares_the_served_server_and_is_recorded_whole(served, home, monkeypatch):
+    api, _, _ = served
+    monkeypatch.setenv("LATENTPACK_HOME", str(home / "home"))
+    for name in ("PREFECT_API_URL", "LATENTPACK_SERVER"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("PREFECT_HOME", str(home / "prefect"))
+    request = RunRequest(source=str(home / "raw"), archive=str(home / "second"), time_budget_s=2)
+    report = run_pipeline(request)
+    assert report.ui_url.startswith(api.removesuffix("/api"))
+    assert run_pipeline(request).status == NOTHING_TO_DO
+    run_id = report.ui_url.rsplit("/", 1)[1]
+    assert httpx.get(f"{api}/flow_runs/{run_id}", timeout=30).json()["state_type"] == "COMPLETED"
+    names = set()
+    deadline = time.monotonic() + 30
+    while time.monotonic() < deadline and not {"survey", "learn", "encode", "verify", "commit", "report"} <= names:
+        query = {"flow_runs": {"root": {"any_": [run_id]}}, "task_runs": {"state": {"type": {"any_": ["COMPLETED"]}}}}
+        runs = httpx.post(f"{api}/task_runs/filter", json={"task_runs": query["task_runs"]}, timeout=30).json()
+        names = {item["name"].split("-")[0] for item in runs if report.run in item["name"] or item["name"].startswith(("encode", "verify"))}
+        time.sleep(0.5)
+    assert {"survey", "learn", "encode", "verify", "commit", "report"} <= names
+
+
+def test_it_ends_cleanly_and_takes_the_server_with_it(served):
+    api, process, log = served
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(STOP_S) == 0, log.read_text()[-4000:]
+    assert "stopped" in log.read_text() and "Traceback" not in log.read_text()
+    deadline = time.monotonic() + STOP_S
+    while server.healthy(api, 1.0) and time.monotonic() < deadline:
+        time.sleep(0.3)
+    assert not server.healthy(api, 1.0)

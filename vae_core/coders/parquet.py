@@ -1,0 +1,123 @@
+"""One column in Parquet without Arrow's own metadata: what goes in, what comes back, and what it weighs."""
+
+from __future__ import annotations
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from vae_core.columns.plan import ColumnPlan, storage_type
+from vae_core.columns.profile import storage_of
+from vae_core.columns.recode import one_array
+from vae_core.errors import CorruptArchive
+from vae_core.quality import differences
+
+ENCODINGS = ("plain", "dictionary", "delta", "split")
+
+
+def chunk_bytes(native: pa.Array, encoding: str) -> int:
+    """Bytes of the column chunks (dictionary page included) of one native column in one row group, zstd 19."""
+    data = _write(native, encoding, "zstd")
+    group = pq.read_metadata(pa.BufferReader(data))
+    if group.num_row_groups == 0:
+        return 0
+    return sum(group.row_group(0).column(i).total_compressed_size for i in range(group.num_columns))
+
+
+def _write(native: pa.Array, encoding: str, compression: str) -> pa.Buffer:
+    schema = pa.schema([pa.field("v", native.type, nullable=native.null_count > 0)])
+    encodings: dict[str, str] = {}
+    dictionaries: list[str] = []
+    head = pa.BufferOutputStream()
+    pq.write_table(schema.empty_table(), head, store_schema=False)
+    leaves = pq.ParquetFile(pa.BufferReader(head.getvalue())).schema
+    for i in range(len(leaves)):
+        leaf = leaves.column(i)
+        if encoding == "dictionary" and leaf.physical_type != "BOOLEAN":
+            dictionaries.append(leaf.path)
+        else:
+            encodings[leaf.path] = leaf_encoding(encoding, leaf.physical_type)
+    sink = pa.BufferOutputStream()
+    with pq.ParquetWriter(
+        sink,
+        schema,
+        compression=compression,
+        compression_level=19 if compression == "zstd" else None,
+        use_dictionary=dictionaries,
+        column_encoding=encodings or None,
+        write_statistics=False,
+        store_schema=False,
+        data_page_version="2.0",
+        data_page_size=1 << 26,
+        dictionary_pagesize_limit=1 << 26,
+        max_rows_per_page=1 << 22,
+    ) as writer:
+        writer.write_table(pa.Table.from_arrays([native], schema=schema), row_group_size=max(1, len(native)))
+    return sink.getvalue()
+
+
+def leaf_encoding(encoding: str, physical_type: str) -> str:
+    """The Parquet name of an encoding for a physical type; PLAIN where the type has no such encoding."""
+    if physical_type == "BOOLEAN":
+        return "PLAIN" if encoding == "plain" else "RLE"
+    if encoding == "delta":
+        if physical_type in ("INT32", "INT64"):
+            return "DELTA_BINARY_PACKED"
+        return "DELTA_BYTE_ARRAY" if physical_type in ("BYTE_ARRAY", "FIXED_LEN_BYTE_ARRAY") else "PLAIN"
+    if encoding == "split" and physical_type in ("INT32", "INT64", "FLOAT", "DOUBLE", "FIXED_LEN_BYTE_ARRAY"):
+        return "BYTE_STREAM_SPLIT"
+    return "PLAIN"
+
+
+def native_of(array: pa.Array) -> pa.Array:
+    """The array in a type Parquet keeps by itself: storage of extensions, values of dictionaries, plain strings."""
+    array = storage_of(array)
+    t = pa.types
+    if t.is_dictionary(array.type):
+        array = array.dictionary_decode()
+    if t.is_string_view(array.type):
+        return array.cast(pa.large_string())
+    if t.is_binary_view(array.type):
+        return array.cast(pa.large_binary())
+    if t.is_duration(array.type):
+        return array.view(pa.int64())
+    return array
+
+
+def from_native(plan: ColumnPlan, native: pa.Array) -> pa.Array:
+    target = storage_type(plan.field.type)
+    t = pa.types
+    try:
+        if t.is_dictionary(target):
+            values = native.cast(target.value_type)
+            array = values.dictionary_encode()
+            array = pa.DictionaryArray.from_arrays(
+                array.indices.cast(target.index_type), array.dictionary, ordered=target.ordered
+            )
+        elif t.is_duration(target):
+            array = native.cast(pa.int64()).view(target)
+        else:
+            array = native if native.type == target else native.cast(target)
+    except (pa.ArrowException, ValueError) as error:
+        raise CorruptArchive(f"column {plan.name!r} is stored as {native.type}, no {target}: {error}") from None
+    return _wrapped(plan.field.type, array)
+
+
+def _wrapped(kind: pa.DataType, array: pa.Array) -> pa.Array:
+    if not isinstance(kind, pa.BaseExtensionType):
+        return array
+    return pa.ExtensionArray.from_storage(kind, _wrapped(kind.storage_type, array))
+
+
+def survives(plan: ColumnPlan, array: pa.Array) -> bool:
+    """Whether Parquet, without Arrow's own metadata, gives the array back; plain types do, the others are tried."""
+    t, kind = pa.types, storage_type(plan.field.type)
+    safe = t.is_boolean(kind) or t.is_integer(kind) or t.is_float32(kind) or t.is_float64(kind) or t.is_string(kind)
+    if safe or t.is_large_string(kind) or t.is_binary(kind) or t.is_large_binary(kind) or t.is_date32(kind):
+        return True
+    try:
+        data = _write(native_of(array), "plain", "none")
+        native = one_array(pq.read_table(pa.BufferReader(data)).column(0))
+        back = from_native(plan, native)
+        return bool(back.type == array.type and len(back) == len(array) and not differences(array, back).any())
+    except (pa.ArrowException, CorruptArchive, ValueError, NotImplementedError, TypeError):
+        return False
