@@ -108,9 +108,7 @@ def _parser() -> argparse.ArgumentParser:
         metavar="FOLDER",
         help="a folder of Parquet and NPY files, each one dataset (default: the bundled flights)",
     )
-    parser.add_argument(
-        "--datasets", metavar="NAME", nargs="*", default=[], help="only these, by file name without its ending"
-    )
+    parser.add_argument("--datasets", metavar="NAME", nargs="*", default=[], help="only these, by file name without its ending")
     parser.add_argument("--bounds", default=",".join(BOUNDS), help=f"comma-separated (default {','.join(BOUNDS)})")
     parser.add_argument(
         "--time-budget",
@@ -119,15 +117,9 @@ def _parser() -> argparse.ArgumentParser:
         metavar="SECONDS",
         help="training time of latentpack (default: its own)",
     )
-    parser.add_argument(
-        "--full", action="store_true", help="the optional peers too, those that are installed: pysz, zfpy"
-    )
-    parser.add_argument(
-        "--quick", action="store_true", help="lossless only, 10 s of training, writes nothing: a smoke test"
-    )
-    parser.add_argument(
-        "--out", metavar="CSV", help="write here instead of benchmarks/results.csv, and leave the README alone"
-    )
+    parser.add_argument("--full", action="store_true", help="the optional peers too, those that are installed: pysz, zfpy")
+    parser.add_argument("--quick", action="store_true", help="lossless only, 10 s of training, writes nothing: a smoke test")
+    parser.add_argument("--out", metavar="CSV", help="write here instead of benchmarks/results.csv, and leave the README alone")
     return parser
 
 
@@ -155,11 +147,7 @@ def measure_ours(source: str, bound: str, budget: float | None) -> dict[str, Any
         _run(command)
         report = json.loads(Path(report_path).read_text(encoding="utf-8"))
         decoded = _json_of([sys.executable, "-c", DECODE, archive], one_thread=True)
-    shares = [
-        c["max_abs_error"] / c["tolerance"]
-        for c in report["columns"]
-        if c["tolerance_kind"] == "absolute" and c["tolerance"] > 0
-    ]
+    shares = [c["max_abs_error"] / c["tolerance"] for c in report["columns"] if c["tolerance_kind"] == "absolute" and c["tolerance"] > 0]
     return {
         "rows": report["rows"],
         "columns": decoded["columns"],
@@ -206,13 +194,9 @@ def machine() -> dict[str, Any]:
     cpu = platform.processor() or platform.machine()
     info = Path("/proc/cpuinfo")
     if info.exists():
-        names = [
-            line.partition(":")[2].strip() for line in info.read_text().splitlines() if line.startswith("model name")
-        ]
+        names = [line.partition(":")[2].strip() for line in info.read_text().splitlines() if line.startswith("model name")]
         cpu = names[0] if names else cpu
-    commit = subprocess.run(
-        ["git", "describe", "--always", "--dirty"], cwd=ROOT, capture_output=True, text=True
-    ).stdout.strip()
+    commit = subprocess.run(["git", "describe", "--always", "--dirty"], cwd=ROOT, capture_output=True, text=True).stdout.strip()
     try:
         release = version("latentpack")
     except PackageNotFoundError:

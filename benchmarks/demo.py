@@ -40,7 +40,7 @@ def main() -> None:
     SOURCE.mkdir(parents=True)
     for month in MONTHS[:6]:
         shutil.copy(month, SOURCE)
-    run = ("run", str(SOURCE), str(ARCHIVE), "--time-budget", "30", "--json")
+    run = ("run", str(SOURCE), str(ARCHIVE), "--time-budget", "20", "--json")
 
     say("six months of flights, lossless: trained, encoded, decoded again and compared, committed")
     latentpack(*run, str(WORK / "first.json"))

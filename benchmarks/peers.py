@@ -23,7 +23,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 LOSSLESS = "lossless"
-MIB = 1 << 20
+SAMPLE_ROWS = 65_536
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,45 +91,61 @@ def _conventional(allowed: Callable[[str], bool]) -> Callable[[pa.Table, Mapping
     """Quantise to the bound, then the smallest allowed coding per column; the best of all where none is allowed."""
 
     def pack(table: pa.Table, bounds: Mapping[str, Any]) -> Packed:
+        from storage.parquet import write_latents
         from vae_core.coders import conventional
-        from vae_core.columns import encode_column, plan_columns
+        from vae_core.columns import plan_columns
+        from vae_core.shard import EncodedBlock, EncodedShard, NativeColumn
 
-        profile = _profile(table)
-        plans = plan_columns(table.schema, profile, table.slice(0, 65_536), bounds)
-        stored: list[tuple[Any, str, Any]] = []
+        plans = plan_columns(table.schema, _profile(table), table.slice(0, SAMPLE_ROWS), bounds)
+        natives, arrays, payloads, codings = [], {}, {}, []
         n_bytes = 0
         for plan in plans:
             array = table.column(plan.index)
-            codes = None if plan.kind == "verbatim" else encode_column(plan, array)
-            sizes = {
-                coding: conventional.measure(plan, array, codes, [coding])[1] + _dictionary_bytes(plan, coding)
-                for coding, _ in conventional.rank(plan, array, codes)
-            }
-            coding = min([c for c in sizes if allowed(c)] or sizes, key=lambda c: sizes[c])
-            stored.append((plan, coding, conventional.encode(plan, coding, array, codes)))
-            n_bytes += sizes[coding]
-        n_bytes += _footer_bytes(table.schema)
+            coding, codes = _choice(plan, array, allowed)
+            piece = conventional.encode(plan, coding, array, codes)
+            codings.append(coding)
+            n_bytes += _dictionary_bytes(plan, coding) + len(piece.payload or b"")
+            if piece.payload is not None:
+                payloads[plan.index] = piece.payload
+            if piece.native is not None:
+                name = f"c{plan.index}"
+                natives.append(NativeColumn(name, "coded", conventional.parquet_encoding(coding), plan.name))
+                arrays[name] = piece.native
+        block = EncodedBlock(table.num_rows, arrays, {})
+        blob = write_latents(EncodedShard({}, tuple(natives), (), (block,), ())) if natives else b""
 
         def decode() -> pa.Table:
-            columns = [conventional.decode(plan, coding, piece, table.num_rows) for plan, coding, piece in stored]
+            read = pq.read_table(pa.BufferReader(blob)) if blob else None
+            columns = []
+            for plan, coding in zip(plans, codings, strict=True):
+                name = f"c{plan.index}"
+                native = pa.concat_arrays(read.column(name).chunks) if read is not None and name in arrays else None
+                stored = conventional.Stored(native, payloads.get(plan.index))
+                columns.append(conventional.decode(plan, coding, stored, table.num_rows))
             return pa.Table.from_arrays(columns, schema=table.schema)
 
-        return Packed(n_bytes, decode)
+        return Packed(n_bytes + len(blob), decode)
 
     return pack
+
+
+def _choice(plan: Any, array: pa.ChunkedArray, allowed: Callable[[str], bool]) -> tuple[str, Any]:
+    """(the smallest allowed coding, the codes): ranked on a sample, the two best measured on everything."""
+    from vae_core.coders import conventional
+    from vae_core.columns import encode_column
+
+    codes = None if plan.kind == "verbatim" else encode_column(plan, array)
+    head = array.slice(0, SAMPLE_ROWS)
+    ranked = [coding for coding, _ in conventional.rank(plan, head, None if codes is None else encode_column(plan, head))]
+    best = ([coding for coding in ranked if allowed(coding)] or ranked)[:2]
+    sizes = {coding: conventional.measure(plan, array, codes, [coding])[1] + _dictionary_bytes(plan, coding) for coding in best}
+    return min(sizes, key=lambda coding: sizes[coding]), codes
 
 
 def _dictionary_bytes(plan: Any, coding: str) -> int:
     """Bytes of the dictionary that codings of codes need beside them; native Parquet columns carry their own."""
     needs_plan = coding.startswith(("codes", "pco", "zstd")) and coding != "pco-raw"
     return sum(len(blob) for blob in plan.blobs().values()) if needs_plan else 0
-
-
-def _footer_bytes(schema: pa.Schema) -> int:
-    """A Parquet footer for this schema: what any columnar file of it needs besides its columns."""
-    sink = io.BytesIO()
-    pq.write_table(schema.empty_table(), sink, compression="zstd")
-    return len(sink.getvalue())
 
 
 def _float_codec(compress: Callable[[Any, float], bytes], expand: Callable[[bytes, tuple[int, ...], Any], Any]) -> Any:

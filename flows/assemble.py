@@ -1,4 +1,4 @@
-"""From staged shards to a snapshot, and from a snapshot to its report. Plain functions; the run's folder says what happened."""
+"""From staged shards to a snapshot, and from a snapshot to its report; the run's folder says what happened."""
 
 import json
 import logging
@@ -94,10 +94,7 @@ def draft(
         sources=sources_of(run, plan, parent, request.update.drop_missing),
         ledger={
             "conventional_bytes": sum(int(total["conventional_bytes"]) for total in totals.values()),
-            "columns": {
-                name: {key: total[key] for key in ("coding", "bytes", "conventional_bytes")}
-                for name, total in totals.items()
-            },
+            "columns": {name: {key: total[key] for key in ("coding", "bytes", "conventional_bytes")} for name, total in totals.items()},
         },
         verification=verification_of(load_proofs(run), parent, [entry.id for entry in entries]),
         extra={
@@ -178,9 +175,7 @@ def report_run(request: RunRequest, run: str, seconds: Mapping[str, float], ui_u
     return report if plan.decision == NOTHING else write_report(store, report, run)
 
 
-def assemble_report(
-    request: RunRequest, plan: Plan, archive: Archive, seconds: Mapping[str, float], ui_url: str = ""
-) -> RunReport:
+def assemble_report(request: RunRequest, plan: Plan, archive: Archive, seconds: Mapping[str, float], ui_url: str = "") -> RunReport:
     """The report of a run over the newest snapshot of its archive."""
     manifest, store = archive.manifest, archive.store
     entries = archive.entries()
@@ -230,10 +225,7 @@ def assemble_report(
         ),
         preview=PreviewReport(
             bytes=parts["latents"],
-            columns=[
-                PreviewColumn(name=name, **error.model_dump())
-                for name, error in (proofs[0].preview if proofs else {}).items()
-            ],
+            columns=[PreviewColumn(name=name, **error.model_dump()) for name, error in (proofs[0].preview if proofs else {}).items()],
         ),
         drift=DriftReport(
             ratio=trained.drift_ratio if trained else None,
@@ -272,11 +264,7 @@ def column_reports(
                 bytes=int(total.get("bytes", 0)),
                 conventional_bytes=int(total.get("conventional_bytes", 0)),
                 tolerance=0.0 if tolerance.is_lossless else tolerance.value,
-                tolerance_kind="lossless"
-                if tolerance.is_lossless
-                else "rmse"
-                if tolerance.is_distortion
-                else "absolute",
+                tolerance_kind="lossless" if tolerance.is_lossless else "rmse" if tolerance.is_distortion else "absolute",
                 max_abs_error=max((error[0] for error in errors), default=0.0),
                 rmse=math.sqrt(sum(error[1] ** 2 * error[2] for error in errors) / n_finite) if n_finite else None,
                 violations=sum(item["violations"] + item["mismatches"] for item in items),
@@ -310,19 +298,14 @@ def training_points(trained: Trained | None) -> list[TrainingPoint]:
     if trained is None:
         return []
     names = ("step", "seconds", "bits_per_row", "held_out_bits_per_row", "stage")
-    return [
-        TrainingPoint(**{name: point[name] for name in names if point.get(name) is not None})
-        for point in map(_json, trained.curve)
-    ]
+    return [TrainingPoint(**{name: point[name] for name in names if point.get(name) is not None}) for point in map(_json, trained.curve)]
 
 
 def write_report(store: ObjectStore, report: RunReport, run: str) -> RunReport:
     """Write reports/<run>.json and .html; the report states the bytes of all reports, its own two files included."""
     paths = {"json": f"reports/{run}.json", "html": f"reports/{run}.html"}
     base = report.report_bytes - sum(store.size(path) for path in paths.values() if store.exists(path))
-    report = report.model_copy(
-        update={"report_json": _place(store, paths["json"]), "report_html": _place(store, paths["html"])}
-    )
+    report = report.model_copy(update={"report_json": _place(store, paths["json"]), "report_html": _place(store, paths["html"])})
     drawn = plots(report)
     for _ in range(4):
         page = html(report, drawn).encode("utf-8")

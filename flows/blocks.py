@@ -6,7 +6,7 @@ from pydantic import Field
 
 
 class LatentpackStorage(Block):
-    """Options fsspec needs to reach a source or an archive, e.g. {"key": …, "secret": …, "client_kwargs": {"endpoint_url": …}}."""
+    """Options fsspec needs to reach a source or an archive, e.g. {"key": …, "secret": …, "endpoint_url": …}."""
 
     _block_type_name = "Latentpack Storage"
     _block_type_slug = "latentpack-storage"

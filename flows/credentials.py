@@ -7,7 +7,7 @@ from vae_core.errors import UsageError
 
 
 def storage_options(block: str | None) -> dict[str, Any] | None:
-    """fsspec storage options of the block called `type/name`; None without a name: fsspec then looks in the environment.
+    """fsspec storage options of the block called `type/name`; None without a name: fsspec then asks the environment.
 
     Takes `latentpack-storage/…`, a `secret/…` holding a JSON object, or Prefect's `remote-file-system/…`.
     Raises UsageError when there is no such block or it holds no options.
@@ -22,9 +22,7 @@ def storage_options(block: str | None) -> dict[str, Any] | None:
     try:
         found = Block.load(block)
     except (ValueError, RuntimeError, PrefectException) as error:
-        raise UsageError(
-            f"there is no Prefect block {block!r}: create it in the UI under Blocks, or leave credentials empty"
-        ) from error
+        raise UsageError(f"there is no Prefect block {block!r}: create it in the UI under Blocks, or leave credentials empty") from error
     for name in ("storage_options", "value", "settings"):
         value = getattr(found, name, None)
         if value is None:

@@ -1,7 +1,7 @@
 """Encode: every part of the source into a staged shard, one task a part.
 
-A shard's identifier is a digest of what goes in: the slices of which files (by content), the model, the format. A part whose shard
-is already staged is not encoded again, so a killed run continues where it stopped.
+A shard's identifier is a digest of what goes in: the slices of which files (by content), the model, the format. A part
+whose shard is already staged is not encoded again, so a killed run continues where it stopped.
 """
 
 import hashlib
@@ -98,9 +98,7 @@ def plan_parts(request: RunRequest, plan: Plan, trained: Trained) -> list[PartPl
     with ingest.source_of(request.source, plan.run) as source:
         parts = parts_of(source, plan.encode, rows_a_shard(request.encoding, trained.row_bytes))
         files = source.fingerprints(set(plan.encode))
-    run_folder(plan.run).joinpath("files.json").write_text(
-        json.dumps([asdict(file) for file in files]), encoding="utf-8"
-    )
+    run_folder(plan.run).joinpath("files.json").write_text(json.dumps([asdict(file) for file in files]), encoding="utf-8")
     prints = {file.path: str(file.digest) for file in files}
     return [
         PartPlan(
@@ -115,7 +113,7 @@ def plan_parts(request: RunRequest, plan: Plan, trained: Trained) -> list[PartPl
 
 
 def part_fingerprint(part: SourcePart, prints: Mapping[str, str], request: RunRequest) -> str:
-    """sha256 over what decides a part's rows and how they are blocked: content of its files, slices, widening, block size."""
+    """sha256 over what decides a part's rows and blocks: content of its files, slices, widening, block size."""
     slices = [[prints[path], start, stop] for path, start, stop in part.slices]
     settings = [request.source.widen, request.encoding.block_rows, request.training.preview]
     return hashlib.sha256(json.dumps([slices, settings]).encode()).hexdigest()
@@ -124,7 +122,8 @@ def part_fingerprint(part: SourcePart, prints: Mapping[str, str], request: RunRe
 @lru_cache(maxsize=2)
 def _cached_model(archive: str, credentials: str | None, ref: str) -> Model:
     store = ingest.store_of(ArchiveSettings(uri=archive, credentials=credentials))
-    return load_model(store, ModelRef.from_json(json.loads(ref), archive))
+    model: Model = load_model(store, ModelRef.from_json(json.loads(ref), archive))
+    return model
 
 
 _loading = threading.Lock()
@@ -154,9 +153,7 @@ def part(planned: PartPlan, request: RunRequest) -> PartResult:
     )
     ref = ModelRef.from_json(dict(planned.model), "run folder")
     entry = stage_shard(store, ref, planned.shard, encoded, sliced.slices)
-    log.info(
-        "encoded part %s: %d rows, %d bytes, shard %s", planned.name, entry.n_rows, entry.n_bytes, planned.shard[:12]
-    )
+    log.info("encoded part %s: %d rows, %d bytes, shard %s", planned.name, entry.n_rows, entry.n_bytes, planned.shard[:12])
     return PartResult.of(entry, reused=False)
 
 
@@ -212,9 +209,7 @@ def encode_all(request: RunRequest, run: str, mapped: Callable[[list[PartPlan], 
     parts = plan_parts(request, Plan.load(run), Trained.load(run))
     save_parts(run, parts)
     n_rows = sum(planned.part["n_rows"] or 0 for planned in parts)
-    progress = Progress(
-        run, "encode", total=float(n_rows), artifact_key="latentpack-encoding", description="rows encoded"
-    )
+    progress = Progress(run, "encode", total=float(n_rows), artifact_key="latentpack-encoding", description="rows encoded")
     results = mapped(parts, progress)
     text = json.dumps([result.model_dump() for result in results])
     run_folder(run).joinpath("encoded.json").write_text(text, encoding="utf-8")
@@ -236,7 +231,7 @@ def one_by_one(work: Callable[[Any], Any]) -> Callable[[list[Any], Progress], li
 
 
 def gather(futures: list[Any], progress: Progress) -> list[Any]:
-    """The results of mapped tasks, in order; the first failure is raised as itself, after the rest has been called off."""
+    """The results of mapped tasks, in order; the first failure is raised as itself, the rest called off."""
     results = []
     for future in futures:
         try:

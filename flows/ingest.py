@@ -117,7 +117,10 @@ def latest_manifest(settings: ArchiveSettings) -> Manifest | None:
 
 
 def survey(request: RunRequest, run: str | None, created_at: str) -> Plan:
-    """Compare source and archive and decide; without a run nothing is left on disk either. Raises BadInput, UsageError, CorruptArchive; writes nothing."""
+    """Compare source and archive and decide. Writes nothing to the archive; without a run nothing on disk either.
+
+    Raises BadInput, UsageError, CorruptArchive.
+    """
     with source_of(request.source, run) as source:
         return decide(request, source, run, created_at)
 
@@ -151,9 +154,7 @@ def decide(request: RunRequest, source: Source, run: str | None, created_at: str
     return compare(source, store_of(request.archive), manifest, drop_missing=request.update.drop_missing, common=common)
 
 
-def compare(
-    source: Source, store: ObjectStore, manifest: Manifest, *, drop_missing: bool, common: Mapping[str, Any]
-) -> Plan:
+def compare(source: Source, store: ObjectStore, manifest: Manifest, *, drop_missing: bool, common: Mapping[str, Any]) -> Plan:
     """The decision for an archive that has a snapshot already."""
     held = {file.path: file for file in manifest.sources}
     present = {file.path for file in source.files}
@@ -240,8 +241,8 @@ def check_same_tolerances(asked: Mapping[str, Tolerance], stored: Mapping[str, T
         now, then = ours.get(name), theirs.get(name)
         if now != then:
             raise UsageError(
-                f"column {name!r}: this run asks for {now or 'lossless'}, the archive was made with {then or 'lossless'}; "
-                "ask for the same, or use another archive or a new generation (retrain)"
+                f"column {name!r}: this run asks for {now or 'lossless'}, "
+                f"the archive was made with {then or 'lossless'}; ask for the same, or use another archive or a new generation (retrain)"
             )
 
 

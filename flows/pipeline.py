@@ -1,6 +1,6 @@
-"""The pipeline: ingest, train, encode, verify, commit, report. One flow composes them; one function runs it from anywhere.
+"""The pipeline: ingest, train, encode, verify, commit, report. One flow composes them, one function runs it.
 
-What passes between the stages is the name of the run; its folder holds their small JSON documents, the archive holds the rest.
+What passes between the stages is the name of the run; its folder holds their small JSON documents, the archive the rest.
 """
 
 import contextvars
@@ -121,19 +121,15 @@ def without_prefect() -> Stages:
     return Stages(
         ingest=survey,
         train=learn,
-        encode=lambda request, run: encode.encode_all(
-            request, run, encode.one_by_one(lambda planned: encode.part(planned, request))
-        ),
-        verify=lambda request, run: verify.verify_all(
-            request, run, encode.one_by_one(lambda staged: verify.shard(staged, request))
-        ),
+        encode=lambda request, run: encode.encode_all(request, run, encode.one_by_one(lambda planned: encode.part(planned, request))),
+        verify=lambda request, run: verify.verify_all(request, run, encode.one_by_one(lambda staged: verify.shard(staged, request))),
         commit=assemble.commit_run,
         report=assemble.report_run,
     )
 
 
 def run_stages(request: RunRequest, run: str, stages: Stages, *, now: datetime, ui_url: str = "") -> RunReport:
-    """All stages in order. Nothing is visible in the archive before the commit; a failure before it leaves it as it was."""
+    """All stages in order. Nothing shows in the archive before the commit; a failure leaves it as it was."""
     seconds: dict[str, float] = {}
     began = time.monotonic()
 
@@ -150,6 +146,7 @@ def run_stages(request: RunRequest, run: str, stages: Stages, *, now: datetime, 
         with timed("ingest", "looking at the source"):
             decision = stages.ingest(request, run, f"{now:%Y-%m-%dT%H:%M:%SZ}")
         plan = Plan.load(run)
+        log.info("%s: %s", request.source.uri, plan.statement)
         tell(run, ProgressEvent(stage="ingest", message=plan.statement, done=1.0, total=1.0))
         if decision != NOTHING:
             with timed("train", "profiling"):
@@ -163,7 +160,9 @@ def run_stages(request: RunRequest, run: str, stages: Stages, *, now: datetime, 
             log.info("committed snapshot %d of %s", number, request.archive.uri)
         tell(run, ProgressEvent(stage="report", message="measuring"))
         seconds["total"] = time.monotonic() - began
-        return stages.report(request, run, seconds, ui_url)
+        report = stages.report(request, run, seconds, ui_url)
+        log.info("%d rows, %d bytes stored as %d. %s", report.rows, report.raw_bytes, report.archive_bytes, report.verdict)
+        return report
     finally:
         ingest.discard_run_folder(run)
 
@@ -226,9 +225,7 @@ def show(report: RunReport) -> None:
                 "coding": column.coding,
                 "bytes": column.bytes,
                 "conventional bytes": column.conventional_bytes,
-                "saving": human_saving(100.0 * (1.0 - column.bytes / column.conventional_bytes))
-                if column.conventional_bytes
-                else "",
+                "saving": human_saving(100.0 * (1.0 - column.bytes / column.conventional_bytes)) if column.conventional_bytes else "",
                 "tolerance": column.tolerance,
                 "worst error": column.max_abs_error,
                 "violations": column.violations,
@@ -239,7 +236,7 @@ def show(report: RunReport) -> None:
 
 
 def run_pipeline(request: RunRequest, progress: Listener | None = None) -> RunReport:
-    """Run the pipeline from here: on the configured Prefect server or the embedded one, which is started, or reused, and let go.
+    """Run the pipeline from here, on the configured Prefect server or the embedded one, started or reused.
 
     LATENTPACK_SERVER=off runs the stages without Prefect. Raises the LatentpackError of whatever failed.
     """

@@ -65,9 +65,7 @@ def _sizes(report: RunReport) -> str:
             axes.barh(2, n_bytes, left=left, color=PARTS[name], height=0.62, label=name)
             left += n_bytes
     for i, n_bytes in enumerate([*bars.values(), report.archive_bytes]):
-        axes.annotate(
-            human_bytes(n_bytes), (n_bytes, i), xytext=(5, 0), textcoords="offset points", va="center", color=INK
-        )
+        axes.annotate(human_bytes(n_bytes), (n_bytes, i), xytext=(5, 0), textcoords="offset points", va="center", color=INK)
     axes.set_yticks(range(3), [*bars, "archive"])
     axes.invert_yaxis()
     axes.set_xlim(0, 1.16 * max(1, report.raw_bytes, report.conventional_bytes, report.archive_bytes))
@@ -85,9 +83,7 @@ def _bytes_by_column(report: RunReport) -> str:
     figure, axes = _figure(0.85 + 0.3 * len(rows))
     places = range(len(rows))
     axes.barh([p - 0.2 for p in places], [r[1] for r in rows], height=0.38, color=OURS, label="ours")
-    axes.barh(
-        [p + 0.2 for p in places], [r[2] for r in rows], height=0.38, color=CONVENTIONAL, label="best conventional"
-    )
+    axes.barh([p + 0.2 for p in places], [r[2] for r in rows], height=0.38, color=CONVENTIONAL, label="best conventional")
     _names(axes, [r[0] for r in rows])
     _byte_axis(axes)
     _legend(axes, columns=2)

@@ -1,7 +1,7 @@
 """News from a run, to whoever listens: the terminal of this process, and the progress artifacts of the Prefect UI.
 
-Tasks report to a run by its folder's name; a listener is only ever in the process that started the run. A worker has none,
-and the artifacts are what people watch there.
+Tasks report to a run by its folder's name; a listener is only ever in the process that started the run. A worker has
+none, and the artifacts are what people watch there.
 """
 
 import contextlib
@@ -30,7 +30,7 @@ def listening(run: str, listener: Listener | None) -> Iterator[None]:
 
 
 def tell(run: str, event: ProgressEvent) -> None:
-    """Hand an event to the listener of a run, if there is one. A listener that fails is dropped: news must not stop work."""
+    """Hand an event to the listener of a run, if any. A listener that fails is dropped: news must not stop work."""
     listener = _listeners.get(run)
     if listener is not None:
         try:
@@ -54,9 +54,7 @@ class Progress:
     artifact_key : also shown as a Prefect progress artifact of this task run, updated at most once a second
     """
 
-    def __init__(
-        self, run: str, stage: str, *, total: float = 0.0, artifact_key: str | None = None, description: str = ""
-    ) -> None:
+    def __init__(self, run: str, stage: str, *, total: float = 0.0, artifact_key: str | None = None, description: str = "") -> None:
         self._run, self._stage, self._total = run, stage, total
         self._done = 0.0
         self._lock = threading.Lock()

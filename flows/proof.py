@@ -26,7 +26,7 @@ RMSE_SLACK = 1e-9
 
 
 class PreviewError(BaseModel):
-    """Error of a previewed column over its rows: relative to its standard deviation, or the share of right categories."""
+    """Error of a previewed column: relative to its standard deviation, or the share of right categories."""
 
     relative_rmse: float | None = None
     accuracy: float | None = None
@@ -63,9 +63,7 @@ class Block(NamedTuple):
     latents: dict[str, pa.Array]
 
 
-def decoded_blocks(
-    store: ObjectStore, entry: ShardEntry, model: Model, blocks: Sequence[int] | None = None
-) -> Iterator[Block]:
+def decoded_blocks(store: ObjectStore, entry: ShardEntry, model: Model, blocks: Sequence[int] | None = None) -> Iterator[Block]:
     """The blocks of a shard in order, decoded; every byte is checked against its digest before it is parsed."""
     wanted = None if blocks is None else set(blocks)
     reader, need, first = ShardReader(store, entry), needs(model, dict(entry.layout), None, False), 0
@@ -152,8 +150,8 @@ def refuse_distortion(columns: Sequence[ColumnQuality], tolerances: Mapping[str,
         tolerance = tolerances.get(item.name, LOSSLESS)
         if tolerance.is_distortion and item.rmse > tolerance.value * (1.0 + RMSE_SLACK):
             raise VerificationFailed(
-                f"{where}: column {item.name!r}: root mean square error {item.rmse:g}, asked for at most {tolerance.value:g}; "
-                "nothing was committed"
+                f"{where}: column {item.name!r}: root mean square error {item.rmse:g}, "
+                f"asked for at most {tolerance.value:g}; nothing was committed"
             )
 
 
@@ -169,14 +167,9 @@ def preview_errors(preview: pa.Table, raw: pa.Table) -> dict[str, PreviewError]:
             spread = float(x[finite].std()) if finite.any() else 0.0
             if spread > 0:
                 found[name] = PreviewError(relative_rmse=float(np.sqrt(np.mean((x[finite] - y[finite]) ** 2))) / spread)
-        elif (
-            ours.type.equals(theirs.type)
-            and not pa.types.is_nested(theirs.type)
-            and not isinstance(theirs.type, pa.ExtensionType)
-        ):
+        elif ours.type.equals(theirs.type) and not pa.types.is_nested(theirs.type) and not isinstance(theirs.type, pa.ExtensionType):
             ours, theirs = (
-                column.cast(column.type.value_type) if pa.types.is_dictionary(column.type) else column
-                for column in (ours, theirs)
+                column.cast(column.type.value_type) if pa.types.is_dictionary(column.type) else column for column in (ours, theirs)
             )
             share = pc.mean(pc.fill_null(pc.equal(ours, theirs), False)).as_py()
             if share is not None:

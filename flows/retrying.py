@@ -1,4 +1,4 @@
-"""What a task tries again: storage and network errors that may pass by themselves, and nothing that is wrong for good."""
+"""What a task tries again: storage and network errors that may pass, nothing that is wrong for good."""
 
 from typing import Any
 

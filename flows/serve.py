@@ -1,7 +1,7 @@
 """`latentpack serve`: a Prefect server with its UI, and the pipeline served beside it.
 
-Three ways to start a run: the nightly schedule, the form of the deployment, and an event. Whoever puts new data in place emits
-`latentpack.dataset.updated` with `source` and `archive` in its payload, and the automation starts the pipeline with them.
+Three ways to start a run: the nightly schedule, the form of the deployment, and an event. Whoever puts new data in place
+emits `latentpack.dataset.updated` with `source` and `archive` in its payload; the automation runs the pipeline on them.
 """
 
 import asyncio
@@ -9,7 +9,6 @@ import contextlib
 import contextvars
 import os
 import signal
-import sys
 import threading
 from collections.abc import Iterator
 from typing import Any
@@ -34,8 +33,8 @@ def serve(
 ) -> None:
     """Serve until SIGINT or SIGTERM, then shut down and return.
 
-    source, archive : what the schedule runs on (or LATENTPACK_SOURCE and LATENTPACK_ARCHIVE); without them the schedule is
-    registered but paused, and runs start from the form or by the event. tolerances: of the scheduled runs.
+    source, archive : what the schedule runs on (or LATENTPACK_SOURCE and LATENTPACK_ARCHIVE); without them the
+    schedule is registered but paused, and runs start from the form or by the event. tolerances: of the scheduled runs.
     Raises UsageError when only one of source and archive is given, LatentpackError when no server answers.
     """
     source = source or os.environ.get("LATENTPACK_SOURCE")
@@ -74,11 +73,11 @@ def deployments(
     cron: str = NIGHTLY,
     tolerances: dict[str, str] | None = None,
 ) -> list[Any]:
-    """The served deployments: the pipeline with its schedule and event trigger, and the integrity check of an archive."""
+    """The served deployments: the pipeline with its schedule and event trigger, and the check of an archive."""
     from prefect.client.schemas.actions import DeploymentScheduleCreate
     from prefect.client.schemas.schedules import CronSchedule
     from prefect.events import DeploymentEventTrigger
-    from prefect.flows import EntrypointType
+    from prefect.types.entrypoint import EntrypointType
 
     from flows.pipeline import pipeline
     from flows.verify import check_archive
@@ -124,8 +123,8 @@ PIPELINE_HELP = f"""\
 Store a dataset as sparse latents plus corrections, prove it by decoding, report what it saves.
 
 * **On demand**: *Run → Custom run*, fill in source and archive.
-* **Nightly**: switch the schedule on after giving the deployment its source and archive (`latentpack serve` takes them from
-  `LATENTPACK_SOURCE` and `LATENTPACK_ARCHIVE`).
+* **Nightly**: switch the schedule on after giving the deployment its source and archive (`latentpack serve`
+  takes them from `LATENTPACK_SOURCE` and `LATENTPACK_ARCHIVE`).
 * **On an event**: emit `{EVENT}` with `{{"source": …, "archive": …}}` as its payload.
 
 The savings report is an artifact of every run.
@@ -159,16 +158,14 @@ def _serve(
         served = deployments(source, archive, cron=cron, tolerances=tolerances)
         print(f"Prefect UI:  {connection.ui_url}", flush=True)
         print(f"deployments: {', '.join(f'{item.flow_name}/{item.name}' for item in served)}", flush=True)
-        when = (
-            f"nightly ({cron} UTC)" if source else "paused: set LATENTPACK_SOURCE and LATENTPACK_ARCHIVE to run nightly"
-        )
+        when = f"nightly ({cron} UTC)" if source else "paused: set LATENTPACK_SOURCE and LATENTPACK_ARCHIVE to run nightly"
         print(f"schedule:    {when}", flush=True)
         print(f"event:       {EVENT}; stop with Ctrl-C", flush=True)
         _run_until(stop, served)
 
 
 def _run_until(stop: threading.Event, served: list[Any]) -> None:
-    """Run the deployments in a thread of their own, where the runner leaves our signal handlers alone, until `stop` is set."""
+    """Run the deployments until `stop` is set, in a thread where the runner leaves our signal handlers alone."""
     from prefect.runner import Runner
 
     loops: list[tuple[asyncio.AbstractEventLoop, asyncio.Task[None]]] = []
@@ -205,4 +202,4 @@ def _run_until(stop: threading.Event, served: list[Any]) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(serve())
+    serve()

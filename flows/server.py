@@ -1,8 +1,9 @@
 """The Prefect server a run reports to.
 
-Set PREFECT_API_URL (or a Prefect profile that has one) and that server is used. Otherwise a `prefect server` on SQLite under
-LATENTPACK_HOME is shared by all runs of this user: the first run starts it, later ones reuse it, and its *keeper* stops it a few
-seconds after the last user let go, however that user ended. Locks are flock(2) on three files, so a killed process holds none:
+Set PREFECT_API_URL (or a Prefect profile that has one) and that server is used. Otherwise a `prefect server` on SQLite
+under LATENTPACK_HOME is shared by all runs of this user: the first run starts it, later ones reuse it, and its *keeper*
+stops it a few seconds after the last user let go, however that user ended. Locks are flock(2) on three files, so a killed
+process holds none:
 
     start.lock    exclusive while somebody decides to start, reuse or stop
     users.lock    shared by every run that uses the server
@@ -132,13 +133,11 @@ class Server:
         while not (stop is not None and stop.is_set()) and not healthy(self.api_url):
             if not self.embedded:
                 raise LatentpackError(
-                    f"no Prefect server answers at {self.api_url}: start it, or unset PREFECT_API_URL to use the embedded one"
+                    f"no Prefect server answers at {self.api_url}: start it, or unset PREFECT_API_URL for the embedded one"
                 )
             gone = self._keeper_lock is not None and time.monotonic() > grace and not _is_locked(self._keeper_lock)
             if gone or time.monotonic() > deadline:
-                raise LatentpackError(
-                    f"the embedded Prefect server did not start: see {self._log}; last line: {_last_line(self._log)}"
-                )
+                raise LatentpackError(f"the embedded Prefect server did not start: see {self._log}; last line: {_last_line(self._log)}")
             time.sleep(0.1)
 
     def close(self) -> None:
@@ -242,7 +241,7 @@ def _stop(server: "subprocess.Popen[Any]") -> int:
 
 
 def _end_with_parent() -> None:
-    """Linux: the kernel stops the server should its keeper be killed. Elsewhere the next run finds the port and reuses it."""
+    """Linux: the kernel stops the server should its keeper be killed."""
     if sys.platform == "linux":
         with contextlib.suppress(OSError, AttributeError):
             ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG
@@ -283,9 +282,7 @@ def _last_line(log: Path | None) -> str:
 
 def main(arguments: list[str] | None = None) -> int:
     """`python -m flows.server FOLDER API_URL`: the keeper's process."""
-    parser = argparse.ArgumentParser(
-        prog="python -m flows.server", description="Keep the embedded Prefect server while it is used."
-    )
+    parser = argparse.ArgumentParser(prog="python -m flows.server", description="Keep the embedded Prefect server while it is used.")
     parser.add_argument("folder", type=Path)
     parser.add_argument("api_url")
     parser.add_argument("--linger", type=float, default=float(os.environ.get("LATENTPACK_SERVER_LINGER", LINGER_S)))

@@ -1,7 +1,7 @@
-"""What a run is asked to do, as pydantic models: the form of the Prefect UI, the parameters of a deployment and the command
-line all parse into these, so a bad value is refused before a run exists.
+"""What a run is asked to do, as pydantic models: the form of the Prefect UI, the parameters of a deployment and the
+command line all parse into these, so a bad value is refused before a run exists.
 
-Credentials are never values here. `credentials` is the *name* of a Prefect block, e.g. `latentpack-storage/team-bucket`;
+Credentials are never values here. `credentials` is the *name* of a Prefect block, e.g. `latentpack-storage/team`;
 without it fsspec takes them from the environment (AWS_ACCESS_KEY_ID, AWS_ENDPOINT_URL and the like).
 """
 
@@ -36,9 +36,7 @@ def _block(value: str | None) -> str | None:
     if value is None or not value.strip():
         return None
     if not BLOCK_NAME.fullmatch(value.strip()):
-        raise ValueError(
-            f"{value!r} is not the name of a block: give type/name, e.g. latentpack-storage/team-bucket, never a key"
-        )
+        raise ValueError(f"{value!r} is not the name of a block: give type/name, e.g. latentpack-storage/team-bucket, never a key")
     return value.strip()
 
 
@@ -53,12 +51,12 @@ class SourceSettings(_Settings):
     widen: bool = Field(
         default=False,
         title="Widen types",
-        description="Let files disagree in harmless ways (int32 to int64, int to float, null to anything) instead of refusing them.",
+        description="Let files disagree harmlessly (int32 to int64, int to float, null to anything).",
     )
     credentials: str | None = Field(
         default=None,
         title="Credentials block",
-        description="Name of a Prefect block with storage options, as type/name. Empty: from the environment of the worker.",
+        description="Name of a Prefect block with storage options, as type/name. Empty: the worker's environment.",
         examples=["latentpack-storage/team-bucket"],
     )
 
@@ -77,7 +75,7 @@ class ArchiveSettings(_Settings):
     credentials: str | None = Field(
         default=None,
         title="Credentials block",
-        description="Name of a Prefect block with storage options, as type/name. Empty: from the environment of the worker.",
+        description="Name of a Prefect block with storage options, as type/name. Empty: the worker's environment.",
         examples=["latentpack-storage/team-bucket"],
     )
 
@@ -113,8 +111,8 @@ class ToleranceSettings(_Settings):
         default_factory=dict,
         title="Tolerance by column",
         description=(
-            'JSON object, column to tolerance: {"temp": "0.05"} absolute, "1%" of the column\'s range, "rmse:0.02", "rmse:3%" or '
-            '"psnr:30" a distortion target. "*" stands for all float columns. Empty: lossless.'
+            'JSON object, column to tolerance: {"temp": "0.05"} absolute, "1%" of the column\'s range, "rmse:0.02", '
+            '"rmse:3%" or "psnr:30" a distortion target. "*" stands for all float columns. Empty: lossless.'
         ),
         examples=[{"temp": "0.05", "*": "0.1%"}],
     )
@@ -180,7 +178,7 @@ class TrainingSettings(_Settings):
         default=0.10,
         gt=0,
         title="Drift threshold",
-        description="Refresh the model when new data costs this share more bits per value than the data it was trained on.",
+        description="Refresh the model when new data costs this share more bits a value than its training data.",
     )
 
     _check_preview = field_validator("preview", mode="before")(_preview)
@@ -194,21 +192,15 @@ class TrainingSettings(_Settings):
 class EncodingSettings(_Settings):
     """Shape of the archive and use of the machine."""
 
-    block_rows: int = Field(
-        default=131_072, ge=1_024, le=1_048_576, title="Block rows", description="Rows a random read decodes at least."
-    )
-    shard_rows: int = Field(
-        default=524_288, ge=1, title="Shard rows", description="Most rows of a shard: one task, one pair of objects."
-    )
+    block_rows: int = Field(default=131_072, ge=1_024, le=1_048_576, title="Block rows", description="Rows a random read decodes at least.")
+    shard_rows: int = Field(default=524_288, ge=1, title="Shard rows", description="Most rows of a shard: one task, one pair of objects.")
     shard_bytes: int = Field(
         default=128 * MIB,
         ge=MIB,
         title="Shard bytes",
         description="Most Arrow bytes of a shard; bounds the memory of a task.",
     )
-    workers: int | None = Field(
-        default=None, ge=1, le=64, title="Workers", description="Shards encoded at a time. Empty: half the cores."
-    )
+    workers: int | None = Field(default=None, ge=1, le=64, title="Workers", description="Shards encoded at a time. Empty: half the cores.")
 
 
 class VerificationSettings(_Settings):
@@ -232,12 +224,12 @@ class UpdateSettings(_Settings):
     drop_missing: bool = Field(
         default=False,
         title="Drop vanished files",
-        description="Leave the rows of files that vanished from the source out of the new snapshot. Old snapshots keep them.",
+        description="Leave rows of files that vanished from the source out of the new snapshot; old ones keep them.",
     )
     retrain: bool = Field(
         default=False,
         title="New generation",
-        description="Train from scratch and encode everything again; needed to change tolerances. Old snapshots stay readable.",
+        description="Train from scratch, encode everything again; needed to change tolerances. Old snapshots stay.",
     )
 
 

@@ -1,4 +1,4 @@
-"""Train: a model for a new archive, the stored one for new files, or the stored one refreshed when the data has drifted.
+"""Train: a model for a new archive, the stored one for new files, or the stored one refreshed after drift.
 
 What came out is a `Trained`, a small JSON document in the run's folder; the model itself is in the archive, staged.
 """
@@ -85,9 +85,7 @@ def _learn(request: RunRequest, plan: Plan, source: Source, progress: Progress) 
     return _staged(FITTED, result, store, row_bytes, None)
 
 
-def _keep_or_refresh(
-    request: RunRequest, plan: Plan, source: Source, store: Any, manifest: Manifest, progress: Progress
-) -> Trained:
+def _keep_or_refresh(request: RunRequest, plan: Plan, source: Source, store: Any, manifest: Manifest, progress: Progress) -> Trained:
     ref = manifest.models[-1]
     row_bytes = float(manifest.extra.get("row_bytes", 0.0)) or 64.0
     if not plan.encode:
@@ -196,9 +194,7 @@ def _first_rows(source: Source, plan: Plan) -> pa.Table | None:
 def _staged(how: str, result: FitResult, store: Any, row_bytes: float, ratio: float | None) -> Trained:
     ref = stage_model(store, result.model.to_files())
     log.info("%s model %s: %d bytes", how, ref.digest[:12], ref.n_bytes)
-    return Trained(
-        how=how, model=ref.to_json(), row_bytes=row_bytes, curve=result.curve, summary=result.summary, drift_ratio=ratio
-    )
+    return Trained(how=how, model=ref.to_json(), row_bytes=row_bytes, curve=result.curve, summary=result.summary, drift_ratio=ratio)
 
 
 def _listener(progress: Progress) -> Callable[[Any], None]:

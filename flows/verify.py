@@ -1,4 +1,4 @@
-"""Verify: read every new shard back from the store, decode it and hold it against the source, before anything is committed.
+"""Verify: read every new shard back from the store, decode it and hold it against the source, before the commit.
 
 `verify_archive` does the same for an archive that is already there.
 """
@@ -19,7 +19,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from flows import ingest
 from flows.encode import PartPlan, PartResult, default_workers, gather, load_parts, load_results, model_of
-from flows.ingest import run_folder
+from flows.ingest import Plan, run_folder
 from flows.progress import Progress
 from flows.proof import (
     RMSE_SLACK,
@@ -57,7 +57,7 @@ class Staged(BaseModel):
 
 
 def shard(staged: Staged, request: RunRequest) -> ShardProof:
-    """Decode a staged shard and compare it with its part of the source. Raises VerificationFailed naming column and row."""
+    """Decode a staged shard, compare it with its part of the source. Raises VerificationFailed, by column and row."""
     store = ingest.store_of(request.archive)
     planned, entry = staged.planned, load_record(store, staged.result.shard)
     with ingest.source_of(request.source, planned.run) as source:
@@ -67,9 +67,7 @@ def shard(staged: Staged, request: RunRequest) -> ShardProof:
 
 def save_proofs(run: str, proofs: Sequence[ShardProof]) -> None:
     """Leave the proofs in the run's folder."""
-    run_folder(run).joinpath("proofs.json").write_text(
-        json.dumps([proof.model_dump() for proof in proofs]), encoding="utf-8"
-    )
+    run_folder(run).joinpath("proofs.json").write_text(json.dumps([proof.model_dump() for proof in proofs]), encoding="utf-8")
 
 
 def load_proofs(run: str) -> list[ShardProof]:
@@ -109,10 +107,7 @@ def verify(request: RunRequest, run: str) -> int:
 
 def verify_all(request: RunRequest, run: str, mapped: Callable[[list[Staged], Progress], list[ShardProof]]) -> int:
     """Have `mapped` prove the shards of a run; returns the number of rows proved."""
-    parts = [
-        Staged(planned=planned, result=result)
-        for planned, result in zip(load_parts(run), load_results(run), strict=True)
-    ]
+    parts = [Staged(planned=planned, result=result) for planned, result in zip(load_parts(run), load_results(run), strict=True)]
     n_rows = sum(staged.result.n_rows for staged in parts)
     progress = Progress(
         run,
@@ -123,9 +118,20 @@ def verify_all(request: RunRequest, run: str, mapped: Callable[[list[Staged], Pr
     )
     proofs = mapped(parts, progress)
     save_proofs(run, proofs)
+    if request.verification.reread_kept_shards:
+        reread_kept(request, set(Plan.load(run).kept_shards))
     n_proved = sum(proof.n_rows for proof in proofs)
     progress.finish(f"{n_proved:,} rows decoded, 0 violations")
     return n_proved
+
+
+def reread_kept(request: RunRequest, kept: set[str]) -> None:
+    """Check every byte of the shards a run keeps from the last snapshot. Raises CorruptArchive naming the object."""
+    store, manifest = ingest.store_of(request.archive), ingest.latest_manifest(request.archive)
+    for ref in manifest.shards if manifest is not None else ():
+        if ref.id in kept:
+            for held in load_record(store, ref).objects.values():
+                read_verified(store, held)
 
 
 def verify_archive(
@@ -149,11 +155,7 @@ def verify_archive(
         raise UsageError(f"sample is {sample}: give a fraction above 0 and at most 1")
     store = ingest.store_of(ArchiveSettings(uri=uri, credentials=credentials))
     manifest = load_manifest(store, snapshot)
-    opened = (
-        None
-        if source is None
-        else ingest.source_of(SourceSettings(uri=source, credentials=source_credentials, widen=widen))
-    )
+    opened = None if source is None else ingest.source_of(SourceSettings(uri=source, credentials=source_credentials, widen=widen))
     entries = [load_record(store, ref) for ref in manifest.shards]
     n_objects, n_object_bytes = _check_objects(store, manifest, entries)
     chosen = _sampled(entries, sample, seed)
@@ -176,9 +178,7 @@ def verify_archive(
                 if rows is not None:
                     gather_qualities(
                         totals,
-                        quality.compare(
-                            rows.take(first, decoded.num_rows), decoded, tolerances_of(model), first_row=first
-                        ),
+                        quality.compare(rows.take(first, decoded.num_rows), decoded, tolerances_of(model), first_row=first),
                     )
                 yield decoded
 
@@ -229,9 +229,7 @@ def _sampled(entries: Sequence[ShardEntry], sample: float, seed: int) -> dict[st
     every = [(entry.id, block) for entry in entries for block in range(len(entry.block_rows))]
     n_drawn = len(every) if sample >= 1.0 else min(len(every), max(1, round(sample * len(every))))
     drawn = set(random.Random(seed).sample(every, n_drawn))
-    return {
-        entry.id: [block for block in range(len(entry.block_rows)) if (entry.id, block) in drawn] for entry in entries
-    }
+    return {entry.id: [block for block in range(len(entry.block_rows)) if (entry.id, block) in drawn] for entry in entries}
 
 
 class _RawRows:
@@ -289,11 +287,10 @@ def check_archive(
     create_markdown_artifact(
         key="latentpack-check",
         description=archive.uri,
-        markdown=f"## {archive.uri}\n\n{result['rows']:,} rows in {result['blocks']} blocks decoded, {result['objects']} objects "
-        f"({result['bytes']:,} bytes) match their digests; {result['violations']} violations, {result['mismatches']} mismatches.",
+        markdown=f"## {archive.uri}\n\n{result['rows']:,} rows in {result['blocks']} blocks decoded, "
+        f"{result['objects']} objects ({result['bytes']:,} bytes) match their digests; "
+        f"{result['violations']} violations, {result['mismatches']} mismatches.",
     )
     if result["violations"] or result["mismatches"]:
-        raise VerificationFailed(
-            f"{archive.uri}: {result['violations']} values outside their tolerance, {result['mismatches']} differ"
-        )
+        raise VerificationFailed(f"{archive.uri}: {result['violations']} values outside their tolerance, {result['mismatches']} differ")
     return {name: result[name] for name in ("rows", "blocks", "violations", "mismatches", "digest")}

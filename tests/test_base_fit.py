@@ -1,4 +1,5 @@
-"""Fitting a base layer: targets are met, budgets kept, the same seed gives the same layer, and nothing is stored that does not pay."""
+"""Fitting a base layer: targets are met, budgets kept, the same seed gives the same layer, and nothing is stored that
+does not pay."""
 
 from __future__ import annotations
 
@@ -6,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from vae_core.base import BaseColumn, fit_base
+from vae_core.base import BaseColumn, BaseLayer, fit_base
 from vae_core.base.columns import fit_features, units
 from vae_core.base.cost import entropy_bits, stored_bytes
 from vae_core.base.objective import gaussian_rate, rounded_rate
@@ -63,7 +64,7 @@ def test_ordered_rows_are_stored_by_windows_and_cost_less_so() -> None:
 def test_an_autoencoder_beats_its_linear_sibling_where_rows_lie_on_a_curve() -> None:
     columns, codes = curved()
     points = []
-    fit = fit_base(columns, codes, n_rows_total=10**6, windows=(1,), time_budget_s=8, progress=points.append)
+    fit = fit_base(columns, codes, n_rows_total=10**6, windows=(1,), time_budget_s=5, progress=points.append)
     assert fit.layer is not None and fit.layer.kind == "vae"
     best = {row["kind"]: row["n_bytes"] for row in reversed(fit.compared)}
     assert best["vae"] < 0.95 * best["klt"]
@@ -71,11 +72,20 @@ def test_an_autoencoder_beats_its_linear_sibling_where_rows_lie_on_a_curve() -> 
     assert points and points[-1].held_out_bits_per_row > 0 and points == list(fit.curve)
 
 
+def test_siblings_of_the_same_shape_meet_the_targets_too() -> None:
+    columns, codes = curved(2000)
+    fit = fit_base(columns, codes, windows=(1,), time_budget_s=2, kinds=("ae", "ista"))
+    assert {"klt", "ae", "ista"} <= {row["kind"] for row in fit.compared}
+    assert fit.layer is not None and fit.layer.kind in ("ae", "ista")
+    assert (rmse(fit.layer, codes) <= 12.0 * 1.05).all()
+    about, decoder, encoder = fit.layer.to_parts()
+    again = BaseLayer.from_parts(about, decoder, encoder)
+    assert (again.encode(codes, np.ones(codes.shape, bool)) == fit.layer.encode(codes, np.ones(codes.shape, bool))).all()
+
+
 def test_the_same_seed_gives_the_same_layer() -> None:
     columns, codes = curved(2000)
-    made = [
-        fit_base(columns, codes, n_rows_total=10**6, windows=(1,), time_budget_s=1.5, seed=7).layer for _ in range(2)
-    ]
+    made = [fit_base(columns, codes, n_rows_total=10**6, windows=(1,), time_budget_s=1.5, seed=7).layer for _ in range(2)]
     parts = [layer.to_parts() for layer in made if layer is not None]
     assert len(parts) == 2
     assert (parts[0][1]["base"] == parts[1][1]["base"]).all()

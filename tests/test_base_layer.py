@@ -49,19 +49,19 @@ def layer(window: int = 4, n_latents: int = 6, networked: bool = True) -> BaseLa
         network = QuantisedNetwork((n_latents, 20, 20, n), torch.Generator().manual_seed(0))
         with torch.no_grad():
             network.weights[2].copy_(torch.randn(n, 20, generator=torch.Generator().manual_seed(1)) * 0.3)
-        part = NetworkPart(
-            network.to_integer(), np.full(n_latents, 900, np.int32), np.full(features.n_features, 2.0**-14)
-        )
+        part = NetworkPart(network.to_integer(), np.full(n_latents, 900, np.int32), np.full(features.n_features, 2.0**-14))
     latents = rng.integers(-9, 9, (500, n_latents))
     decoder = assemble_decoder(COLUMNS, features, window, rng.normal(0, 0.1, (n, n_latents)), latents, part)
-    return BaseLayer("vae" if networked else "klt", decoder, Encoder(np.zeros(features.n_features, np.int16), 64))
+    return BaseLayer(
+        "vae" if networked else "klt",
+        decoder,
+        Encoder(np.zeros(features.n_features, np.int16), np.full(n_latents, 1024, np.int16), 64),
+    )
 
 
 @settings(deadline=None, max_examples=50)
 @given(st.integers(0, 70), st.integers(1, 17), st.integers(1, 40), st.integers(0, 2**32 - 1))
-def test_latents_of_whole_windows_come_back_from_their_layout(
-    n_rows: int, window: int, n_latents: int, seed: int
-) -> None:
+def test_latents_of_whole_windows_come_back_from_their_layout(n_rows: int, window: int, n_latents: int, seed: int) -> None:
     latents = np.random.default_rng(seed).integers(-16383, 16384, (-(-n_rows // window), n_latents)).astype(np.int16)
     z = lay_out(latents, n_rows, window)
     assert z.shape == (n_rows, -(-n_latents // window))
@@ -106,9 +106,7 @@ def test_a_layer_decodes_to_the_same_bits_in_torch_and_numpy_whatever_the_batch(
                 part = slice(first, first + batch)
                 assert (made.decode(z[part]) == expected[part]).all()
                 assert (made.decode(z[part], evaluate=evaluate) == expected[part]).all()
-                assert (
-                    made.decode(z[part], evaluate=lambda n, a: evaluate(n, a, torch.float64)) == expected[part]
-                ).all()
+                assert (made.decode(z[part], evaluate=lambda n, a: evaluate(n, a, torch.float64)) == expected[part]).all()
     finally:
         torch.set_num_threads(before)
 
@@ -164,10 +162,7 @@ def test_a_layer_survives_its_parts_and_reads_without_its_encoder() -> None:
 def test_a_finer_gain_gives_larger_latents_and_the_same_rows() -> None:
     values, present = table()
     made = layer(1, 3, False)
-    assert (
-        np.abs(made.encode(values, present, 64).astype(int)).sum()
-        > 2 * made.encode(values, present, 16).astype(int).sum()
-    )
+    assert np.abs(made.encode(values, present, 64).astype(int)).sum() > 2 * made.encode(values, present, 16).astype(int).sum()
 
 
 @pytest.mark.parametrize("n_rows", [0, 1, 3, 4, 5])

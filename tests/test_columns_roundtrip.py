@@ -91,12 +91,7 @@ def test_data_the_profile_never_saw_comes_back_too(data):
     kind = seen.schema.field(0).type
     from strategies import column_of, values
 
-    if (
-        pa.types.is_nested(kind)
-        or isinstance(kind, pa.BaseExtensionType)
-        or pa.types.is_dictionary(kind)
-        or kind == pa.null()
-    ):
+    if pa.types.is_nested(kind) or isinstance(kind, pa.BaseExtensionType) or pa.types.is_dictionary(kind) or kind == pa.null():
         return
     if pa.types.is_interval(kind) or pa.types.is_run_end_encoded(kind) or pa.types.is_union(kind):
         return

@@ -68,7 +68,7 @@ def test_a_first_run_stores_the_source_and_reports_what_lies_on_disk(place):
     assert report.archive_bytes == sum(report.parts.values())
     assert report.report_bytes == sum(size for name, size in on_disk.items() if name.startswith("reports/"))
     assert json.loads(Path(report.report_json).read_text())["report_bytes"] == report.report_bytes
-    assert [event.stage for event in heard if event.message][0] == "ingest"
+    assert next(event.stage for event in heard if event.message) == "ingest"
     assert {"ingest", "train", "encode", "verify", "commit", "report"} <= {event.stage for event in heard}
     assert not list((place / "home" / "runs").iterdir())
 

@@ -8,7 +8,13 @@ from flows.settings import RunRequest, SourceSettings, TrainingSettings
 
 def test_the_flat_spelling_of_the_command_line_and_the_nested_one_of_the_form_are_the_same_request():
     flat = RunRequest(
-        source="raw/", archive="out/", tolerances=["temp=0.05", "*=1%"], preview="3%", seed=7, widen=True, time_budget_s=5
+        source="raw/",
+        archive="out/",
+        tolerances=["temp=0.05", "*=1%"],
+        preview="3%",
+        seed=7,
+        widen=True,
+        time_budget_s=5,
     )
     nested = RunRequest(
         source={"uri": "raw/", "widen": True},

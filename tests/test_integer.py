@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import pytest
 import torch
@@ -20,22 +22,17 @@ quick = settings(deadline=None, max_examples=40)
 def network(seed: int = 0, sizes: tuple[int, ...] = (7, 40, 33, 11), input_bound: int = 500) -> IntegerNetwork:
     rng = np.random.default_rng(seed)
     layers = []
-    for i, (n_in, n_out) in enumerate(zip(sizes[:-1], sizes[1:], strict=True)):
+    for i, (n_in, n_out) in enumerate(itertools.pairwise(sizes)):
         last = i == len(sizes) - 2
         weight = rng.integers(-127, 128, (n_out, n_in)).astype(np.int8)
         bias = rng.integers(-9000, 9000, n_out).astype(np.int32)
-        layers.append(
-            IntegerLayer(weight, bias, 0 if last else 7, -SUM_BOUND if last else 0, SUM_BOUND if last else 255)
-        )
+        layers.append(IntegerLayer(weight, bias, 0 if last else 7, -SUM_BOUND if last else 0, SUM_BOUND if last else 255))
     return IntegerNetwork(tuple(layers), input_bound)
 
 
 def by_python(net: IntegerNetwork, row: list[int]) -> list[int]:
     for layer in net.layers:
-        sums = [
-            sum(int(w) * a for w, a in zip(ws, row, strict=True)) + int(b)
-            for ws, b in zip(layer.weight, layer.bias, strict=True)
-        ]
+        sums = [sum(int(w) * a for w, a in zip(ws, row, strict=True)) + int(b) for ws, b in zip(layer.weight, layer.bias, strict=True)]
         row = [min(max(s >> layer.shift, layer.low), layer.high) for s in sums]
     return row
 
@@ -161,9 +158,7 @@ def test_packed_weights_cost_little_more_than_their_entropy() -> None:
 @given(st.data())
 def test_a_damaged_pack_is_refused_or_gives_tensors_of_bounded_size(data) -> None:  # type: ignore[no-untyped-def]
     rng = np.random.default_rng(0)
-    packed = bytearray(
-        pack_tensors({"a": rng.integers(-9, 9, (30, 4)).astype(np.int8), "b": rng.integers(0, 9**9, 50)})
-    )
+    packed = bytearray(pack_tensors({"a": rng.integers(-9, 9, (30, 4)).astype(np.int8), "b": rng.integers(0, 9**9, 50)}))
     at = data.draw(st.integers(0, len(packed) - 1))
     packed[at] ^= 1 << data.draw(st.integers(0, 7))
     cut = data.draw(st.sampled_from([len(packed), at]))

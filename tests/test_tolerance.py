@@ -38,9 +38,7 @@ def test_a_spec_is_read_as_written(text, kind, value):
     assert Tolerance.parse(text) == Tolerance(kind, value)
 
 
-@pytest.mark.parametrize(
-    "text", ["", "-1", "nan", "inf", "1%%", "%", "psnr:", "psnr:0", "psnr:3%", "ssim:1", "rmse:x", "1_0", "5 m"]
-)
+@pytest.mark.parametrize("text", ["", "-1", "nan", "inf", "1%%", "%", "psnr:", "psnr:0", "psnr:3%", "ssim:1", "rmse:x", "1_0", "5 m"])
 def test_nonsense_is_refused_and_quoted(text):
     with pytest.raises(UsageError) as error:
         Tolerance.parse(text)

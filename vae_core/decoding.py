@@ -164,7 +164,8 @@ class _Block:
         return Stored(None if name is None else self.natives[name], payload or None)
 
     def _conventional(self, j: int) -> pa.Array:
-        return conventional.decode(self.model.columns[j], self.layout.codings[j], self._stored(j), self.n_rows)
+        plan, coding = self.layout.conventional(self.model, j)
+        return conventional.decode(plan, coding, self._stored(j), self.n_rows)
 
     def _given_codes(self, j: int, array: pa.Array) -> Codes:
         """The codes of a column that no stream holds, as its encoder saw them."""

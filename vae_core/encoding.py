@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -21,7 +22,7 @@ from vae_core.entropy.rans import Encoder
 from vae_core.errors import BadInput
 from vae_core.exact.cells import code_column, from_minutes, to_minutes
 from vae_core.exact.features import Decoded
-from vae_core.layout import LATENT, LEARNED, POOL, Layout
+from vae_core.layout import LATENT, LEARNED, POOL, UNIFORM, Layout
 from vae_core.model import Base, Model
 from vae_core.tables import rmse_of
 
@@ -55,7 +56,8 @@ def encode_shard(model: Model, table: pa.Table, *, block_rows: int = BLOCK_ROWS,
         columns = list(pool.map(lambda plan: _prepare(model, plan.index, table.column(plan.index)), model.columns))
     spans = [(start, min(block_rows, table.num_rows - start)) for start in range(0, table.num_rows, block_rows)]
     latents, gain = _distortion_latents(model, columns, spans)
-    codings = [LATENT if latents is not None and model.distortion and j in model.distortion.columns else "" for j in range(len(columns))]
+    by_layer = set(model.distortion.columns) if latents is not None and model.distortion is not None else set()
+    codings = [LATENT if j in by_layer else "" for j in range(len(columns))]
     excluded: set[int] = {j for j, c in enumerate(codings) if c}
     learned: dict[int, list[Encoder]] = {}
     while True:
@@ -73,16 +75,17 @@ def encode_shard(model: Model, table: pa.Table, *, block_rows: int = BLOCK_ROWS,
 
 
 def _prepare(model: Model, j: int, chunked: pa.ChunkedArray) -> _Column:
-    plan = model.columns[j]
     array = one_array(chunked)
-    codes = None if plan.kind == "verbatim" else encode_column(plan, array)
+    fine = None if model.columns[j].kind == "verbatim" else encode_column(model.columns[j], array)
+    plan = model.uniform.get(j, model.columns[j])
+    codes = encode_column(plan, array) if j in model.uniform else fine
     head = _head(plan.width, array, codes)
     ranked = conventional.rank(plan, *head)
     if len(array) <= len(head[0]):
         coding, n_bytes = ranked[0]
     else:
         coding, n_bytes = conventional.measure(plan, array, codes, [name for name, _ in ranked[:3]])
-    return _Column(array, codes, coding, n_bytes)
+    return _Column(array, fine, (UNIFORM if j in model.uniform else "") + coding, n_bytes)
 
 
 def _head(width: int, array: pa.Array, codes: Codes | None) -> tuple[pa.Array, Codes | None]:
@@ -160,14 +163,16 @@ def _context_closure(model: Model, wanted: set[int]) -> set[int]:
 
 def _distortion_latents(
     model: Model, columns: Sequence[_Column], spans: Sequence[tuple[int, int]]
-) -> tuple[list[NDArray[np.integer]] | None, int]:
+) -> tuple[list[NDArray[np.integer[Any]]] | None, int]:
     """Latents of every block at the coarsest gain that meets every target; None when there is no layer or none does."""
     base = model.distortion
     if base is None:
         return None, GAIN_UNIT
     gain = GAIN_UNIT
     while gain <= MAX_GAIN:
-        latents = [base.layer.encode(*base_input(model, base, columns, start, n), gain) for start, n in spans]
+        latents: list[NDArray[np.integer[Any]]] = [
+            base.layer.encode(*base_input(model, base, columns, start, n), gain) for start, n in spans
+        ]
         if _targets_met(model, base, columns, spans, latents, gain):
             return latents, gain
         gain += max(1, gain // 8)
@@ -195,7 +200,7 @@ def _targets_met(
     base: Base,
     columns: Sequence[_Column],
     spans: Sequence[tuple[int, int]],
-    latents: Sequence[NDArray[np.integer]],
+    latents: Sequence[NDArray[np.integer[Any]]],
     gain: int,
 ) -> bool:
     first = 0
@@ -217,7 +222,7 @@ def _assemble(
     spans: Sequence[tuple[int, int]],
     codings: list[str],
     learned: dict[int, list[Encoder]],
-    latents: list[NDArray[np.integer]] | None,
+    latents: list[NDArray[np.integer[Any]]] | None,
     gain: int,
     preview: bool,
 ) -> EncodedShard:
@@ -232,8 +237,7 @@ def _assemble(
             z = model.preview.layer.encode(*base_input(model, model.preview, columns, start, n))
             natives |= {name: pa.array(z[:, k]) for k, name in enumerate(model.preview.latent_names)}
         if latents is not None and model.distortion is not None:
-            z = latents[b]
-            natives |= {name: pa.array(z[:, k]) for k, name in enumerate(model.distortion.latent_names)}
+            natives |= {name: pa.array(latents[b][:, k]) for k, name in enumerate(model.distortion.latent_names)}
         for k, stream in enumerate(streams):
             joined = Encoder()
             for j in stream:
@@ -259,7 +263,11 @@ def _store_column(
     plan = model.columns[j]
     codes = None if column.codes is None else slice_codes(column.codes, start, n, plan.width)
     if coding not in (LEARNED, LATENT):
-        stored = conventional.encode(plan, coding, column.array.slice(start, n), codes)
+        array = column.array.slice(start, n)
+        if coding.startswith(UNIFORM):
+            plan, coding = model.uniform[j], coding.removeprefix(UNIFORM)
+            codes = encode_column(plan, array)
+        stored = conventional.encode(plan, coding, array, codes)
         if stored.native is not None:
             natives[native_names[j]] = stored.native
         if stored.payload is not None:
@@ -291,8 +299,13 @@ def _native_names(model: Model, codings: Sequence[str]) -> dict[int, str]:
     taken = {name for base in (model.preview, model.distortion) if base for name in base.latent_names}
     names: dict[int, str] = {}
     for plan, coding in zip(model.columns, codings, strict=True):
-        if coding not in (LEARNED, LATENT):
-            names[plan.index] = plan.name if plan.name and plan.name not in taken else f"c{plan.index}"
+        if coding in (LEARNED, LATENT):
+            continue
+        name = plan.name if plan.name and "." not in plan.name else f"c{plan.index}"
+        while name in taken:
+            name += "_"
+        taken.add(name)
+        names[plan.index] = name
     return names
 
 
@@ -328,10 +341,9 @@ def _finished(
         outcomes.append(ColumnOutcome(plan.name, coding, n_bytes, column.conventional_bytes))
         if coding == LEARNED and len(column.array):
             bits[plan.name] = 8 * n_bytes / len(column.array)
-    encoded_shard = EncodedShard(
+    return EncodedShard(
         layout.to_json(), _natives(model, codings, native_names, with_preview), layout.groups, tuple(encoded), tuple(outcomes), bits
     )
-    return replace(encoded_shard)
 
 
 def _natives(model: Model, codings: Sequence[str], names: dict[int, str], with_preview: bool) -> tuple[NativeColumn, ...]:
@@ -342,5 +354,5 @@ def _natives(model: Model, codings: Sequence[str], names: dict[int, str], with_p
         found += [NativeColumn(name, "latent", "plain", None) for name in model.distortion.latent_names]
     for j, name in names.items():
         role = "verbatim" if model.columns[j].kind == "verbatim" else "coded"
-        found.append(NativeColumn(name, role, conventional.parquet_encoding(codings[j]), model.columns[j].name))
+        found.append(NativeColumn(name, role, conventional.parquet_encoding(codings[j].removeprefix(UNIFORM)), model.columns[j].name))
     return tuple(found)

@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 
 from vae_core.base import BaseColumn, fit_base
 from vae_core.base.layer import MAX_COLUMNS
-from vae_core.columns import Codes, ColumnPlan, TableProfile, encode_column, plan_columns
+from vae_core.coders import conventional
+from vae_core.columns import Codes, ColumnPlan, TableProfile, encode_column, one_array, plan_columns
 from vae_core.exact.cells import ColumnCode
 from vae_core.exact.costs import root
 from vae_core.exact.features import Decoded
@@ -60,12 +61,16 @@ def fit(
     report = _Report(progress)
     plans = plan_columns(schema, profile, sample.table, tolerances)
     n_total = max(profile_rows(profile), sample.table.num_rows)
-    distortion, plans, compared = _fit_distortion(plans, schema, profile, sample, tolerances, config, n_total, report)
+    uniform = _uniform(plans, schema, profile, sample, tolerances)
+    distortion, compared = _fit_distortion(plans, uniform, sample, config, n_total, report)
+    if distortion is None:
+        plans = uniform
     taken = set() if distortion is None else set(distortion.columns)
     codes, rate = _fit_exact(plans, sample, taken, config, n_total, report)
     draft = Model(schema, plans, codes, None, distortion, rate)
     preview, previews = _fit_preview(draft, sample, config, n_total, report)
-    model = Model(schema, plans, codes, preview, distortion, rate)
+    fallback = {j: uniform[j] for j in sorted(taken)}
+    model = Model(schema, plans, codes, preview, distortion, rate, fallback)
     summary = {
         "rate_bits_per_row": rate, "n_learned": len(codes), "n_columns": len(plans), "seconds": report.curve[-1]["seconds"] if report.curve else 0.0,
         "distortion_compared": compared, "preview_compared": previews,
@@ -90,7 +95,7 @@ def refresh(
     taken = set() if model.distortion is None else set(model.distortion.columns)
     n_total = max(profile_rows(profile), sample.table.num_rows)
     codes, rate = _fit_exact(plans, sample, taken, config, n_total, report)
-    refreshed = Model(model.schema, plans, codes, model.preview, model.distortion, rate)
+    refreshed = Model(model.schema, plans, codes, model.preview, model.distortion, rate, model.uniform)
     return FitResult(refreshed, report.curve, {"rate_bits_per_row": rate, "refreshed": True, "n_learned": len(codes)})
 
 
@@ -184,19 +189,18 @@ def matrix(
 
 
 def _fit_distortion(
-    plans: tuple[ColumnPlan, ...],
-    schema: pa.Schema,
-    profile: TableProfile,
+    plans: Sequence[ColumnPlan],
+    uniform: Sequence[ColumnPlan],
     sample: Sample,
-    tolerances: Mapping[str, Tolerance],
     config: FitConfig,
     n_total: int,
     report: _Report,
-) -> tuple[Base | None, tuple[ColumnPlan, ...], list[dict[str, Any]]]:
-    """The layer for columns with an rmse target, or plans that quantise them uniformly where no layer can hold the target."""
+) -> tuple[Base | None, list[dict[str, Any]]]:
+    """The layer for columns with an rmse target; None when none holds the targets in fewer bytes than uniform quantisation
+    with the best conventional coding (measured on the sample)."""
     asked = [p.index for p in plans if p.tolerance.is_distortion and p.kind in ("numeric", "tensor")]
     if not asked or not sample.table.num_rows or sum(plans[j].width for j in asked) > MAX_COLUMNS:
-        return None, _uniform(plans, schema, profile, sample, tolerances), []
+        return None, []
     targets = {j: plans[j].tolerance.value / _code_unit(plans[j]) for j in asked}
     table, runs = thinned(sample, max(2_000, 40_000_000 // (8 * sum(plans[j].width for j in asked))))
     values, present = matrix(plans, asked, table)
@@ -205,10 +209,14 @@ def _fit_distortion(
         time_budget_s=0.6 * config.time_budget_s,
         progress=lambda p: report(f"distortion {p.stage}", p.step, p.bits_per_row, p.held_out_bits_per_row),
     )  # fmt: skip
-    if found.layer is None:
-        return None, _uniform(plans, schema, profile, sample, tolerances), list(found.compared)
-    prefix = _free_prefix(schema, "z")
-    return Base(found.layer, tuple(asked), prefix), plans, list(found.compared)
+    scalar = 0.0
+    for j in asked:
+        array = one_array(table.column(j))
+        scalar += conventional.rank(uniform[j], array, encode_column(uniform[j], array))[0][1] * n_total / table.num_rows
+    compared = [*found.compared, {"kind": "uniform quantisation, conventional coding", "n_bytes": round(scalar)}]
+    if found.layer is None or min(float(c["n_bytes"]) for c in found.compared if c["kind"] == found.layer.kind) > scalar:
+        return None, compared
+    return Base(found.layer, tuple(asked), _free_prefix(plans, "z")), compared
 
 
 def _code_unit(plan: ColumnPlan) -> float:
@@ -237,8 +245,8 @@ def _uniform(
     return plan_columns(schema, profile, sample.table, bounded) if any(t.is_distortion for t in tolerances.values()) else plans
 
 
-def _free_prefix(schema: pa.Schema, wanted: str) -> str:
-    while any(name.startswith(wanted) and name[len(wanted) :].isdigit() for name in schema.names):
+def _free_prefix(plans: Sequence[ColumnPlan], wanted: str) -> str:
+    while any(p.name.startswith(wanted) and p.name[len(wanted) :].isdigit() for p in plans):
         wanted += "_"
     return wanted
 
@@ -267,5 +275,5 @@ def _fit_preview(
     )  # fmt: skip
     if found.layer is None:
         return None, list(found.compared)
-    prefix = _free_prefix(model.schema, "p")
+    prefix = _free_prefix(model.columns, "p")
     return Base(found.layer, tuple(picked), prefix), list(found.compared)

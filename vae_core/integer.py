@@ -1,7 +1,9 @@
 """Dense networks in exact integers: the same bits on any thread count, batch size, BLAS, CPU or GPU.
 
-Weights are int8, activations small integers, and every partial sum of every layer stays below 2^24 in magnitude. A float32
-matrix product of such numbers is exact in any order of summation, so the numpy evaluation here is the specification and every
+Weights are int8, activations small integers, and every partial sum of every layer stays below 2^24 in magnitude. A
+float32
+matrix product of such numbers is exact in any order of summation, so the numpy evaluation here is the specification
+and every
 other back end (torch, float64, a C kernel) gives the same bits. The bound is proved when a network is built or loaded.
 (Ballé et al. 2019, "Integer networks for data compression with latent-variable models".)
 """
@@ -79,26 +81,18 @@ class IntegerNetwork:
         if not 1 <= len(self.layers) <= MAX_LAYERS:
             raise CorruptArchive(f"integer network has {len(self.layers)} layers, this release reads 1 to {MAX_LAYERS}")
         if not 0 <= self.input_bound < SUM_BOUND:
-            raise CorruptArchive(
-                f"integer network allows inputs up to {self.input_bound}, at most {SUM_BOUND - 1} is exact"
-            )
+            raise CorruptArchive(f"integer network allows inputs up to {self.input_bound}, at most {SUM_BOUND - 1} is exact")
         bound = self.input_bound
         for index, layer in enumerate(self.layers):
             where = f"layer {index} of an integer network"
             if layer.weight.ndim != 2 or layer.weight.dtype != np.int8:
-                raise CorruptArchive(
-                    f"{where}: weights are {layer.weight.dtype}{layer.weight.shape}, expected a matrix of int8"
-                )
+                raise CorruptArchive(f"{where}: weights are {layer.weight.dtype}{layer.weight.shape}, expected a matrix of int8")
             if layer.bias.shape != (layer.n_out,) or layer.bias.dtype != np.int32:
-                raise CorruptArchive(
-                    f"{where}: bias is {layer.bias.dtype}{layer.bias.shape}, expected int32 ({layer.n_out},)"
-                )
+                raise CorruptArchive(f"{where}: bias is {layer.bias.dtype}{layer.bias.shape}, expected int32 ({layer.n_out},)")
             if max(layer.weight.shape) > MAX_WIDTH or min(layer.weight.shape) < 1:
                 raise CorruptArchive(f"{where}: shape {layer.weight.shape} is outside 1..{MAX_WIDTH}")
             if index and layer.n_in != self.layers[index - 1].n_out:
-                raise CorruptArchive(
-                    f"{where}: takes {layer.n_in} inputs, the layer before gives {self.layers[index - 1].n_out}"
-                )
+                raise CorruptArchive(f"{where}: takes {layer.n_in} inputs, the layer before gives {self.layers[index - 1].n_out}")
             if int(layer.weight.min()) < -127:
                 raise CorruptArchive(f"{where}: a weight is -128, outside -127..127")
             if not 0 <= layer.shift <= MAX_SHIFT:
@@ -122,9 +116,7 @@ class IntegerNetwork:
         """Number of outputs."""
         return self.layers[-1].n_out
 
-    def __call__(
-        self, inputs: NDArray[np.integer[Any]], dtype: type[np.floating[Any]] = np.float32
-    ) -> NDArray[np.int32]:
+    def __call__(self, inputs: NDArray[np.integer[Any]], dtype: type[np.floating[Any]] = np.float32) -> NDArray[np.int32]:
         """Evaluate inputs (n, n_in), integers with |.| <= input_bound, to (n, n_out) int32.
 
         Inputs outside the bound are clamped to it, so no input can make the arithmetic inexact.
@@ -136,9 +128,7 @@ class IntegerNetwork:
         step = max(1, _CHUNK_ELEMENTS // widest)
         matrices = [(layer.weight.T.astype(dtype), layer.bias.astype(dtype)) for layer in self.layers]
         for start in range(0, len(inputs), step):
-            a: NDArray[np.floating[Any]] = np.clip(
-                inputs[start : start + step], -self.input_bound, self.input_bound
-            ).astype(dtype)
+            a: NDArray[np.floating[Any]] = np.clip(inputs[start : start + step], -self.input_bound, self.input_bound).astype(dtype)
             for layer, (matrix, bias) in zip(self.layers, matrices, strict=True):
                 a = layer.rescale(a @ matrix + bias)
             out[start : start + step] = a.astype(np.int32)
@@ -155,7 +145,8 @@ class IntegerNetwork:
         return a.astype(np.int32)
 
     def to_tensors(self, prefix: str = "") -> dict[str, NDArray[Any]]:
-        """Integer tensors under `prefix`: w0, b0, w1, ... and `form` (shift, low, high of each layer, then the input bound)."""
+        """Integer tensors under `prefix`: w0, b0, w1, ... and `form` (shift, low, high of each layer, then the input
+        bound)."""
         tensors: dict[str, NDArray[Any]] = {}
         form: list[int] = []
         for index, layer in enumerate(self.layers):
@@ -167,15 +158,10 @@ class IntegerNetwork:
 
     @classmethod
     def from_tensors(cls, tensors: Mapping[str, NDArray[Any]], prefix: str = "") -> IntegerNetwork:
-        """Rebuild what `to_tensors` gave. Raises CorruptArchive when a tensor is missing or anything is out of bounds."""
+        """Rebuild what `to_tensors` gave. Raises CorruptArchive when a tensor is missing or anything is out of
+        bounds."""
         form = tensors.get(f"{prefix}form")
-        if (
-            form is None
-            or form.ndim != 1
-            or form.dtype != np.int32
-            or len(form) % 3 != 1
-            or len(form) > 3 * MAX_LAYERS + 1
-        ):
+        if form is None or form.ndim != 1 or form.dtype != np.int32 or len(form) % 3 != 1 or len(form) > 3 * MAX_LAYERS + 1:
             raise CorruptArchive(f"integer network {prefix!r}: tensor 'form' is missing or malformed")
         layers = []
         for index in range(len(form) // 3):

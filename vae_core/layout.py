@@ -8,10 +8,13 @@ from typing import Any
 
 from vae_core.base import GAIN_UNIT
 from vae_core.coders.conventional import CODINGS
+from vae_core.columns import ColumnPlan
 from vae_core.errors import CorruptArchive
 from vae_core.model import Model
 
 LEARNED, LATENT = "learned", "latent"
+UNIFORM = "uniform/"
+"""Prefix of a conventional coding of a distortion column: it codes the column's uniform plan."""
 POOL = "pool"
 
 
@@ -49,6 +52,11 @@ class Layout:
         """The payload group a section is in."""
         return section if section in self.own else POOL
 
+    def conventional(self, model: Model, j: int) -> tuple[ColumnPlan, str]:
+        """The plan and the coding of a column that is stored conventionally."""
+        coding = self.codings[j]
+        return (model.uniform[j], coding.removeprefix(UNIFORM)) if coding.startswith(UNIFORM) else (model.columns[j], coding)
+
     def to_json(self) -> dict[str, Any]:
         """Small JSON."""
         return {
@@ -81,7 +89,9 @@ class Layout:
 
     def check(self, model: Model) -> None:
         """Raise CorruptArchive when this layout cannot be one of the model's."""
-        if len(self.codings) != len(model.columns) or any(c not in (LEARNED, LATENT, *CODINGS) for c in self.codings):
+        if len(self.codings) != len(model.columns) or any(
+            c.removeprefix(UNIFORM) not in (LEARNED, LATENT, *CODINGS) for c in self.codings
+        ):
             raise CorruptArchive(f"shard layout has codings {self.codings[:4]}… for {len(model.columns)} columns")
         learned = [j for j, c in enumerate(self.codings) if c == LEARNED]
         order = [code.column for code in model.codes]
@@ -93,5 +103,7 @@ class Layout:
         if self.preview and model.preview is None:
             raise CorruptArchive("shard layout has a preview, its model none")
         layer = set() if model.distortion is None else set(model.distortion.columns)
+        if not {j for j, c in enumerate(self.codings) if c.startswith(UNIFORM)} <= set(model.uniform):
+            raise CorruptArchive("shard layout takes uniform plans from a model that has none for the column")
         if not {j for j, c in enumerate(self.codings) if c == LATENT} <= layer:
             raise CorruptArchive("shard layout takes columns from a distortion layer that does not code them")

@@ -80,6 +80,7 @@ class Model:
     codes              : the learned columns of the exact layer, in coding order
     preview            : the base layer behind previews, None when it would not pay or was not wanted
     distortion         : the base layer that codes the columns with an rmse target, None when there are none
+    uniform            : for the columns of the distortion layer, plans that quantise them uniformly to the same target instead
     rate_bits_per_row  : what the exact layer estimated on its sample, all learned columns
     """
 
@@ -89,7 +90,7 @@ class Model:
     preview: Base | None = None
     distortion: Base | None = None
     rate_bits_per_row: float = 0.0
-    extra: dict[str, Any] = field(default_factory=dict)
+    uniform: dict[int, ColumnPlan] = field(default_factory=dict)
 
     def to_files(self) -> dict[str, bytes]:
         """File name -> bytes; the encoder's file only when there is an encoder."""
@@ -99,12 +100,13 @@ class Model:
             "codes": [c.to_json() for c in self.codes],
             "rate": round(self.rate_bits_per_row, 3),
         }
-        if self.extra:
-            plan["extra"] = self.extra
+        if self.uniform:
+            plan["uniform"] = [c.to_json() for c in self.uniform.values()]
         tensors: dict[str, NDArray[Any]] = {}
         encoder: dict[str, NDArray[Any]] = {}
-        for column in self.columns:
-            tensors |= {name: np.frombuffer(blob, np.uint8) for name, blob in column.blobs().items()}
+        for start, plans in (("", self.columns), ("uniform.", self.uniform.values())):
+            for column in plans:
+                tensors |= {start + name: np.frombuffer(blob, np.uint8) for name, blob in column.blobs().items()}
         for name, base in (("preview", self.preview), ("distortion", self.distortion)):
             if base is not None:
                 about, decoder_parts, encoder_parts = base.layer.to_parts()
@@ -142,9 +144,11 @@ class Model:
             codes = tuple(column_code_from_json(c, len(columns)) for c in plan["codes"])
             bases = {name: _base(name, plan, tensors, encoder, columns) for name in ("preview", "distortion")}
             rate = float(plan["rate"])
+            other = {name.removeprefix("uniform."): blob for name, blob in blobs.items() if name.startswith("uniform.")}
+            uniform = [ColumnPlan.from_json(c, other, schema) for c in plan.get("uniform", [])]
         except (KeyError, TypeError, ValueError, zstandard.ZstdError, SafetensorError, pa.ArrowException, RecursionError) as error:
             raise CorruptArchive(f"model cannot be read: {type(error).__name__}: {str(error)[:120]}") from error
-        model = cls(schema, columns, codes, bases["preview"], bases["distortion"], rate, dict(plan.get("extra", {})))
+        model = cls(schema, columns, codes, bases["preview"], bases["distortion"], rate, {c.index: c for c in uniform})
         model.check()
         return model
 

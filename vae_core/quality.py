@@ -53,9 +53,7 @@ class ColumnQuality:
         return not tolerance.is_distortion or self.rmse <= tolerance.value
 
 
-def compare(
-    raw: pa.Table, decoded: pa.Table, tolerances: Mapping[str, Tolerance], *, first_row: int = 0
-) -> list[ColumnQuality]:
+def compare(raw: pa.Table, decoded: pa.Table, tolerances: Mapping[str, Tolerance], *, first_row: int = 0) -> list[ColumnQuality]:
     """Compare two tables of the same rows, column by column of `raw`.
 
     tolerances : resolved (absolute, rmse, lossless) by column name; absent means lossless
@@ -63,9 +61,7 @@ def compare(
     Raises BadInput when rows or column types differ.
     """
     if raw.num_rows != decoded.num_rows or raw.schema.names != decoded.schema.names:
-        raise BadInput(
-            f"{raw.num_rows} raw rows of {raw.schema.names} against {decoded.num_rows} of {decoded.schema.names}"
-        )
+        raise BadInput(f"{raw.num_rows} raw rows of {raw.schema.names} against {decoded.num_rows} of {decoded.schema.names}")
     found = []
     for item in raw.schema:
         a, b = (one_array(t.column(t.schema.get_field_index(item.name))) for t in (raw, decoded))
@@ -73,9 +69,7 @@ def compare(
     return found
 
 
-def compare_column(
-    name: str, raw: pa.Array, decoded: pa.Array, tolerance: Tolerance, *, first_row: int = 0
-) -> ColumnQuality:
+def compare_column(name: str, raw: pa.Array, decoded: pa.Array, tolerance: Tolerance, *, first_row: int = 0) -> ColumnQuality:
     """One column of `compare`."""
     if raw.type != decoded.type:
         raise BadInput(f"column {name!r} is {raw.type}, decoded as {decoded.type}")
@@ -159,13 +153,7 @@ def _value_differences(a: pa.Array, b: pa.Array, both: Bools) -> Bools:
     if t.is_string_view(kind) or t.is_binary_view(kind):
         plain = pa.large_string() if t.is_string_view(kind) else pa.large_binary()
         return _value_differences(a.cast(plain), b.cast(plain), both)
-    if (
-        t.is_string(kind)
-        or t.is_large_string(kind)
-        or t.is_binary(kind)
-        or t.is_large_binary(kind)
-        or t.is_fixed_size_binary(kind)
-    ):
+    if t.is_string(kind) or t.is_large_string(kind) or t.is_binary(kind) or t.is_large_binary(kind) or t.is_fixed_size_binary(kind):
         return np.asarray(pc.fill_null(pc.not_equal(a, b), False), np.bool_)
     if t.is_struct(kind):
         parts = [differences(a.field(i), b.field(i)) for i in range(kind.num_fields)]
@@ -245,9 +233,7 @@ def _cell_errors(a: pa.Array, b: pa.Array, tolerance: Tolerance) -> tuple[Bools,
         bound = int(min(Decimal(repr(tolerance.value)) * scale, Decimal(2**64 - 1)))
         wrong |= va & vb & (gap > np.uint64(bound))
     if fits_x is not None or fits_y is not None:
-        wide = ~(np.ones(len(x), np.bool_) if fits_x is None else fits_x) | ~(
-            np.ones(len(x), np.bool_) if fits_y is None else fits_y
-        )
+        wide = ~(np.ones(len(x), np.bool_) if fits_x is None else fits_x) | ~(np.ones(len(x), np.bool_) if fits_y is None else fits_y)
         odd = wide & va & vb
         wrong = np.where(odd, differences(a, b), wrong)
         gap = np.where(odd, np.uint64(0), gap)

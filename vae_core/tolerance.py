@@ -65,9 +65,7 @@ class Tolerance:
         except ValueError:
             value = math.nan
         if not math.isfinite(value) or value < 0 or "_" in number:
-            raise UsageError(
-                f"tolerance {text!r}: {number!r} is not a number >= 0 (examples: 0.05, 1%, rmse:3%, psnr:30)"
-            )
+            raise UsageError(f"tolerance {text!r}: {number!r} is not a number >= 0 (examples: 0.05, 1%, rmse:3%, psnr:30)")
         if percent:
             value = float(f"{number.rstrip('%').strip()}e-2") if "e" not in number else value / 100
         if head == "psnr" and colon:

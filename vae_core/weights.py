@@ -4,7 +4,8 @@ Small tensors go through an adaptive binary range coder (no tables to send), lar
 the smaller one is kept per tensor. Everything is integers, every length is checked before memory is taken.
 
     bytes   = "LPW1" , varint n_tensors , tensor*
-    tensor  = varint name_length , name (utf-8) , u8 dtype , u8 n_dims , varint dim* , u8 coding , varint n_bytes , payload
+    tensor  = varint name_length , name (utf-8) , u8 dtype , u8 n_dims , varint dim* , u8 coding , varint n_bytes ,
+    payload
     dtype   = 0 int8 · 1 uint8 · 2 int16 · 3 int32 · 4 int64        coding = 0 raw · 1 zstd · 2 adaptive
 """
 
@@ -50,7 +51,8 @@ def pack_tensors(tensors: Mapping[str, NDArray[Any]]) -> bytes:
 
 
 def unpack_tensors(data: bytes, *, max_bytes: int = 1 << 28) -> dict[str, NDArray[Any]]:
-    """What `pack_tensors` was given. Raises CorruptArchive when lengths, types or totals (max_bytes in memory) do not hold."""
+    """What `pack_tensors` was given. Raises CorruptArchive when lengths, types or totals (max_bytes in memory) do not
+    hold."""
     reader = _Reader(data)
     if reader.take(4) != MAGIC:
         raise CorruptArchive("packed tensors: the magic 'LPW1' is missing")
@@ -91,17 +93,13 @@ def _decode(name: str, coding: int, payload: bytes, dtype: np.dtype[Any], count:
         try:
             frame = zstandard.get_frame_parameters(payload)
             if frame.content_size != n_bytes or frame.window_size > max(1 << 24, 2 * n_bytes):
-                raise CorruptArchive(
-                    f"packed tensors: {name!r} claims {frame.content_size} bytes, its shape needs {n_bytes}"
-                )
+                raise CorruptArchive(f"packed tensors: {name!r} claims {frame.content_size} bytes, its shape needs {n_bytes}")
             planes = zstandard.ZstdDecompressor().decompress(payload, max_output_size=n_bytes)
         except zstandard.ZstdError as error:
             raise CorruptArchive(f"packed tensors: {name!r} is not a zstd frame") from error
         if len(planes) != n_bytes:
             raise CorruptArchive(f"packed tensors: {name!r} gave {len(planes)} bytes, its shape needs {n_bytes}")
-        return (
-            np.ascontiguousarray(np.frombuffer(planes, np.uint8).reshape(dtype.itemsize, -1).T).reshape(-1).view(dtype)
-        )
+        return np.ascontiguousarray(np.frombuffer(planes, np.uint8).reshape(dtype.itemsize, -1).T).reshape(-1).view(dtype)
     if coding == _ADAPTIVE and count <= _ADAPTIVE_LIMIT:
         values = np.array(_decode_adaptive(payload, count), dtype=object)
         info = np.iinfo(dtype)
@@ -166,7 +164,8 @@ class _Bit:
 
 
 class _Contexts:
-    """Bits of one integer: its bit length in unary, its sign, the bit below the top one, the rest; each has its context."""
+    """Bits of one integer: its bit length in unary, its sign, the bit below the top one, the rest; each has its
+    context."""
 
     def __init__(self) -> None:
         self.length = [_Bit() for _ in range(65)]

@@ -17,7 +17,8 @@ _MAX_SHIFT = 30
 
 @dataclass(frozen=True, slots=True, eq=False)
 class NetworkPart:
-    """The nonlinear part in integers: reach (L,) multiplies latents into its inputs (at unit gain, over 1), unit (F,) is the
+    """The nonlinear part in integers: reach (L,) multiplies latents into its inputs (at unit gain, over 1), unit (F,)
+    is the
     size of one of its outputs in standardised units."""
 
     network: IntegerNetwork
@@ -34,9 +35,11 @@ def assemble_decoder(
     part: NetworkPart | None = None,
     weight_bound: int = 127,
 ) -> Decoder:
-    """A decoder from `linear` (W*F, L), standardised units per latent step, and latents (m, L) seen in fitting (for the prior).
+    """A decoder from `linear` (W*F, L), standardised units per latent step, and latents (m, L) seen in fitting (for
+    the prior).
 
-    weight_bound : the largest integer weight; each feature has its own unit, so 127 costs at most 0.4 % of its largest weight.
+    weight_bound : the largest integer weight; each feature has its own unit, so 127 costs at most 0.4 % of its
+    largest weight.
     """
     n_features = features.n_features
     a = np.asarray(linear, np.float64).reshape(window, n_features, -1) * features.scale[:, None]

@@ -86,9 +86,9 @@ def units(features: Features, values: NDArray[np.int64]) -> NDArray[np.float64]:
     column = features.column
     numeric = features.levels < 0
     wide = values[:, column]
-    above = (
-        np.clip(wide, features.lo[column], features.hi[column]).view(np.uint64) - features.lo[column].view(np.uint64)
-    ) >> (features.up[column].astype(np.uint64))
+    above = (np.clip(wide, features.lo[column], features.hi[column]).view(np.uint64) - features.lo[column].view(np.uint64)) >> (
+        features.up[column].astype(np.uint64)
+    )
     return np.where(numeric, above.astype(np.float64), (wide == features.levels).astype(np.float64))
 
 

@@ -14,7 +14,8 @@ ENCODINGS = ("plain", "dictionary", "split")
 
 
 def stored_bytes(z: NDArray[np.integer[Any]]) -> int:
-    """Bytes of latents z (n, C): for each column the smallest of the Parquet encodings, pages and dictionary included."""
+    """Bytes of latents z (n, C): for each column the smallest of the Parquet encodings, pages and dictionary
+    included."""
     encodings = ENCODINGS if z.shape[1] <= 8 else ("dictionary", "split")
     return sum(column_bytes(z[:, c], encodings)[1] for c in range(z.shape[1]))
 
@@ -31,9 +32,7 @@ def measured(column: NDArray[np.integer[Any]], encoding: str) -> int:
     sink = pa.BufferOutputStream()
     # from buffers: pa.array(numpy) would import pandas first
     column = np.ascontiguousarray(column)
-    array = pa.Array.from_buffers(
-        pa.int8() if column.dtype == np.int8 else pa.int16(), len(column), [None, pa.py_buffer(column)]
-    )
+    array = pa.Array.from_buffers(pa.int8() if column.dtype == np.int8 else pa.int16(), len(column), [None, pa.py_buffer(column)])
     table = pa.Table.from_arrays([array], names=["z"])
     special: Any = {"z": "BYTE_STREAM_SPLIT"} if encoding == "split" else None
     with pq.ParquetWriter(

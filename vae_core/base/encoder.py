@@ -1,4 +1,5 @@
-"""The encoder: features of a window to integer latents, in floating point (nothing a reader needs passes through it)."""
+"""The encoder: features of a window to integer latents, in floating point (nothing a reader needs passes through
+it)."""
 
 from __future__ import annotations
 
@@ -17,7 +18,8 @@ if TYPE_CHECKING:
 
 _STEPS = 12
 _PULL = 0.15
-"""Share of the rate the descent sees: more would shrink latents towards zero, where the decoder does not expect them."""
+"""Share of the rate the descent sees: more would shrink latents towards zero, where the decoder does not expect
+them."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -25,16 +27,23 @@ class Encoder:
     """q(z|x)'s mean, in steps of the stored latents. W*F features (the decoder's own units), L latents, H hidden units.
 
     metric   : (F,) int16, weight of each feature's squared error (bits per squared unit), log2 in 1/8 octaves
+    stretch  : (L,) int16 in 1/1024: the means are so much times the pseudo-inverse (what rounds to n has mean n *
+    stretch)
     deadzone : 0..255; |mu| is rounded to floor(|mu| + 1/2 - deadzone/512), so zero is favoured
-    weights  : () for an encoder that costs no bytes: the weighted pseudo-inverse of the decoder's linear map, and where the
-               decoder has a network, steps from there to the likeliest latents (of least rate plus distortion) under it;
+    threshold: 0..255 in 1/64 steps; above 0 latents of a linear decoder are found by ISTA with this L1 penalty
+    weights  : () for an encoder that costs no bytes: the weighted pseudo-inverse of the decoder's linear map, and
+    where the
+               decoder has a network, steps from there to the likeliest latents (of least rate plus distortion) under
+               it;
                else int8 matrices direct (L, W*F), hidden (H, W*F), deep (H, H), out (L, H)
     scales   : one float32 array per matrix, the size of its unit row by row
     biases   : float32 hidden (H,), deep (H,), out (L,)
     """
 
     metric: NDArray[np.int16]
+    stretch: NDArray[np.int16]
     deadzone: int
+    threshold: int = 0
     weights: tuple[NDArray[np.int8], ...] = ()
     scales: tuple[NDArray[np.float32], ...] = ()
     biases: tuple[NDArray[np.float32], ...] = ()
@@ -49,17 +58,23 @@ class Encoder:
         """mu (m, L) float32, in fitted steps."""
         if not self.weights:
             start = np.asarray(x @ projection(decoder, self.metric).T, np.float32)
-            return start if decoder.network is None else likeliest(x, start, decoder, self.metric)
-        direct, hidden, deep, out = (
-            w.astype(np.float32) * s[:, None] for w, s in zip(self.weights, self.scales, strict=True)
-        )
+            if decoder.network is None and self.threshold:
+                return sparsest(x, start, decoder, self.metric, self.threshold / 64)
+            if decoder.network is None:
+                return start * (self.stretch / 1024.0).astype(np.float32)
+            return likeliest(x, start, decoder, self.metric)
+        direct, hidden, deep, out = (w.astype(np.float32) * s[:, None] for w, s in zip(self.weights, self.scales, strict=True))
         h = np.maximum(x @ hidden.T + self.biases[0], 0.0)
         h = np.maximum(h @ deep.T + self.biases[1], 0.0)
         return np.asarray(x @ direct.T + h @ out.T + self.biases[2], np.float32)
 
     def to_tensors(self) -> dict[str, NDArray[Any]]:
         """Integer tensors; floats as the bits of float32."""
-        tensors: dict[str, NDArray[Any]] = {"metric": self.metric, "deadzone": np.array([self.deadzone], np.uint8)}
+        tensors: dict[str, NDArray[Any]] = {
+            "metric": self.metric,
+            "stretch": self.stretch,
+            "deadzone": np.array([self.deadzone, self.threshold], np.uint8),
+        }
         for i, (weight, scale) in enumerate(zip(self.weights, self.scales, strict=True)):
             tensors |= {f"w{i}": weight, f"s{i}": scale.view(np.int32)}
         for i, bias in enumerate(self.biases):
@@ -71,7 +86,8 @@ class Encoder:
         """Rebuild what `to_tensors` gave for this decoder. Raises CorruptArchive on shapes that do not fit."""
         n_in, n_latents = decoder.window * decoder.n_features, decoder.n_latents
         try:
-            metric, deadzone = tensors["metric"], int(tensors["deadzone"][0])
+            metric, stretch, deadzone = tensors["metric"], tensors["stretch"], int(tensors["deadzone"][0])
+            threshold = int(tensors["deadzone"][1])
             n = 4 if "w0" in tensors else 0
             weights = tuple(tensors[f"w{i}"] for i in range(n))
             scales = tuple(tensors[f"s{i}"].view(np.float32) for i in range(n))
@@ -91,7 +107,9 @@ class Encoder:
                 raise CorruptArchive("base layer: the encoder's scales and biases do not fit its matrices")
         if metric.shape != (decoder.n_features,) or metric.dtype != np.int16 or not 0 <= deadzone <= 255:
             raise CorruptArchive("base layer: the encoder's metric does not fit its decoder")
-        return cls(metric, deadzone, weights, scales, biases)
+        if stretch.shape != (n_latents,) or stretch.dtype != np.int16:
+            raise CorruptArchive("base layer: the encoder's stretch does not fit its decoder")
+        return cls(metric, stretch, deadzone, threshold, weights, scales, biases)
 
 
 def projection(decoder: Decoder, metric: NDArray[np.int16]) -> NDArray[np.float32]:
@@ -103,10 +121,9 @@ def projection(decoder: Decoder, metric: NDArray[np.int16]) -> NDArray[np.float3
     return np.asarray(np.linalg.solve(gram, a.T) * weight, np.float32)
 
 
-def likeliest(
-    x: NDArray[np.float32], z: NDArray[np.float32], decoder: Decoder, metric: NDArray[np.int16]
-) -> NDArray[np.float32]:
-    """Latents (m, L) that minimise rate + distortion in bits under the decoder, by preconditioned gradient steps from z."""
+def likeliest(x: NDArray[np.float32], z: NDArray[np.float32], decoder: Decoder, metric: NDArray[np.int16]) -> NDArray[np.float32]:
+    """Latents (m, L) that minimise rate + distortion in bits under the decoder, by preconditioned gradient steps from
+    z."""
     assert decoder.network is not None and decoder.reach is not None and decoder.net_multiply is not None
     a = (decoder.linear / 128.0).astype(np.float32)  # (N, L)
     precision = np.tile(2.0 ** (metric / 8.0), decoder.window).astype(np.float32)
@@ -115,10 +132,7 @@ def likeliest(
     curvature = 2 * (a.T * precision) @ a + np.diag(2 * prior)
     inverse = np.linalg.inv(curvature.astype(np.float64)).astype(np.float32)
     unit = np.tile(decoder.net_multiply / (128.0 * np.maximum(decoder.multiply, 1)), decoder.window).astype(np.float32)
-    layers = [
-        (w.weight.astype(np.float32), w.bias.astype(np.float32), np.float32(2.0**-w.shift), w.high)
-        for w in decoder.network.layers
-    ]
+    layers = [(w.weight.astype(np.float32), w.bias.astype(np.float32), np.float32(2.0**-w.shift), w.high) for w in decoder.network.layers]
     reach = (decoder.reach / 16.0).astype(np.float32)
     best, best_cost = z, np.full(len(z), np.inf, np.float32)
     for step in range(_STEPS + 1):
@@ -141,3 +155,23 @@ def likeliest(
             back = (back * passed) @ weight * shift
         z = z - np.float32(0.7) * ((2 * (weighted @ a + back * reach) + 2 * z * prior) @ inverse)
     return np.asarray(best, np.float32)
+
+
+def sparsest(
+    x: NDArray[np.float32], z: NDArray[np.float32], decoder: Decoder, metric: NDArray[np.int16], penalty: float
+) -> NDArray[np.float32]:
+    """Latents (m, L) of least squared error plus an L1 penalty under a linear decoder (FISTA, Beck and Teboulle
+    2009)."""
+    a = (decoder.linear / 128.0).astype(np.float32)
+    weighted = a * np.tile(2.0 ** (metric / 8.0), decoder.window).astype(np.float32)[:, None]
+    gram, target = weighted.T @ a, x @ weighted
+    largest = float(np.linalg.eigvalsh(gram.astype(np.float64))[-1])
+    shrink = np.float32(penalty * float(np.diag(gram).mean()) / largest)
+    ahead, momentum = z, 1.0
+    for _ in range(4 * _STEPS):
+        step = ahead - (ahead @ gram - target) / np.float32(largest)
+        new = np.sign(step) * np.maximum(np.abs(step) - shrink, 0)
+        following = (1 + (1 + 4 * momentum**2) ** 0.5) / 2
+        ahead = new + np.float32((momentum - 1) / following) * (new - z)
+        z, momentum = new, following
+    return np.asarray(z, np.float32)

@@ -24,17 +24,26 @@ Export = Callable[[float], BaseLayer]
 
 
 def linear_layer(
-    kind: str, columns: tuple[BaseColumn, ...], features: Features, window: int, basis: Basis, x: NDArray[np.float32]
+    kind: str,
+    columns: tuple[BaseColumn, ...],
+    features: Features,
+    window: int,
+    basis: Basis,
+    x: NDArray[np.float32],
+    threshold: int = 0,
 ) -> Export:
-    """Layers of a linear basis; x (m, W*F) are windows its prior is taken from."""
+    """Layers of a linear basis; x (m, W*F) are windows its prior is taken from; threshold as in Encoder."""
 
     def export(step: float) -> BaseLayer:
-        latents = round_latents(x @ basis.encode.T.astype(np.float32) / np.float32(step))
-        decoder = assemble_decoder(columns, features, window, basis.decode * step, latents)
+        blank = round_latents(x @ basis.encode.T.astype(np.float32) / np.float32(step))
+        decoder = assemble_decoder(columns, features, window, basis.decode * step, blank)
+        ratio = decoder.features().scale / features.scale
         # least squares in the metric the basis was fitted in, which is the same for every row of the window
-        weight = basis.weight.reshape(window, -1)[0] * decoder.features().scale / features.scale
+        weight = basis.weight.reshape(window, -1)[0] * ratio
         metric = np.rint(16 * np.log2(np.maximum(weight, 1e-30))).clip(-2000, 2000).astype(np.int16)
-        return BaseLayer(kind, decoder, Encoder(metric, DEADZONE))
+        encoder = Encoder(metric, np.rint(basis.stretch * 1024).astype(np.int16), DEADZONE, threshold)
+        latents = encoder.latents((x / np.tile(ratio, window)).astype(np.float32), 1.0, decoder)
+        return BaseLayer(kind, assemble_decoder(columns, features, window, basis.decode * step, latents), encoder)
 
     return export
 
@@ -47,10 +56,12 @@ def network_layer(
     x: NDArray[np.float32],
     precision: NDArray[np.float64],
     amortised: bool,
+    kind: str = "vae",
 ) -> Export:
     """Layers of a trained autoencoder; x (m, W*F) are windows its prior is taken from.
 
-    precision : (W*F,) bits per squared standardised unit      amortised : keep the trained encoder, which costs bytes; else
+    precision : (W*F,) bits per squared standardised unit      amortised : keep the trained encoder, which costs
+    bytes; else
     latents are found by descent on the decoder
     """
 
@@ -79,21 +90,21 @@ def network_layer(
         blank = seen if amortised else np.rint(seen / step).astype(np.int16)
         decoder = assemble_decoder(columns, features, window, linear * step, blank, part)
         ratio = np.tile(decoder.features().scale / features.scale, window)
-        metric = np.rint(
-            8
-            * np.log2(np.maximum(precision.reshape(window, -1)[0] * ratio[: features.n_features] ** 2 / step**2, 1e-30))
-        )
-        encoder = Encoder(metric.clip(-1000, 1000).astype(np.int16), DEADZONE)
+        metric = np.rint(8 * np.log2(np.maximum(precision.reshape(window, -1)[0] * ratio[: features.n_features] ** 2 / step**2, 1e-30)))
+        plain = np.full(decoder.n_latents, 1024, np.int16)
+        encoder = Encoder(metric.clip(-1000, 1000).astype(np.int16), plain, DEADZONE)
         if amortised:
-            weights, scales = zip(
-                *(int8_rows(w) for w in (direct / step * ratio, hidden * ratio, deep, out / step)), strict=True
-            )
+            weights, scales = zip(*(int8_rows(w) for w in (direct / step * ratio, hidden * ratio, deep, out / step)), strict=True)
             shifts = (biases[0], biases[1], biases[2] / step)
-            encoder = Encoder(
-                np.zeros_like(encoder.metric), DEADZONE, weights, scales, tuple(b.astype(np.float32) for b in shifts)
+            encoder = replace(
+                encoder,
+                metric=np.zeros_like(encoder.metric),
+                weights=weights,
+                scales=scales,
+                biases=tuple(b.astype(np.float32) for b in shifts),
             )
         latents = encoder.latents((x / ratio).astype(np.float32), 1.0, decoder)
-        return BaseLayer("vae", assemble_decoder(columns, features, window, linear * step, latents, part), encoder)
+        return BaseLayer(kind, assemble_decoder(columns, features, window, linear * step, latents, part), encoder)
 
     return export
 

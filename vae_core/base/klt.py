@@ -1,4 +1,5 @@
-"""The Karhunen-Loève transform (a linear sibling): eigenvectors of the weighted covariance, one uniform step for all."""
+"""The Karhunen-Loève transform (a linear sibling): eigenvectors of the weighted covariance, one uniform step for
+all."""
 
 from __future__ import annotations
 
@@ -8,16 +9,22 @@ import numpy as np
 from numpy.typing import NDArray
 
 DEADZONE = 64
-"""|mu| is rounded up from 1/2 + DEADZONE/512: zeros are cheap to store and dear to leave (rate-distortion, Sullivan 1996)."""
+"""|mu| is rounded up from 1/2 + DEADZONE/512: zeros are cheap to store and dear to leave (rate-distortion, Sullivan
+1996)."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Basis:
-    """decode (N, L): features per latent step; encode (L, N): latent means from features; weight (N,): 1 / (step in features)."""
+    """A linear map and its inverse.
+
+    decode (N, L): features per latent step     encode  (L, N): latent means from features
+    weight (N,)  : 1 / (step in features)       stretch (L,)  : encode is stretch times the pseudo-inverse of decode
+    """
 
     decode: NDArray[np.float64]
     encode: NDArray[np.float64]
     weight: NDArray[np.float64]
+    stretch: NDArray[np.float64]
 
     @property
     def n_latents(self) -> int:
@@ -26,7 +33,7 @@ class Basis:
 
     def keep(self, kept: NDArray[np.intp] | slice) -> Basis:
         """The same basis with only some latents."""
-        return Basis(self.decode[:, kept], self.encode[kept], self.weight)
+        return Basis(self.decode[:, kept], self.encode[kept], self.weight, self.stretch[kept])
 
 
 def covariance(x: NDArray[np.float32]) -> NDArray[np.float64]:
@@ -49,11 +56,18 @@ def fit_klt(moments: NDArray[np.float64], weight: NDArray[np.float64], n_latents
     if not len(kept):
         kept = order[:1]
     v = vectors[:, kept]
-    v = v * np.where(
-        v[np.abs(v).argmax(axis=0), np.arange(v.shape[1])] < 0, -1.0, 1.0
-    )  # one sign, whatever LAPACK gives
+    v = v * np.where(v[np.abs(v).argmax(axis=0), np.arange(v.shape[1])] < 0, -1.0, 1.0)  # one sign, whatever LAPACK gives
     safe = np.where(weight > 0, weight, 1.0)
-    return Basis(np.where(weight[:, None] > 0, v / safe[:, None], 0.0), (v * weight[:, None]).T, weight)
+    decode = np.where(weight[:, None] > 0, v / safe[:, None], 0.0)
+    return Basis(decode, (v * weight[:, None]).T, weight, np.ones(len(kept)))
+
+
+def centred(basis: Basis, x: NDArray[np.float32]) -> Basis:
+    """The basis with each latent's decoding moved to the mean of what rounds to it, on features x (n, N)."""
+    mean = x @ basis.encode.T.astype(np.float32)
+    z = round_latents(mean).astype(np.float64)
+    stretch = np.clip((z * mean).sum(axis=0) / np.maximum((z * z).sum(axis=0), 1e-9), 0.5, 1.5)
+    return Basis(basis.decode * stretch, basis.encode, basis.weight, stretch)
 
 
 def round_latents(mean: NDArray[np.floating], deadzone: int = DEADZONE) -> NDArray[np.int16]:

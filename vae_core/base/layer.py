@@ -1,4 +1,5 @@
-"""The base layer: integers in, sparse integer latents out, integer predictions back. numpy alone, exact where it decodes."""
+"""The base layer: integers in, sparse integer latents out, integer predictions back. numpy alone, exact where it
+decodes."""
 
 from __future__ import annotations
 
@@ -31,7 +32,8 @@ Evaluator = Callable[[IntegerNetwork, NDArray[np.int64]], NDArray[np.int32]]
 class Decoder:
     """Integers that turn latents into codes. W rows of the window, D columns, F features a row, L latents a window.
 
-    lo, hi (D,) int64 · up, shift (D,) uint8 · counts (D,) int16: 0 numeric, else kept levels · levels (sum of counts,) int64
+    lo, hi (D,) int64 · up, shift (D,) uint8 · counts (D,) int16: 0 numeric, else kept levels · levels (sum of
+    counts,) int64
     linear   : (W*F, L) int16            time-major; lin = linear @ z
     multiply : (F,) int32                bias : (F,) int64
     network  : z -> (W*F,) or None       reach : (L,) int32, net_multiply : (F,) int32
@@ -92,9 +94,7 @@ class Decoder:
             np.where(scale > 0, scale, 1.0),
         )
 
-    def values(
-        self, latents: NDArray[np.integer[Any]], gain: int, evaluate: Evaluator | None = None
-    ) -> NDArray[np.int64]:
+    def values(self, latents: NDArray[np.integer[Any]], gain: int, evaluate: Evaluator | None = None) -> NDArray[np.int64]:
         """Latents of windows (m, L) as feature values (m, W*F) int64 in units of 2^-shift."""
         z = np.clip(latents, -_LATENT_BOUND, _LATENT_BOUND).astype(np.int64)
         # |sum| <= 2^11 * 2^15 * 2^15 = 2^41: float64 holds every partial sum exactly, in any order
@@ -107,7 +107,8 @@ class Decoder:
         return np.asarray(out + np.tile(self.bias, self.window), np.int64)
 
     def codes(self, values: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Feature values (n, F) as codes (n, D): numeric rounded and clipped to lo..hi, categorical the likeliest level."""
+        """Feature values (n, F) as codes (n, D): numeric rounded and clipped to lo..hi, categorical the likeliest
+        level."""
         counts = np.maximum(self.counts, 1).astype(np.int64)
         start = np.concatenate(([0], np.cumsum(counts)[:-1])).astype(np.int64)
         shift = self.shift.astype(np.int64)
@@ -130,7 +131,8 @@ class BaseLayer:
     """A fitted base layer. `encode` needs the encoder, everything else only the decoder.
 
     encode and decode work on whole blocks: latents of windows of consecutive rows are laid out over the block
-    (latent after latent, each a run along time) so that every block has n_rows values in each of `n_columns_stored` columns.
+    (latent after latent, each a run along time) so that every block has n_rows values in each of `n_columns_stored`
+    columns.
     """
 
     kind: str
@@ -152,10 +154,9 @@ class BaseLayer:
         """Columns of z: ceil(L / W)."""
         return -(-self.n_latents // self.window)
 
-    def encode(
-        self, values: NDArray[np.int64], present: NDArray[np.bool_], gain: int = GAIN_UNIT
-    ) -> NDArray[np.int8] | NDArray[np.int16]:
-        """Codes (n, D) and presence (n, D) of one block as latents (n, n_columns_stored), int8 when they fit, else int16."""
+    def encode(self, values: NDArray[np.int64], present: NDArray[np.bool_], gain: int = GAIN_UNIT) -> NDArray[np.int8] | NDArray[np.int16]:
+        """Codes (n, D) and presence (n, D) of one block as latents (n, n_columns_stored), int8 when they fit, else
+        int16."""
         if self.encoder is None:
             raise ValueError("this base layer was loaded without its encoder, which encoding needs")
         if not 1 <= gain <= MAX_GAIN:
@@ -171,14 +172,10 @@ class BaseLayer:
             short = -len(x) % w
             if short:
                 x = np.concatenate((x, np.repeat(x[-1:], short, axis=0)))
-            latents[first : first + step] = self.encoder.latents(
-                x.reshape(-1, w * features.n_features), gain / GAIN_UNIT, self.decoder
-            )
+            latents[first : first + step] = self.encoder.latents(x.reshape(-1, w * features.n_features), gain / GAIN_UNIT, self.decoder)
         return lay_out(latents, n, w)
 
-    def decode(
-        self, z: NDArray[np.integer[Any]], gain: int = GAIN_UNIT, evaluate: Evaluator | None = None
-    ) -> NDArray[np.int64]:
+    def decode(self, z: NDArray[np.integer[Any]], gain: int = GAIN_UNIT, evaluate: Evaluator | None = None) -> NDArray[np.int64]:
         """Latents (n, n_columns_stored) of one block as codes (n, D) int64: exact integers, numpy only.
 
         gain is the one they were encoded with; evaluate replaces the network's evaluation (it must give the same bits).
@@ -233,7 +230,8 @@ class BaseLayer:
     def from_parts(
         cls, about: Mapping[str, Any], decoder: Mapping[str, NDArray[Any]], encoder: Mapping[str, NDArray[Any]] | None
     ) -> BaseLayer:
-        """Rebuild what `to_parts` gave; encoder None or empty gives a layer that only decodes. Raises CorruptArchive."""
+        """Rebuild what `to_parts` gave; encoder None or empty gives a layer that only decodes. Raises
+        CorruptArchive."""
         packed = decoder.get("base")
         if packed is None or packed.dtype != np.uint8 or packed.ndim != 1:
             raise CorruptArchive("base layer: the decoder's packed tensor 'base' is missing")
@@ -254,9 +252,7 @@ class BaseLayer:
         if not isinstance(kind, str):
             raise CorruptArchive("base layer: its JSON names no kind")
         packed = (encoder or {}).get("base")
-        return cls(
-            kind, built, None if packed is None else Encoder.from_tensors(unpack_tensors(packed.tobytes()), built)
-        )
+        return cls(kind, built, None if packed is None else Encoder.from_tensors(unpack_tensors(packed.tobytes()), built))
 
     @property
     def n_bytes(self) -> int:
@@ -266,9 +262,11 @@ class BaseLayer:
 
 
 def lay_out(latents: NDArray[np.int16], n_rows: int, window: int) -> NDArray[np.int8] | NDArray[np.int16]:
-    """Latents of windows (m, L) as (n_rows, ceil(L/W)): whole windows latent after latent, then what a short last one holds.
+    """Latents of windows (m, L) as (n_rows, ceil(L/W)): whole windows latent after latent, then what a short last one
+    holds.
 
-    Values are zig-zagged, 0 -1 1 -2 2 as 0 1 2 3 4: zeros stay zeros, and none is negative (|latent| <= 2^14 - 1). A last window of r < W rows keeps its first r * ceil(L/W) latents; the others read back as 0.
+    Values are zig-zagged, 0 -1 1 -2 2 as 0 1 2 3 4: zeros stay zeros, and none is negative (|latent| <= 2^14 - 1). A
+    last window of r < W rows keeps its first r * ceil(L/W) latents; the others read back as 0.
     """
     n_latents = latents.shape[1]
     n_columns = -(-n_latents // window)
@@ -291,7 +289,7 @@ def lay_out(latents: NDArray[np.int16], n_rows: int, window: int) -> NDArray[np.
 
 def take_up(z: NDArray[np.integer[Any]], n_latents: int, window: int) -> NDArray[np.int64]:
     """The inverse of `lay_out`: (n_rows, ceil(L/W)) back to latents of windows (ceil(n_rows/W), L) int64."""
-    n_rows, n_columns = z.shape
+    n_rows, _n_columns = z.shape
     z = z.astype(np.int64)
     z = (z >> 1) ^ -(z & 1)
     n_whole = n_rows // window
@@ -307,7 +305,8 @@ def take_up(z: NDArray[np.integer[Any]], n_latents: int, window: int) -> NDArray
 
 
 def check_decoder(d: Decoder) -> None:
-    """Raise CorruptArchive unless shapes agree, sizes are sane, and no int64 of the decoder's arithmetic can overflow."""
+    """Raise CorruptArchive unless shapes agree, sizes are sane, and no int64 of the decoder's arithmetic can
+    overflow."""
     n_columns, n_features = len(d.lo), len(d.multiply)
     if not 1 <= d.window <= MAX_WINDOW or not 1 <= n_columns <= MAX_COLUMNS or d.linear.ndim != 2:
         raise CorruptArchive(f"base layer: window {d.window} or {n_columns} columns are out of range")
@@ -329,12 +328,7 @@ def check_decoder(d: Decoder) -> None:
     reach = np.abs(d.linear.astype(np.int64)).sum(axis=1).reshape(d.window, -1).max(axis=0)
     net = np.zeros(n_features, np.int64)
     if d.network is not None:
-        if (
-            d.reach is None
-            or d.net_multiply is None
-            or d.reach.shape != (n_latents,)
-            or d.net_multiply.shape != (n_features,)
-        ):
+        if d.reach is None or d.net_multiply is None or d.reach.shape != (n_latents,) or d.net_multiply.shape != (n_features,):
             raise CorruptArchive("base layer: the network's scales are missing or have the wrong shape")
         if d.network.n_in != n_latents or d.network.n_out != d.window * n_features:
             raise CorruptArchive(
@@ -342,11 +336,7 @@ def check_decoder(d: Decoder) -> None:
             )
         net = np.abs(d.net_multiply.astype(np.int64))
     for f in range(n_features):
-        total = (
-            int(reach[f]) * _LATENT_BOUND * abs(int(d.multiply[f])) * GAIN_UNIT
-            + int(net[f]) * SUM_BOUND
-            + abs(int(d.bias[f]))
-        )
+        total = int(reach[f]) * _LATENT_BOUND * abs(int(d.multiply[f])) * GAIN_UNIT + int(net[f]) * SUM_BOUND + abs(int(d.bias[f]))
         if total >= 1 << 62:
             raise CorruptArchive(f"base layer: feature {f} can reach {total}, beyond the 62 bits its arithmetic has")
 
@@ -359,12 +349,7 @@ def _tensor(
     n_dims: int = 1,
 ) -> NDArray[Any]:
     tensor = tensors.get(name)
-    if (
-        tensor is None
-        or tensor.dtype != dtype
-        or (shape is not None and tensor.shape != shape)
-        or tensor.ndim != n_dims
-    ):
+    if tensor is None or tensor.dtype != dtype or (shape is not None and tensor.shape != shape) or tensor.ndim != n_dims:
         raise CorruptArchive(f"base layer: tensor {name!r} is missing or not {np.dtype(dtype)} of the right shape")
     return tensor
 

@@ -15,7 +15,8 @@ from vae_core.base.quantised import ACTIVATION_BITS, QuantisedNetwork
 
 
 class Autoencoder(nn.Module):
-    """q(z|x) = N(mean, var), p(z) = N(0, scale^2) per latent, and the decoder's mean x_hat. N features a window, L latents.
+    """q(z|x) = N(mean, var), p(z) = N(0, scale^2) per latent, and the decoder's mean x_hat. N features a window, L
+    latents.
 
     Latents are in units of the step they are stored with.
     """
@@ -31,20 +32,21 @@ class Autoencoder(nn.Module):
         width: int,
         generator: torch.Generator,
     ) -> None:
-        """basis: the start; spread (L,): std of each latent in steps; error (N,): size of the network's output units."""
+        """basis: the start; spread (L,): std of each latent in steps; error (N,): size of the network's output
+        units."""
         super().__init__()
         n, n_latents = basis.decode.shape
-        self.register_buffer(
-            "reach", torch.tensor(np.clip(np.rint(16 * 2**ACTIVATION_BITS / np.maximum(spread, 0.5)), 1, 1 << 16))
-        )
+        self.register_buffer("reach", torch.tensor(np.clip(np.rint(16 * 2**ACTIVATION_BITS / np.maximum(spread, 0.5)), 1, 1 << 16)))
         self.register_buffer("error", torch.tensor(error, dtype=torch.float32))
         self.decode_linear = nn.Parameter(torch.tensor(basis.decode, dtype=torch.float32))  # (N, L)
         self.decode_network = QuantisedNetwork((n_latents, width, width, n), generator)
         self.direct = nn.Parameter(torch.tensor(basis.encode, dtype=torch.float32))  # (L, N)
-        self.hidden = nn.Linear(n, width)
-        self.deep = nn.Linear(width, width)
-        self.out = nn.Linear(width, n_latents)
-        self.log_var = nn.Linear(width, n_latents)
+        # wide rows: the encoder may be broader than the decoder, it need not be stored
+        encoder_width = 256 if n > 400 else width
+        self.hidden = nn.Linear(n, encoder_width)
+        self.deep = nn.Linear(encoder_width, encoder_width)
+        self.out = nn.Linear(encoder_width, n_latents)
+        self.log_var = nn.Linear(encoder_width, n_latents)
         self.prior_log_scale = nn.Parameter(torch.tensor(np.log(np.maximum(spread, 0.2)), dtype=torch.float32))
         with torch.no_grad():
             for layer in (self.hidden, self.deep):

@@ -1,6 +1,7 @@
 """-ELBO in bits: the rate of the latents plus the Gaussian code length of what they leave (up to a constant).
 
-Distortion measured in units of sigma is a code length: -log2 N(x; x_hat, sigma^2) = (x - x_hat)^2 / (2 ln2 sigma^2) + const,
+Distortion measured in units of sigma is a code length: -log2 N(x; x_hat, sigma^2) = (x - x_hat)^2 / (2 ln2 sigma^2) +
+const,
 so the weight of each feature's squared error is its `precision` 1 / (2 ln2 sigma^2), bits per squared unit.
 """
 
@@ -23,7 +24,8 @@ def gaussian_rate(mean: Tensor, log_var: Tensor, prior_log_scale: Tensor) -> Ten
 
 
 def rounded_rate(noisy: Tensor, prior_log_scale: Tensor) -> Tensor:
-    """KL(uniform of width 1 around mean || N(0, scale^2) on the grid), one draw, in bits: noisy (B, L) = mean + U(-1/2, 1/2)."""
+    """KL(uniform of width 1 around mean || N(0, scale^2) on the grid), one draw, in bits: noisy (B, L) = mean +
+    U(-1/2, 1/2)."""
     inverse = (-prior_log_scale).exp()
     z = noisy.abs()
     mass = torch.special.ndtr((0.5 - z) * inverse) - torch.special.ndtr((-0.5 - z) * inverse)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 import numpy as np
@@ -21,9 +22,7 @@ MAX_HIDDEN = 120
 _MAX_BIAS = 8.0
 
 
-def evaluate(
-    network: IntegerNetwork, inputs: NDArray[np.integer[Any]], dtype: torch.dtype = torch.float32
-) -> NDArray[np.int32]:
+def evaluate(network: IntegerNetwork, inputs: NDArray[np.integer[Any]], dtype: torch.dtype = torch.float32) -> NDArray[np.int32]:
     """What network(inputs) gives, by torch: inputs (n, n_in) integers, (n, n_out) int32 out; the same bits as numpy."""
     bound = network.input_bound
     a = torch.from_numpy(np.clip(inputs, -bound, bound).astype(np.int64)).to(dtype)
@@ -52,7 +51,8 @@ def fake_activation(a: Tensor) -> Tensor:
 
 
 class QuantisedNetwork(nn.Module):
-    """A dense network trained as the integers it becomes. sizes = (n_in, hidden..., n_out); the last layer starts at zero."""
+    """A dense network trained as the integers it becomes. sizes = (n_in, hidden..., n_out); the last layer starts at
+    zero."""
 
     def __init__(self, sizes: tuple[int, ...], generator: torch.Generator) -> None:
         super().__init__()
@@ -62,11 +62,9 @@ class QuantisedNetwork(nn.Module):
         self.input_bound = min(2047, (SUM_BOUND - 1 - (1 << 18)) // (127 * sizes[0]))
         self.weights = nn.ParameterList()
         self.biases = nn.ParameterList()
-        for i, (n_in, n_out) in enumerate(zip(sizes[:-1], sizes[1:], strict=True)):
+        for i, (n_in, n_out) in enumerate(itertools.pairwise(sizes)):
             last = i == len(sizes) - 2
-            weight = (
-                torch.zeros(n_out, n_in) if last else torch.randn(n_out, n_in, generator=generator) * (1.4 / n_in**0.5)
-            )
+            weight = torch.zeros(n_out, n_in) if last else torch.randn(n_out, n_in, generator=generator) * (1.4 / n_in**0.5)
             bias = torch.zeros(n_out) if last else torch.rand(n_out, generator=generator) * 0.5
             self.weights.append(nn.Parameter(weight))
             self.biases.append(nn.Parameter(bias))

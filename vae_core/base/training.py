@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from vae_core.base.adamw import AdamW
 from vae_core.base.cost import entropy_bits
 from vae_core.base.klt import DEADZONE, Basis, round_latents
 from vae_core.base.network import Autoencoder
@@ -55,7 +56,8 @@ class Aim:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Trained:
-    """The best network met, the precision (N,) it was trained under, its held-out bits a window, RMSE (G,), and the curve."""
+    """The best network met, the precision (N,) it was trained under, its held-out bits a window, RMSE (G,), and the
+    curve."""
 
     network: Autoencoder
     precision: NDArray[np.float64]
@@ -65,9 +67,10 @@ class Trained:
 
 
 def planned_steps(n_features: int, n_latents: int, width: int, batch: int, budget_s: float) -> int:
-    """Steps that fit a time budget on a slow core: by arithmetic, not by the clock, so that a seed repeats itself."""
+    """Steps that fit a time budget on one ordinary core: by arithmetic, not by the clock, so that a seed repeats
+    itself."""
     multiplies = batch * (2 * n_features * (n_latents + 2 * width) + 3 * width * width + 4 * width * n_latents)
-    seconds = 3.0 * multiplies / 4e9 + 2.5e-3 + batch * (6 * n_features + 40 * n_latents) / 4e8
+    seconds = 3.0 * multiplies / 1e10 + 2.5e-3 + batch * (6 * n_features + 40 * n_latents) / 1e9
     return int(min(20_000, max(50, budget_s / seconds)))
 
 
@@ -84,39 +87,32 @@ def fit_network(
     window: int,
     seed: int,
     time_budget_s: float,
+    variational: bool = True,
     progress: ProgressCallback | None = None,
 ) -> Trained:
-    """Train on windows x, mask (n, N) from a KLT start; precision (N,) bits per squared unit is where the steering starts."""
+    """Train on windows x, mask (n, N) from a KLT start; precision (N,) bits per squared unit is where the steering
+    starts.
+
+    variational=False trains the plain autoencoder: no noise, no rate, rounding only when it is measured.
+    """
     torch.manual_seed(seed)
     generator = torch.Generator().manual_seed(seed)
     began = time.monotonic()
     start = round_latents(x[:20_000] @ basis.encode.T.astype(np.float32))
     spread = np.sqrt((start.astype(np.float64) ** 2).mean(axis=0))
     model = Autoencoder(basis, spread, 1.0 / np.maximum(basis.weight, 1e-9), width, generator)
-    nonlinear = [p for name, p in model.named_parameters() if not name.startswith(("direct", "decode_linear", "prior"))]
     peak = 3e-3
     # the linear maps start good: they move relative to their own size, slowly
-    groups = [
-        {"params": nonlinear, "lr": peak, "weight_decay": 1e-4, "share": 1.0},
-        {"params": [model.prior_log_scale], "lr": peak, "weight_decay": 0.0, "share": 3.0},
-        {
-            "params": [model.direct],
-            "lr": peak,
-            "weight_decay": 0.0,
-            "share": 0.3 * float(model.direct.detach().abs().mean()),
-        },
-        {
-            "params": [model.decode_linear],
-            "lr": peak,
-            "weight_decay": 0.0,
-            "share": 0.3 * float(model.decode_linear.detach().abs().mean()),
-        },
-    ]
-    optimiser = torch.optim.AdamW(groups, betas=(0.9, 0.99))
+    share = {
+        "prior_log_scale": 3.0,
+        "direct": 0.3 * float(model.direct.detach().abs().mean()),
+        "decode_linear": 0.3 * float(model.decode_linear.detach().abs().mean()),
+    }
+    optimiser = AdamW([(p, share.get(name, 1.0), 0.0 if name in share else 1e-4) for name, p in model.named_parameters()])
     x_all, mask_all = torch.from_numpy(x), torch.from_numpy(mask)
-    batch = min(256 if len(x) < 20_000 else 512, len(x))
+    batch = min(256 if len(x) < 20_000 or x.shape[1] > 400 else 512, len(x))
     n_steps = planned_steps(x.shape[1], basis.n_latents, width, batch, time_budget_s)
-    n_gaussian = n_steps // 5
+    n_gaussian = n_steps // 5 if variational else 0
     every = max(20, n_steps // 40)
     weight = precision.copy()
     weight_now = torch.from_numpy(weight).float()
@@ -126,12 +122,12 @@ def fit_network(
     stale = 0
     for step in range(n_steps):
         rate_now = peak * (min(1.0, (step + 1) / 50) * 0.5 * (1 + cos(pi * step / n_steps)) + 1e-3)
-        for group in optimiser.param_groups:
-            group["lr"] = rate_now * group["share"]
         rows = torch.randint(len(x), (batch,), generator=generator)
         xb, mb = x_all[rows], mask_all[rows]
         mean, log_var = model.encode(xb)
-        if step < n_gaussian:
+        if not variational:
+            z, rate = mean, 0 * rounded_rate(mean, model.prior_log_scale)
+        elif step < n_gaussian:
             z = mean + (0.5 * log_var).exp() * torch.randn(mean.shape, generator=generator)
             rate = gaussian_rate(mean, log_var, model.prior_log_scale)
         else:
@@ -141,10 +137,9 @@ def fit_network(
                 whole = mean.sign() * (mean.abs() + (0.5 - DEADZONE / 512)).floor()
                 z = mean + (whole - mean).detach()
         loss = (rate + distortion(xb, model.decode(z), mb, weight_now)).mean()
-        optimiser.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
         torch.nn.utils.clip_grad_norm_(model.parameters(), 50.0 * max(1.0, float(basis.n_latents) ** 0.5))
-        optimiser.step()
+        optimiser.step(rate_now)
         running = 0.98 * running + 0.02 * float(rate.detach().mean()) if step else float(rate.detach().mean())
         if step + 1 == n_gaussian:
             with torch.no_grad():
@@ -156,14 +151,14 @@ def fit_network(
             weight = weight * steer(aim, bits, rmse, weight, late=step > 0.75 * n_steps)
             weight_now = torch.from_numpy(weight).float()
             score = judged(aim, bits, rmse, basis.n_latents)
-            point = FitProgress(step + 1, time.monotonic() - began, running / window, bits / window, "vae")
+            point = FitProgress(step + 1, time.monotonic() - began, running / window, bits / window, "vae" if variational else "ae")
             curve.append(point)
             if progress is not None:
                 progress(point)
             stale += 1
             if best is None or score < best[0]:
                 best, stale = (score, copy.deepcopy(model.state_dict()), bits, rmse, used), 0
-            if (stale >= 12 and step > 0.7 * n_steps) or time.monotonic() - began > 1.3 * time_budget_s + 1:
+            if (stale >= 12 and step > 0.7 * n_steps) or time.monotonic() - began > 4 * time_budget_s + 5:
                 break
     if best is not None:
         model.load_state_dict(best[1])
@@ -172,9 +167,7 @@ def fit_network(
 
 
 @torch.no_grad()
-def assess(
-    model: Autoencoder, x: NDArray[np.float32], mask: NDArray[np.float32], aim: Aim
-) -> tuple[float, NDArray[np.float64]]:
+def assess(model: Autoencoder, x: NDArray[np.float32], mask: NDArray[np.float32], aim: Aim) -> tuple[float, NDArray[np.float64]]:
     """Held-out entropy of the rounded latents, bits a window, and RMSE of each group (G,)."""
     squared, seen, latents = np.zeros(x.shape[1]), np.zeros(x.shape[1]), []
     for first in range(0, len(x), 4096):
@@ -188,9 +181,7 @@ def assess(
     return entropy_bits(np.concatenate(latents)), aim.errors(squared, seen)
 
 
-def steer(
-    aim: Aim, bits: float, rmse: NDArray[np.float64], weight: NDArray[np.float64], late: bool
-) -> NDArray[np.float64]:
+def steer(aim: Aim, bits: float, rmse: NDArray[np.float64], weight: NDArray[np.float64], late: bool) -> NDArray[np.float64]:
     """(N,) factors for the weights of the squared error that move a fit towards its aim."""
     speed = 0.5 if late else 1.0
     if aim.rmse is not None:
@@ -201,7 +192,8 @@ def steer(
 
 
 def judged(aim: Aim, bits: float, rmse: NDArray[np.float64], n_latents: int) -> float:
-    """One figure to keep the best of: bits a window at the target (6.02 dB a bit for each latent), or RMSE at the budget."""
+    """One figure to keep the best of: bits a window at the target (6.02 dB a bit for each latent), or RMSE at the
+    budget."""
     if aim.rmse is not None:
         return bits + 0.7 * n_latents * log2(max(float((rmse / aim.rmse).max()), 0.5))
     assert aim.bits is not None

@@ -13,7 +13,8 @@ _SEGMENTS = 10
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Split:
-    """Row numbers of whole windows, flattened: train (a*W,), held (b*W,) int64. Held-out windows lie in contiguous segments."""
+    """Row numbers of whole windows, flattened: train (a*W,), held (b*W,) int64. Held-out windows lie in contiguous
+    segments."""
 
     window: int
     train: NDArray[np.int64]

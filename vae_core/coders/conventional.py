@@ -66,12 +66,7 @@ def candidates_for(plan: ColumnPlan) -> tuple[str, ...]:
         found += ["parquet-plain", "parquet-dictionary"]
         if t.is_nested(value) or is_integral(value) or _is_bytes(value):
             found.append("parquet-delta")
-        if (
-            t.is_nested(value)
-            or (is_integral(value) and not t.is_boolean(value))
-            or t.is_floating(value)
-            or t.is_fixed_size_binary(value)
-        ):
+        if t.is_nested(value) or (is_integral(value) and not t.is_boolean(value)) or t.is_floating(value) or t.is_fixed_size_binary(value):
             found.append("parquet-split")
         if plan.width > 1:
             found = ["parquet-plain"]
@@ -107,9 +102,7 @@ def rank(plan: ColumnPlan, array: pa.Array | pa.ChunkedArray, codes: Codes | Non
     return [(coding, round(n_bytes * scale)) for coding, n_bytes in sorted(found, key=lambda pair: pair[1])]
 
 
-def measure(
-    plan: ColumnPlan, array: pa.Array | pa.ChunkedArray, codes: Codes | None, candidates: Sequence[str]
-) -> tuple[str, int]:
+def measure(plan: ColumnPlan, array: pa.Array | pa.ChunkedArray, codes: Codes | None, candidates: Sequence[str]) -> tuple[str, int]:
     """The best of the candidates and its bytes over all rows passed; "ipc" when none of them can hold the data."""
     flat = one_array(array)
     sizes = [(coding, _size(plan, coding, flat, codes)) for coding in candidates]
@@ -153,9 +146,7 @@ def decode(plan: ColumnPlan, coding: str, stored: Stored, n_rows: int) -> pa.Arr
     """The inverse of `encode`: exactly plan.field.type and n_rows rows. Raises CorruptArchive."""
     array = _decode(plan, coding, stored, n_rows)
     if len(array) != n_rows or array.type != plan.field.type:
-        raise CorruptArchive(
-            f"column {plan.name!r} holds {len(array)} {array.type}, expected {n_rows} {plan.field.type}"
-        )
+        raise CorruptArchive(f"column {plan.name!r} holds {len(array)} {array.type}, expected {n_rows} {plan.field.type}")
     return array
 
 
@@ -306,3 +297,10 @@ def _is_bytes(value_type: pa.DataType) -> bool:
         or t.is_binary(value_type) or t.is_large_binary(value_type) or t.is_binary_view(value_type)
         or t.is_fixed_size_binary(value_type) or t.is_decimal(value_type)
     )  # fmt: skip
+
+
+def dictionary_bytes(plan: ColumnPlan, coding: str) -> int:
+    """Bytes of the plan's dictionary or levels, which codes-*, pco and zstd need once per dataset beside what is measured."""
+    if coding.startswith("parquet-") or coding in ("ipc", "pco-raw"):
+        return 0
+    return sum(len(blob) for blob in plan.blobs().values())

@@ -90,9 +90,7 @@ def from_native(plan: ColumnPlan, native: pa.Array) -> pa.Array:
         if t.is_dictionary(target):
             values = native.cast(target.value_type)
             array = values.dictionary_encode()
-            array = pa.DictionaryArray.from_arrays(
-                array.indices.cast(target.index_type), array.dictionary, ordered=target.ordered
-            )
+            array = pa.DictionaryArray.from_arrays(array.indices.cast(target.index_type), array.dictionary, ordered=target.ordered)
         elif t.is_duration(target):
             array = native.cast(pa.int64()).view(target)
         else:

@@ -35,9 +35,7 @@ _MISFIT_BITS = 80.0
 _DIGIT_BITS = 0.25
 
 
-def plan_columns(
-    schema: pa.Schema, profile: TableProfile, sample: pa.Table, tolerances: Mapping[str, Tolerance]
-) -> tuple[ColumnPlan, ...]:
+def plan_columns(schema: pa.Schema, profile: TableProfile, sample: pa.Table, tolerances: Mapping[str, Tolerance]) -> tuple[ColumnPlan, ...]:
     """One plan per column of the schema, in order.
 
     profile    : of the whole dataset, finished
@@ -55,9 +53,7 @@ def plan_columns(
     return tuple(plans)
 
 
-def _plan(
-    index: int, item: pa.Field, profile: ColumnProfile, sample: pa.ChunkedArray, tolerance: Tolerance
-) -> ColumnPlan:
+def _plan(index: int, item: pa.Field, profile: ColumnProfile, sample: pa.ChunkedArray, tolerance: Tolerance) -> ColumnPlan:
     verbatim = ColumnPlan(item.name, index, item, "verbatim")
     storage = storage_type(item.type)
     if pa.types.is_dictionary(storage):
@@ -79,8 +75,10 @@ def _plan(
         return _categorical(verbatim, storage, profile, sample)
     else:
         return verbatim
-    listed = isinstance(transform, IntegerLevels | FloatLevels | OrderedBits)
-    lossless = listed or (transform.bound == 0 and not tolerance.is_distortion)
+    if isinstance(transform, IntegerLevels | FloatLevels | OrderedBits):
+        lossless = True
+    else:
+        lossless = transform.bound == 0 and not tolerance.is_distortion
     codes, fits = transform.forward(values)
     if fits is not None:
         codes = codes[fits]
@@ -139,9 +137,7 @@ def _sample_of(sample: pa.ChunkedArray, value_type: pa.DataType) -> Any:
     return whole
 
 
-def _categorical(
-    verbatim: ColumnPlan, storage: pa.DataType, profile: ColumnProfile, sample: pa.ChunkedArray
-) -> ColumnPlan:
+def _categorical(verbatim: ColumnPlan, storage: pa.DataType, profile: ColumnProfile, sample: pa.ChunkedArray) -> ColumnPlan:
     """A dictionary when the values are few, or are one in the source already; else verbatim."""
     inner, index_type, ordered = storage, None, False
     kind, opaque = "categorical", False
@@ -197,9 +193,7 @@ def _some_value(value_type: pa.DataType) -> pa.Array | None:
     return pa.array([0], pa.int64()).cast(value_type, safe=False) if t.is_integer(value_type) else None
 
 
-def _choose_integers(
-    value_type: pa.DataType, profile: ColumnProfile, values: Any, tolerance: Tolerance
-) -> IntegerTransform:
+def _choose_integers(value_type: pa.DataType, profile: ColumnProfile, values: Any, tolerance: Tolerance) -> IntegerTransform:
     step = max(1, min(profile.step, 2**62))
     origin = profile.origin or 0
     minimum, maximum = int(profile.minimum or 0), int(profile.maximum or 0)
@@ -215,7 +209,8 @@ def _choose_integers(
         asked = Decimal(repr(tolerance.value)) * unscale
         if tolerance.is_distortion:
             group = int(min(asked / _GRID_STEPS_PER_RMSE / step, Decimal(2**62 // step)))
-            group = max(group, ((maximum - minimum) // step) // _MOST_GRID_LEVELS + 1, 1)
+            coarse = ((maximum - minimum) // step) // _MOST_GRID_LEVELS + 1
+            group = max(group, min(coarse, int(asked / step)), 1)
             return IntegerLattice(minimum, step, group, int(asked) if step > 2 * asked else None, unsigned)
         bound = int(min(asked, Decimal(2**62)))
         group = 2 * bound // step + 1
@@ -240,7 +235,8 @@ def _choose_floats(profile: ColumnProfile, values: Any, tolerance: Tolerance) ->
         return exact
     if tolerance.is_distortion:
         span = float(profile.value_range)
-        width = max(tolerance.value / _GRID_STEPS_PER_RMSE, span / _MOST_GRID_LEVELS)
+        fine, coarse = tolerance.value / _GRID_STEPS_PER_RMSE, min(span / _MOST_GRID_LEVELS, tolerance.value)
+        width = max(fine, coarse)
         step = exact.step / 10.0**exact.digits if isinstance(exact, DecimalLattice) else 0.0
         if isinstance(exact, DecimalLattice) and step >= width:
             most = tolerance.value if step > 2 * tolerance.value else None

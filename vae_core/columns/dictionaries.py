@@ -69,11 +69,7 @@ class ValueDictionary:
         odd = np.flatnonzero(state == STATE_MISFIT)
         misfits = None
         if len(odd):
-            misfits = (
-                array.take(pa.array(odd))
-                if not _is_view(array.type)
-                else _plain(array).take(pa.array(odd)).cast(self.values.type)
-            )
+            misfits = array.take(pa.array(odd)) if not _is_view(array.type) else _plain(array).take(pa.array(odd)).cast(self.values.type)
             if isinstance(misfits, pa.DictionaryArray):
                 misfits = misfits.dictionary_decode()
         return Codes(codes, state if state.any() else None, misfits)
@@ -102,9 +98,7 @@ class ValueDictionary:
             odd = np.flatnonzero(state == STATE_MISFIT)
             n_odd = 0 if codes.misfits is None else len(codes.misfits)
             if len(odd) != n_odd or int(state.max(initial=0)) > STATE_MISFIT:
-                raise CorruptArchive(
-                    f"a column has {len(odd)} values outside its dictionary and {n_odd} of them stored"
-                )
+                raise CorruptArchive(f"a column has {len(odd)} values outside its dictionary and {n_odd} of them stored")
             if codes.misfits is not None and n_odd:
                 extra, index = _distinct(codes.misfits)
                 values = pa.concat_arrays([_plain(values), _plain(extra)])

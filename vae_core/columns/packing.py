@@ -20,7 +20,7 @@ _MOST_BYTES = 1 << 28
 
 def zstd(data: bytes, level: int = 19) -> bytes:
     """zstd frame with its content size."""
-    return zstandard.ZstdCompressor(level=level).compress(data)
+    return bytes(zstandard.ZstdCompressor(level=level).compress(data))
 
 
 def unzstd(data: bytes, most_bytes: int = _MOST_BYTES) -> bytes:
@@ -40,7 +40,8 @@ def to_ipc(array: pa.Array) -> bytes:
     batch = pa.record_batch([array], names=["v"])
     with pa.ipc.new_stream(sink, batch.schema) as writer:
         writer.write_batch(batch)
-    return sink.getvalue().to_pybytes()
+    data: bytes = sink.getvalue().to_pybytes()
+    return data
 
 
 def from_ipc(data: bytes, expected: pa.DataType | None = None) -> pa.Array:
@@ -141,12 +142,7 @@ def unpco(data: bytes, dtype: np.dtype[Any], n: int) -> NDArray[Any]:
 
 def _is_text(value_type: pa.DataType) -> bool:
     t = pa.types
-    return bool(
-        t.is_string(value_type)
-        or t.is_large_string(value_type)
-        or t.is_binary(value_type)
-        or t.is_large_binary(value_type)
-    )
+    return bool(t.is_string(value_type) or t.is_large_string(value_type) or t.is_binary(value_type) or t.is_large_binary(value_type))
 
 
 def _front(values: pa.Array) -> bytes:
@@ -173,8 +169,7 @@ def _unfront(data: bytes, value_type: pa.DataType) -> pa.Array:
     if len(data) < 4 + 8 * n:
         raise CorruptArchive("a front-coded dictionary is cut short")
     shared, lengths = (
-        np.frombuffer(data, np.uint8, 4 * n, 4 + 4 * n * j).reshape(4, n).T.copy().view(np.uint32).ravel().tolist()
-        for j in (0, 1)
+        np.frombuffer(data, np.uint8, 4 * n, 4 + 4 * n * j).reshape(4, n).T.copy().view(np.uint32).ravel().tolist() for j in (0, 1)
     )
     texts: list[bytes] = []
     at, before, total = 4 + 8 * n, b"", 0

@@ -21,11 +21,7 @@ def is_integral(value_type: pa.DataType) -> bool:
     t = pa.types
     if t.is_decimal(value_type):
         return bool(value_type.precision <= 18)
-    return bool(
-        t.is_boolean(value_type)
-        or t.is_integer(value_type)
-        or (t.is_temporal(value_type) and not t.is_interval(value_type))
-    )
+    return bool(t.is_boolean(value_type) or t.is_integer(value_type) or (t.is_temporal(value_type) and not t.is_interval(value_type)))
 
 
 def storage_dtype(value_type: pa.DataType) -> np.dtype[Any]:
@@ -99,15 +95,13 @@ def from_raw(value_type: pa.DataType, raw: NDArray[Any], valid: Bools | None) ->
     """The inverse of `raw_values`: an Arrow array over the memory of `raw`."""
     n = len(raw)
     bitmap = None if valid is None else pack_bits(valid)
-    if pa.types.is_boolean(value_type):
-        data = pack_bits(raw.astype(np.bool_, copy=False))
-    else:
-        data = pa.py_buffer(np.ascontiguousarray(raw))
+    packed = pa.types.is_boolean(value_type)
+    data = pack_bits(raw.astype(np.bool_, copy=False)) if packed else pa.py_buffer(np.ascontiguousarray(raw))
     return pa.Array.from_buffers(value_type, n, [bitmap, data], null_count=-1 if valid is not None else 0)
 
 
 def integers_of(array: pa.Array) -> tuple[Ints, Bools | None]:
-    """Values as int64 (uint64 wraps round) and where they fit (None: all; only decimals may not). Zero-copy at 64 bits."""
+    """Values as int64 (uint64 wraps) and where they fit (None: all; only decimals may not). Zero-copy at 64 bits."""
     raw = raw_values(array)
     if raw.ndim == 2:
         low = np.ascontiguousarray(raw[:, 0])
@@ -125,9 +119,7 @@ def raw_of_integers(value_type: pa.DataType, values: Ints, *, clip: bool, where:
     clip: values beyond the type's range are drawn to its ends; else CorruptArchive, `where` naming the column.
     """
     dtype = storage_dtype(value_type)
-    if clip and (
-        value_type.bit_width != 64 or not (pa.types.is_integer(value_type) or pa.types.is_timestamp(value_type))
-    ):
+    if clip and (value_type.bit_width != 64 or not (pa.types.is_integer(value_type) or pa.types.is_timestamp(value_type))):
         values = np.clip(values, *integer_range(value_type))
     if dtype.shape:
         raw = np.empty((len(values), *dtype.shape), np.int64)

@@ -173,9 +173,7 @@ def transform_from_json(data: Mapping[str, Any], blob: bytes | None, value_type:
     if tag == "bins":
         return Bins(dtype.str, float(data["w"]), most)
     if tag == "decimal":
-        lattice_f = DecimalLattice(
-            dtype.str, int(data["k"]), int(data["o"]), int(data["s"]), int(data["g"]), bool(data["w"]), most
-        )
+        lattice_f = DecimalLattice(dtype.str, int(data["k"]), int(data["o"]), int(data["s"]), int(data["g"]), bool(data["w"]), most)
         small = 0 <= lattice_f.digits <= 22 and abs(lattice_f.offset) < 2**62
         if not (small and lattice_f.step > 0 and lattice_f.group > 0 and lattice_f.step * lattice_f.group < 2**62):
             raise CorruptArchive(f"a decimal lattice of step {lattice_f.step} and group {lattice_f.group}")

@@ -98,15 +98,23 @@ def one_array(array: pa.Array | pa.ChunkedArray) -> pa.Array:
     if array.num_chunks == 1:
         return array.chunk(0)
     if array.num_chunks == 0:
-        return (
-            pa.array([], array.type)
-            if not isinstance(array.type, pa.BaseExtensionType)
-            else pa.chunked_array(array).combine_chunks()
-        )
+        return pa.array([], array.type) if not isinstance(array.type, pa.BaseExtensionType) else pa.chunked_array(array).combine_chunks()
     if pa.types.is_dictionary(storage_type(array.type)):
-        array = array.unify_dictionaries()
+        try:
+            array = array.unify_dictionaries()
+        except pa.ArrowInvalid:  # nulls among the values of a dictionary
+            array = _redictionaried(array)
     combined = array.combine_chunks()
     return combined if not isinstance(combined, pa.ChunkedArray) else combined.chunk(0)
+
+
+def _redictionaried(array: pa.ChunkedArray) -> pa.ChunkedArray:
+    """Chunks of a dictionary column over one dictionary without nulls."""
+    plain = pa.chunked_array([storage_of(chunk).dictionary_decode() for chunk in array.chunks])
+    kind = storage_type(array.type)
+    whole = one_array(plain).dictionary_encode()
+    indices = whole.indices.cast(kind.index_type)
+    return pa.chunked_array([pa.DictionaryArray.from_arrays(indices, whole.dictionary, ordered=kind.ordered)])
 
 
 def _encode_flat(plan: ColumnPlan, array: pa.Array) -> Codes:

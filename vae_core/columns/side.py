@@ -51,11 +51,7 @@ def unpack_side(data: bytes, n: int, value_type: pa.DataType) -> tuple[NDArray[n
         state = np.frombuffer(body, np.uint8)
     elif data[0] == 2:
         n_bits = (n + 7) // 8
-        set_bits = (
-            np.unpackbits(np.frombuffer(body[:n_bits], np.uint8), count=n).astype(np.bool_)
-            if len(body) >= n_bits
-            else state
-        )
+        set_bits = np.unpackbits(np.frombuffer(body[:n_bits], np.uint8), count=n).astype(np.bool_) if len(body) >= n_bits else state
         kinds = np.frombuffer(body[n_bits:], np.uint8)
         if int(set_bits.sum()) != len(kinds):
             raise CorruptArchive("states and their positions disagree")

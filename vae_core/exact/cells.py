@@ -71,7 +71,7 @@ def cell_plan_from_json(parts: Any, n_columns: int) -> CellPlan:
             found.append(DigitPlan(tuple(features), tuple(int(w) for w in weights)))
     except (TypeError, ValueError, IndexError) as error:
         raise CorruptArchive(f"model holds a malformed column code: {str(parts)[:60]}") from error
-    if len(found) != len(scheme.sizes) or (scheme.to_json()[0] == "residual") != (linear is not None):
+    if len(found) != len(scheme.sizes) or (scheme.to_json()[0] == "residual" and linear is None):
         raise CorruptArchive("model holds a column code whose digits do not fit its scheme")
     for size, digit in zip(scheme.sizes, found, strict=True):
         sizes = [f.size for f in digit.features]
@@ -103,9 +103,9 @@ def code_cells(
             left = right = None
             if by_level and step < STRIDE:
                 left, right = neighbours(step, rows, n_rows)
-            guess = None if plan.linear is None else plan.linear.guess(decoded, rows, own, left, right)
+            guess, fraction = (None, None) if plan.linear is None else plan.linear.guess(decoded, rows, own, left, right)
             around = Surroundings(
-                step, None if left is None else own[left], None if right is None else own[right], guess
+                step, None if left is None else own[left], None if right is None else own[right], guess, fraction
             )
             last = n_seen + chunk.stop >= n_active
             own[rows] = _code_chunk(channel, plan, tables, decoded, rows, around, own[rows], learn=not last)
@@ -122,9 +122,9 @@ def _code_chunk(
     truth: Ints,
     learn: bool,
 ) -> Ints:
-    known = raw = n_raw = None
+    known = raw = None
     if channel.writes:
-        known, n_raw, raw = plan.scheme.split(truth, around.guess)
+        known, _, raw = plan.scheme.split(truth, around.guess)
     got: list[Ints] = []
     for k, (digit, counts) in enumerate(zip(plan.digits, tables, strict=True)):
         extra = {} if k == 0 else {0: got[-1]}

@@ -26,11 +26,12 @@ from vae_core.exact.schedule import STEPS
 Ints = NDArray[np.int64]
 
 COLUMN_KINDS = ("value", "bins", "state", "before", "step")
-OWN_KINDS = ("left", "right", "between", "spread", "level", "guess")
+OWN_KINDS = ("left", "right", "between", "spread", "level", "guess", "fraction")
 NEIGHBOUR_KINDS = ("left", "right", "between", "spread", "level")
 MAX_LEVELS = 1 << 16
 N_STATES = 7
 STEP_CLASSES = 21
+FRACTIONS = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +65,7 @@ class Feature:
             with np.errstate(over="ignore"):
                 offset = values - np.int64(self.lo)
             return np.where((offset >= 0) & (offset < self.size - 1), offset, self.size - 1)
-        return np.searchsorted(np.array(self.edges, np.int64), values, side="right").astype(np.int64)
+        return np.asarray(np.searchsorted(np.array(self.edges, np.int64), values, side="right"), np.int64)
 
 
 def from_json(parts: Any, n_columns: int) -> Feature:
@@ -76,7 +77,7 @@ def from_json(parts: Any, n_columns: int) -> Feature:
             feature = Feature(kind, column, lo, size, tuple(edges))
         case _:
             raise CorruptArchive(f"model names an unknown feature: {str(parts)[:60]}")
-    expected = {"state": N_STATES, "step": STEP_CLASSES, "spread": 65, "level": len(STEPS) + 1}.get(kind)
+    expected = {"state": N_STATES, "step": STEP_CLASSES, "spread": 65, "level": len(STEPS) + 1, "fraction": FRACTIONS}.get(kind)
     if kind in ("bins", "before", "left", "right", "between", "guess"):
         expected = len(edges) + 1 + (kind in ("left", "right", "between"))
     if (expected is not None and size != expected) or list(edges) != sorted(edges) or not -(2**63) <= lo < 2**63:
@@ -133,17 +134,20 @@ def step_class(values: Ints, before: Ints) -> Ints:
 
 @dataclass(frozen=True, slots=True)
 class Surroundings:
-    """What a column knows of itself when a pass is coded: neighbour values (n,) each, the pass and the prediction."""
+    """What a column knows of itself when a pass is coded: neighbour values (n,) each, the pass, the prediction, its fraction."""
 
     step: int
     left: Ints | None
     right: Ints | None
     guess: Ints | None
+    fraction: Ints | None = None
 
     def levels(self, feature: Feature, n: int) -> Ints:
         """(n,) levels of one of the column's own features; a neighbour that does not exist is the last level."""
         if feature.kind == "level":
             return np.full(n, 0 if self.step == 0 else 1 + STEPS.index(self.step), np.int64)
+        if feature.kind == "fraction":
+            return self.fraction if self.fraction is not None else np.zeros(n, np.int64)
         if feature.kind == "guess":
             return feature.levels(self.guess) if self.guess is not None else np.zeros(n, np.int64)
         if self.left is None or self.right is None:

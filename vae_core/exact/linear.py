@@ -58,15 +58,18 @@ class Linear:
             self.anchor_bias,
         ]
 
-    def guess(self, decoded: Decoded, rows: Ints, own: Ints, left: Ints | None, right: Ints | None) -> Ints:
-        """(n,) predictions for the given rows; left/right are row numbers of the neighbours, None on anchors."""
+    def guess(
+        self, decoded: Decoded, rows: Ints, own: Ints, left: Ints | None, right: Ints | None
+    ) -> tuple[Ints, Ints]:
+        """(n,) predictions for the given rows, and their fractions in eighths; left/right are row numbers of the neighbours,
+        None on anchors."""
         anchor = left is None
         terms, bias = (self.anchor_terms, self.anchor_bias) if anchor and self.by_level else (self.terms, self.bias)
         total = np.full(len(rows), bias + (1 << (SHIFT - 1)), np.int64)
         with np.errstate(over="ignore"):
             for term in terms:
                 total += np.int64(term.weight) * term_values(term.kind, term.column, decoded, rows, own, left, right)
-        return total >> SHIFT
+        return total >> SHIFT, (total >> (SHIFT - 3)) & 7
 
 
 def term_values(

@@ -13,7 +13,7 @@ from vae_core.exact.cells import CellPlan, ColumnCode, DigitPlan, from_minutes, 
 from vae_core.exact.costs import ALL_WEIGHTS, Chain, extend, root
 from vae_core.exact.counts import MAX_CELLS
 from vae_core.exact.digits import Digits, Direct, Residual
-from vae_core.exact.features import N_STATES, STEP_CLASSES, Decoded, Feature, Surroundings
+from vae_core.exact.features import FRACTIONS, MAX_LEVELS, N_STATES, STEP_CLASSES, Decoded, Feature, Surroundings
 from vae_core.exact.linear import Linear, term_values
 from vae_core.exact.schedule import STEPS, STRIDE, neighbours, passes
 
@@ -21,7 +21,7 @@ Ints = NDArray[np.int64]
 PRESCREEN_ROWS = 6_000
 SHORTLIST = 10
 MAX_PARENTS = 3
-MAX_EXACT_LEVELS = 4_096
+MAX_EXACT_LEVELS = MAX_LEVELS - 2
 MIN_GAIN_BITS = 500.0  # what naming one more feature costs in the stored plan, with a margin
 
 
@@ -133,6 +133,8 @@ def _options(
         for linear in _predictions(sampled, values, valid, hi - lo):
             spread = min(62, max(2, (hi - lo).bit_length()))
             found.append((Residual(spread), linear))
+            if hi - lo < 1 << 8:
+                found.append((Direct.over(lo, hi), linear))
     return found or [(Residual(62), Linear((), lo << 16 if abs(lo) < 1 << 45 else 0))]
 
 
@@ -186,19 +188,20 @@ class _Bench:
     digits: list[Ints] = field(default_factory=list)
     raw_bits: float = 0.0
     guess: Ints | None = None
+    fraction: Ints | None = None
     geometry: tuple[Ints, Ints, Ints] | None = None
     cache: dict[Feature, Ints] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.geometry = _level_of_rows(self.sampled.n_rows)
         if self.linear is not None:
-            guess = np.zeros(self.sampled.n_rows, np.int64)
+            guess, fraction = np.zeros(self.sampled.n_rows, np.int64), np.zeros(self.sampled.n_rows, np.int64)
             step_of, left_of, right_of = self.geometry
             anchor = step_of >= STRIDE if self.linear.by_level else np.zeros(len(step_of), bool)
             for rows, alone in ((np.flatnonzero(anchor), True), (np.flatnonzero(~anchor), not self.linear.by_level)):
                 left, right = (None, None) if alone else (left_of[rows], right_of[rows])
-                guess[rows] = self.linear.guess(self.sampled.decoded, rows, self.own, left, right)
-            self.guess = guess[self.active]
+                guess[rows], fraction[rows] = self.linear.guess(self.sampled.decoded, rows, self.own, left, right)
+            self.guess, self.fraction = guess[self.active], fraction[self.active]
         self.digits, n_raw, _ = self.scheme.split(self.own[self.active], self.guess)
         self.raw_bits = float(n_raw.sum())
 
@@ -215,8 +218,8 @@ class _Bench:
         assert self.geometry is not None
         step_of, left_of, right_of = (g[self.active] for g in self.geometry)
         out = np.zeros(len(self.active), np.int64)
-        if feature.kind == "guess":
-            return Surroundings(0, None, None, self.guess).levels(feature, len(out))
+        if feature.kind in ("guess", "fraction"):
+            return Surroundings(0, None, None, self.guess, self.fraction).levels(feature, len(out))
         for step in STEPS:
             here = np.flatnonzero(step_of == step)
             known = step < STRIDE
@@ -288,9 +291,10 @@ def _candidates(bench: _Bench, n_symbols: int) -> list[Feature]:
         found += [Feature(kind, -1, 0, len(coarse) + 2, coarse) for kind in ("left", "right", "between")]
         found += [Feature("spread", -1, 0, 65), Feature("level", -1, 0, len(STEPS) + 1)]
     if bench.guess is not None:
-        for n_bins in (8, 32):
+        for n_bins in (8, 32, 128):
             edges = _quantiles(bench.guess, n_bins)
             found.append(Feature("guess", -1, 0, len(edges) + 1, edges))
+        found.append(Feature("fraction", -1, 0, FRACTIONS))
     return [f for f in found if f.size * n_symbols <= MAX_CELLS]
 
 
