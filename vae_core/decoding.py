@@ -21,11 +21,10 @@ from vae_core.entropy.rans import Decoder
 from vae_core.errors import CorruptArchive, UsageError
 from vae_core.exact.cells import code_column, to_minutes
 from vae_core.exact.features import N_STATES, Decoded
-from vae_core.layout import LATENT, LEARNED, POOL, Layout
+from vae_core.layout import LATENT, LEARNED, POOL, Layout, uses_codes
 from vae_core.model import Base, Model
 
 MAX_MISFIT_BYTES = 1 << 30
-CODES_CODINGS = ("pco", "zstd", *(c for c in conventional.CODINGS if c.startswith("codes-")))
 
 
 def _indices(model: Model, columns: Sequence[str] | None) -> list[int]:
@@ -170,7 +169,7 @@ class _Block:
     def _given_codes(self, j: int, array: pa.Array) -> Codes:
         """The codes of a column that no stream holds, as its encoder saw them."""
         plan, coding = self.model.columns[j], self.layout.codings[j]
-        if coding in CODES_CODINGS:
+        if uses_codes(coding):
             return conventional.decode_codes(plan, coding, self._stored(j), self.n_rows)
         return encode_column(plan, array)
 

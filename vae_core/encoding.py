@@ -22,7 +22,7 @@ from vae_core.entropy.rans import Encoder
 from vae_core.errors import BadInput
 from vae_core.exact.cells import code_column, from_minutes, to_minutes
 from vae_core.exact.features import Decoded
-from vae_core.layout import LATENT, LEARNED, POOL, UNIFORM, Layout
+from vae_core.layout import LATENT, LEARNED, POOL, UNIFORM, Layout, uses_codes
 from vae_core.model import Base, Model
 from vae_core.tables import rmse_of
 
@@ -35,12 +35,16 @@ THREADS = 2
 
 @dataclass(slots=True)
 class _Column:
-    """One column of the table while its shard is made: the array, its codes, the best conventional coding and its bytes."""
+    """One column of the table while its shard is made: the array, its codes, the best conventional coding and its bytes.
+
+    conventional_bytes : what it costs in this shard     reported_bytes : with this shard's share of a dictionary it needs
+    """
 
     array: pa.Array
     codes: Codes | None
     coding: str
     conventional_bytes: int
+    reported_bytes: int
     n_bytes: float = 0.0
 
 
@@ -80,12 +84,16 @@ def _prepare(model: Model, j: int, chunked: pa.ChunkedArray) -> _Column:
     plan = model.uniform.get(j, model.columns[j])
     codes = encode_column(plan, array) if j in model.uniform else fine
     head = _head(plan.width, array, codes)
+    # the dictionary behind codes is in the model, whatever this shard does: it weighs in what is reported, not in the choice
+    dictionary = model.dictionary_bytes(j) * min(1.0, len(array) / max(1, model.n_rows))
     ranked = conventional.rank(plan, *head)
-    if len(array) <= len(head[0]):
-        coding, n_bytes = ranked[0]
-    else:
-        coding, n_bytes = conventional.measure(plan, array, codes, [name for name, _ in ranked[:3]])
-    return _Column(array, fine, (UNIFORM if j in model.uniform else "") + coding, n_bytes)
+    if len(array) > len(head[0]):
+        best = [[n for n, _ in ranked if uses_codes(n) is coded][:2] for coded in (True, False)]
+        measured = [conventional.measure(plan, array, codes, names) for names in best if names]
+        ranked = sorted(measured, key=lambda m: m[1])
+    coding, n_bytes = ranked[0]
+    reported = round(min(n + (dictionary if uses_codes(name) else 0) for name, n in ranked))
+    return _Column(array, fine, (UNIFORM if j in model.uniform else "") + coding, n_bytes, reported)
 
 
 def _head(width: int, array: pa.Array, codes: Codes | None) -> tuple[pa.Array, Codes | None]:
@@ -338,7 +346,7 @@ def _finished(
     outcomes, bits = [], {}
     for plan, column, coding in zip(model.columns, columns, codings, strict=True):
         n_bytes = round(column.n_bytes + sum(e.bits for e in learned.get(plan.index, [])) / 8)
-        outcomes.append(ColumnOutcome(plan.name, coding, n_bytes, column.conventional_bytes))
+        outcomes.append(ColumnOutcome(plan.name, coding, n_bytes, column.reported_bytes))
         if coding == LEARNED and len(column.array):
             bits[plan.name] = 8 * n_bytes / len(column.array)
     return EncodedShard(

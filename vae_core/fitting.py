@@ -18,6 +18,7 @@ from vae_core.exact.cells import ColumnCode
 from vae_core.exact.costs import root
 from vae_core.exact.features import Decoded
 from vae_core.exact.search import SampleColumn, Sampled, order, search_column
+from vae_core.layout import uses_codes
 from vae_core.model import Base, FitConfig, FitResult, Model, Sample
 from vae_core.tolerance import Tolerance
 
@@ -27,6 +28,7 @@ EXACT_ROWS = 60_000
 EXACT_SHARE = 0.5
 PREVIEW_SHARE = 0.025  # the promise is 3 %: the estimate it is taken of may be off by a sixth
 MIN_PREVIEW_BYTES = 600
+MIN_JUDGED_DICTIONARY = 4_096
 UNIFORM_STEP = float(np.sqrt(12.0))
 
 
@@ -65,12 +67,13 @@ def fit(
     distortion, compared = _fit_distortion(plans, uniform, sample, config, n_total, report)
     if distortion is None:
         plans = uniform
+    plans = _without_costly_dictionaries(plans, sample, n_total)
     taken = set() if distortion is None else set(distortion.columns)
     codes, rate = _fit_exact(plans, sample, taken, config, n_total, report)
     draft = Model(schema, plans, codes, None, distortion, rate)
     preview, previews = _fit_preview(draft, sample, config, n_total, report)
     fallback = {j: uniform[j] for j in sorted(taken)}
-    model = Model(schema, plans, codes, preview, distortion, rate, fallback)
+    model = Model(schema, plans, codes, preview, distortion, rate, fallback, n_total)
     summary = {
         "rate_bits_per_row": rate, "n_learned": len(codes), "n_columns": len(plans), "seconds": report.curve[-1]["seconds"] if report.curve else 0.0,
         "distortion_compared": compared, "preview_compared": previews,
@@ -95,7 +98,7 @@ def refresh(
     taken = set() if model.distortion is None else set(model.distortion.columns)
     n_total = max(profile_rows(profile), sample.table.num_rows)
     codes, rate = _fit_exact(plans, sample, taken, config, n_total, report)
-    refreshed = Model(model.schema, plans, codes, model.preview, model.distortion, rate, model.uniform)
+    refreshed = Model(model.schema, plans, codes, model.preview, model.distortion, rate, model.uniform, n_total)
     return FitResult(refreshed, report.curve, {"rate_bits_per_row": rate, "refreshed": True, "n_learned": len(codes)})
 
 
@@ -145,7 +148,8 @@ def _fit_exact(
     left = {c.column: _plain_bits(c) for c in picked}
     codes_found: list[ColumnCode] = []
     report("exact", 0, sum(left.values()) / n, sum(left.values()) / n)
-    for position in order(picked, rng):
+    positions, sampled.gains = order(picked, rng)
+    for position in positions:
         code, bits = search_column(sampled, picked[position], lambda: time.monotonic() < deadline)
         codes_found.append(code)
         left[code.column] = bits
@@ -243,6 +247,26 @@ def _uniform(
         name: Tolerance("absolute", 0.45 * UNIFORM_STEP * t.value) if t.is_distortion else t for name, t in tolerances.items()
     }
     return plan_columns(schema, profile, sample.table, bounded) if any(t.is_distortion for t in tolerances.values()) else plans
+
+
+def _without_costly_dictionaries(plans: Sequence[ColumnPlan], sample: Sample, n_total: int) -> tuple[ColumnPlan, ...]:
+    """The plans, but a column whose dictionary costs more than it saves over its raw values is stored verbatim.
+
+    Judged on the sample with conventional codings, which cost more than learned ones: kept when within 30 %.
+    """
+    found = []
+    for plan in plans:
+        n_bytes = sum(len(blob) for blob in plan.blobs().values()) if plan.kind in ("categorical", "numeric") else 0
+        if n_bytes > MIN_JUDGED_DICTIONARY and plan.is_lossless and sample.table.num_rows:
+            array = one_array(sample.table.column(plan.index).slice(0, 1 << 17))
+            ranked = conventional.rank(plan, array, encode_column(plan, array))
+            scale = n_total / len(array)
+            coded = min((n for name, n in ranked if uses_codes(name)), default=0) * scale + n_bytes
+            raw = min((n for name, n in ranked if not uses_codes(name)), default=0) * scale
+            if raw and raw < 0.7 * coded:
+                plan = ColumnPlan(plan.name, plan.index, plan.field, "verbatim", plan.tolerance)
+        found.append(plan)
+    return tuple(found)
 
 
 def _free_prefix(plans: Sequence[ColumnPlan], wanted: str) -> str:

@@ -18,6 +18,11 @@ UNIFORM = "uniform/"
 POOL = "pool"
 
 
+def uses_codes(coding: str) -> bool:
+    """Whether a conventional coding stores a column's codes (and so needs its dictionary), not its raw values."""
+    return coding.removeprefix(UNIFORM) in ("pco", "zstd") or coding.removeprefix(UNIFORM).startswith("codes-")
+
+
 @dataclass(frozen=True, slots=True)
 class Layout:
     """One shard's layout (FORMAT.md, "Layout").

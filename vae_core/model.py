@@ -82,6 +82,7 @@ class Model:
     distortion         : the base layer that codes the columns with an rmse target, None when there are none
     uniform            : for the columns of the distortion layer, plans that quantise them uniformly to the same target instead
     rate_bits_per_row  : what the exact layer estimated on its sample, all learned columns
+    n_rows             : rows of the dataset it was fitted for
     """
 
     schema: pa.Schema
@@ -91,6 +92,7 @@ class Model:
     distortion: Base | None = None
     rate_bits_per_row: float = 0.0
     uniform: dict[int, ColumnPlan] = field(default_factory=dict)
+    n_rows: int = 0
 
     def to_files(self) -> dict[str, bytes]:
         """File name -> bytes; the encoder's file only when there is an encoder."""
@@ -99,6 +101,7 @@ class Model:
             "columns": [c.to_json() for c in self.columns],
             "codes": [c.to_json() for c in self.codes],
             "rate": round(self.rate_bits_per_row, 3),
+            "rows": self.n_rows,
         }
         if self.uniform:
             plan["uniform"] = [c.to_json() for c in self.uniform.values()]
@@ -148,7 +151,7 @@ class Model:
             uniform = [ColumnPlan.from_json(c, other, schema) for c in plan.get("uniform", [])]
         except (KeyError, TypeError, ValueError, zstandard.ZstdError, SafetensorError, pa.ArrowException, RecursionError) as error:
             raise CorruptArchive(f"model cannot be read: {type(error).__name__}: {str(error)[:120]}") from error
-        model = cls(schema, columns, codes, bases["preview"], bases["distortion"], rate, {c.index: c for c in uniform})
+        model = cls(schema, columns, codes, bases["preview"], bases["distortion"], rate, {c.index: c for c in uniform}, int(plan["rows"]))
         model.check()
         return model
 
@@ -164,6 +167,10 @@ class Model:
             if code.fill != plan.fill:
                 raise CorruptArchive(f"model fills column {plan.name!r} with two different codes")
             seen.add(code.column)
+
+    def dictionary_bytes(self, j: int) -> int:
+        """Bytes in the model that code-based codings of a column need: its dictionary or levels."""
+        return sum(len(blob) for blob in self.columns[j].blobs().values())
 
     @property
     def learned(self) -> dict[int, ColumnCode]:

@@ -197,7 +197,7 @@ def vae_candidates(
             width=width, window=window, seed=seed, time_budget_s=budget_s / max(1, len(plans)), variational=variational, progress=progress,
         )  # fmt: skip
         curve += trained.curve
-        log.info("autoencoder of window %d: %.2f bits a window, RMSE %s", window, trained.bits, np.round(trained.rmse, 4))
+        log.info("autoencoder of window %d: %.2f bits a window, errors %s", window, trained.bits, np.round(trained.rmse, 4))
         for amortised in (False, True) if len(train) < 4 * MAX_ROWS else (False,):
             export = network_layer(
                 task.columns,
@@ -261,9 +261,7 @@ def aim_of(task: Task, window: int, model_bytes: float) -> Aim | None:
 
     group = np.tile(task.group[task.features.column], window)
     if task.rmse is not None:
-        targets = np.zeros(len(task.rmse))
-        targets[task.group[task.features.column]] = task.feature_targets * MARGIN
-        return Aim(targets, None, group)
+        return Aim(np.full(len(task.rmse), MARGIN), None, group, np.tile(task.feature_targets, window))
     assert task.budget is not None
     spare = (task.budget - model_bytes) * 8 / task.n_rows_total * window
-    return Aim(None, spare / 1.1, group) if spare > 0 else None
+    return Aim(None, spare / 1.1, group, np.ones(len(group))) if spare > 0 else None

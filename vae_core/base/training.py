@@ -39,19 +39,21 @@ class FitProgress:
 class Aim:
     """What the fit steers to, per window of N features.
 
-    rmse  : (G,) target of each group in standardised units (distortion mode), or None
+    rmse  : (G,) target of each group in its features' units (distortion mode), or None
     bits  : bits a window the latents may cost (preview), or None
     group : (N,) int64, the group of each feature; groups are columns, or tensor columns
+    unit  : (N,) what the errors of each feature are counted in, in standardised units
     """
 
     rmse: NDArray[np.float64] | None
     bits: float | None
     group: NDArray[np.int64]
+    unit: NDArray[np.float64]
 
     def errors(self, squared: NDArray[np.float64], mask: NDArray[np.float64]) -> NDArray[np.float64]:
         """(G,) RMSE of each group from summed squared errors and counts (N,) each."""
         n = np.bincount(self.group, mask)
-        return np.asarray(np.sqrt(np.bincount(self.group, squared) / np.maximum(n, 1.0)), np.float64)
+        return np.asarray(np.sqrt(np.bincount(self.group, squared / self.unit**2) / np.maximum(n, 1.0)), np.float64)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -69,7 +69,7 @@ def cell_plan_from_json(parts: Any, n_columns: int) -> CellPlan:
             features = [] if k == 0 else [Feature("digit", -1, 0, scheme.sizes[k - 1])]
             features += [features_module.from_json(p, n_columns) for p in feature_parts[len(features) :]]
             found.append(DigitPlan(tuple(features), tuple(int(w) for w in weights)))
-    except (TypeError, ValueError, IndexError) as error:
+    except (TypeError, ValueError, IndexError, KeyError, OverflowError) as error:
         raise CorruptArchive(f"model holds a malformed column code: {str(parts)[:60]}") from error
     if len(found) != len(scheme.sizes) or (scheme.to_json()[0] == "residual" and linear is None):
         raise CorruptArchive("model holds a column code whose digits do not fit its scheme")

@@ -65,7 +65,10 @@ class Feature:
             with np.errstate(over="ignore"):
                 offset = values - np.int64(self.lo)
             return np.where((offset >= 0) & (offset < self.size - 1), offset, self.size - 1)
-        return np.asarray(np.searchsorted(np.array(self.edges, np.int64), values, side="right"), np.int64)
+        edges: Ints = np.array(self.edges, np.int64)
+        found: Ints = np.searchsorted(edges, values, side="right").astype(np.int64)
+        return found
+
 
 
 def from_json(parts: Any, n_columns: int) -> Feature:

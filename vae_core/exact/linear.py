@@ -96,10 +96,11 @@ def from_json(parts: Any, n_columns: int) -> Linear:
         read = tuple(Term(str(k), int(c), int(w)) for k, c, w in terms)
         anchors = tuple(Term(str(k), int(c), int(w)) for k, c, w in anchor_terms)
         linear = Linear(read, int(bias), anchors, int(anchor_bias))
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, OverflowError) as error:
         raise CorruptArchive(f"model holds a malformed linear prediction: {str(parts)[:60]}") from error
     for term in (*read, *anchors):
-        if term.kind not in TERM_KINDS or not -1 <= term.column < n_columns or abs(term.weight) >= 1 << 40:
+        known = term.column == -1 if term.kind == "mean" else 0 <= term.column < n_columns
+        if term.kind not in TERM_KINDS or not known or abs(term.weight) >= 1 << 40:
             raise CorruptArchive(f"model holds a malformed linear term: {term}")
     if any(t.kind != "at" for t in anchors) or max(abs(linear.bias), abs(linear.anchor_bias)) >= 1 << 62:
         raise CorruptArchive("model holds a linear prediction of anchors from rows that are not decoded yet")

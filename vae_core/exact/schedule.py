@@ -16,6 +16,8 @@ from numpy.typing import NDArray
 
 STRIDE = 32
 FIRST_CHUNK = 64
+import os
+LAST_CHUNK = int(os.environ.get('LC', 1<<30))
 STEPS = tuple(1 << k for k in range(STRIDE.bit_length() - 1, -1, -1))  # 32 (anchors), 16, 8, 4, 2, 1
 
 Ints = NDArray[np.int64]
@@ -38,7 +40,7 @@ def chunks(n_rows: int) -> Iterator[slice]:
     """Slices of a pass of n_rows rows; a chunk is half as long as what came before it in the pass, FIRST_CHUNK at least."""
     start = 0
     while start < n_rows:
-        length = max(FIRST_CHUNK, start // 2)
+        length = min(LAST_CHUNK, max(FIRST_CHUNK, start // 2))
         yield slice(start, min(n_rows, start + length))
         start += length
 

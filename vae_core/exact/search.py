@@ -20,6 +20,7 @@ from vae_core.exact.schedule import STEPS, STRIDE, neighbours, passes
 Ints = NDArray[np.int64]
 PRESCREEN_ROWS = 6_000
 SHORTLIST = 10
+RELATED = 12
 MAX_PARENTS = 3
 MAX_EXACT_LEVELS = MAX_LEVELS - 2
 MIN_GAIN_BITS = 500.0  # what naming one more feature costs in the stored plan, with a margin
@@ -51,6 +52,12 @@ class Sampled:
     decoded: Decoded
     placed: list[SampleColumn] = field(default_factory=list)
     ordered: set[int] = field(default_factory=set)  # columns that gain from their neighbouring rows
+    gains: dict[int, dict[int, float]] = field(default_factory=dict)
+
+    def related(self, column: int, n: int) -> list[SampleColumn]:
+        """At most n columns placed earlier, those that tell most of a column first."""
+        gains = self.gains.get(column, {})
+        return sorted(self.placed, key=lambda c: -gains.get(c.column, 0.0))[:n]
 
 
 def looks_like_clock(column: SampleColumn) -> bool:
@@ -61,8 +68,11 @@ def looks_like_clock(column: SampleColumn) -> bool:
     return bool((valid % 100 < 60).all()) and len(np.unique(valid)) > 48
 
 
-def order(columns: Sequence[SampleColumn], rng: np.random.Generator) -> list[int]:
-    """Positions in coding order: next comes the column cheapest given the best single column already placed."""
+def order(columns: Sequence[SampleColumn], rng: np.random.Generator) -> tuple[list[int], dict[int, dict[int, float]]]:
+    """Positions in coding order: next comes the column cheapest given the best single column already placed.
+
+    With it, by column number: what each column placed earlier saves of a column, in bits over a thinned sample.
+    """
     n = min(len(columns[0].values), PRESCREEN_ROWS) if columns else 0
     keep = np.sort(rng.permutation(len(columns[0].values))[:n]) if columns else np.empty(0, np.int64)
     binned: list[tuple[Ints, int]] = []
@@ -76,14 +86,17 @@ def order(columns: Sequence[SampleColumn], rng: np.random.Generator) -> list[int
     cost = np.array([r.bits for r in roots])
     left = list(range(len(columns)))
     placed: list[int] = []
+    gains: dict[int, dict[int, float]] = {c.column: {} for c in columns}
     while left:
         best = min(left, key=lambda i: (cost[i], i))
         left.remove(best)
         placed.append(best)
         level, size = binned[best]
         for i in left:
-            cost[i] = min(cost[i], extend(roots[i], level, size, binned[i][0], binned[i][1], (16,)).bits)
-    return placed
+            given = extend(roots[i], level, size, binned[i][0], binned[i][1], (16,)).bits
+            gains[columns[i].column][columns[best].column] = roots[i].bits - given
+            cost[i] = min(cost[i], given)
+    return placed, gains
 
 
 def _quantiles(values: Ints, n_bins: int) -> tuple[int, ...]:
@@ -106,11 +119,11 @@ def search_column(sampled: Sampled, column: SampleColumn, tick: Callable[[], boo
     active: NDArray[np.bool_] | None = None
     if column.state is not None:
         state_plan, state_bits = _search_cells(
-            sampled, column.state.astype(np.int64), None, [(Direct.over(0, N_STATES - 1), None)], tick
+            sampled, column.column, column.state.astype(np.int64), None, [(Direct.over(0, N_STATES - 1), None)], tick
         )
         active = column.state == 0
     options = _options(sampled, values, active, column, clock)
-    value_plan, bits = _search_cells(sampled, values, active, options, tick)
+    value_plan, bits = _search_cells(sampled, column.column, values, active, options, tick)
     code = ColumnCode(column.column, column.fill, clock, state_plan, value_plan)
     sampled.decoded.values[column.column] = values
     sampled.decoded.states[column.column] = column.state
@@ -130,7 +143,7 @@ def _options(
         found.append((Direct.over(lo, hi), None))
     valid = np.arange(len(values)) if active is None else np.flatnonzero(active)
     if hi - lo >= 8 and not (column.categorical and hi - lo < 1 << 16):
-        for linear in _predictions(sampled, values, valid, hi - lo):
+        for linear in _predictions(sampled, column.column, values, valid, hi - lo):
             spread = min(62, max(2, (hi - lo).bit_length()))
             found.append((Residual(spread), linear))
             if hi - lo < 1 << 8:
@@ -147,7 +160,7 @@ def _level_of_rows(n_rows: int) -> tuple[Ints, Ints, Ints]:
     return step_of, left_of, right_of
 
 
-def _predictions(sampled: Sampled, values: Ints, valid: Ints, span: int) -> list[Linear]:
+def _predictions(sampled: Sampled, column: int, values: Ints, valid: Ints, span: int) -> list[Linear]:
     """Linear predictions from earlier columns alone, and with neighbouring rows."""
     rng = np.random.default_rng(len(sampled.placed))
     step_of, left_of, right_of = _level_of_rows(sampled.n_rows)
@@ -155,7 +168,8 @@ def _predictions(sampled: Sampled, values: Ints, valid: Ints, span: int) -> list
     rows = np.sort(rng.permutation(inner)[:8000])
     if len(rows) < 64 or span >= 1 << 52:
         return [Linear((), _bias(values[valid]))]
-    numeric = [c.column for c in sampled.placed if not c.categorical and 2 < c.hi - c.lo < 1 << 44]
+    near = sampled.related(column, regress.MAX_PAIRED)
+    numeric = [c.column for c in near if not c.categorical and 2 < c.hi - c.lo < 1 << 44]
     target = values[rows].astype(np.float64)
 
     def variable(kind: str, column: int) -> regress.Variable:
@@ -181,6 +195,7 @@ class _Bench:
     """One digit scheme on the sample: its digits, and the levels of any feature, for the active rows."""
 
     sampled: Sampled
+    column: int
     own: Ints
     active: Ints
     scheme: Digits
@@ -191,6 +206,7 @@ class _Bench:
     fraction: Ints | None = None
     geometry: tuple[Ints, Ints, Ints] | None = None
     cache: dict[Feature, Ints] = field(default_factory=dict)
+    shortlists: dict[int, list[Feature]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.geometry = _level_of_rows(self.sampled.n_rows)
@@ -230,6 +246,7 @@ class _Bench:
 
 def _search_cells(
     sampled: Sampled,
+    column: int,
     own: Ints,
     active: NDArray[np.bool_] | None,
     options: Sequence[tuple[Digits, Linear | None]],
@@ -238,7 +255,7 @@ def _search_cells(
     rows = np.arange(len(own)) if active is None else np.flatnonzero(active)
     trials = []
     for scheme, linear in options:
-        bench = _Bench(sampled, own, rows, scheme, linear)
+        bench = _Bench(sampled, column, own, rows, scheme, linear)
         trials.append((_quick_bits(bench), bench))
     trials.sort(key=lambda t: t[0])
     best: tuple[CellPlan, float] | None = None
@@ -261,7 +278,7 @@ def _quick_bits(bench: _Bench) -> float:
         if k:
             bits += extend(chain, bench.digits[k - 1], scheme.sizes[k - 1], symbols, size).bits
             continue
-        short = _shortlist(bench, chain, symbols, size)[:1]
+        short = _shortlist(bench, 0, symbols, size)[:1]
         bits += min([chain.bits, *(extend(chain, bench.levels(f), f.size, symbols, size).bits for f in short)])
     return bits
 
@@ -269,7 +286,7 @@ def _quick_bits(bench: _Bench) -> float:
 def _candidates(bench: _Bench, n_symbols: int) -> list[Feature]:
     """Every feature that fits a table with n_symbols symbols."""
     found: list[Feature] = []
-    for c in bench.sampled.placed:
+    for c in bench.sampled.related(bench.column, RELATED):
         values = bench.sampled.decoded.values[c.column]
         low, high = int(values.min(initial=0)), int(values.max(initial=0))
         if high - low < MAX_EXACT_LEVELS:
@@ -298,17 +315,19 @@ def _candidates(bench: _Bench, n_symbols: int) -> list[Feature]:
     return [f for f in found if f.size * n_symbols <= MAX_CELLS]
 
 
-def _shortlist(bench: _Bench, chain: Chain, symbols: Ints, n_symbols: int) -> list[Feature]:
+def _shortlist(bench: _Bench, digit: int, symbols: Ints, n_symbols: int) -> list[Feature]:
     """The candidates that gain most alone, on a thinned sample, best first."""
-    stride = max(1, len(symbols) // PRESCREEN_ROWS)
-    thin = symbols[::stride]
-    base = root(thin, n_symbols)
-    scored = [
-        (extend(base, bench.levels(f)[::stride], f.size, thin, n_symbols, (16,)).bits, k, f)
-        for k, f in enumerate(_candidates(bench, n_symbols))
-    ]
-    scored.sort(key=lambda s: (s[0], s[1]))
-    return [f for bits, _, f in scored if bits < base.bits * 1.02 + 50][:SHORTLIST]
+    if digit not in bench.shortlists:
+        stride = max(1, len(symbols) // PRESCREEN_ROWS)
+        thin = symbols[::stride]
+        base = root(thin, n_symbols)
+        scored = [
+            (extend(base, bench.levels(f)[::stride], f.size, thin, n_symbols, (16,)).bits, k, f)
+            for k, f in enumerate(_candidates(bench, n_symbols))
+        ]
+        scored.sort(key=lambda s: (s[0], s[1]))
+        bench.shortlists[digit] = [f for bits, _, f in scored if bits < base.bits * 1.02 + 50][:SHORTLIST]
+    return bench.shortlists[digit]
 
 
 def _search_digits(bench: _Bench, tick: Callable[[], bool]) -> tuple[CellPlan, float]:
@@ -321,7 +340,7 @@ def _search_digits(bench: _Bench, tick: Callable[[], bool]) -> tuple[CellPlan, f
         if k:
             features.append(Feature("digit", -1, 0, bench.scheme.sizes[k - 1]))
             chain = extend(chain, bench.digits[k - 1], features[0].size, symbols, n_symbols)
-        short = _shortlist(bench, chain, symbols, n_symbols) if tick() else []
+        short = _shortlist(bench, k, symbols, n_symbols) if tick() else []
         if k and short:
             ranked = sorted(
                 short, key=lambda f: extend(chain, bench.levels(f), f.size, symbols, n_symbols, (16,)).bits

@@ -1,0 +1,228 @@
+from __future__ import annotations
+
+import copy
+import json
+from contextlib import suppress
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from test_exact_digits import schemes
+from test_exact_features import features
+from test_exact_linear import any_int64s, linears
+
+from vae_core.entropy import kernel
+from vae_core.entropy.rans import Decoder, Encoder
+from vae_core.errors import CorruptArchive
+from vae_core.exact.cells import CellPlan, ColumnCode, DigitPlan, code_column, column_code_from_json, from_minutes, to_minutes
+from vae_core.exact.counts import MAX_CELLS, n_contexts
+from vae_core.exact.digits import Direct, Residual
+from vae_core.exact.features import COLUMN_KINDS, N_STATES, OWN_KINDS, Decoded, Feature
+
+LAW = settings(deadline=None, max_examples=40)
+N_EARLIER = 3
+PLAIN_STATE = CellPlan(Direct.over(0, N_STATES - 1), None, (DigitPlan((), (16,)),))
+
+
+@st.composite
+def digit_plans(draw: st.DrawFn, sizes: tuple[int, ...], kinds: tuple[str, ...]) -> tuple[DigitPlan, ...]:
+    found = []
+    for k, size in enumerate(sizes):
+        chosen = [] if k == 0 else [Feature("digit", -1, 0, sizes[k - 1])]
+        for feature in draw(st.lists(features(N_EARLIER, kinds), max_size=2)):
+            if n_contexts([f.size for f in (*chosen, feature)]) * size <= MAX_CELLS >> 4:
+                chosen.append(feature)
+        weights = draw(st.lists(st.integers(1, 65535), min_size=len(chosen) + 1, max_size=len(chosen) + 1))
+        found.append(DigitPlan(tuple(chosen), tuple(weights)))
+    return tuple(found)
+
+
+@st.composite
+def column_codes(draw: st.DrawFn) -> ColumnCode:
+    scheme = draw(schemes())
+    linear = draw(linears()) if isinstance(scheme, Residual) else None
+    value = CellPlan(scheme, linear, draw(digit_plans(scheme.sizes, (*COLUMN_KINDS, *OWN_KINDS))))
+    states = (N_STATES + 1,)
+    state = CellPlan(Direct.over(0, N_STATES - 1), None, draw(digit_plans(states, (*COLUMN_KINDS, "left", "right", "level"))))
+    return ColumnCode(N_EARLIER, draw(st.sampled_from([0, -7, 2**63 - 1])), draw(st.booleans()), state, value)
+
+
+def block(code: ColumnCode, n: int, rng: np.random.Generator, stateful: bool) -> tuple[np.ndarray, np.ndarray | None]:
+    """(n,) values the code may meet, mostly small, and their states."""
+    scheme = code.value.scheme
+    values = any_int64s(rng, n)
+    if isinstance(scheme, Direct):
+        values = np.where(rng.random(n) < 0.9, scheme.lo + rng.integers(0, scheme.span, n), values)
+    else:
+        values = np.where(rng.random(n) < 0.9, rng.integers(-50, 50, n).cumsum(), values)
+    if code.clock:  # values of a clock column are checked before they are coded
+        values = np.where(from_minutes(to_minutes(values)) == values, values, 17)
+    if not stateful:
+        return values, None
+    state = np.where(rng.random(n) < 0.3, rng.integers(0, N_STATES, n), 0).astype(np.uint8)
+    return np.where(state == 0, values, code.fill), state
+
+
+def earlier(n: int, rng: np.random.Generator) -> Decoded:
+    states = {c: None if c else rng.integers(0, N_STATES, n).astype(np.uint8) for c in range(N_EARLIER)}
+    return Decoded(n, {c: any_int64s(rng, n) if c else rng.integers(0, 9, n) for c in range(N_EARLIER)}, states)
+
+
+def fresh(decoded: Decoded) -> Decoded:
+    return Decoded(decoded.n_rows, dict(decoded.values), dict(decoded.states))
+
+
+@LAW
+@given(column_codes(), st.sampled_from([0, 1, 2, 31, 33, 64, 65, 700]), st.integers(0, 2**32), st.booleans())
+def test_a_column_read_is_the_column_written(code, n, seed, stateful):
+    rng = np.random.default_rng(seed)
+    known = earlier(n, rng)
+    values, state = block(code, n, rng, stateful)
+    encoder = Encoder()
+    after = fresh(known)
+    code_column(encoder, code, after, values, state)
+    stream = encoder.finish()
+    decoder = Decoder(stream)
+    before = fresh(known)
+    found, found_state = code_column(decoder, code, before, None, None)
+    decoder.finish()
+    assert np.array_equal(found, values)
+    assert (state is None and found_state is None) or np.array_equal(found_state, state)
+    assert np.array_equal(before.values[N_EARLIER], after.values[N_EARLIER])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(kernel, "library", lambda: None)
+        slow = Encoder()
+        code_column(slow, code, fresh(known), values, state)
+        assert slow.finish() == stream
+        assert np.array_equal(code_column(Decoder(stream), code, fresh(known), None, None)[0], values)
+
+
+@LAW
+@given(column_codes(), st.sampled_from([1, 33, 300]), st.integers(0, 2**32), st.data())
+def test_a_garbled_stream_gives_wrong_values_or_a_corrupt_archive_and_nothing_else(code, n, seed, data):
+    rng = np.random.default_rng(seed)
+    known = earlier(n, rng)
+    values, state = block(code, n, rng, data.draw(st.booleans()))
+    encoder = Encoder()
+    code_column(encoder, code, fresh(known), values, state)
+    stream = bytearray(encoder.finish())
+    stream[data.draw(st.integers(6, len(stream) - 1))] ^= data.draw(st.integers(1, 255))
+    try:
+        found, found_state = code_column(Decoder(bytes(stream)), code, fresh(known), None, None)
+    except CorruptArchive:
+        return
+    assert found.shape == (n,) and (found_state is None or (found_state < N_STATES).all())
+
+
+@LAW
+@given(column_codes())
+def test_a_code_comes_back_from_its_json(code):
+    assert column_code_from_json(json.loads(json.dumps(code.to_json())), N_EARLIER + 1) == code
+
+
+@LAW
+@given(column_codes())
+def test_a_code_names_the_columns_it_is_conditioned_on(code):
+    named = {f.column for plan in (code.state, code.value) for d in plan.digits for f in d.features}
+    if code.value.linear is not None:
+        named |= {t.column for t in (*code.value.linear.terms, *code.value.linear.anchor_terms)}
+    assert code.columns == named - {-1}
+    if code.columns:
+        with pytest.raises(CorruptArchive, match="not decoded before"):
+            code_column(Encoder(), code, Decoded(40), np.zeros(40, np.int64), np.zeros(40, np.uint8))
+
+
+HOSTILE: list[Any] = [
+    None, True, "x", "", [], {}, -1, 0, 3, 255, 1 << 16, 1 << 40, 1 << 63, -(1 << 63) - 1, 1 << 200, 0.5, float("inf"), float("nan"),
+    [[]], {"a": 1},
+]  # fmt: skip
+
+
+def leaves(tree: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
+    """The path of every node of a JSON tree but its root."""
+    keys = range(len(tree)) if isinstance(tree, list) else tree if isinstance(tree, dict) else ()
+    return [found for key in keys for found in ((*path, key), *leaves(tree[key], (*path, key)))]
+
+
+def changed(tree: Any, path: tuple[Any, ...], value: Any) -> Any:
+    """The tree with one node replaced."""
+    tree = copy.deepcopy(tree)
+    node = tree
+    for key in path[:-1]:
+        node = node[key]
+    node[path[-1]] = value
+    return tree
+
+
+@settings(deadline=None, max_examples=100)
+@given(column_codes(), st.data())
+def test_a_hostile_plan_is_refused_or_decodes_like_any_other(code, data):
+    parts = json.loads(json.dumps(code.to_json()))
+    parts = changed(parts, data.draw(st.sampled_from(leaves(parts))), data.draw(st.sampled_from(HOSTILE)))
+    try:
+        found = column_code_from_json(parts, N_EARLIER + 1)
+    except CorruptArchive:
+        return
+    for plan in (found.state, found.value):
+        for size, digit in zip(plan.scheme.sizes, plan.digits, strict=True):
+            assert n_contexts([f.size for f in digit.features]) * size <= MAX_CELLS
+    rng = np.random.default_rng(0)
+    noise = rng.bytes(8 * 4 + 400)
+    with suppress(CorruptArchive):
+        code_column(Decoder((4).to_bytes(2, "little") + (100).to_bytes(4, "little") + noise), found, earlier(40, rng), None, None)
+
+
+def plan_of(code: ColumnCode, **parts: Any) -> list[Any]:
+    scheme, linear, digits = code.value.to_json()
+    return [code.column, code.fill, code.clock, code.state.to_json(), [parts.get("scheme", scheme), linear, parts.get("digits", digits)]]
+
+
+@pytest.mark.parametrize(
+    "parts",
+    [
+        {"scheme": ["direct", 0, 300, 2]},
+        {"digits": []},
+        {"digits": [[[], [16]], [[], [16]]]},
+        {"digits": [[[], [0]]]},
+        {"digits": [[[], [1 << 16]]]},
+        {"digits": [[[], [16, 16]]]},
+        {"digits": [[[["value", 0, 0, 1 << 16, []]] * 2, [1, 1, 1]]]},
+        {"digits": [[[["value", 0, 0, 2, []]] * 9, [1] * 10]]},
+        {"digits": [[[["digit", -1, 0, 8, []]], [1, 1]]]},
+    ],
+)
+def test_a_plan_that_could_not_be_decoded_in_bounded_memory_is_refused(parts):
+    code = ColumnCode(1, 0, False, PLAIN_STATE, CellPlan(Direct.over(0, 7), None, (DigitPlan((), (16,)),)))
+    assert column_code_from_json(plan_of(code), 2) == code
+    with pytest.raises(CorruptArchive):
+        column_code_from_json(plan_of(code, **parts), 2)
+
+
+def test_states_have_an_alphabet_of_their_own():
+    wide = CellPlan(Direct.over(0, 7), None, (DigitPlan((), (16,)),))
+    value = CellPlan(Direct.over(0, 7), None, (DigitPlan((), (16,)),))
+    with pytest.raises(CorruptArchive, match="states"):
+        column_code_from_json(ColumnCode(0, 0, False, wide, value).to_json(), 1)
+
+
+CLOCKED = st.one_of(
+    st.integers(-200, 3000),
+    st.integers(-(2**63) + 2**41, 2**63 - 1),
+    st.builds(lambda b, d: (1 << b) + d, st.integers(0, 62), st.integers(-3, 3)),
+)
+
+
+@LAW
+@given(st.lists(CLOCKED, max_size=30))
+def test_minutes_are_a_bijection(values):
+    hhmm = np.array(values, np.int64)
+    minutes = to_minutes(hhmm)
+    assert np.array_equal(from_minutes(minutes), hhmm)
+    assert len(np.unique(minutes)) == len(np.unique(hhmm))
+
+
+def test_clock_times_become_minutes_of_the_day():
+    assert to_minutes(np.array([0, 59, 100, 1234, 2359, 2400])).tolist() == [0, 59, 60, 754, 1439, 1440]
+    assert (to_minutes(np.array([60, 99, 1275])) < 0).all()

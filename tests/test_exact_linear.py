@@ -1,0 +1,107 @@
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from test_exact_digits import INT64
+
+from vae_core.errors import CorruptArchive
+from vae_core.exact import linear as linear_module
+from vae_core.exact.features import Decoded, middle
+from vae_core.exact.linear import Linear, Term
+from vae_core.exact.schedule import STRIDE, neighbours, passes
+
+LAW = settings(deadline=None, max_examples=40)
+N_COLUMNS = 3
+WEIGHTS = st.one_of(st.integers(-(2**17), 2**17), st.integers(-(2**40) + 1, 2**40 - 1))
+BIASES = st.integers(-(2**62) + 1, 2**62 - 1)
+
+
+@st.composite
+def linears(draw: st.DrawFn) -> Linear:
+    at = st.builds(Term, st.just("at"), st.integers(0, N_COLUMNS - 1), WEIGHTS)
+    bend = st.builds(Term, st.just("bend"), st.integers(0, N_COLUMNS - 1), WEIGHTS)
+    around = st.one_of(at, bend, st.builds(Term, st.just("mean"), st.just(-1), WEIGHTS))
+    terms = tuple(draw(st.lists(around, max_size=3)))
+    return Linear(terms, draw(BIASES), tuple(draw(st.lists(at, max_size=2))), draw(BIASES))
+
+
+def wrapped(value: int) -> int:
+    return (value + 2**63) % 2**64 - 2**63
+
+
+def half(a: int, b: int) -> int:
+    return (a + b) >> 1
+
+
+def any_int64s(rng: np.random.Generator, n: int) -> np.ndarray:
+    """(n,) of every magnitude, with the extremes among them."""
+    values = rng.integers(-(2**63), 2**63 - 1, n, endpoint=True) >> rng.integers(0, 64, n)
+    return np.where(rng.random(n) < 0.05, rng.choice([-(2**63), 2**63 - 1], n), values)
+
+
+@LAW
+@given(linears(), st.integers(1, 70), st.integers(0, 2**32))
+def test_a_guess_and_its_fraction_are_the_formula_modulo_two_to_the_64(linear, n, seed):
+    rng = np.random.default_rng(seed)
+    columns = {c: any_int64s(rng, n) for c in range(N_COLUMNS)}
+    own = any_int64s(rng, n)
+    decoded = Decoded(n, dict(columns), dict.fromkeys(columns))
+    for step, rows in passes(n, linear.by_level):
+        left, right = neighbours(step, rows, n) if linear.by_level and step < STRIDE else (None, None)
+        anchor = linear.by_level and step >= STRIDE
+        guess, fraction = linear.guess(decoded, rows, own, left, right)
+        assert guess.dtype == fraction.dtype == np.int64
+        for i in range(0, len(rows), 5):
+            r, lo, hi = int(rows[i]), *(0 if side is None else int(side[i]) for side in (left, right))
+            terms, bias = (linear.anchor_terms, linear.anchor_bias) if anchor else (linear.terms, linear.bias)
+            total = bias + (1 << 15)
+            for t in terms:
+                match t.kind:
+                    case "at":
+                        total += t.weight * int(columns[t.column][r])
+                    case "mean":
+                        total += t.weight * half(int(own[lo]), int(own[hi]))
+                    case _:
+                        c = columns[t.column]
+                        total += t.weight * wrapped(int(c[r]) - half(int(c[lo]), int(c[hi])))
+            assert int(guess[i]) == wrapped(total) >> 16 and int(fraction[i]) == (wrapped(total) >> 13) & 7
+
+
+@given(INT64, INT64)
+def test_the_middle_of_two_int64_is_the_floor_of_their_mean(a, b):
+    assert int(middle(np.array([a]), np.array([b]))[0]) == (a + b) >> 1
+
+
+@LAW
+@given(linears())
+def test_a_prediction_comes_back_from_its_json(linear):
+    assert linear_module.from_json(json.loads(json.dumps(linear.to_json())), N_COLUMNS) == linear
+
+
+def test_columns_and_neighbours_are_told():
+    linear = Linear((Term("at", 2, 1), Term("bend", 1, 1)), 0, (Term("at", 0, 1),), 0)
+    assert linear.columns == {0, 1, 2} and linear.by_level
+    assert not Linear((Term("at", 2, 1),), 0).by_level
+
+
+@pytest.mark.parametrize(
+    "parts",
+    [
+        None, [], [[], 0, []], [[["at", 0]], 0, [], 0], [[["at", N_COLUMNS, 1]], 0, [], 0], [[["at", -2, 1]], 0, [], 0],
+        [[["at", 0, 1 << 40]], 0, [], 0], [[["sin", 0, 1]], 0, [], 0], [[], 1 << 62, [], 0], [[], 0, [["mean", -1, 1]], 0],
+        [[], 0, [["bend", 0, 1]], 0], [[], "x", [], 0], [[["at", None, 1]], 0, [], 0], 7,
+        [[], float("inf"), [], 0], [[["at", 0, float("nan")]], 0, [], 0], [[["bend", -1, 5]], 0, [], 0], [[["at", -1, 5]], 0, [], 0],
+    ],
+)  # fmt: skip
+def test_a_prediction_that_nothing_writes_is_refused(parts):
+    with pytest.raises(CorruptArchive):
+        linear_module.from_json(parts, N_COLUMNS)
+
+
+def test_a_prediction_from_a_column_not_yet_decoded_is_refused():
+    with pytest.raises(CorruptArchive, match="not decoded before"):
+        Linear((Term("at", 1, 5),), 0).guess(Decoded(2), np.arange(2), np.zeros(2, np.int64), None, None)

@@ -1,0 +1,48 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from vae_core.exact.schedule import STRIDE, chunks, neighbours, passes
+
+SIZES = st.one_of(st.integers(0, 200), st.sampled_from([31, 32, 33, 63, 64, 65, 4096, 100_003]))
+
+
+@given(SIZES, st.booleans())
+def test_the_rows_of_all_passes_are_every_row_once(n_rows, by_level):
+    rows = [found for _, found in passes(n_rows, by_level)]
+    together = np.concatenate(rows) if rows else np.empty(0, np.int64)
+    assert np.array_equal(np.sort(together), np.arange(n_rows))
+    assert all((np.diff(found) > 0).all() for found in rows)
+
+
+@given(SIZES)
+def test_the_neighbours_of_a_row_are_decoded_before_it_and_as_near_as_its_pass_says(n_rows):
+    known = np.zeros(n_rows, bool)
+    for step, rows in passes(n_rows, True):
+        left, right = neighbours(step, rows, n_rows)
+        if step >= STRIDE:
+            assert (left == -1).all() and (right == -1).all()
+        else:
+            assert known[left].all() and known[right].all()
+            assert (left == rows - step).all() and ((right == rows + step) | ((right == left) & (rows + step >= n_rows))).all()
+        known[rows] = True
+    assert known.all()
+
+
+@given(SIZES)
+def test_chunks_tile_a_pass_and_grow_no_faster_than_what_was_learned(n_rows):
+    stop = 0
+    for part in chunks(n_rows):
+        assert part.start == stop and part.stop > part.start
+        assert part.stop - part.start <= max(64, part.start // 2)
+        stop = part.stop
+    assert stop == n_rows
+
+
+@pytest.mark.parametrize("n_rows", [1, 5, 131_072])
+def test_a_column_without_neighbours_is_one_pass_in_row_order(n_rows):
+    [(step, rows)] = passes(n_rows, False)
+    assert step == 0 and np.array_equal(rows, np.arange(n_rows))
