@@ -66,7 +66,7 @@ class Feature:
                 offset = values - np.int64(self.lo)
             return np.where((offset >= 0) & (offset < self.size - 1), offset, self.size - 1)
         edges: Ints = np.array(self.edges, np.int64)
-        found: Ints = np.searchsorted(edges, values, side="right").astype(np.int64)
+        found: Ints = np.asarray(np.searchsorted(edges, values, side="right"), np.int64)
         return found
 
 
@@ -164,7 +164,8 @@ class Surroundings:
                 case "between":
                     return feature.levels(middle(self.left, self.right))
                 case _:
-                    return np.minimum(_bit_length(np.maximum(np.abs(self.right - self.left), 0)), 63)
+                    spread: Ints = np.minimum(_bit_length(np.maximum(np.abs(self.right - self.left), 0)), 63)
+                    return spread
 
 
 def middle(left: Ints, right: Ints) -> Ints:

@@ -2,9 +2,8 @@
 
 A column that uses its own neighbouring rows is coded coarse to fine: every STRIDE-th row first, then the midpoints, and so
 on down to step 1. When a row of step s is coded the rows s before and s after it are known, all rows of a step are
-independent of each other, and decoding takes six vector passes however long the block is (measured against previous-row
-context: within a few per cent, without its serial loop). Within a pass, chunks double: counts learned from a chunk serve
-the next one.
+independent of each other, so decoding works on whole vectors (measured against previous-row context: within a few per
+cent, without its serial loop). Within a pass, counts learned from a chunk of rows serve the next one.
 """
 
 from __future__ import annotations
@@ -16,8 +15,7 @@ from numpy.typing import NDArray
 
 STRIDE = 32
 FIRST_CHUNK = 64
-import os
-LAST_CHUNK = int(os.environ.get('LC', 1<<30))
+LAST_CHUNK = 1024
 STEPS = tuple(1 << k for k in range(STRIDE.bit_length() - 1, -1, -1))  # 32 (anchors), 16, 8, 4, 2, 1
 
 Ints = NDArray[np.int64]
@@ -37,7 +35,8 @@ def passes(n_rows: int, by_level: bool) -> list[tuple[int, Ints]]:
 
 
 def chunks(n_rows: int) -> Iterator[slice]:
-    """Slices of a pass of n_rows rows; a chunk is half as long as what came before it in the pass, FIRST_CHUNK at least."""
+    """Slices of a pass of n_rows rows; a chunk is half as long as what came before it in the pass,
+    within FIRST_CHUNK and LAST_CHUNK: fresh counts are worth more than long vectors."""
     start = 0
     while start < n_rows:
         length = min(LAST_CHUNK, max(FIRST_CHUNK, start // 2))

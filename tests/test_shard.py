@@ -1,0 +1,450 @@
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from strategies import tables, tolerances_for
+from telemetry import SENSORS, assert_kept, decoded, encode_shard, fitted, profiled, resolved, stored_again, telemetry
+
+from storage.manifest import Manifest
+from storage.objects import ObjectStore
+from storage.writer import commit, stage_model, stage_shard
+from vae_core.errors import BadInput, CorruptArchive, UsageError
+from vae_core.fitting import refresh
+from vae_core.model import FitConfig, FitResult, Model, Sample
+from vae_core.quality import compare, digest
+from vae_core.shard import EncodedShard, decode_block, needs, sample_rows
+
+N_ROWS = 2000
+BLOCK_ROWS = 512
+TOLERANCES = ("temp=0.05", "load=0.5", *(f"{name}=rmse:3%" for name in SENSORS))
+
+
+@pytest.fixture(scope="module")
+def raw() -> pa.Table:
+    return telemetry(N_ROWS, 0)
+
+
+@pytest.fixture(scope="module")
+def result(raw) -> FitResult:
+    return fitted(raw, TOLERANCES, preview=0.3)
+
+
+@pytest.fixture(scope="module")
+def model(result) -> Model:
+    assert result.model.preview is not None and result.model.distortion is not None and result.model.codes
+    return result.model
+
+
+@pytest.fixture(scope="module")
+def shard(model, raw) -> EncodedShard:
+    found = encode_shard(model, raw, block_rows=BLOCK_ROWS)
+    codings = {outcome.coding for outcome in found.outcomes}
+    assert {"learned", "latent"} < codings and any(c.startswith("parquet-") for c in codings)
+    return found
+
+
+@pytest.fixture(scope="module")
+def reader(model) -> Model:
+    """The model as reading an archive has it."""
+    return stored_again(model)
+
+
+@dataclass(frozen=True, repr=False)
+class Kept:
+    """A model as reading an archive has it, and a shard."""
+
+    reader: Model
+    shard: EncodedShard
+
+
+@pytest.fixture(scope="module")
+def kept(reader, shard) -> Kept:
+    return Kept(reader, shard)
+
+
+@pytest.fixture(scope="module")
+def exact(raw) -> tuple[Model, EncodedShard]:
+    """A lossless model of the same rows without base layers, and the shard."""
+    found = fitted(raw).model
+    return found, encode_shard(found, raw, block_rows=BLOCK_ROWS)
+
+
+def test_blocks_have_the_rows_asked_for_and_every_group(shard):
+    assert [block.n_rows for block in shard.blocks] == [512, 512, 512, 464]
+    for block in shard.blocks:
+        assert set(block.natives) == {native.name for native in shard.natives} and set(block.payloads) == set(shard.groups)
+        assert all(len(array) == block.n_rows for array in block.natives.values())
+
+
+def test_every_column_keeps_its_promise(reader, shard, raw):
+    assert_kept(raw, decoded(reader, shard), resolved(raw, TOLERANCES))
+
+
+def test_everything_comes_back_when_nothing_is_tolerated(exact, raw):
+    model, shard = exact
+    assert_kept(raw, decoded(stored_again(model), shard))
+
+
+@settings(deadline=None, max_examples=25)
+@given(st.data())
+def test_any_columns_in_any_order_come_back_from_what_they_need_alone(kept, data):
+    reader, shard = kept.reader, kept.shard
+    names = data.draw(st.lists(st.sampled_from(reader.schema.names), unique=True))
+    whole = decoded(reader, shard)
+    some = decoded(reader, shard, names)
+    assert some.schema.names == names and some.schema.metadata == reader.schema.metadata
+    assert all(q.mismatches == 0 for q in compare(some, whole.select(names), {}))
+
+
+@pytest.mark.parametrize("names", [["temp"], ["note"], ["s2"], ["arrives", "note"]])
+def test_a_block_without_a_part_that_is_needed_is_corrupt(reader, shard, names):
+    wanted = needs(reader, shard.layout, names, False)
+    block = shard.blocks[0]
+    assert wanted.natives or wanted.groups
+    for missing in (*wanted.natives, *wanted.groups):
+        natives = {k: v for k, v in block.natives.items() if k != missing}
+        payloads = {k: v for k, v in block.payloads.items() if k != missing}
+        with pytest.raises(CorruptArchive, match="missing"):
+            decode_block(reader, shard.layout, block.n_rows, natives, payloads, names)
+
+
+def test_a_narrow_read_needs_less_than_everything(exact):
+    model, shard = exact
+    whole = needs(model, shard.layout, None, False)
+    some = needs(model, shard.layout, ["note"], False)
+    assert set(some.natives) < set(whole.natives) and set(some.groups) <= set(whole.groups)
+    assert needs(model, shard.layout, [], False).natives == ()
+
+
+def test_an_unknown_column_is_a_usage_error(reader, shard):
+    with pytest.raises(UsageError, match="'nothing'"):
+        needs(reader, shard.layout, ["temp", "nothing"], False)
+    block = shard.blocks[0]
+    with pytest.raises(UsageError, match="'nothing'"):
+        decode_block(reader, shard.layout, block.n_rows, block.natives, block.payloads, ["nothing"])
+
+
+def test_a_table_of_another_schema_is_refused(model, raw):
+    with pytest.raises(BadInput, match="model was made for"):
+        encode_shard(model, raw.drop_columns(["temp"]))
+
+
+@pytest.mark.parametrize("n_rows", [0, 1, 2, 33])
+def test_few_rows_or_none_are_a_shard_too(model, reader, raw, n_rows):
+    few = raw.slice(100, n_rows)
+    found = encode_shard(model, few)
+    back = decoded(reader, found)
+    assert len(found.blocks) == (n_rows > 0)
+    promised = resolved(raw, TOLERANCES)
+    if n_rows == 1:  # a distortion target is met over the shard
+        assert_kept(few, back, promised)
+    assert back.schema.equals(few.schema, check_metadata=True) and back.num_rows == n_rows
+
+
+@pytest.mark.parametrize("block_rows", [1, 700, N_ROWS, 10 * N_ROWS])
+def test_blocks_of_any_length_hold_the_same_rows(exact, raw, block_rows):
+    model, _ = exact
+    few = raw.slice(0, 40) if block_rows == 1 else raw
+    assert_kept(few, decoded(model, encode_shard(model, few, block_rows=block_rows)))
+
+
+def strange(raw: pa.Table) -> pa.Table:
+    """Rows the model never saw: other categories, integers at the ends of their types, new nulls and NaN, huge values."""
+    n = raw.num_rows
+    ends = np.array([-(2**63), 2**63 - 1, -1, 0, 99, 2360, 10**12], np.int64)
+    temp = raw.column("temp").to_numpy().copy()
+    temp[:5] = [np.nan, np.inf, -np.inf, -0.0, 1e300]
+    sensor = raw.column("s0").to_numpy().copy()
+    sensor[::40] = np.nan
+    sensor[3] = np.float32(1e30)
+    found = {
+        "site": pa.array([f"new-{k % 9}" if k % 4 == 0 else s for k, s in enumerate(raw.column("site").to_pylist())]),
+        "unit": pa.array([f"new-{k % 5}" if k % 3 == 0 else None for k in range(n)]).dictionary_encode(),
+        "departs": pa.array(np.concatenate([ends, raw.column("departs").to_numpy()[len(ends) :]])),
+        "arrives": pa.array([int(ends[k % len(ends)]) if k % 11 == 0 else 1200 for k in range(n)], pa.int64()),
+        "minutes": pa.array([None if k % 2 else -32768 + k % 3 for k in range(n)], pa.int16()),
+        "temp": pa.array(temp, mask=np.arange(n) % 13 == 0),
+        "at": pa.array(np.where(np.arange(n) % 100 == 0, 2**63 - 1, 5), pa.timestamp("us", "UTC")),
+        "constant": pa.array(np.arange(n) % 2),
+        "void": pa.array(np.arange(n).astype(np.float32)),
+        "flag": pa.nulls(n, pa.bool_()),
+        "s0": pa.array(sensor),
+    }
+    for name, array in found.items():
+        index = raw.schema.get_field_index(name)
+        raw = raw.set_column(index, raw.schema.field(index), array.cast(raw.schema.field(index).type))
+    return raw
+
+
+def test_rows_the_model_never_saw_are_held_all_the_same(exact, raw):
+    model, _ = exact
+    odd = strange(raw)
+    shard = encode_shard(model, odd, block_rows=BLOCK_ROWS)
+    assert_kept(odd, decoded(stored_again(model), shard))
+
+
+def test_rows_the_model_never_saw_keep_their_bounds(model, reader, raw):
+    odd = strange(raw)
+    promised = resolved(raw, TOLERANCES)
+    back = decoded(reader, encode_shard(model, odd, block_rows=BLOCK_ROWS))
+    assert_kept(odd.drop_columns([*SENSORS]), back.drop_columns([*SENSORS]), promised)
+    assert back.schema.equals(odd.schema, check_metadata=True)
+    for quality in compare(odd.select([*SENSORS]), back.select([*SENSORS]), promised):
+        assert quality.violations == 0, quality
+
+
+def test_distortion_targets_are_met_by_latents_alone_over_the_shard(reader, shard, raw):
+    promised = resolved(raw, TOLERANCES)
+    latent = {o.name: o for o in shard.outcomes if o.coding == "latent"}
+    assert set(latent) == set(SENSORS)
+    found = needs(reader, shard.layout, ["s0"], False)
+    assert found.groups == () and found.natives == tuple(sorted(reader.distortion.latent_names))
+    for quality in compare(raw.select([*SENSORS]), decoded(reader, shard, [*SENSORS]), promised):
+        assert 0 < quality.rmse <= promised[quality.name].value and quality.violations == 0
+
+
+@pytest.mark.parametrize(
+    ("values", "target"),
+    [
+        (np.random.default_rng(0).integers(0, 1000, 1500).astype(float), "rmse:0.4"),  # steps of one: an error is a half, or none
+        ((np.random.default_rng(0).integers(0, 1000, 1500) + 0.5) * 3.1, "rmse:1"),  # where bins of 2 * 1.559 have their edges
+        (np.random.default_rng(0).normal(size=1500), "rmse:1%"),
+        (np.where(np.arange(1500) % 500 == 0, 1e6, np.random.default_rng(0).normal(size=1500)), "rmse:0.3"),
+        (np.random.default_rng(0).integers(0, 9, 1500), "rmse:0.7"),
+        (np.random.default_rng(0).integers(0, 256, 1500).astype(np.uint8), "psnr:30"),
+    ],
+)
+def test_a_distortion_target_is_met_whichever_coding_wins(values, target):
+    table = pa.table({"x": pa.array(values)})
+    found = fitted(table, [f"x={target}"], seconds=4)
+    back = decoded(stored_again(found.model), encode_shard(found.model, table))
+    assert_kept(table, back, resolved(table, [f"x={target}"]))
+
+
+def test_a_distortion_target_holds_over_tensors_with_null_rows_and_elements():
+    rng = np.random.default_rng(1)
+    rows = (np.sin(np.arange(400) / 9)[:, None] * rng.normal(size=(1, 4)) + 0.01 * rng.normal(size=(400, 4))).astype(np.float32)
+    cells = [[None if k % 31 == 2 and j == 1 else float(v) for j, v in enumerate(row)] for k, row in enumerate(rows)]
+    cells[3::50] = [None] * len(cells[3::50])
+    table = pa.table({"x": pa.array(cells, pa.list_(pa.float32(), 4)), "y": pa.array(rows[:, 0])})
+    found = fitted(table, ["x=rmse:2%", "y=rmse:2%"], seconds=8)
+    back = decoded(stored_again(found.model), encode_shard(found.model, table, block_rows=150))
+    assert_kept(table, back, resolved(table, ["x=rmse:2%", "y=rmse:2%"]))
+
+
+def test_a_preview_comes_from_the_latents_alone(reader, shard, raw):
+    wanted = needs(reader, shard.layout, ["temp", "minutes", "site"], True)
+    assert wanted.groups == () and set(wanted.natives) == set(reader.preview.latent_names)
+    seen = decoded(reader, shard, preview=True)
+    assert seen.schema.equals(raw.schema, check_metadata=True) and seen.num_rows == raw.num_rows
+    previewed = {reader.columns[j].name for j in reader.preview.columns}
+    for name in raw.schema.names:
+        if name in SENSORS:
+            continue  # distortion columns are exact in their way: see above
+        assert (seen.column(name).null_count == raw.num_rows) == (name not in previewed), name
+    whole = decoded(reader, shard)
+    assert seen.select([*SENSORS]).equals(whole.select([*SENSORS])) or all(
+        q.mismatches == 0 for q in compare(seen.select([*SENSORS]), whole.select([*SENSORS]), {})
+    )
+    temp, guess = (t.column("temp").to_numpy() for t in (raw, seen))
+    assert np.sqrt(np.mean((guess - temp) ** 2)) < temp.std()
+
+
+def test_without_latents_a_preview_is_the_data(exact, model, raw):
+    lossless, shard = exact
+    assert_kept(raw, decoded(lossless, shard, preview=True))
+    bare = encode_shard(model, raw, block_rows=BLOCK_ROWS, preview=False)
+    assert not [n for n in bare.natives if n.role == "latent" and n.name in model.preview.latent_names]
+    assert_kept(raw, decoded(model, bare, preview=True), resolved(raw, TOLERANCES))
+
+
+def test_drawn_rows_have_the_schema_and_follow_the_seed(reader, raw):
+    drawn = sample_rows(reader, 300, 5)
+    assert drawn.schema.equals(raw.schema, check_metadata=True) and drawn.num_rows == 300
+    drawn.validate(full=True)
+    assert digest(drawn.to_batches()) == digest(sample_rows(reader, 300, 5).to_batches())
+    assert digest(drawn.to_batches()) != digest(sample_rows(reader, 300, 6).to_batches())
+    assert set(drawn.column("site").to_pylist()) <= set(raw.column("site").to_pylist())
+    assert drawn.column("note").null_count == 300
+    assert sample_rows(reader, 0, 5).schema.equals(raw.schema, check_metadata=True)
+    with pytest.raises(UsageError):
+        sample_rows(reader, -1, 0)
+
+
+def test_the_same_seed_gives_the_same_bytes(raw):
+    few = raw.slice(0, 900)
+    first, second = (fitted(few, TOLERANCES, preview=0.5, seed=3) for _ in range(2))
+    assert first.model.to_files() == second.model.to_files()
+    a, b = (encode_shard(found.model, few, block_rows=400) for found in (first, second))
+    assert a.layout == b.layout and a.outcomes == b.outcomes
+    for x, y in zip(a.blocks, b.blocks, strict=True):
+        assert x.payloads == y.payloads and all(x.natives[name].equals(y.natives[name]) for name in x.natives)
+
+
+def test_a_learned_column_is_never_larger_than_the_best_conventional_coding(exact, shard):
+    for found in (exact[1], shard):
+        for outcome in found.outcomes:
+            if outcome.coding == "learned":
+                assert outcome.n_bytes <= outcome.conventional_bytes, outcome
+
+
+def test_ties_between_columns_are_what_the_exact_layer_saves(exact):
+    outcomes = {o.name: o for o in exact[1].outcomes}
+    assert sum(outcomes[k].n_bytes for k in ("site", "minutes", "arrives")) < 0.5 * sum(
+        outcomes[k].conventional_bytes for k in ("site", "minutes", "arrives")
+    )
+
+
+def test_a_refreshed_model_codes_new_rows_and_the_old_one_still_reads_its_own(exact, raw):
+    model, shard = exact
+    new = strange(raw)
+    again = refresh(model, Sample(new, (new.num_rows,)), profiled(new), FitConfig(time_budget_s=20, preview="off")).model
+    fresh = encode_shard(again, new, block_rows=BLOCK_ROWS)
+    assert_kept(new, decoded(stored_again(again), fresh))
+    assert_kept(raw, decoded(stored_again(model), shard))
+    held = encode_shard(model, new, block_rows=BLOCK_ROWS)
+    assert sum(o.n_bytes for o in fresh.outcomes) <= 1.1 * sum(o.n_bytes for o in held.outcomes)
+
+
+@settings(deadline=None, max_examples=30)
+@given(st.data())
+def test_any_table_within_any_tolerances_comes_back(data):
+    table = data.draw(tables())
+    asked = data.draw(tolerances_for(table.schema))
+    found = fitted(table, asked, seconds=2)
+    shard = encode_shard(found.model, table, block_rows=data.draw(st.sampled_from([7, 1000])))
+    assert_kept(table, decoded(stored_again(found.model), shard), resolved(table, asked))
+
+
+@settings(deadline=None, max_examples=25)
+@given(st.data())
+def test_any_rows_of_a_schema_come_back_from_a_model_of_other_rows(data):
+    table = data.draw(tables(max_rows=40))
+    cut = data.draw(st.integers(0, table.num_rows))
+    seen = table.slice(0, cut)
+    asked = data.draw(tolerances_for(table.schema))
+    promised = resolved(seen, asked)
+    found = fitted(seen, {name: t for name, t in promised.items() if not t.is_lossless}, seconds=2)
+    assert_kept(table, decoded(stored_again(found.model), encode_shard(found.model, table, block_rows=16)), promised)
+
+
+HOSTILE: list[Any] = [None, True, "x", "s0", [], {}, -1, 0, 2, 1 << 40, 1 << 70, 0.5, float("inf"), [[]], [[0, "temp"]], ["learned"]]
+
+
+@settings(deadline=None, max_examples=60)
+@given(st.data())
+def test_a_hostile_layout_is_refused_or_the_block_is_or_it_decodes(kept, data):
+    reader, shard = kept.reader, kept.shard
+    layout = {**shard.layout}
+    key = data.draw(st.sampled_from(sorted(layout)))
+    value = layout[key]
+    if isinstance(value, list) and value and data.draw(st.booleans()):
+        value = list(value)
+        value[data.draw(st.integers(0, len(value) - 1))] = data.draw(st.one_of(st.sampled_from(HOSTILE), st.sampled_from(value)))
+        layout[key] = value
+    elif data.draw(st.booleans()):
+        layout[key] = data.draw(st.sampled_from(HOSTILE))
+    else:
+        del layout[key]
+    block = shard.blocks[0]
+    try:
+        found = decode_block(reader, layout, block.n_rows, block.natives, block.payloads)
+    except CorruptArchive:
+        return
+    assert found.num_rows == block.n_rows
+
+
+@settings(deadline=None, max_examples=60)
+@given(st.data())
+def test_garbled_payloads_give_wrong_rows_or_a_corrupt_archive_and_nothing_else(kept, data):
+    reader, shard = kept.reader, kept.shard
+    block = shard.blocks[data.draw(st.integers(0, len(shard.blocks) - 1))]
+    payloads = dict(block.payloads)
+    name = data.draw(st.sampled_from(sorted(payloads)))
+    bytes_ = bytearray(payloads[name])
+    how = data.draw(st.sampled_from(["flip", "cut", "grow", "empty"]))
+    if how == "flip" and bytes_:
+        for _ in range(data.draw(st.integers(1, 4))):
+            bytes_[data.draw(st.integers(0, len(bytes_) - 1))] ^= data.draw(st.integers(1, 255))
+    elif how == "cut":
+        bytes_ = bytes_[: data.draw(st.integers(0, len(bytes_)))]
+    else:
+        bytes_ = bytes_ + b"\0" if how == "grow" else bytearray()
+    payloads[name] = bytes(bytes_)
+    try:
+        found = decode_block(reader, shard.layout, block.n_rows, block.natives, payloads)
+    except CorruptArchive:
+        return
+    assert found.num_rows == block.n_rows
+
+
+@pytest.mark.parametrize("kind", ["latent", "verbatim", "coded"])
+def test_natives_of_another_type_or_length_are_refused(reader, shard, kind):
+    block = shard.blocks[0]
+    names = [native.name for native in shard.natives if native.role == kind]
+    for name in names[:1]:
+        for wrong in (pa.array(["x"] * block.n_rows), pa.array(np.zeros(3, np.int64)), pa.nulls(block.n_rows, pa.int8())):
+            if wrong.type == block.natives[name].type:
+                continue
+            try:
+                found = decode_block(reader, shard.layout, block.n_rows, {**block.natives, name: wrong}, block.payloads)
+            except CorruptArchive:
+                continue
+            assert found.num_rows == block.n_rows
+
+
+def test_codes_of_one_block_are_not_those_of_another(reader, shard):
+    first, second = shard.blocks[:2]
+    try:
+        found = decode_block(reader, shard.layout, first.n_rows, first.natives, second.payloads)
+    except CorruptArchive:
+        return
+    assert found.num_rows == first.n_rows
+
+
+DECODE = """
+import sys
+for name in ("torch", "prefect", "matplotlib"):
+    sys.modules[name] = None
+from storage import open_archive
+from vae_core.entropy import kernel
+from vae_core.quality import digest
+archive = open_archive(sys.argv[1])
+print(kernel.available(), digest(archive.to_batches()), digest(archive.to_batches(preview=True)))
+assert not any(name.split(".")[0] in ("torch", "prefect") and module for name, module in sys.modules.items())
+"""
+
+
+@pytest.fixture(scope="module")
+def archive(tmp_path_factory, model, shard, raw) -> Path:
+    folder = tmp_path_factory.mktemp("codec") / "archive"
+    store = ObjectStore.open(str(folder))
+    ref = stage_model(store, model.to_files())
+    entry = stage_shard(store, ref, "0" * 32, shard)
+    commit(store, Manifest(schema=raw.schema, models=(ref,), shards=(entry.ref,)))
+    return folder
+
+
+def read_elsewhere(archive: Path, threads: str, kernel: str) -> list[str]:
+    env = {**os.environ, "OMP_NUM_THREADS": threads, "OPENBLAS_NUM_THREADS": threads, "LATENTPACK_KERNEL": kernel}
+    done = subprocess.run([sys.executable, "-c", DECODE, str(archive)], env=env, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.split()
+
+
+def test_decoding_gives_the_same_bits_without_torch_on_one_thread_or_two_with_the_kernel_or_without(archive, reader, shard):
+    here = [digest(decoded(reader, shard).to_batches()), digest(decoded(reader, shard, preview=True).to_batches())]
+    for threads, kernel in (("1", "on"), ("2", "on"), ("1", "off"), ("2", "off")):
+        had_kernel, *found = read_elsewhere(archive, threads, kernel)
+        assert found == here, (threads, kernel)
+        assert kernel == "on" or had_kernel == "False"
