@@ -175,6 +175,11 @@ def report_run(request: RunRequest, run: str, seconds: Mapping[str, float], ui_u
     return report if plan.decision == NOTHING else write_report(store, report, run)
 
 
+def report_nothing(request: RunRequest, plan: Plan, seconds: Mapping[str, float]) -> RunReport:
+    """The report of a run that has nothing to do: the archive as it is. Nothing is written."""
+    return assemble_report(request, plan, Archive.open(ingest.store_of(request.archive)), seconds)
+
+
 def assemble_report(request: RunRequest, plan: Plan, archive: Archive, seconds: Mapping[str, float], ui_url: str = "") -> RunReport:
     """The report of a run over the newest snapshot of its archive."""
     manifest, store = archive.manifest, archive.store
@@ -200,7 +205,11 @@ def assemble_report(request: RunRequest, plan: Plan, archive: Archive, seconds: 
         raw_bytes=sum(record.n_bytes for record in manifest.sources),
         arrow_bytes=round(float(manifest.extra.get("row_bytes", 0.0)) * manifest.n_rows),
         archive_bytes=sum(parts.values()),
-        **parts,
+        latents=parts["latents"],
+        corrections=parts["corrections"],
+        verbatim=parts["verbatim"],
+        model=parts["model"],
+        metadata=parts["metadata"],
         report_bytes=report_bytes(store),
         conventional_bytes=sum(outcome.conventional_bytes for entry in entries for outcome in entry.outcomes),
         columns=column_reports(manifest, entries, tolerances_of(model) if model else {}, proofs, model),

@@ -77,7 +77,7 @@ def _run(arguments: argparse.Namespace, quiet: bool) -> int:
         widen=arguments.widen,
         **optional,
     )
-    from flows.pipeline import run_pipeline
+    from flows.launch import run_pipeline
     from flows.table import run_table
     from flows.terminal import ProgressLine
 
@@ -243,6 +243,7 @@ _NOISY_LOGGERS: Iterable[str] = (
     "httpcore",
     "urllib3",
     "fsspec",
+    "websockets",
 )
 
 

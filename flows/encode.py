@@ -14,15 +14,11 @@ from dataclasses import asdict
 from functools import lru_cache
 from typing import Any
 
-from prefect import flow, task
-from prefect.cache_policies import NO_CACHE
-from prefect.task_runners import ThreadPoolTaskRunner
 from pydantic import BaseModel, ConfigDict
 
 from flows import ingest
 from flows.ingest import Plan, run_folder
 from flows.progress import Progress
-from flows.retrying import RETRIES, on_passing_errors
 from flows.settings import ArchiveSettings, EncodingSettings, RunRequest
 from flows.train import Trained, parts_of
 from storage.manifest import FORMAT_VERSION, ModelRef, ShardRef
@@ -175,35 +171,6 @@ def load_results(run: str) -> list[PartResult]:
     return [PartResult.model_validate(item) for item in json.loads(text)]
 
 
-@task(
-    name="encode-part",
-    task_run_name="encode-{planned.name}",
-    **RETRIES,
-    retry_condition_fn=on_passing_errors,
-    cache_policy=NO_CACHE,
-    persist_result=False,
-    tags=["latentpack-encode"],
-)
-def encode_part(planned: PartPlan, request: RunRequest) -> PartResult:
-    """Encode one part of the source into a staged shard."""
-    return part(planned, request)
-
-
-@flow(
-    name="latentpack-encode",
-    flow_run_name="encode-{run}",
-    persist_result=False,
-    task_runner=ThreadPoolTaskRunner(max_workers=default_workers()),  # type: ignore[arg-type]
-)
-def encode(request: RunRequest, run: str) -> int:
-    """Encode the parts of the source, several at a time; returns the number of shards."""
-    return encode_all(
-        request,
-        run,
-        lambda parts, progress: gather([encode_part.submit(planned, request) for planned in parts], progress),
-    )
-
-
 def encode_all(request: RunRequest, run: str, mapped: Callable[[list[PartPlan], Progress], list[PartResult]]) -> int:
     """Plan the parts of a run and have `mapped` encode them; returns the number of shards."""
     parts = plan_parts(request, Plan.load(run), Trained.load(run))
@@ -228,17 +195,3 @@ def one_by_one(work: Callable[[Any], Any]) -> Callable[[list[Any], Progress], li
         return results
 
     return mapped
-
-
-def gather(futures: list[Any], progress: Progress) -> list[Any]:
-    """The results of mapped tasks, in order; the first failure is raised as itself, the rest called off."""
-    results = []
-    for future in futures:
-        try:
-            results.append(future.result())
-        except BaseException:
-            for other in futures:
-                getattr(other, "cancel", lambda: None)()
-            raise
-        progress.add(float(results[-1].n_rows), f"{len(results)} of {len(futures)} shards")
-    return results

@@ -12,13 +12,10 @@ from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
-from prefect import flow, task
-from prefect.cache_policies import NO_CACHE
 from pydantic import BaseModel, ConfigDict
 
 from flows import server
 from flows.credentials import storage_options
-from flows.retrying import RETRIES, on_passing_errors
 from flows.settings import ArchiveSettings, RunRequest, SourceSettings
 from storage.manifest import Manifest, SourceRecord, newest_manifest
 from storage.metering import Meter
@@ -76,6 +73,11 @@ def new_run(now: datetime | None = None) -> str:
     return f"{(now or datetime.now(UTC)):%Y%m%dT%H%M%SZ}-{uuid4().hex[:6]}"
 
 
+def timestamp(now: datetime) -> str:
+    """A moment as manifests and reports write it, to the second, UTC."""
+    return f"{now.astimezone(UTC):%Y-%m-%dT%H:%M:%SZ}"
+
+
 def run_folder(run: str) -> Path:
     """The local scratch folder of a run; tasks of one machine hand each other files through it."""
     folder = server.home() / "runs" / run
@@ -123,6 +125,14 @@ def survey(request: RunRequest, run: str | None, created_at: str) -> Plan:
     """
     with source_of(request.source, run) as source:
         return decide(request, source, run, created_at)
+
+
+def survey_run(request: RunRequest, run: str, created_at: str) -> str:
+    """Decide what a run will do, and leave the plan in the run's folder; returns the decision."""
+    plan = survey(request, run, created_at)
+    plan.save()
+    log.info("%s", plan.statement)
+    return plan.decision
 
 
 def decide(request: RunRequest, source: Source, run: str | None, created_at: str) -> Plan:
@@ -268,25 +278,3 @@ def _type(field: Any) -> str:
 
 def _files(paths: Sequence[str]) -> str:
     return f"{len(paths)} file{'' if len(paths) == 1 else 's'}"
-
-
-@task(
-    name="survey",
-    task_run_name="survey-{run}",
-    **RETRIES,
-    retry_condition_fn=on_passing_errors,
-    cache_policy=NO_CACHE,
-    persist_result=False,
-)
-def survey_task(request: RunRequest, run: str, created_at: str) -> str:
-    """Compare source and archive; the decision is left in the run's folder and stated here."""
-    plan = survey(request, run, created_at)
-    plan.save()
-    log.info("%s", plan.statement)
-    return plan.decision
-
-
-@flow(name="latentpack-ingest", flow_run_name="ingest-{run}", persist_result=False)
-def ingest(request: RunRequest, run: str, created_at: str) -> str:
-    """Look at the source and decide what there is to do."""
-    return survey_task(request, run, created_at)

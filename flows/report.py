@@ -150,6 +150,9 @@ class RunReport(_Frozen):
     raw_bytes     : source objects as stored
     archive_bytes : every object under the archive but `reports/`; = latents + corrections + verbatim + model + metadata
     report_bytes  : objects under `reports/`
+    decision      : what the run found to do: "first", "append", "replace", "new-generation", "nothing-to-do"
+    statement     : the same in words
+    summary       : the codec's own account of the fit, empty when a stored model was kept
     """
 
     report_version: int = REPORT_VERSION
@@ -159,6 +162,8 @@ class RunReport(_Frozen):
     archive: str = ""
     created_at: str = ""
     writer: str = ""
+    decision: str = ""
+    statement: str = ""
 
     rows: int = 0
     n_new_rows: int = 0
@@ -188,6 +193,7 @@ class RunReport(_Frozen):
     report_json: str = ""
     report_html: str = ""
     ui_url: str = ""
+    summary: dict[str, Any] = Field(default_factory=dict)
 
     @computed_field  # type: ignore[prop-decorator]
     @property

@@ -55,7 +55,7 @@ def serve(
 def _stopping() -> Iterator[threading.Event]:
     """An event that SIGINT and SIGTERM set, from the first second on."""
     stop = threading.Event()
-    previous: dict[int, Any] = {}
+    previous: dict[signal.Signals, Any] = {}
     if threading.current_thread() is threading.main_thread():
         for number in (signal.SIGINT, signal.SIGTERM):
             previous[number] = signal.signal(number, lambda *_: stop.set())
@@ -79,8 +79,7 @@ def deployments(
     from prefect.events import DeploymentEventTrigger
     from prefect.types.entrypoint import EntrypointType
 
-    from flows.pipeline import pipeline
-    from flows.verify import check_archive
+    from flows.pipeline import check_archive, pipeline
 
     scheduled = source is not None and archive is not None
     parameters: dict[str, Any] = {}

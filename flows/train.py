@@ -9,14 +9,11 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import pyarrow as pa
-from prefect import flow, task
-from prefect.cache_policies import NO_CACHE
 from pydantic import BaseModel, ConfigDict
 
 from flows import ingest
 from flows.ingest import APPEND, REPLACE, Plan, run_folder
 from flows.progress import Progress
-from flows.retrying import RETRIES, on_passing_errors
 from flows.settings import RunRequest
 from storage.manifest import Manifest, ModelRef
 from storage.sources import Source
@@ -65,6 +62,21 @@ class Trained(BaseModel):
     def load(cls, run: str) -> "Trained":
         """What training of a run came to."""
         return cls.model_validate_json(run_folder(run).joinpath("train.json").read_text(encoding="utf-8"))
+
+
+def learn_run(request: RunRequest, run: str) -> str:
+    """Fit, keep or refresh for a run, and leave what came out in its folder; returns the digest of the model."""
+    progress = Progress(
+        run,
+        "train",
+        total=request.training.time_budget_s,
+        artifact_key="latentpack-training",
+        description="bits per row, falling",
+    )
+    trained = learn(request, Plan.load(run), progress)
+    trained.save(run)
+    progress.finish(f"model {trained.how}: {trained.ref.n_bytes:,} bytes")
+    return trained.ref.digest
 
 
 def learn(request: RunRequest, plan: Plan, progress: Progress) -> Trained:
@@ -207,32 +219,3 @@ def _listener(progress: Progress) -> Callable[[Any], None]:
         progress.at(get("seconds") or 0.0, message, bits_per_row=get("bits_per_row"), held_out_bits_per_row=bits)
 
     return hear
-
-
-@task(
-    name="learn",
-    task_run_name="learn-{run}",
-    **RETRIES,
-    retry_condition_fn=on_passing_errors,
-    cache_policy=NO_CACHE,
-    persist_result=False,
-)
-def learn_task(request: RunRequest, run: str) -> str:
-    """Fit, keep or refresh; returns the digest of the model, which is in the archive."""
-    progress = Progress(
-        run,
-        "train",
-        total=request.training.time_budget_s,
-        artifact_key="latentpack-training",
-        description="bits per row, falling",
-    )
-    trained = learn(request, Plan.load(run), progress)
-    trained.save(run)
-    progress.finish(f"model {trained.how}: {trained.ref.n_bytes:,} bytes")
-    return trained.ref.digest
-
-
-@flow(name="latentpack-train", flow_run_name="train-{run}", persist_result=False)
-def train(request: RunRequest, run: str) -> str:
-    """Learn the dataset, or take the stored model if it still fits."""
-    return learn_task(request, run)

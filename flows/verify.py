@@ -12,13 +12,10 @@ from dataclasses import asdict, replace
 from typing import Any
 
 import pyarrow as pa
-from prefect import flow, task
-from prefect.cache_policies import NO_CACHE
-from prefect.task_runners import ThreadPoolTaskRunner
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict
 
 from flows import ingest
-from flows.encode import PartPlan, PartResult, default_workers, gather, load_parts, load_results, model_of
+from flows.encode import PartPlan, PartResult, load_parts, load_results, model_of
 from flows.ingest import Plan, run_folder
 from flows.progress import Progress
 from flows.proof import (
@@ -31,7 +28,6 @@ from flows.proof import (
     tolerances_of,
     whole_digest,
 )
-from flows.retrying import RETRIES, on_passing_errors
 from flows.settings import ArchiveSettings, RunRequest, SourceSettings
 from storage.manifest import Manifest, load_manifest
 from storage.objects import ObjectStore
@@ -74,35 +70,6 @@ def load_proofs(run: str) -> list[ShardProof]:
     """The proofs of a run."""
     text = run_folder(run).joinpath("proofs.json").read_text(encoding="utf-8")
     return [ShardProof.model_validate(item) for item in json.loads(text)]
-
-
-@task(
-    name="verify-shard",
-    task_run_name="verify-{staged.planned.name}",
-    **RETRIES,
-    retry_condition_fn=on_passing_errors,
-    cache_policy=NO_CACHE,
-    persist_result=False,
-    tags=["latentpack-verify"],
-)
-def verify_shard(staged: Staged, request: RunRequest) -> ShardProof:
-    """Decode one staged shard in full and compare it with the source."""
-    return shard(staged, request)
-
-
-@flow(
-    name="latentpack-verify",
-    flow_run_name="verify-{run}",
-    persist_result=False,
-    task_runner=ThreadPoolTaskRunner(max_workers=default_workers()),  # type: ignore[arg-type]
-)
-def verify(request: RunRequest, run: str) -> int:
-    """Decode every new shard and compare it with the source; returns the number of rows proved."""
-    return verify_all(
-        request,
-        run,
-        lambda parts, progress: gather([verify_shard.submit(staged, request) for staged in parts], progress),
-    )
 
 
 def verify_all(request: RunRequest, run: str, mapped: Callable[[list[Staged], Progress], list[ShardProof]]) -> int:
@@ -267,30 +234,3 @@ class _RawRows:
             self._held[0:1] = [head.slice(gone)] if gone < head.num_rows else []
             self._first += gone
             n_rows -= gone
-
-
-@flow(name="latentpack-check-archive", flow_run_name="check-{archive.uri}", persist_result=False)
-def check_archive(
-    archive: ArchiveSettings, source: SourceSettings | None = None, sample: float = Field(default=1.0, gt=0, le=1)
-) -> dict[str, Any]:
-    """Check every digest of an archive, decode it, and compare it with its source if one is named."""
-    result = verify_archive(
-        archive.uri,
-        None if source is None else source.uri,
-        sample,
-        credentials=archive.credentials,
-        source_credentials=None if source is None else source.credentials,
-        widen=source is not None and source.widen,
-    )
-    from prefect.artifacts import create_markdown_artifact
-
-    create_markdown_artifact(
-        key="latentpack-check",
-        description=archive.uri,
-        markdown=f"## {archive.uri}\n\n{result['rows']:,} rows in {result['blocks']} blocks decoded, "
-        f"{result['objects']} objects ({result['bytes']:,} bytes) match their digests; "
-        f"{result['violations']} violations, {result['mismatches']} mismatches.",
-    )
-    if result["violations"] or result["mismatches"]:
-        raise VerificationFailed(f"{archive.uri}: {result['violations']} values outside their tolerance, {result['mismatches']} differ")
-    return {name: result[name] for name in ("rows", "blocks", "violations", "mismatches", "digest")}

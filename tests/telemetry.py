@@ -6,12 +6,13 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pyarrow as pa
+import pytest
 
+from vae_core import fitting
 from vae_core.columns import TableProfile
-from vae_core.fitting import fit
 from vae_core.model import FitConfig, FitResult, Model, Sample
 from vae_core.quality import compare
-from vae_core.shard import EncodedShard, decode_block, encode_shard, needs
+from vae_core.shard import EncodedShard, decode_block, needs
 from vae_core.tolerance import LOSSLESS, Tolerance, parse_tolerances, resolve
 
 SENSORS = ("s0", "s1", "s2", "s3", "s4", "s5")
@@ -71,12 +72,17 @@ def fitted(
     tolerances: Sequence[str] | Mapping[str, Tolerance] = (),
     *,
     preview: str | float = "off",
-    seconds: float = 60,
+    seconds: float = 1,
     seed: int = 0,
 ) -> FitResult:
-    """A model of a table, fitted on all of it."""
+    """A model of a table, fitted on all of it.
+
+    `seconds` plan the steps of training; the search for contexts has all the time it wants, so that no clock decides.
+    """
     config = FitConfig(seed=seed, time_budget_s=seconds, preview=preview)
-    return fit(Sample(table, (table.num_rows,)), profiled(table), table.schema, resolved(table, tolerances), config)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(fitting, "EXACT_SHARE", 1000.0)
+        return fitting.fit(Sample(table, (table.num_rows,)), profiled(table), table.schema, resolved(table, tolerances), config)
 
 
 def decoded(model: Model, shard: EncodedShard, columns: Sequence[str] | None = None, preview: bool = False) -> pa.Table:
@@ -89,7 +95,12 @@ def decoded(model: Model, shard: EncodedShard, columns: Sequence[str] | None = N
         )
         for block in shard.blocks
     ]  # fmt: skip
-    return pa.concat_tables(tables) if tables else model.schema.empty_table()
+    return pa.concat_tables(tables) if tables else without_rows(model.schema)
+
+
+def without_rows(schema: pa.Schema) -> pa.Table:
+    """An empty table; Arrow's own empty_table knows no unions."""
+    return pa.Table.from_arrays([pa.nulls(0, field.type) for field in schema], schema=schema)
 
 
 def assert_kept(raw: pa.Table, back: pa.Table, promised: Mapping[str, Tolerance] | None = None) -> None:
@@ -104,5 +115,3 @@ def stored_again(model: Model) -> Model:
     """A model as reading an archive has it: from its files, without the encoder."""
     return Model.from_files({name: data for name, data in model.to_files().items() if not name.startswith("encoder")})
 
-
-__all__ = ["SENSORS", "assert_kept", "decoded", "encode_shard", "fitted", "profiled", "resolved", "stored_again", "telemetry"]

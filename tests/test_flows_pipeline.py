@@ -8,9 +8,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from flows import assemble, encode, ingest, pipeline, proof, retrying
+from flows import assemble, encode, ingest, proof, retrying
 from flows.ingest import closure
-from flows.pipeline import run_pipeline
+from flows.launch import run_pipeline
 from flows.report import COMMITTED, NOTHING_TO_DO
 from flows.settings import RunRequest
 from flows.verify import verify_archive
@@ -172,7 +172,6 @@ def test_a_run_killed_before_the_commit_is_finished_by_the_next_without_encoding
 
     with monkeypatch.context() as patch:
         patch.setattr(assemble, "commit_run", killed)
-        patch.setattr(pipeline.assemble, "commit_run", killed)
         with pytest.raises(KeyboardInterrupt):
             run_pipeline(request(place))
     assert not list((place / "archive").glob("snapshots/*"))

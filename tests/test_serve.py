@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from flows import server
-from flows.pipeline import run_pipeline
+from flows.launch import run_pipeline
 from flows.report import NOTHING_TO_DO
 from flows.settings import RunRequest
 from storage import open_archive

@@ -96,10 +96,8 @@ def decode_block(
     wanted = _indices(model, columns)
     schema = pa.schema([model.schema.field(j) for j in wanted], metadata=model.schema.metadata)
     block = _Block(model, plan, n_rows, natives, payloads)
-    if preview and plan.preview and model.preview is not None:
-        arrays = block.preview(model.preview, wanted)
-    else:
-        arrays = block.exact(wanted)
+    from_latents = preview and plan.preview and model.preview is not None
+    arrays = block.preview(model.preview, wanted) if from_latents and model.preview is not None else block.exact(wanted)
     return pa.Table.from_arrays([arrays[j] for j in wanted], schema=schema)
 
 

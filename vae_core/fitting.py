@@ -75,7 +75,8 @@ def fit(
     fallback = {j: uniform[j] for j in sorted(taken)}
     model = Model(schema, plans, codes, preview, distortion, rate, fallback, n_total)
     summary = {
-        "rate_bits_per_row": rate, "n_learned": len(codes), "n_columns": len(plans), "seconds": report.curve[-1]["seconds"] if report.curve else 0.0,
+        "rate_bits_per_row": rate, "n_learned": len(codes), "n_columns": len(plans),
+        "seconds": report.curve[-1]["seconds"] if report.curve else 0.0,
         "distortion_compared": compared, "preview_compared": previews,
     }  # fmt: skip
     return FitResult(model, report.curve, summary)

@@ -87,7 +87,7 @@ class Layout:
                 bool(data["preview"]),
                 int(data["gain"]),
             )
-        except (KeyError, TypeError, ValueError) as error:
+        except (KeyError, TypeError, ValueError, OverflowError) as error:
             raise CorruptArchive(f"shard layout cannot be read: {type(error).__name__}: {error}") from error
         layout.check(model)
         return layout

@@ -170,7 +170,8 @@ class Surroundings:
 
 def middle(left: Ints, right: Ints) -> Ints:
     """floor((left + right) / 2) without overflow."""
-    return (left >> 1) + (right >> 1) + (left & right & 1)
+    found: Ints = (left >> 1) + (right >> 1) + (left & right & 1)
+    return found
 
 
 def context(

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from vae_core.exact import regress
 from vae_core.exact.cells import CellPlan, ColumnCode, DigitPlan, from_minutes, to_minutes
-from vae_core.exact.costs import ALL_WEIGHTS, Chain, extend, root
+from vae_core.exact.costs import ALL_WEIGHTS, RANK_WEIGHTS, Chain, extend, root
 from vae_core.exact.counts import MAX_CELLS
 from vae_core.exact.digits import Digits, Direct, Residual
 from vae_core.exact.features import FRACTIONS, MAX_LEVELS, N_STATES, STEP_CLASSES, Decoded, Feature, Surroundings
@@ -93,7 +93,7 @@ def order(columns: Sequence[SampleColumn], rng: np.random.Generator) -> tuple[li
         placed.append(best)
         level, size = binned[best]
         for i in left:
-            given = extend(roots[i], level, size, binned[i][0], binned[i][1], (16,)).bits
+            given = extend(roots[i], level, size, binned[i][0], binned[i][1], RANK_WEIGHTS).bits
             gains[columns[i].column][columns[best].column] = roots[i].bits - given
             cost[i] = min(cost[i], given)
     return placed, gains
@@ -279,7 +279,7 @@ def _quick_bits(bench: _Bench) -> float:
             bits += extend(chain, bench.digits[k - 1], scheme.sizes[k - 1], symbols, size).bits
             continue
         short = _shortlist(bench, 0, symbols, size)[:1]
-        bits += min([chain.bits, *(extend(chain, bench.levels(f), f.size, symbols, size).bits for f in short)])
+        bits += min([chain.bits, *(extend(chain, bench.levels(f), f.size, symbols, size, RANK_WEIGHTS).bits for f in short)])
     return bits
 
 
@@ -322,7 +322,7 @@ def _shortlist(bench: _Bench, digit: int, symbols: Ints, n_symbols: int) -> list
         thin = symbols[::stride]
         base = root(thin, n_symbols)
         scored = [
-            (extend(base, bench.levels(f)[::stride], f.size, thin, n_symbols, (16,)).bits, k, f)
+            (extend(base, bench.levels(f)[::stride], f.size, thin, n_symbols, RANK_WEIGHTS).bits, k, f)
             for k, f in enumerate(_candidates(bench, n_symbols))
         ]
         scored.sort(key=lambda s: (s[0], s[1]))
@@ -340,24 +340,19 @@ def _search_digits(bench: _Bench, tick: Callable[[], bool]) -> tuple[CellPlan, f
         if k:
             features.append(Feature("digit", -1, 0, bench.scheme.sizes[k - 1]))
             chain = extend(chain, bench.digits[k - 1], features[0].size, symbols, n_symbols)
-        short = _shortlist(bench, k, symbols, n_symbols) if tick() else []
+        short = _shortlist(bench, k, symbols, n_symbols) if chain.bits * scale > MIN_GAIN_BITS else []
         if k and short:
-            ranked = sorted(
-                short, key=lambda f: extend(chain, bench.levels(f), f.size, symbols, n_symbols, (16,)).bits
-            ) if len(symbols) < 20_000 else short
-            short = ranked[:4]
-        while len(features) < MAX_PARENTS and tick():
-            best: tuple[float, Feature, Chain] | None = None
-            for f in short:
-                if f in features or chain.n_contexts * f.size * n_symbols > MAX_CELLS:
-                    continue
-                trial = extend(chain, bench.levels(f), f.size, symbols, n_symbols)
-                if best is None or trial.bits < best[0]:
-                    best = trial.bits, f, trial
-            if best is None or (chain.bits - best[0]) * scale < MIN_GAIN_BITS:
+            short = short[:5]
+        while len(features) < MAX_PARENTS and chain.bits * scale > MIN_GAIN_BITS:
+            usable = [f for f in short if f not in features and chain.n_contexts * f.size * n_symbols <= MAX_CELLS]
+            if not usable or (features and not tick()):
                 break
-            features.append(best[1])
-            chain = best[2]
+            ranked = sorted(usable, key=lambda f: extend(chain, bench.levels(f), f.size, symbols, n_symbols, RANK_WEIGHTS).bits)
+            deeper = extend(chain, bench.levels(ranked[0]), ranked[0].size, symbols, n_symbols)
+            if (chain.bits - deeper.bits) * scale < MIN_GAIN_BITS:
+                break
+            features.append(ranked[0])
+            chain = deeper
         chain = _refine(bench, k, features, symbols, n_symbols)
         plans.append(DigitPlan(tuple(features), chain.weights))
         total += chain.bits

@@ -1,0 +1,82 @@
+"""The stages of a run in their order: ingest, train, encode, verify, commit, report. No Prefect here.
+
+What passes between the stages is the name of the run; its folder holds their small JSON documents, the archive the rest.
+"""
+
+import logging
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import datetime
+
+from flows import assemble, encode, ingest, train, verify
+from flows.ingest import NOTHING, Plan
+from flows.progress import tell
+from flows.report import ProgressEvent, RunReport
+from flows.settings import RunRequest
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Stages:
+    """How the stages are run: as Prefect flows, or as the plain functions under them."""
+
+    ingest: Callable[[RunRequest, str, str], str]
+    train: Callable[[RunRequest, str], str]
+    encode: Callable[[RunRequest, str], int]
+    verify: Callable[[RunRequest, str], int]
+    commit: Callable[[RunRequest, str], int]
+    report: Callable[[RunRequest, str, dict[str, float], str], RunReport]
+
+
+def plain() -> Stages:
+    """The stages as plain functions, one part at a time."""
+    return Stages(
+        ingest=ingest.survey_run,
+        train=train.learn_run,
+        encode=lambda request, run: encode.encode_all(request, run, encode.one_by_one(lambda planned: encode.part(planned, request))),
+        verify=lambda request, run: verify.verify_all(request, run, encode.one_by_one(lambda staged: verify.shard(staged, request))),
+        commit=assemble.commit_run,
+        report=assemble.report_run,
+    )
+
+
+def run_stages(request: RunRequest, run: str, stages: Stages, *, now: datetime, ui_url: str = "") -> RunReport:
+    """All stages in order. Nothing shows in the archive before the commit; a failure leaves it as it was."""
+    seconds: dict[str, float] = {}
+    began = time.monotonic()
+
+    @contextmanager
+    def timed(stage: str, message: str) -> Iterator[None]:
+        tell(run, ProgressEvent(stage=stage, message=message))
+        start = time.monotonic()
+        try:
+            yield
+        finally:
+            seconds[stage] = time.monotonic() - start
+
+    try:
+        with timed("ingest", "looking at the source"):
+            decision = stages.ingest(request, run, ingest.timestamp(now))
+        plan = Plan.load(run)
+        log.info("%s: %s", request.source.uri, plan.statement)
+        tell(run, ProgressEvent(stage="ingest", message=plan.statement, done=1.0, total=1.0))
+        if decision != NOTHING:
+            with timed("train", "profiling"):
+                stages.train(request, run)
+            with timed("encode", "planning"):
+                stages.encode(request, run)
+            with timed("verify", "decoding"):
+                stages.verify(request, run)
+            with timed("commit", "committing"):
+                number = stages.commit(request, run)
+            log.info("committed snapshot %d of %s", number, request.archive.uri)
+        tell(run, ProgressEvent(stage="report", message="measuring"))
+        seconds["total"] = time.monotonic() - began
+        report = stages.report(request, run, seconds, ui_url)
+        log.info("%d rows, %d bytes stored as %d. %s", report.rows, report.raw_bytes, report.archive_bytes, report.verdict)
+        return report
+    finally:
+        ingest.discard_run_folder(run)
