@@ -23,7 +23,8 @@ exit codes: 0 done; 2 usage; 3 bad input; 4 corrupt archive; 5 verification fail
 
 RUN_HELP = """\
 Store SOURCE in ARCHIVE: ingest, train, encode, verify by full decode, commit, report. A second run on the same source
-has nothing to do; new files in the source are added as a new snapshot.
+has nothing to do; new files in the source are added as a new snapshot, changed ones are replaced in it. Old snapshots
+stay readable. Runs show in the UI of the Prefect server that PREFECT_API_URL names, or of one that is started for them.
 
 tolerances (repeat the option; a named column beats '*'; the default is lossless):
   --tolerance 'temp=0.05'        every value of temp within 0.05
@@ -37,6 +38,7 @@ examples:
   latentpack run flights/ archive/
   latentpack run 'sensors/2024-*.parquet' s3://bucket/sensors --tolerance '*=0.1%' --json savings.json
   latentpack run images.npy archive/ --tolerance 'value=psnr:30' --time-budget 300
+  latentpack run flights/ archive/ --retrain --tolerance 'dep_delay=5'     other tolerances need a new generation
 """
 
 READ_HELP = """\
@@ -136,6 +138,14 @@ def parser() -> argparse.ArgumentParser:
     run.add_argument("--seed", metavar="S", type=_natural, default=0, help="seed of sampling and training (default 0)")
     run.add_argument(
         "--widen", action="store_true", help="let files disagree by int to float, int32 to int64, null to anything"
+    )
+    run.add_argument(
+        "--retrain",
+        action="store_true",
+        help="train from scratch and encode everything again, a new generation; needed to change tolerances or the schema",
+    )
+    run.add_argument(
+        "--drop-missing", action="store_true", help="leave rows of files that vanished from SOURCE out of the new snapshot"
     )
     run.add_argument("--json", metavar="PATH", help="write the report as JSON ('-': standard output)")
 

@@ -2,7 +2,6 @@
 
 import json
 import logging
-import math
 import os
 import resource
 import sys
@@ -13,19 +12,16 @@ from typing import Any
 import pyarrow as pa
 
 from flows import ingest
+from flows.accounts import Account, column_costs, column_reports, latent_report, models_of, preview_report
 from flows.encode import load_results
 from flows.html import html
 from flows.ingest import NOTHING, Plan, run_folder
 from flows.plots import plots
-from flows.proof import ShardProof, tolerances_of, whole_digest
+from flows.proof import ShardProof, whole_digest
 from flows.report import (
     COMMITTED,
     NOTHING_TO_DO,
-    ColumnReport,
     DriftReport,
-    LatentReport,
-    PreviewColumn,
-    PreviewReport,
     RunReport,
     SecondsReport,
     TrainingPoint,
@@ -36,12 +32,11 @@ from flows.settings import RunRequest
 from flows.train import REFRESHED, Trained
 from flows.verify import load_proofs
 from storage.archive import Archive
-from storage.ledger import bytes_by_part, column_totals, report_bytes
+from storage.ledger import bytes_by_part, report_bytes
 from storage.manifest import Manifest, ModelRef, SourceRecord
 from storage.objects import ObjectStore
 from storage.shards import ShardEntry, load_record
 from storage.writer import commit
-from vae_core.tolerance import LOSSLESS, Tolerance
 
 log = logging.getLogger(__name__)
 
@@ -77,11 +72,11 @@ def draft(
     new = [result.shard for result in load_results(run)]
     entries = in_source_order([load_record(store, shard) for shard in [*kept, *new]], paths)
     shards = tuple(entry.ref for entry in entries)
-    totals = column_totals(entries)
     used = {shard.model for shard in shards} | {trained.ref.digest}
     known: dict[str, ModelRef] = {model.digest: model for model in (parent.models if parent else ())}
     known.pop(trained.ref.digest, None)
     models = (*(model for digest, model in known.items() if digest in used), trained.ref)
+    costs = column_costs(store, entries, models_of(store, models))
     return Manifest(
         schema=parent.schema if parent and kept else schema,
         models=models,
@@ -93,8 +88,8 @@ def draft(
         tolerances=plan.tolerances,
         sources=sources_of(run, plan, parent, request.update.drop_missing),
         ledger={
-            "conventional_bytes": sum(int(total["conventional_bytes"]) for total in totals.values()),
-            "columns": {name: {key: total[key] for key in ("coding", "bytes", "conventional_bytes")} for name, total in totals.items()},
+            "conventional_bytes": sum(int(cost["conventional_bytes"]) for cost in costs.values()),
+            "columns": {name: {key: cost[key] for key in ("coding", "bytes", "conventional_bytes")} for name, cost in costs.items()},
         },
         verification=verification_of(load_proofs(run), parent, [entry.id for entry in entries]),
         extra={
@@ -189,7 +184,8 @@ def assemble_report(request: RunRequest, plan: Plan, archive: Archive, seconds: 
     trained = None if nothing else Trained.load(plan.run)
     proofs = [] if nothing else load_proofs(plan.run)
     model = archive.newest_model() if manifest.models else None
-    n_latents, zeros = latent_zeros(proofs)
+    summary = trained.summary if trained else {}
+    account = Account(store, entries, archive.model, model, proofs, summary)
     return RunReport(
         status=NOTHING_TO_DO if nothing else COMMITTED,
         run=plan.run,
@@ -212,7 +208,7 @@ def assemble_report(request: RunRequest, plan: Plan, archive: Archive, seconds: 
         metadata=parts["metadata"],
         report_bytes=report_bytes(store),
         conventional_bytes=sum(outcome.conventional_bytes for entry in entries for outcome in entry.outcomes),
-        columns=column_reports(manifest, entries, tolerances_of(model) if model else {}, proofs, model),
+        columns=column_reports(account, manifest),
         transfer=TransferReport(full_read_bytes=archive.plan_read(), preview_bytes=archive.plan_read(preview=True)),
         seconds=SecondsReport(**{name: seconds.get(name, 0.0) for name in SecondsReport.model_fields}),
         peak_rss_bytes=peak_rss_bytes(),
@@ -225,81 +221,16 @@ def assemble_report(request: RunRequest, plan: Plan, archive: Archive, seconds: 
             mismatches=sum(item["mismatches"] for proof in proofs for item in proof.columns.values()),
         ),
         training=training_points(trained),
-        latent=LatentReport(
-            n=len(zeros),
-            n_bytes=parts["latents"],
-            zero_fraction=sum(zeros.values()) / (n_latents * len(zeros)) if zeros and n_latents else 0.0,
-            zero_fraction_by_dimension=[count / n_latents for count in zeros.values()] if n_latents else [],
-            comparison=compared(trained.summary) if trained else [],
-        ),
-        preview=PreviewReport(
-            bytes=parts["latents"],
-            columns=[PreviewColumn(name=name, **error.model_dump()) for name, error in (proofs[0].preview if proofs else {}).items()],
-        ),
+        latent=latent_report(account),
+        preview=preview_report(account),
         drift=DriftReport(
             ratio=trained.drift_ratio if trained else None,
             threshold=request.training.drift_threshold,
             refreshed=trained is not None and trained.how == REFRESHED,
         ),
         ui_url=ui_url,
-        summary=_json(trained.summary) if trained else {},
+        summary=_json(summary),
     )
-
-
-def column_reports(
-    manifest: Manifest,
-    entries: Sequence[ShardEntry],
-    tolerances: Mapping[str, Tolerance],
-    proofs: Sequence[ShardProof],
-    model: Any,
-) -> list[ColumnReport]:
-    """One line a column, in schema order; errors are those proved by decoding, over all shards of the snapshot."""
-    totals = column_totals(list(entries))
-    kinds = {column.name: column.kind for column in model.columns} if model else {}
-    proved = manifest.verification.get("columns", {})
-    n_rows = {entry.id: entry.n_rows for entry in entries}
-    reports = []
-    for field in manifest.schema:
-        total, tolerance = totals.get(field.name, {}), tolerances.get(field.name, LOSSLESS)
-        errors = [proved[shard][field.name] for shard in n_rows if field.name in proved.get(shard, {})]
-        n_finite = sum(error[2] for error in errors)
-        items = [proof.columns[field.name] for proof in proofs if field.name in proof.columns]
-        reports.append(
-            ColumnReport(
-                name=field.name,
-                type=str(field.type),
-                kind=str(kinds.get(field.name, "")),
-                coding=str(total.get("coding", "")),
-                bytes=int(total.get("bytes", 0)),
-                conventional_bytes=int(total.get("conventional_bytes", 0)),
-                tolerance=0.0 if tolerance.is_lossless else tolerance.value,
-                tolerance_kind="lossless" if tolerance.is_lossless else "rmse" if tolerance.is_distortion else "absolute",
-                max_abs_error=max((error[0] for error in errors), default=0.0),
-                rmse=math.sqrt(sum(error[1] ** 2 * error[2] for error in errors) / n_finite) if n_finite else None,
-                violations=sum(item["violations"] + item["mismatches"] for item in items),
-                mismatches=sum(item["mismatches"] for item in items),
-                n_rows=manifest.n_rows,
-                n_null=sum(item["n_null"] for item in items),
-            )
-        )
-    return reports
-
-
-def latent_zeros(proofs: Sequence[ShardProof]) -> tuple[int, dict[str, int]]:
-    """(rows with stored latents, latent column -> zeros among them), over the shards of this run."""
-    zeros: Counter[str] = Counter()
-    n_rows = 0
-    for proof in proofs:
-        if proof.latent_zeros:
-            zeros.update(proof.latent_zeros)
-            n_rows += proof.n_rows
-    return n_rows, dict(zeros)
-
-
-def compared(summary: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """The base layers the codec compared: for distortion targets where there are any, else for the preview."""
-    rows = summary.get("distortion_compared") or summary.get("preview_compared") or []
-    return [_json(row) for row in rows]
 
 
 def training_points(trained: Trained | None) -> list[TrainingPoint]:

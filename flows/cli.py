@@ -53,6 +53,9 @@ def explain(error: BaseException) -> tuple[str, int]:
         if isinstance(link, LatentpackError):
             return one_line(str(link)), link.exit_code
         link = link.__cause__ or link.__context__
+    if isinstance(error, ModuleNotFoundError):
+        needs = "pip install 'latentpack[flows]' (reading, verifying and sampling need no extras)"
+        return one_line(f"{error.name} is not installed: {needs}"), EXIT_UNEXPECTED
     if isinstance(error, MemoryError):
         return "out of memory", EXIT_UNEXPECTED
     if isinstance(error, OSError):
@@ -75,6 +78,8 @@ def _run(arguments: argparse.Namespace, quiet: bool) -> int:
         preview=arguments.preview,
         seed=arguments.seed,
         widen=arguments.widen,
+        retrain=arguments.retrain,
+        drop_missing=arguments.drop_missing,
         **optional,
     )
     from flows.launch import run_pipeline
@@ -115,8 +120,7 @@ def _verify(arguments: argparse.Namespace, quiet: bool) -> int:
     from flows.verify import verify_archive
     from vae_core.errors import VerificationFailed
 
-    outcome = verify_archive(arguments.archive, source=arguments.source, sample=arguments.sample)
-    value: dict[str, Any] = outcome if isinstance(outcome, dict) else outcome.to_json()
+    value = verify_archive(arguments.archive, source=arguments.source, sample=arguments.sample)
     _write_json(arguments.json, value)
     if not quiet:
         print(verify_table(value), file=sys.stderr if arguments.json == "-" else sys.stdout)

@@ -7,7 +7,16 @@ from collections.abc import Mapping, Sequence
 
 from flows.plots import data_uri, plots, themed
 from flows.report import NOTHING_TO_DO, ColumnReport, RunReport, error_share
-from flows.table import human_bytes, human_number, human_saving, printable
+from flows.table import (
+    SIBLING_HEAD,
+    human_bytes,
+    human_number,
+    human_saving,
+    latent_text,
+    preview_text,
+    printable,
+    sibling_cells,
+)
 
 MAX_URI_CHARS = 60_000
 MAX_MARKDOWN_COLUMNS = 200
@@ -40,6 +49,7 @@ td:first-child{max-width:230px;overflow:hidden;text-overflow:ellipsis}
 .good{color:var(--good)}
 .bad{color:var(--bad);font-weight:600}
 .soft{color:var(--soft)}
+.chosen{font-weight:600}
 figure{margin:0;overflow-x:auto}
 svg{width:100%;height:auto;max-width:860px;display:block}
 code{font:13px ui-monospace,monospace;overflow-wrap:anywhere;white-space:normal}
@@ -66,7 +76,7 @@ def html(report: RunReport, drawn: Mapping[str, str] | None = None) -> str:
         _columns(report),
         _parts(report),
         _preview(report),
-        _base_layers(report),
+        _siblings(report),
         _proof(report),
         f"<footer>{_text(report.writer or 'latentpack')}; ratios are the other's bytes over ours. "
         "Every stored byte counts but this report.</footer>",
@@ -105,6 +115,10 @@ def markdown(report: RunReport, drawn: Mapping[str, str] | None = None) -> str:
         uri = data_uri(svg)
         if len(uri) <= MAX_URI_CHARS:
             lines += ["", f"## {title}", "", f"![{title}]({uri})"]
+    for title, compared in _comparisons(report).items():
+        lines += ["", f"## {title}", "", f"| {' | '.join(SIBLING_HEAD)} |", "|:--|--:|--:|--:|--:|--:|--:|:--|"]
+        lines += ["| " + " | ".join(map(_cell, row)) + " |" for row in compared]
+        lines += ["", SIBLING_NOTES[title]]
     if report.columns:
         lines += [
             "",
@@ -208,20 +222,39 @@ def _preview(report: RunReport) -> str:
         for c in preview.columns
     ]
     note = (
-        f"The latents alone, {human_bytes(preview.bytes)}, and how near they come. "
-        "RMSE is relative to the column's standard deviation."
+        f"The latents alone, {human_bytes(preview.bytes)}, and how near they come, measured by decoding the first block of every "
+        "new shard. RMSE is relative to the column's standard deviation."
     )
     return _section("Preview", "<th>column</th><th>relative RMSE</th><th>right category</th>", rows, note)
 
 
-def _base_layers(report: RunReport) -> str:
-    compared = report.latent.comparison
-    if not compared:
-        return ""
-    keys = list(dict.fromkeys(key for entry in compared for key in entry))
-    head = "".join(f"<th>{_text(key.replace('_', ' '))}</th>" for key in keys)
-    rows = ["".join(f"<td>{_text(_value(entry.get(key)))}</td>" for key in keys) for entry in compared]
-    return _section("Base layers compared", head, rows, "Siblings fitted to the same target, by their bytes.")
+AT_SAME_ERROR = "Siblings compared at the same error"
+AT_SAME_BUDGET = "Previews compared at the same budget"
+SIBLING_NOTES = {
+    AT_SAME_ERROR: "Bytes for the whole dataset, decoder and encoder (model) included, estimated on the sample; the error is the "
+    "worst column's on held-out rows, in per cent of its target.",
+    AT_SAME_BUDGET: "Bytes for the whole dataset, decoder and encoder (model) included, estimated on the sample; the error is the "
+    "mean RMSE of the columns on held-out rows, in per cent of their standard deviations.",
+}
+
+
+def _comparisons(report: RunReport) -> dict[str, list[tuple[str, ...]]]:
+    """Title -> rows of cells under SIBLING_HEAD."""
+    found = {}
+    if report.latent.role == "distortion" and report.latent.comparison:
+        found[AT_SAME_ERROR] = [sibling_cells(dict(row, error=row.get("worst_ratio"))) for row in report.latent.comparison]
+    if report.preview.comparison:
+        found[AT_SAME_BUDGET] = [sibling_cells(dict(row, error=row.get("mean_ratio"))) for row in report.preview.comparison]
+    return found
+
+
+def _siblings(report: RunReport) -> str:
+    head = "".join(f"<th>{_text(name)}</th>" for name in SIBLING_HEAD)
+    text = ""
+    for title, compared in _comparisons(report).items():
+        rows = ["".join(f"<td class={'chosen' if row[-1] else 'plain'}>{_text(cell)}</td>" for cell in row) for row in compared]
+        text += _section(title, head, rows, SIBLING_NOTES[title])
+    return text
 
 
 def _proof(report: RunReport) -> str:
@@ -259,7 +292,9 @@ def _proof_rows(report: RunReport) -> list[tuple[str, str]]:
     if report.model_digest:
         rows.append(("model", report.model_digest))
     if report.latent.n:
-        rows.append(("latents", f"{report.latent.n} a row, {100 * report.latent.zero_fraction:.1f} % zeros"))
+        rows.append(("latents", latent_text(report)))
+    if report.preview.columns:
+        rows.append(("preview", preview_text(report)))
     if report.drift.ratio is not None:
         action = "model refreshed" if report.drift.refreshed else "model kept"
         rows.append(("drift", f"new data costs {report.drift.ratio:.2f}× the bits of training data; {action}"))
@@ -268,18 +303,11 @@ def _proof_rows(report: RunReport) -> list[tuple[str, str]]:
     return rows
 
 
-def _value(value: object) -> str:
-    if isinstance(value, bool) or value is None:
-        return "–" if value is None else "yes" if value else ""
-    if isinstance(value, int):
-        return f"{value:,}"
-    return human_number(value) if isinstance(value, float) else printable(str(value))
-
-
 def _text(text: str) -> str:
     return escaping.escape(text, quote=True)
 
 
 def _cell(text: str) -> str:
-    """Text that stays text inside a markdown table: HTML escaped, markdown's own signs as entities."""
-    return "".join(f"&#{ord(c)};" if c in "|*_`[]\\<>#!~$" else "&amp;" if c == "&" else c for c in printable(text))
+    """Text that stays text in markdown, inside a table or a heading: what HTML or a table would take as its own becomes an
+    entity, markdown's other signs a backslash and themselves (Prefect's headings show entities of those as they are)."""
+    return "".join(f"&#{ord(c)};" if c in "|<>&" else f"\\{c}" if c in "*_`[]\\#!~$" else c for c in printable(text))

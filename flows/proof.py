@@ -1,7 +1,6 @@
 """Proof: decode a shard from its stored bytes and hold every value against the raw one, before anybody relies on it."""
 
 import hashlib
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any, NamedTuple
@@ -15,14 +14,18 @@ from storage.blocks import ShardReader
 from storage.objects import ObjectStore
 from storage.shards import ShardEntry, SourceSlice
 from vae_core import quality
+from vae_core.base.layer import take_up
+from vae_core.columns import one_array
 from vae_core.errors import VerificationFailed
 from vae_core.model import Model
 from vae_core.quality import ColumnQuality
 from vae_core.shard import decode_block, needs
+from vae_core.tables import flat_floats
 from vae_core.tolerance import LOSSLESS, Tolerance
 
 # A distortion target is met up to the rounding of its own measurement.
 RMSE_SLACK = 1e-9
+PREVIEW, DISTORTION = "preview", "distortion"
 
 
 class PreviewError(BaseModel):
@@ -32,12 +35,21 @@ class PreviewError(BaseModel):
     accuracy: float | None = None
 
 
+class LayerProof(BaseModel):
+    """The stored latents of one base layer in a shard. zeros: for each latent of a window, in how many windows it is zero."""
+
+    kind: str
+    window: int
+    n_windows: int
+    zeros: list[int]
+
+
 class ShardProof(BaseModel):
     """What decoding one shard found: a digest and counts.
 
-    columns      : ColumnQuality by name, as JSON
-    latent_zeros : latent column -> how many of its n_rows values are zero
-    preview      : column -> error of the latents alone, on the shard's first block
+    columns : ColumnQuality by name, as JSON
+    layers  : "preview" and "distortion", those whose latents are stored
+    preview : column -> error of the preview layer alone, on the shard's first block
     """
 
     model_config = ConfigDict(frozen=True)
@@ -46,7 +58,7 @@ class ShardProof(BaseModel):
     n_rows: int
     digest: str
     columns: dict[str, dict[str, Any]]
-    latent_zeros: dict[str, int] = Field(default_factory=dict)
+    layers: dict[str, LayerProof] = Field(default_factory=dict)
     preview: dict[str, PreviewError] = Field(default_factory=dict)
 
 
@@ -56,11 +68,12 @@ def tolerances_of(model: Model) -> dict[str, Tolerance]:
 
 
 class Block(NamedTuple):
-    """One decoded block: its first row within the shard, its rows, and the latents stored for them."""
+    """One decoded block: its first row within the shard, its rows, and what they were decoded from, latents included."""
 
     first_row: int
     table: pa.Table
-    latents: dict[str, pa.Array]
+    natives: dict[str, pa.Array]
+    payloads: dict[str, bytes]
 
 
 def decoded_blocks(store: ObjectStore, entry: ShardEntry, model: Model, blocks: Sequence[int] | None = None) -> Iterator[Block]:
@@ -72,12 +85,7 @@ def decoded_blocks(store: ObjectStore, entry: ShardEntry, model: Model, blocks: 
     for block, n_rows in enumerate(entry.block_rows):
         if wanted is None or block in wanted:
             natives, payloads = reader.read_block(block, names, need.groups)
-            needed = {name: natives[name] for name in need.natives}
-            yield Block(
-                first,
-                decode_block(model, dict(entry.layout), n_rows, needed, payloads),
-                {name: natives[name] for name in latents},
-            )
+            yield Block(first, decode_block(model, dict(entry.layout), n_rows, natives, payloads), natives, payloads)
         first += n_rows
 
 
@@ -91,11 +99,11 @@ def prove(store: ObjectStore, entry: ShardEntry, model: Model, raw: pa.Table) ->
         raise VerificationFailed(f"{where}: decodes to {entry.n_rows} rows, the source has {raw.num_rows}")
     tolerances = tolerances_of(model)
     found: dict[str, ColumnQuality] = {}
-    zeros: Counter[str] = Counter()
+    layers: dict[str, LayerProof] = {}
     preview: dict[str, PreviewError] = {}
 
     def checked() -> Iterator[pa.Table]:
-        for first, decoded, latents in decoded_blocks(store, entry, model):
+        for first, decoded, natives, payloads in decoded_blocks(store, entry, model):
             rows = raw.slice(first, decoded.num_rows)
             for ours, theirs in zip(decoded.schema, raw.schema, strict=True):
                 if ours.name != theirs.name or ours.type != theirs.type:
@@ -103,10 +111,11 @@ def prove(store: ObjectStore, entry: ShardEntry, model: Model, raw: pa.Table) ->
             qualities = quality.compare(rows, decoded, tolerances, first_row=first)
             refuse_violations(qualities, where)
             gather_qualities(found, qualities)
-            zeros.update({name: int(pc.sum(pc.equal(values, 0)).as_py() or 0) for name, values in latents.items()})
-            if latents and not preview:
-                sketch = decode_block(model, dict(entry.layout), decoded.num_rows, latents, {}, preview=True)
-                preview.update(preview_errors(sketch, rows))
+            count_zeros(layers, model, natives)
+            if first == 0 and PREVIEW in layers and model.preview is not None:
+                names = [model.columns[index].name for index in model.preview.columns]
+                sketch = decode_block(model, dict(entry.layout), decoded.num_rows, natives, payloads, names, preview=True)
+                preview.update(preview_errors(sketch, rows.select(names)))
             yield decoded
 
     digest = quality.digest(checked())
@@ -116,7 +125,7 @@ def prove(store: ObjectStore, entry: ShardEntry, model: Model, raw: pa.Table) ->
         n_rows=entry.n_rows,
         digest=digest,
         columns={name: asdict(item) for name, item in found.items()},
-        latent_zeros=dict(zeros),
+        layers=layers,
         preview=preview,
     )
 
@@ -155,23 +164,52 @@ def refuse_distortion(columns: Sequence[ColumnQuality], tolerances: Mapping[str,
             )
 
 
+def count_zeros(layers: dict[str, LayerProof], model: Model, natives: Mapping[str, pa.Array]) -> None:
+    """Add the zeros among a block's latents to what was counted before, layer by layer."""
+    for role, base in ((PREVIEW, model.preview), (DISTORTION, model.distortion)):
+        if base is None or any(name not in natives for name in base.latent_names):
+            continue
+        stored = np.stack([natives[name].to_numpy(zero_copy_only=False) for name in base.latent_names], axis=1)
+        latents = take_up(stored, base.layer.n_latents, base.layer.window)
+        before = layers.get(role)
+        zeros = np.asarray(before.zeros if before else 0) + (latents == 0).sum(axis=0)
+        layers[role] = LayerProof(
+            kind=base.layer.kind,
+            window=base.layer.window,
+            n_windows=len(latents) + (before.n_windows if before else 0),
+            zeros=zeros.tolist(),
+        )
+
+
+def is_number(data_type: pa.DataType) -> bool:
+    """Whether a preview of this type is judged by its distance: numbers, moments, durations, tensors of them."""
+    if isinstance(data_type, pa.BaseExtensionType):
+        return is_number(data_type.storage_type)
+    if pa.types.is_fixed_size_list(data_type):
+        return is_number(data_type.value_type)
+    tests = (pa.types.is_integer, pa.types.is_floating, pa.types.is_decimal, pa.types.is_temporal)
+    return any(test(data_type) for test in tests)
+
+
 def preview_errors(preview: pa.Table, raw: pa.Table) -> dict[str, PreviewError]:
-    """How far the latents alone are from the raw rows, by column."""
+    """How far a preview is from the raw rows of the same columns: numbers by RMSE over their standard deviation, all else
+    by the share of rows that are right."""
     found = {}
-    for name in preview.column_names:
-        ours, theirs = preview.column(name), raw.column(name)
-        if pa.types.is_integer(theirs.type) or pa.types.is_floating(theirs.type):
-            x = pc.cast(theirs, pa.float64(), safe=False).to_numpy(zero_copy_only=False)
-            y = pc.cast(ours, pa.float64(), safe=False).to_numpy(zero_copy_only=False)
+    for name in raw.column_names:
+        ours, theirs = one_array(preview.column(name)), one_array(raw.column(name))
+        if is_number(theirs.type):
+            x, y = flat_floats(theirs), flat_floats(ours)
+            if len(x) != len(y):
+                continue
             finite = np.isfinite(x) & np.isfinite(y)
             spread = float(x[finite].std()) if finite.any() else 0.0
             if spread > 0:
                 found[name] = PreviewError(relative_rmse=float(np.sqrt(np.mean((x[finite] - y[finite]) ** 2))) / spread)
-        elif ours.type.equals(theirs.type) and not pa.types.is_nested(theirs.type) and not isinstance(theirs.type, pa.ExtensionType):
-            ours, theirs = (
-                column.cast(column.type.value_type) if pa.types.is_dictionary(column.type) else column for column in (ours, theirs)
-            )
-            share = pc.mean(pc.fill_null(pc.equal(ours, theirs), False)).as_py()
+        elif not pa.types.is_nested(theirs.type):
+            if pa.types.is_dictionary(theirs.type):
+                ours, theirs = ours.dictionary_decode(), theirs.dictionary_decode()
+            same = pc.fill_null(pc.equal(ours, theirs), pc.and_(ours.is_null(), theirs.is_null()))
+            share = pc.mean(same).as_py()
             if share is not None:
                 found[name] = PreviewError(accuracy=float(share))
     return found

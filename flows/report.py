@@ -7,6 +7,7 @@ other's bytes over ours, so above 1 is a win; savings are percentages of the oth
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, computed_field
@@ -15,7 +16,7 @@ REPORT_VERSION = 1
 COMMITTED = "committed"
 NOTHING_TO_DO = "nothing-to-do"
 
-LEARNED_CODINGS = ("network", "counts", "learned", "vae", "klt", "linear", "latents")
+LEARNED_CODINGS = ("network", "counts", "learned", "vae", "klt", "linear", "latent")
 
 
 class _Frozen(BaseModel):
@@ -109,12 +110,21 @@ class TrainingPoint(_Frozen):
 
 
 class LatentReport(_Frozen):
-    """The stored latents: n dimensions a row, the share of zeros over all, and by dimension.
+    """The latents stored by this run: of the distortion layer where there is one, else of the preview's.
 
-    comparison: base layers compared at the same target, one dict each: {"kind", "bytes", "chosen", ...}
+    role    : "distortion" | "preview" | "" without any          kind : what codes them, e.g. "vae", "klt"
+    n       : latents a window of `window` rows
+    n_bytes : of all shards, as stored                           zero_fraction : over all, and by latent of the window
+    comparison : siblings at the same error (distortion) or budget (preview), fewest bytes first: {"kind", "window",
+                 "n_latents", "n_bytes", "model_bytes", "worst_ratio", "mean_ratio", "accuracy", "sparsity", "chosen"}.
+                 n_bytes is an estimate for the dataset, decoder and encoder included; ratios are RMSE over the target
+                 (distortion) or over the standard deviation (preview), on held-out rows.
     """
 
+    role: str = ""
+    kind: str = ""
     n: int = 0
+    window: int = 1
     n_bytes: int = 0
     zero_fraction: float = 0.0
     zero_fraction_by_dimension: list[float] = Field(default_factory=list)
@@ -130,10 +140,21 @@ class PreviewColumn(_Frozen):
 
 
 class PreviewReport(_Frozen):
-    """The preview: what it costs inside the archive and how good it is."""
+    """The preview: what its latents cost inside the archive, how good it is, and the siblings at the same budget."""
 
     bytes: int = 0
     columns: list[PreviewColumn] = Field(default_factory=list)
+    comparison: list[dict[str, Any]] = Field(default_factory=list)
+
+    @property
+    def relative_rmse(self) -> float | None:
+        """Mean over the numeric columns; None without any."""
+        return _mean([column.relative_rmse for column in self.columns])
+
+    @property
+    def accuracy(self) -> float | None:
+        """Mean over the other columns; None without any."""
+        return _mean([column.accuracy for column in self.columns])
 
 
 class DriftReport(_Frozen):
@@ -279,6 +300,11 @@ def error_share(column: ColumnReport) -> float:
         return 0.0
     error = column.rmse if column.tolerance_kind == "rmse" and column.rmse is not None else column.max_abs_error
     return error / column.tolerance
+
+
+def _mean(values: Sequence[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return sum(known) / len(known) if known else None
 
 
 def _saving(ours: int, other: int) -> float:

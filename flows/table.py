@@ -26,6 +26,8 @@ def run_table(report: RunReport, width: int | None = None) -> str:
     lines += ["", *_sizes(report), "", report.verdict]
     if report.columns:
         lines += ["", *_columns(report, width), "", *_helped(report, width)]
+    if report.latent.role == "distortion" and report.latent.comparison:
+        lines += ["", "siblings compared at the same error", *_siblings(report.latent.comparison, width)]
     lines += ["", *_facts(report)]
     return "\n".join(line.rstrip() for line in lines)
 
@@ -113,6 +115,11 @@ def human_number(value: float | None) -> str:
     return f"{value:.3g}"
 
 
+def human_count(value: int | None) -> str:
+    """A whole number with thousands apart; a dash for unknown."""
+    return "–" if value is None else f"{value:,}"
+
+
 def human_saving(percent: float) -> str:
     """A saving or a loss in words: '43.2 % smaller'."""
     if abs(percent) < 0.05:
@@ -197,6 +204,40 @@ def _info_row(column: Mapping[str, Any]) -> tuple[str, ...]:
     )
 
 
+KINDS = {
+    "vae": "VAE", "ae": "autoencoder", "klt": "KLT", "linear": "linear", "ista": "sparse dictionary (ISTA)",
+    "uniform quantisation, conventional coding": "uniform steps, conventional coding",
+}  # fmt: skip
+SIBLING_HEAD = ("coding", "window", "latents", "bytes", "model", "zeros", "error", "")
+
+
+def sibling_cells(row: Mapping[str, Any]) -> tuple[str, ...]:
+    """A line of a comparison of base layers, under SIBLING_HEAD. The error of a distortion layer is its worst column's, of
+    the target; a preview's is the mean over columns, of the standard deviation."""
+    kind, n_bytes, sparsity, error = str(row.get("kind", "")), row.get("n_bytes"), row.get("sparsity"), row.get("error")
+    return (
+        printable(KINDS.get(kind, kind)),
+        human_count(row.get("window")),
+        human_count(row.get("n_latents")),
+        human_count(n_bytes),
+        human_count(row.get("model_bytes")),
+        "–" if sparsity is None else f"{100 * sparsity:.1f} %",
+        "–" if error is None else f"{100 * error:.1f} %",
+        "chosen" if row.get("chosen") else "",
+    )
+
+
+def _siblings(comparison: Sequence[Mapping[str, Any]], width: int) -> list[str]:
+    """The best of each kind, by bytes, and the chosen one."""
+    kinds: list[str] = []
+    shown = []
+    for row in comparison:
+        if row.get("chosen") or row.get("kind") not in kinds:
+            kinds.append(str(row.get("kind")))
+            shown.append(sibling_cells(dict(row, error=row.get("worst_ratio"))))
+    return _aligned([SIBLING_HEAD], shown, "<>>>>>><", width)
+
+
 def _helped(report: RunReport, width: int) -> list[str]:
     helped = [c for c in report.columns if c.learned and c.bytes < c.conventional_bytes]
     rest = [c for c in report.columns if c not in helped]
@@ -236,7 +277,9 @@ def _facts(report: RunReport) -> list[str]:
             + (f", preview {human_bytes(transfer.preview_bytes)}" if transfer.preview_bytes else "")
         )
     if report.latent.n:
-        lines.append(f"latents       {report.latent.n} a row, {100 * report.latent.zero_fraction:.1f} % zeros")
+        lines.append(f"latents       {latent_text(report)}")
+    if report.preview.columns:
+        lines.append(f"preview       {preview_text(report)}")
     if report.drift.ratio is not None:
         action = "model refreshed" if report.drift.refreshed else "model kept"
         lines.append(f"drift         new data costs {report.drift.ratio:.2f}× the bits of training data: {action}")
@@ -248,6 +291,27 @@ def _facts(report: RunReport) -> list[str]:
     if report.ui_url:
         lines.append(f"Prefect run   {printable(report.ui_url)}")
     return lines
+
+
+def latent_text(report: RunReport) -> str:
+    """The stored latents in words: what they are for, how many, how sparse."""
+    latent = report.latent
+    rows = "a row" if latent.window == 1 else f"a window of {latent.window} rows"
+    used = "instead of the values" if latent.role == "distortion" else "for the preview"
+    kind = KINDS.get(latent.kind, latent.kind)
+    return f"{kind}, {latent.n} {rows}, {100 * latent.zero_fraction:.1f} % zeros, {human_bytes(latent.n_bytes)} {used}"
+
+
+def preview_text(report: RunReport) -> str:
+    """The quality of the preview in words, measured by decoding it."""
+    preview = report.preview
+    parts = []
+    if preview.relative_rmse is not None:
+        parts.append(f"RMSE {preview.relative_rmse:.2f} of the standard deviation")
+    if preview.accuracy is not None:
+        parts.append(f"{100 * preview.accuracy:.0f} % of the categories right")
+    share = f" ({100 * preview.bytes / report.archive_bytes:.1f} % of the archive)" if report.archive_bytes else ""
+    return f"{human_bytes(preview.bytes)} of latents{share} give {', '.join(parts) or 'a sketch'}"
 
 
 def cells(text: str) -> int:

@@ -140,7 +140,7 @@ def verify_archive(
         def checked(
             entry: ShardEntry = entry, blocks: list[int] = blocks, model: Model = model, rows: _RawRows | None = rows
         ) -> Iterator[pa.Table]:
-            for first, decoded, _ in decoded_blocks(store, entry, model, blocks):
+            for first, decoded, *_ in decoded_blocks(store, entry, model, blocks):
                 counts.update(rows=decoded.num_rows, blocks=1)
                 if rows is not None:
                     gather_qualities(

@@ -78,8 +78,12 @@ def fitted(
     """A model of a table, fitted on all of it.
 
     `seconds` plan the steps of training; the search for contexts has all the time it wants, so that no clock decides.
+    One thread: on a busy machine two of them wait for each other at every step.
     """
+    import torch
+
     config = FitConfig(seed=seed, time_budget_s=seconds, preview=preview)
+    torch.set_num_threads(1)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(fitting, "EXACT_SHARE", 1000.0)
         return fitting.fit(Sample(table, (table.num_rows,)), profiled(table), table.schema, resolved(table, tolerances), config)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -58,7 +59,7 @@ def encode_shard(model: Model, table: pa.Table, *, block_rows: int = BLOCK_ROWS,
         raise BadInput(f"table has columns {table.schema.names[:6]}…, the model was made for {model.schema.names[:6]}…")
     with ThreadPoolExecutor(THREADS) as pool:
         columns = list(pool.map(lambda plan: _prepare(model, plan.index, table.column(plan.index)), model.columns))
-    spans = [(start, min(block_rows, table.num_rows - start)) for start in range(0, table.num_rows, block_rows)]
+    spans = even_spans(table.num_rows, block_rows)
     latents, gain = _distortion_latents(model, columns, spans)
     by_layer = set(model.distortion.columns) if latents is not None and model.distortion is not None else set()
     codings = [LATENT if j in by_layer else "" for j in range(len(columns))]
@@ -76,6 +77,13 @@ def encode_shard(model: Model, table: pa.Table, *, block_rows: int = BLOCK_ROWS,
     for j in range(len(columns)):
         codings[j] = codings[j] or (LEARNED if j in learned else columns[j].coding)
     return _assemble(model, columns, spans, codings, learned, latents, gain, preview)
+
+
+def even_spans(n_rows: int, block_rows: int) -> list[tuple[int, int]]:
+    """(first row, rows) of blocks of about block_rows rows, all of a size: a small last block would learn everything anew."""
+    n_blocks = max(1, round(n_rows / block_rows)) if n_rows else 0
+    edges = [n_rows * k // n_blocks for k in range(n_blocks + 1)] if n_blocks else []
+    return [(start, stop - start) for start, stop in itertools.pairwise(edges)]
 
 
 def _prepare(model: Model, j: int, chunked: pa.ChunkedArray) -> _Column:

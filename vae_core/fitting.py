@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from vae_core.base import BaseColumn, fit_base
 from vae_core.base.layer import MAX_COLUMNS
 from vae_core.coders import conventional
-from vae_core.columns import Codes, ColumnPlan, TableProfile, encode_column, one_array, plan_columns
+from vae_core.columns import Codes, ColumnPlan, TableProfile, encode_column, one_array, plan_columns, without_levels
 from vae_core.exact.cells import ColumnCode
 from vae_core.exact.costs import root
 from vae_core.exact.features import Decoded
@@ -251,9 +251,9 @@ def _uniform(
 
 
 def _without_costly_dictionaries(plans: Sequence[ColumnPlan], sample: Sample, n_total: int) -> tuple[ColumnPlan, ...]:
-    """The plans, but a column whose dictionary costs more than it saves over its raw values is stored verbatim.
+    """The plans, but a column whose dictionary costs more than it saves over its raw values goes without.
 
-    Judged on the sample with conventional codings, which cost more than learned ones: kept when within 30 %.
+    Judged on the sample with conventional codings of the codes and of the values.
     """
     found = []
     for plan in plans:
@@ -264,8 +264,8 @@ def _without_costly_dictionaries(plans: Sequence[ColumnPlan], sample: Sample, n_
             scale = n_total / len(array)
             coded = min((n for name, n in ranked if uses_codes(name)), default=0) * scale + n_bytes
             raw = min((n for name, n in ranked if not uses_codes(name)), default=0) * scale
-            if raw and raw < 0.7 * coded:
-                plan = ColumnPlan(plan.name, plan.index, plan.field, "verbatim", plan.tolerance)
+            if raw and raw < coded:
+                plan = without_levels(plan, sample.table.column(plan.index))
         found.append(plan)
     return tuple(found)
 

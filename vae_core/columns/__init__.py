@@ -1,6 +1,6 @@
 """Columns: Arrow columns as int64 codes and back, exactly or within a tolerance."""
 
-from vae_core.columns.choose import plan_columns
+from vae_core.columns.choose import plan_columns, without_levels
 from vae_core.columns.codes import (
     STATE_MISFIT,
     STATE_NAN,
@@ -34,4 +34,5 @@ __all__ = [
     "pack_side",
     "plan_columns",
     "unpack_side",
+    "without_levels",
 ]

@@ -93,6 +93,20 @@ def _plan(index: int, item: pa.Field, profile: ColumnProfile, sample: pa.Chunked
     )  # fmt: skip
 
 
+def without_levels(plan: ColumnPlan, sample: pa.ChunkedArray) -> ColumnPlan:
+    """A lossless plan of the same column without its dictionary: the bits of floats, anything else verbatim."""
+    if not isinstance(plan.transform, FloatLevels):
+        return ColumnPlan(plan.name, plan.index, plan.field, "verbatim", plan.tolerance)
+    values = _sample_of(sample, plan.value_type)
+    transform = OrderedBits(values.dtype.str, _is_single(values))
+    codes, _ = transform.forward(values)
+    lo, hi, fill = (int(codes.min()), int(codes.max()), int(np.sort(codes)[len(codes) // 2])) if len(codes) else (0, 0, 0)
+    return ColumnPlan(
+        plan.name, plan.index, plan.field, plan.kind, LOSSLESS, transform, None, lo, hi, fill, plan.width,
+        has_state=plan.has_state, opaque=True,
+    )  # fmt: skip
+
+
 def _code_range(transform: Any, profile: ColumnProfile, value_type: pa.DataType, codes: Any) -> tuple[int, int]:
     """Codes of the profile's extremes, and of the sample."""
     n_levels = levels_of(transform)

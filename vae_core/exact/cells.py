@@ -17,7 +17,7 @@ from vae_core.exact.counts import MAX_CELLS, AdaptiveCounts, n_contexts
 from vae_core.exact.digits import Digits
 from vae_core.exact.features import N_STATES, Decoded, Feature, Surroundings, context
 from vae_core.exact.linear import Linear
-from vae_core.exact.schedule import STRIDE, chunks, neighbours, passes
+from vae_core.exact.schedule import LAST_CHUNKS, STRIDE, chunks, neighbours, passes
 
 Ints = NDArray[np.int64]
 MAX_FEATURES = 4
@@ -41,6 +41,7 @@ class CellPlan:
     scheme: Digits
     linear: Linear | None
     digits: tuple[DigitPlan, ...]
+    last_chunk: int = LAST_CHUNKS[0]
 
     @property
     def by_level(self) -> bool:
@@ -55,13 +56,13 @@ class CellPlan:
 
     def to_json(self) -> list[Any]:
         linear = None if self.linear is None else self.linear.to_json()
-        return [self.scheme.to_json(), linear, [d.to_json() for d in self.digits]]
+        return [self.scheme.to_json(), linear, [d.to_json() for d in self.digits], self.last_chunk]
 
 
 def cell_plan_from_json(parts: Any, n_columns: int) -> CellPlan:
     """The inverse of CellPlan.to_json. Raises CorruptArchive when the plan could not be decoded safely."""
     try:
-        scheme_parts, linear_parts, digit_parts = parts
+        scheme_parts, linear_parts, digit_parts, last_chunk = parts
         scheme = digits_module.from_json(scheme_parts)
         linear = None if linear_parts is None else linear_module.from_json(linear_parts, n_columns)
         found = []
@@ -79,7 +80,9 @@ def cell_plan_from_json(parts: Any, n_columns: int) -> CellPlan:
             raise CorruptArchive(f"model asks for a table of {n_contexts(sizes)} contexts by {size} symbols")
         if any(not 1 <= w < 1 << 16 for w in digit.weights):
             raise CorruptArchive(f"model holds smoothing weights outside 1..65535: {digit.weights}")
-    return CellPlan(scheme, linear, tuple(found))
+    if last_chunk not in LAST_CHUNKS:
+        raise CorruptArchive(f"model learns in chunks of {last_chunk!r} rows, not one of {LAST_CHUNKS}")
+    return CellPlan(scheme, linear, tuple(found), last_chunk)
 
 
 def code_cells(
@@ -98,7 +101,7 @@ def code_cells(
     n_active = n_rows if active is None else int(active.sum())
     for step, all_rows in passes(n_rows, by_level):
         pass_rows = all_rows if active is None else all_rows[active[all_rows]]
-        for chunk in chunks(len(pass_rows)):
+        for chunk in chunks(len(pass_rows), plan.last_chunk):
             rows = pass_rows[chunk]
             left = right = None
             if by_level and step < STRIDE:

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 STRIDE = 32
 FIRST_CHUNK = 64
-LAST_CHUNK = 1024
+LAST_CHUNKS = (1024, 8192)  # for columns that cost much, and for those that cost little
 STEPS = tuple(1 << k for k in range(STRIDE.bit_length() - 1, -1, -1))  # 32 (anchors), 16, 8, 4, 2, 1
 
 Ints = NDArray[np.int64]
@@ -34,12 +34,12 @@ def passes(n_rows: int, by_level: bool) -> list[tuple[int, Ints]]:
     return [(step, rows) for step, rows in found if len(rows)]
 
 
-def chunks(n_rows: int) -> Iterator[slice]:
+def chunks(n_rows: int, last: int) -> Iterator[slice]:
     """Slices of a pass of n_rows rows; a chunk is half as long as what came before it in the pass,
-    within FIRST_CHUNK and LAST_CHUNK: fresh counts are worth more than long vectors."""
+    within FIRST_CHUNK and `last`: where much is to be learned, fresh counts are worth more than long vectors."""
     start = 0
     while start < n_rows:
-        length = min(LAST_CHUNK, max(FIRST_CHUNK, start // 2))
+        length = min(last, max(FIRST_CHUNK, start // 2))
         yield slice(start, min(n_rows, start + length))
         start += length
 

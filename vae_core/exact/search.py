@@ -15,12 +15,13 @@ from vae_core.exact.counts import MAX_CELLS
 from vae_core.exact.digits import Digits, Direct, Residual
 from vae_core.exact.features import FRACTIONS, MAX_LEVELS, N_STATES, STEP_CLASSES, Decoded, Feature, Surroundings
 from vae_core.exact.linear import Linear, term_values
-from vae_core.exact.schedule import STEPS, STRIDE, neighbours, passes
+from vae_core.exact.schedule import LAST_CHUNKS, STEPS, STRIDE, neighbours, passes
 
 Ints = NDArray[np.int64]
 PRESCREEN_ROWS = 6_000
 SHORTLIST = 10
 RELATED = 12
+DEAR_BITS = 0.3  # a cell above which a column learns in short chunks
 MAX_PARENTS = 3
 MAX_EXACT_LEVELS = MAX_LEVELS - 2
 MIN_GAIN_BITS = 500.0  # what naming one more feature costs in the stored plan, with a margin
@@ -356,7 +357,8 @@ def _search_digits(bench: _Bench, tick: Callable[[], bool]) -> tuple[CellPlan, f
         chain = _refine(bench, k, features, symbols, n_symbols)
         plans.append(DigitPlan(tuple(features), chain.weights))
         total += chain.bits
-    return CellPlan(bench.scheme, bench.linear, tuple(plans)), total
+    dear = total > DEAR_BITS * max(1, len(bench.active))
+    return CellPlan(bench.scheme, bench.linear, tuple(plans), LAST_CHUNKS[0] if dear else LAST_CHUNKS[1]), total
 
 
 def _refine(bench: _Bench, k: int, features: Sequence[Feature], symbols: Ints, n_symbols: int) -> Chain:
