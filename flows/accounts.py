@@ -107,13 +107,17 @@ def column_reports(account: Account, manifest: Manifest) -> list[ColumnReport]:
     """One line a column, in schema order; errors are those proved by decoding, over all shards of the snapshot."""
     plans = {column.name: column for column in account.model.columns} if account.model else {}
     costs = column_costs(account.store, account.entries, account.models)
-    proved = manifest.verification.get("columns", {})
+    proved, targets = manifest.verification.get("columns", {}), manifest.extra.get("targets", {})
     reports = []
     for field in manifest.schema:
         cost, plan = costs.get(field.name, {}), plans.get(field.name)
-        tolerance: Tolerance = plan.tolerance if plan else LOSSLESS
+        tolerance = plan.tolerance if plan else LOSSLESS
+        # where a distortion target is met by uniform steps the plan has the bound of these; the promise is the target
+        if field.name in targets:
+            tolerance = Tolerance("rmse", targets[field.name])
         errors = [proved[entry.id][field.name] for entry in account.entries if field.name in proved.get(entry.id, {})]
         n_finite = sum(error[2] for error in errors)
+        without = 0.0 if tolerance.is_distortion else None
         items = [proof.columns[field.name] for proof in account.proofs if field.name in proof.columns]
         reports.append(
             ColumnReport(
@@ -126,7 +130,7 @@ def column_reports(account: Account, manifest: Manifest) -> list[ColumnReport]:
                 tolerance=0.0 if tolerance.is_lossless else tolerance.value,
                 tolerance_kind="lossless" if tolerance.is_lossless else "rmse" if tolerance.is_distortion else "absolute",
                 max_abs_error=max((error[0] for error in errors), default=0.0),
-                rmse=math.sqrt(sum(error[1] ** 2 * error[2] for error in errors) / n_finite) if n_finite else None,
+                rmse=math.sqrt(sum(error[1] ** 2 * error[2] for error in errors) / n_finite) if n_finite else without,
                 violations=sum(item["violations"] + item["mismatches"] for item in items),
                 mismatches=sum(item["mismatches"] for item in items),
                 n_rows=manifest.n_rows,

@@ -94,6 +94,7 @@ def draft(
         verification=verification_of(load_proofs(run), parent, [entry.id for entry in entries]),
         extra={
             "row_bytes": round(trained.row_bytes, 3),
+            **({"targets": trained.targets} if trained.targets else {}),
             "bits_per_value": {trained.ref.digest: baseline(trained, parent, entries)},
         },
     )

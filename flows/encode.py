@@ -35,9 +35,10 @@ log = logging.getLogger(__name__)
 class PartPlan(BaseModel):
     """One part of the source and the shard it becomes: a reference, small enough to hand to a task.
 
-    part  : SourcePart as JSON
-    shard : identifier of the shard
-    model : ModelRef as JSON
+    part    : SourcePart as JSON
+    shard   : identifier of the shard
+    model   : ModelRef as JSON
+    targets : column -> root mean square error it may have at most
     """
 
     model_config = ConfigDict(frozen=True)
@@ -47,6 +48,7 @@ class PartPlan(BaseModel):
     part: dict[str, Any]
     shard: str
     model: dict[str, Any]
+    targets: dict[str, float] = {}
 
 
 class PartResult(BaseModel):
@@ -102,6 +104,7 @@ def plan_parts(request: RunRequest, plan: Plan, trained: Trained) -> list[PartPl
             name=part.name,
             part=part.to_json(),
             model=trained.model,
+            targets=trained.targets,
             shard=shard_id(part_fingerprint(part, prints, request), trained.ref.digest, FORMAT_VERSION),
         )
         for part in parts

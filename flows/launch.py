@@ -43,7 +43,7 @@ def _run_on_server(request: RunRequest, hear: Callable[[ProgressEvent], None]) -
         hear(ProgressEvent(stage="ingest", message=plan.statement, done=1.0, total=1.0))
         seconds = time.monotonic() - began
         return assemble.report_nothing(request, plan, {"ingest": seconds, "total": seconds})
-    with closing(server.connect()) as connection:
+    with closing(server.connect(preferred_port=server.UI_PORT)) as connection:
         hear(ProgressEvent(stage="server", message=f"starting at {connection.ui_url}"))
         run_here = import_module("flows.pipeline").run_here
         if plan.decision in (FIRST, GENERATION):

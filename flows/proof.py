@@ -21,7 +21,7 @@ from vae_core.model import Model
 from vae_core.quality import ColumnQuality
 from vae_core.shard import decode_block, needs
 from vae_core.tables import flat_floats
-from vae_core.tolerance import LOSSLESS, Tolerance
+from vae_core.tolerance import Tolerance
 
 # A distortion target is met up to the rounding of its own measurement.
 RMSE_SLACK = 1e-9
@@ -89,9 +89,10 @@ def decoded_blocks(store: ObjectStore, entry: ShardEntry, model: Model, blocks: 
         first += n_rows
 
 
-def prove(store: ObjectStore, entry: ShardEntry, model: Model, raw: pa.Table) -> ShardProof:
+def prove(store: ObjectStore, entry: ShardEntry, model: Model, raw: pa.Table, targets: Mapping[str, float]) -> ShardProof:
     """Decode all blocks of a shard and compare them with `raw`, the rows it was made from.
 
+    targets : column -> the root mean square error it may have over the shard
     Raises VerificationFailed naming the column and the row when a promise is broken.
     """
     where = f"shard {entry.id[:12]} ({describe(entry.sources)})"
@@ -119,7 +120,7 @@ def prove(store: ObjectStore, entry: ShardEntry, model: Model, raw: pa.Table) ->
             yield decoded
 
     digest = quality.digest(checked())
-    refuse_distortion(list(found.values()), tolerances, where)
+    refuse_distortion(list(found.values()), targets, where)
     return ShardProof(
         shard=entry.id,
         n_rows=entry.n_rows,
@@ -153,14 +154,13 @@ def refuse_violations(columns: Sequence[ColumnQuality], where: str) -> None:
             )
 
 
-def refuse_distortion(columns: Sequence[ColumnQuality], tolerances: Mapping[str, Tolerance], where: str) -> None:
+def refuse_distortion(columns: Sequence[ColumnQuality], targets: Mapping[str, float], where: str) -> None:
     """Raise VerificationFailed for the first column that misses its distortion target."""
     for item in columns:
-        tolerance = tolerances.get(item.name, LOSSLESS)
-        if tolerance.is_distortion and item.rmse > tolerance.value * (1.0 + RMSE_SLACK):
+        target = targets.get(item.name)
+        if target is not None and item.rmse > target * (1.0 + RMSE_SLACK):
             raise VerificationFailed(
-                f"{where}: column {item.name!r}: root mean square error {item.rmse:g}, "
-                f"asked for at most {tolerance.value:g}; nothing was committed"
+                f"{where}: column {item.name!r}: root mean square error {item.rmse:g}, asked for at most {target:g}; nothing was committed"
             )
 
 

@@ -19,7 +19,6 @@ from vae_core.errors import UsageError
 DEPLOYMENT = "latentpack"
 EVENT = "latentpack.dataset.updated"
 NIGHTLY = "0 2 * * *"
-UI_PORT = 4200
 POLL_SECONDS = "2"
 RUNS_AT_A_TIME = 2
 
@@ -43,7 +42,7 @@ def serve(
         raise UsageError("serve: give both a source and an archive for the schedule, or neither")
     os.environ.setdefault("PREFECT_RUNNER_POLL_FREQUENCY", POLL_SECONDS)
     server.no_analytics()
-    with _stopping() as stop, contextlib.closing(server.connect(preferred_port=UI_PORT)) as connection:
+    with _stopping() as stop, contextlib.closing(server.connect(preferred_port=server.UI_PORT)) as connection:
         print(f"starting the Prefect server at {connection.ui_url} ...", flush=True)
         connection.wait(stop=stop)
         if not stop.is_set():

@@ -36,6 +36,8 @@ from vae_core.errors import LatentpackError
 START_TIMEOUT_S = 180.0
 LINGER_S = 10.0
 POLL_S = 0.25
+# Prefect's own. Runs and `latentpack serve` share it when it is free, so that the address of a run stays good.
+UI_PORT = 4200
 
 QUIET = {"PREFECT_SERVER_ANALYTICS_ENABLED": "false", "DO_NOT_TRACK": "1"}
 SERVER_ENVIRONMENT = {

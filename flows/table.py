@@ -289,7 +289,8 @@ def _facts(report: RunReport) -> list[str]:
     if report.report_html:
         lines.append(f"report        {printable(report.report_html)}")
     if report.ui_url:
-        lines.append(f"Prefect run   {printable(report.ui_url)}")
+        local = " (`latentpack serve` keeps this server up)" if report.ui_url.startswith("http://127.0.0.1") else ""
+        lines.append(f"Prefect run   {printable(report.ui_url)}{local}")
     return lines
 
 

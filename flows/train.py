@@ -38,6 +38,7 @@ class Trained(BaseModel):
     row_bytes      : Arrow bytes of a row, on average
     curve, summary : the codec's own account of the fit; empty when kept
     drift_ratio    : bits per value of new data over the model's own figure; None when there is nothing to compare
+    targets        : column -> the root mean square error it may have, for columns with a distortion target
     """
 
     model_config = ConfigDict(frozen=True)
@@ -48,6 +49,7 @@ class Trained(BaseModel):
     curve: list[dict[str, Any]] = []
     summary: dict[str, Any] = {}
     drift_ratio: float | None = None
+    targets: dict[str, float] = {}
 
     @property
     def ref(self) -> ModelRef:
@@ -94,14 +96,16 @@ def _learn(request: RunRequest, plan: Plan, source: Source, progress: Progress) 
     tolerances = resolved(plan, profile)
     sample = sampled(source, request, row_bytes)
     result = fit(sample, profile, source.schema, tolerances, fit_config(request), progress=_listener(progress))
-    return _staged(FITTED, result, store, row_bytes, None)
+    targets = {name: tolerance.value for name, tolerance in tolerances.items() if tolerance.is_distortion}
+    return _staged(FITTED, result, store, row_bytes, targets)
 
 
 def _keep_or_refresh(request: RunRequest, plan: Plan, source: Source, store: Any, manifest: Manifest, progress: Progress) -> Trained:
     ref = manifest.models[-1]
     row_bytes = float(manifest.extra.get("row_bytes", 0.0)) or 64.0
+    targets: dict[str, float] = manifest.extra.get("targets", {})
     if not plan.encode:
-        return Trained(how=KEPT, model=ref.to_json(), row_bytes=row_bytes)
+        return Trained(how=KEPT, model=ref.to_json(), row_bytes=row_bytes, targets=targets)
     model = load_model(store, ref)
     baseline = manifest.extra.get("bits_per_value", {}).get(ref.digest, {})
     ratio = drift(model, source, plan, baseline)
@@ -111,12 +115,12 @@ def _keep_or_refresh(request: RunRequest, plan: Plan, source: Source, store: Any
             ref.digest[:12],
             "unknown" if ratio is None else f"{ratio - 1.0:+.1%}",
         )
-        return Trained(how=KEPT, model=ref.to_json(), row_bytes=row_bytes, drift_ratio=ratio)
+        return Trained(how=KEPT, model=ref.to_json(), row_bytes=row_bytes, drift_ratio=ratio, targets=targets)
     log.info("model %s costs %+.1f %% on the new data: refreshing", ref.digest[:12], 100.0 * (ratio - 1.0))
     profile, row_bytes = profiled(source, set(plan.encode), progress)
     sample = sampled(source, request, row_bytes)
     result = refresh(model, sample, profile, fit_config(request), progress=_listener(progress))
-    return _staged(REFRESHED, result, store, row_bytes, ratio)
+    return _staged(REFRESHED, result, store, row_bytes, targets, ratio)
 
 
 def profiled(source: Source, paths: set[str], progress: Progress) -> tuple[TableProfile, float]:
@@ -203,10 +207,20 @@ def _first_rows(source: Source, plan: Plan) -> pa.Table | None:
     return None
 
 
-def _staged(how: str, result: FitResult, store: Any, row_bytes: float, ratio: float | None) -> Trained:
+def _staged(
+    how: str, result: FitResult, store: Any, row_bytes: float, targets: dict[str, float], ratio: float | None = None
+) -> Trained:
     ref = stage_model(store, result.model.to_files())
     log.info("%s model %s: %d bytes", how, ref.digest[:12], ref.n_bytes)
-    return Trained(how=how, model=ref.to_json(), row_bytes=row_bytes, curve=result.curve, summary=result.summary, drift_ratio=ratio)
+    return Trained(
+        how=how,
+        model=ref.to_json(),
+        row_bytes=row_bytes,
+        curve=result.curve,
+        summary=result.summary,
+        drift_ratio=ratio,
+        targets=targets,
+    )
 
 
 def _listener(progress: Progress) -> Callable[[Any], None]:

@@ -34,7 +34,6 @@ from storage.objects import ObjectStore
 from storage.shards import ShardEntry, load_record
 from storage.sources import Source, SourcePart
 from storage.verity import read_verified
-from storage.writer import load_model
 from vae_core import quality
 from vae_core.errors import CorruptArchive, UsageError, VerificationFailed
 from vae_core.model import Model
@@ -58,7 +57,7 @@ def shard(staged: Staged, request: RunRequest) -> ShardProof:
     planned, entry = staged.planned, load_record(store, staged.result.shard)
     with ingest.source_of(request.source, planned.run) as source:
         raw = source.table(SourcePart.from_json(planned.part))
-    return prove(store, entry, model_of(request.archive, planned.model), raw)
+    return prove(store, entry, model_of(request.archive, planned.model), raw, planned.targets)
 
 
 def save_proofs(run: str, proofs: Sequence[ShardProof]) -> None:
@@ -154,7 +153,7 @@ def verify_archive(
         if len(blocks) == len(entry.block_rows) and stated is not None and digests[-1] != stated:
             raise CorruptArchive(f"{entry.record.path}: decodes to other data than it did when it was committed")
     if sample == 1.0 and opened is not None:
-        missed = _missed(manifest, totals, store)
+        missed = _missed(manifest, totals)
         totals = {name: replace(item, violations=item.violations + (name in missed)) for name, item in totals.items()}
     return {
         "archive": uri,
@@ -181,13 +180,9 @@ def _check_objects(store: ObjectStore, manifest: Manifest, entries: Sequence[Sha
     return len(refs), sum(ref.n_bytes for ref in refs)
 
 
-def _missed(manifest: Manifest, totals: Mapping[str, ColumnQuality], store: ObjectStore) -> set[str]:
-    """Columns that miss their distortion target over all rows, by the loosest target among the snapshot's models."""
-    targets: dict[str, float] = {}
-    for ref in manifest.models:
-        for name, tolerance in tolerances_of(load_model(store, ref, with_encoder=False)).items():
-            if tolerance.is_distortion:
-                targets[name] = max(targets.get(name, 0.0), tolerance.value)
+def _missed(manifest: Manifest, totals: Mapping[str, ColumnQuality]) -> set[str]:
+    """Columns that miss their distortion target over all rows."""
+    targets: Mapping[str, float] = manifest.extra.get("targets", {})
     return {name for name, item in totals.items() if name in targets and item.rmse > targets[name] * (1.0 + RMSE_SLACK)}
 
 

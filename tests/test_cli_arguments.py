@@ -14,7 +14,7 @@ from vae_core.errors import BadInput, Conflict, CorruptArchive, UsageError, Veri
 
 COMMANDS = ("run", "read", "verify", "info", "sample", "vacuum", "serve")
 DOCUMENTED = {
-    "run": {"--tolerance", "--preview", "--time-budget", "--json"},
+    "run": {"--tolerance", "--preview", "--time-budget", "--json", "--retrain", "--drop-missing"},
     "read": {"--columns", "--rows", "--preview", "--snapshot"},
     "verify": {"--source", "--sample", "--json"},
     "info": {"--json"},
@@ -58,7 +58,7 @@ def test_help_is_quick_and_loads_neither_torch_nor_prefect_nor_arrow():
 
 
 @pytest.mark.parametrize(
-    "module", ["flows.reading", "flows.inventory", "flows.table", "flows.report", "flows.terminal"]
+    "module", ["flows.reading", "flows.inventory", "flows.table", "flows.report", "flows.terminal", "flows.verify", "flows.launch", "flows.stages"]
 )
 def test_what_reading_commands_import_has_no_torch_and_no_prefect(module):
     probe = f"import sys, {module}\nassert not {{'torch', 'prefect', 'matplotlib'}} & set(sys.modules)"

@@ -21,7 +21,8 @@ import pytest
 
 from flows import cli
 
-FLIGHTS = Path(__file__).resolve().parent.parent / "benchmarks" / "data" / "flights"
+ROOT = Path(__file__).resolve().parent.parent
+FLIGHTS = ROOT / "benchmarks" / "data" / "flights"
 N_ROWS = 1500
 ENVIRONMENT = {"LATENTPACK_SERVER": "off", "COLUMNS": "120"}
 BUDGET = ("--time-budget", 3)
@@ -123,6 +124,39 @@ def test_info_shows_rows_parts_and_snapshots(stored):
     assert f"{2 * N_ROWS:,} rows" in latentpack("info", archive).stdout
 
 
+WITHOUT = """
+import sys
+for name in ("prefect", "torch", "matplotlib", "psutil", "s3fs", "fastapi", "sqlalchemy"):
+    sys.modules[name] = None  # importing it raises ModuleNotFoundError
+from flows import cli
+sys.exit(cli.main(sys.argv[1:]))
+"""
+
+
+def test_everything_but_making_an_archive_works_where_neither_prefect_nor_torch_is_installed(stored, tmp_path):
+    source, archive, _ = stored
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(("LATENTPACK_", "PREFECT_"))}
+    environment["LATENTPACK_HOME"] = str(tmp_path / "home")
+
+    def bare(*arguments: object) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-c", WITHOUT, *map(str, arguments)]
+        return subprocess.run(command, capture_output=True, text=True, env=environment, cwd=ROOT, timeout=120)
+
+    for words in (
+        ("verify", archive, "--source", source),
+        ("info", archive),
+        ("read", archive, tmp_path / "all.parquet"),
+        ("sample", archive, tmp_path / "new.parquet", "--rows", 10),
+        ("vacuum", archive, "--dry-run"),
+        ("run", source, archive),  # nothing to do: no server is started for that
+    ):
+        done = bare(*words)
+        assert done.returncode == 0, f"{words[0]}: {done.stderr}"
+    assert "Nothing to do" in done.stdout and not (tmp_path / "home" / "server").exists()
+    failed = bare("run", source, tmp_path / "other")
+    assert failed.returncode == 1 and "pip install" in failed.stderr and failed.stderr.count("latentpack: error:") == 1
+
+
 def test_samples_have_the_schema_and_follow_the_seed(stored, tmp_path):
     source, archive, _ = stored
     for name, seed in (("a", 1), ("b", 1), ("c", 2)):
@@ -204,6 +238,48 @@ def test_a_flipped_byte_is_exit_code_4_and_names_the_object(stored, tmp_path):
 def test_vacuum_finds_nothing_after_clean_runs(stored):
     _, archive, _ = stored
     assert "nothing to remove" in latentpack("vacuum", archive, "--dry-run").stdout
+
+
+def test_a_distortion_target_is_met_and_its_siblings_are_shown(tmp_path):
+    draw, steps = np.random.default_rng(0), np.arange(6000)
+    wave = np.sin(steps / 40)
+    columns = {f"s{k}": wave * (k + 1) + 0.05 * draw.normal(size=len(steps)) for k in range(4)}
+    raw = pa.table(columns | {"key": [f"k{k}" for k in steps % 7]})
+    pq.write_table(raw, tmp_path / "waves.parquet")
+    asked = ("--tolerance", "*=rmse:2%", "--tolerance", "s3=psnr:30", "--time-budget", 6)
+    done = latentpack("run", tmp_path / "waves.parquet", tmp_path / "archive", *asked, "--json", tmp_path / "r.json")
+    report = json.loads((tmp_path / "r.json").read_text())
+    latentpack("read", tmp_path / "archive", tmp_path / "back.parquet")
+    back = pq.read_table(tmp_path / "back.parquet")
+    assert back["key"].equals(raw["key"])
+    for column in report["columns"][:4]:
+        error = back[column["name"]].to_numpy() - raw[column["name"]].to_numpy()
+        share = 10 ** (-30 / 20) if column["name"] == "s3" else 0.02
+        assert column["tolerance"] == pytest.approx(share * _range(raw, column["name"]))
+        assert column["rmse"] == pytest.approx(float(np.sqrt(np.mean(error**2))), rel=1e-6)
+        assert column["tolerance_kind"] == "rmse" and column["rmse"] <= column["tolerance"]
+    compared = report["latent"]["comparison"]
+    assert {"klt", "uniform quantisation, conventional coding"} <= {row["kind"] for row in compared}
+    assert sum(row["chosen"] for row in compared) == 1
+    assert "siblings compared at the same error" in done.stdout and "KLT" in done.stdout
+    assert "Siblings compared at the same error" in Path(report["report_html"]).read_text()
+    data = sum(report[part] for part in ("latents", "corrections", "verbatim"))
+    assert sum(column["bytes"] for column in report["columns"]) == pytest.approx(data, rel=0.1, abs=300)
+    latentpack("verify", tmp_path / "archive", "--source", tmp_path / "waves.parquet")
+
+
+def test_other_tolerances_need_retrain_and_vanished_files_go_when_asked(stored, tmp_path):
+    source, archive = tmp_path / "source", tmp_path / "archive"
+    source.mkdir()
+    for name in ("a", "b"):
+        pq.write_table(pa.table({"x": np.arange(500) * 0.5, "k": [name] * 500}), source / f"{name}.parquet")
+    latentpack("run", source, archive, *BUDGET)
+    assert "new generation" in latentpack("run", source, archive, "--tolerance", "x=1", code=2).stderr
+    assert "snapshot 2" in latentpack("run", source, archive, *BUDGET, "--tolerance", "x=1", "--retrain").stdout
+    (source / "b.parquet").unlink()
+    assert "Nothing to do" in latentpack("run", source, archive, "--tolerance", "x=1").stdout
+    latentpack("run", source, archive, *BUDGET, "--tolerance", "x=1", "--drop-missing", "--json", tmp_path / "r.json")
+    assert json.loads((tmp_path / "r.json").read_text())["rows"] == 500
 
 
 def test_ctrl_c_while_training_exits_130_and_commits_nothing(stored, tmp_path):

@@ -4,6 +4,7 @@ import pytest
 from pydantic import ValidationError
 
 from flows.settings import RunRequest, SourceSettings, TrainingSettings
+from flows.train import fit_config
 
 
 def test_the_flat_spelling_of_the_command_line_and_the_nested_one_of_the_form_are_the_same_request():
@@ -75,3 +76,5 @@ def test_every_setting_of_the_form_has_a_title_and_a_description():
 def test_a_preview_share_is_a_fraction_for_the_codec():
     assert TrainingSettings(preview="3%").preview_share == pytest.approx(0.03)
     assert TrainingSettings().preview_share == "auto"
+    assert fit_config(RunRequest(source="a", archive="b", preview="12.5%")).preview == 0.125
+    assert fit_config(RunRequest(source="a", archive="b", preview="off")).preview == "off"

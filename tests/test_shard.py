@@ -17,6 +17,7 @@ from telemetry import SENSORS, assert_kept, decoded, fitted, profiled, resolved,
 from storage.manifest import Manifest
 from storage.objects import ObjectStore
 from storage.writer import commit, stage_model, stage_shard
+from vae_core.coders import conventional
 from vae_core.errors import BadInput, CorruptArchive, UsageError
 from vae_core.fitting import refresh
 from vae_core.model import FitConfig, FitResult, Model, Sample
@@ -78,7 +79,8 @@ def exact(raw) -> tuple[Model, EncodedShard]:
 
 
 def test_blocks_have_the_rows_asked_for_and_every_group(shard):
-    assert [block.n_rows for block in shard.blocks] == [512, 512, 512, 464]
+    assert sum(block.n_rows for block in shard.blocks) == N_ROWS and len(shard.blocks) == 4
+    assert all(0 < block.n_rows <= BLOCK_ROWS for block in shard.blocks)
     for block in shard.blocks:
         assert set(block.natives) == {native.name for native in shard.natives} and set(block.payloads) == set(shard.groups)
         assert all(len(array) == block.n_rows for array in block.natives.values())
@@ -446,3 +448,16 @@ def test_decoding_gives_the_same_bits_without_torch_on_one_thread_or_two_with_th
         had_kernel, *found = read_elsewhere(archive, threads, kernel)
         assert found == here, (threads, kernel)
         assert kernel == "on" or had_kernel == "False"
+
+
+def test_blocks_whose_codes_need_wider_integers_share_one_type_with_the_others():
+    values = np.array([[3, 200, 7], [-100, 5, 90], [40_000, 1, 2]], np.int64).repeat(20, axis=1).ravel() * 1.5
+    table = pa.table({"x": pa.array(values)})
+    model = fitted(table, ["x=0.7"]).model
+    for coding in ("codes-plain", "codes-dictionary", "codes-delta"):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(conventional, "rank", lambda *_, coding=coding: [(coding, 0)])
+            shard = encode_shard(model, table, block_rows=60)
+        assert [o.coding for o in shard.outcomes] == [coding]
+        assert len({block.natives["x"].type for block in shard.blocks}) == 1
+        assert_kept(table, decoded(stored_again(model), shard), resolved(table, ["x=0.7"]))

@@ -25,6 +25,9 @@ from vae_core.exact.cells import ColumnCode, column_code_from_json
 PLAN, DECODER, ENCODER = "plan.json.zst", "decoder.safetensors", "encoder.safetensors"
 MODEL_VERSION = 1
 MAX_PLAN_BYTES = 1 << 28
+_UNREADABLE = (
+    KeyError, TypeError, ValueError, AttributeError, OverflowError, RecursionError, zstandard.ZstdError, SafetensorError, pa.ArrowException,
+)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,9 +152,10 @@ class Model:
             rate = float(plan["rate"])
             other = {name.removeprefix("uniform."): blob for name, blob in blobs.items() if name.startswith("uniform.")}
             uniform = [ColumnPlan.from_json(c, other, schema) for c in plan.get("uniform", [])]
-        except (KeyError, TypeError, ValueError, zstandard.ZstdError, SafetensorError, pa.ArrowException, RecursionError) as error:
+            n_rows = int(plan["rows"])
+        except _UNREADABLE as error:
             raise CorruptArchive(f"model cannot be read: {type(error).__name__}: {str(error)[:120]}") from error
-        model = cls(schema, columns, codes, bases["preview"], bases["distortion"], rate, {c.index: c for c in uniform}, int(plan["rows"]))
+        model = cls(schema, columns, codes, bases["preview"], bases["distortion"], rate, {c.index: c for c in uniform}, n_rows)
         model.check()
         return model
 

@@ -95,17 +95,39 @@ void lp_count(int32_t *counts, int64_t n_symbols, const int64_t *context, const 
     for (int64_t i = 0; i < n; i++) counts[context[i] * n_symbols + symbols[i]]++;
 }
 
-/* One level of the chain: chance[r, s] from counts[rows[r], s] and prior[link[r], s]. */
-void lp_smooth(const int32_t *counts, const int64_t *rows, const int64_t *link, int64_t n_rows, int64_t n_symbols,
-               int64_t weight, const int64_t *prior, int64_t *chance) {
-    for (int64_t r = 0; r < n_rows; r++) {
-        const int32_t *count = counts + rows[r] * n_symbols;
-        const int64_t *above = prior + link[r] * n_symbols;
-        int64_t *out = chance + r * n_symbols;
-        int64_t total = 0;
-        for (int64_t s = 0; s < n_symbols; s++) total += count[s];
-        double denominator = (double)((total << 4) + weight);
-        for (int64_t s = 0; s < n_symbols; s++)
-            out[s] = (int64_t)((double)(((int64_t)count[s] << 24) + weight * above[s]) / denominator);
+/* The cumulative frequencies of every distinct deepest context among n rows, in order of appearance, and the row of each.
+   counts[k], contexts[k], weights[k] for levels 0..depth; row_of (n_contexts of the deepest level) holds -1 everywhere, and
+   does so again on return; chance is scratch of 2 * n_symbols. Returns the number of distinct contexts. */
+int64_t lp_chain(int64_t depth, int32_t *const *counts, const int64_t *const *contexts, const int64_t *weights,
+                 int64_t n_symbols, int64_t n, int64_t *row_of, int64_t *chance, int64_t *cumulative, int64_t *table) {
+    const int64_t *deepest = contexts[depth];
+    int64_t found = 0;
+    for (int64_t i = 0; i < n; i++) {
+        int64_t row = row_of[deepest[i]];
+        if (row < 0) {
+            row = row_of[deepest[i]] = found++;
+            int64_t *above = chance, *below = chance + n_symbols;
+            for (int64_t s = 0; s < n_symbols; s++) above[s] = ((int64_t)1 << 20) / n_symbols;
+            for (int64_t k = 0; k <= depth; k++) {
+                const int32_t *count = counts[k] + contexts[k][i] * n_symbols;
+                int64_t total = 0, weight = weights[k];
+                for (int64_t s = 0; s < n_symbols; s++) total += count[s];
+                double denominator = (double)((total << 4) + weight);
+                for (int64_t s = 0; s < n_symbols; s++)
+                    below[s] = (int64_t)((double)(((int64_t)count[s] << 24) + weight * above[s]) / denominator);
+                int64_t *swap = above;
+                above = below;
+                below = swap;
+            }
+            int64_t *out = cumulative + row * (n_symbols + 1), sum = 0;
+            for (int64_t s = 0; s < n_symbols; s++) {
+                out[s] = sum;
+                sum += above[s] + 1;
+            }
+            out[n_symbols] = sum;
+        }
+        table[i] = row;
     }
+    for (int64_t i = 0; i < n; i++) row_of[deepest[i]] = -1;
+    return found;
 }

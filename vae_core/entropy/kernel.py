@@ -13,6 +13,7 @@ import os
 import shutil
 import subprocess
 import tempfile
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -50,7 +51,7 @@ def library() -> Any | None:
     except (OSError, subprocess.SubprocessError) as error:
         log.info("no C kernel, numpy does the work: %s", error)
         return None
-    for name in ("lp_decode", "lp_decode_raw", "lp_encode"):
+    for name in ("lp_decode", "lp_decode_raw", "lp_encode", "lp_chain"):
         getattr(loaded, name).restype = ctypes.c_int64
     if not _agrees(loaded):
         log.warning("the compiled kernel does not give the specification's bits: numpy does the work")
@@ -59,7 +60,7 @@ def library() -> Any | None:
 
 
 def _agrees(c: Any) -> bool:
-    """Whether the kernel's slots, smoothing and one lane of coding are what the formulas of rans.py and counts.py give."""
+    """Whether the kernel's slots, smoothing and coding are what the formulas of rans.py and counts.py give."""
     rng = np.random.default_rng(7)
     n, n_symbols = 500, 11
     frequency = rng.integers(1, 1 << 20, (5, n_symbols))
@@ -82,13 +83,16 @@ def _agrees(c: Any) -> bool:
     )  # fmt: skip
     if end != len(words) or not (out == symbols).all() or (state != 1 << 32).any():
         return False
-    counts, rows, link = rng.integers(0, 1 << 20, (9, 6)).astype(np.int32), np.arange(9), np.zeros(9, np.int64)
-    prior, chance = rng.integers(0, 1 << 20, (1, 6)), np.empty((9, 6), np.int64)
-    c.lp_smooth(
-        pointer(counts), pointer(rows), pointer(link), size(9), size(6), size(37), pointer(prior), pointer(chance)
-    )
-    seen = counts.astype(np.int64)
-    return bool((chance == ((seen << 24) + 37 * prior) // ((seen.sum(1, keepdims=True) << 4) + 37)).all())
+    counts, context = rng.integers(0, 1 << 20, (1, 6)).astype(np.int32), np.zeros(3, np.int64)
+    chain, table = np.empty((3, 7), np.int64), np.empty(3, np.int64)
+    weight, prior = 37, (1 << 20) // 6
+    found = c.lp_chain(
+        size(0), pointers([counts]), pointers([context]), pointer(np.array([weight], np.int64)), size(6), size(3),
+        pointer(np.full(1, -1, np.int64)), pointer(np.empty(12, np.int64)), pointer(chain), pointer(table),
+    )  # fmt: skip
+    seen = counts[0].astype(np.int64)
+    expected = ((seen << 24) + weight * prior) // ((int(seen.sum()) << 4) + weight) + 1
+    return bool(found == 1 and not table.any() and (np.diff(chain[0]) == expected).all() and chain[0, 0] == 0)
 
 
 def _compiled(compiler: str) -> Path:
@@ -120,6 +124,11 @@ def pointer(array: NDArray[Any]) -> ctypes.c_void_p:
     """The address of a C-contiguous array."""
     assert array.flags.c_contiguous
     return ctypes.c_void_p(array.ctypes.data)
+
+
+def pointers(arrays: Sequence[NDArray[Any]]) -> Any:
+    """A C array of the addresses of C-contiguous arrays."""
+    return (ctypes.c_void_p * len(arrays))(*(a.ctypes.data for a in arrays))
 
 
 def size(n: int) -> ctypes.c_int64:

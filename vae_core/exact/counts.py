@@ -10,7 +10,9 @@ Nothing is stored for a table: encoder and decoder both learn it, chunk after ch
 
 from __future__ import annotations
 
+import ctypes
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -35,21 +37,6 @@ def _quotient(numerator: Ints, denominator: Ints) -> Ints:
     return (numerator / denominator).astype(np.int64)
 
 
-def _smooth(counts: NDArray[np.int32], rows: Ints, link: Ints, weight: int, prior: Ints) -> Ints:
-    """(n_rows, n_symbols) chances in units of 2**-20: counts[rows] smoothed towards prior[link]."""
-    c = kernel.library()
-    if c is None:
-        seen = counts[rows].astype(np.int64)
-        return _quotient((seen << (SCALE_BITS + 4)) + weight * prior[link], (seen.sum(1, keepdims=True) << 4) + weight)
-    chance = np.empty((len(rows), counts.shape[1]), np.int64)
-    rows, link = np.ascontiguousarray(rows, np.int64), np.ascontiguousarray(link, np.int64)
-    c.lp_smooth(
-        kernel.pointer(counts), kernel.pointer(rows), kernel.pointer(link), kernel.size(len(rows)),
-        kernel.size(counts.shape[1]), kernel.size(weight), kernel.pointer(prior), kernel.pointer(chance),
-    )  # fmt: skip
-    return chance
-
-
 class AdaptiveCounts:
     """Counts of one digit.
 
@@ -62,6 +49,8 @@ class AdaptiveCounts:
         self.sizes = tuple(sizes)
         self.weights = tuple(weights)
         self._counts = [np.zeros((n_contexts(self.sizes[:k]), n_symbols), np.int32) for k in range(len(self.sizes) + 1)]
+        c = kernel.library()
+        self._scratch = None if c is None else _Scratch(c, self._counts, self.weights)
 
     def contexts(self, levels: Sequence[Ints], n: int) -> list[Ints]:
         """(n,) context numbers for every table level."""
@@ -72,6 +61,8 @@ class AdaptiveCounts:
 
     def cumulative(self, contexts: Sequence[Ints]) -> tuple[Ints, Ints]:
         """((n_distinct, n_symbols + 1) cumulative frequencies, (n,) row of each symbol) for one chunk."""
+        if self._scratch is not None:
+            return self._scratch.cumulative(self, contexts)
         deepest = contexts[-1]
         seen = np.zeros(len(self._counts[-1]), bool)
         seen[deepest] = True
@@ -88,25 +79,54 @@ class AdaptiveCounts:
         links.reverse()
         chance = np.full((1, self.n_symbols), (1 << SCALE_BITS) // self.n_symbols, np.int64)
         for k, rows in enumerate(wanted):
-            link = np.zeros(1, np.int64) if k == 0 else links[k - 1]
-            chance = _smooth(self._counts[k], rows, link, self.weights[k], chance)
+            prior = chance if k == 0 else chance[links[k - 1]]
+            counts = self._counts[k][rows].astype(np.int64)
+            numerator = (counts << (SCALE_BITS + 4)) + self.weights[k] * prior
+            chance = _quotient(numerator, (counts.sum(1, keepdims=True) << 4) + self.weights[k])
         cumulative = np.zeros((len(chance), self.n_symbols + 1), np.int64)
         np.cumsum(chance + 1, axis=1, out=cumulative[:, 1:])
         return cumulative, table
 
     def update(self, contexts: Sequence[Ints], symbols: Ints) -> None:
         """Count n symbols under their contexts."""
-        c = kernel.library()
+        if self._scratch is not None:
+            self._scratch.count(self, contexts, symbols)
+            return
         for counts, context in zip(self._counts, contexts, strict=True):
-            if c is None:
-                cell, flat = context * self.n_symbols + symbols, counts.reshape(-1)
-                if len(flat) <= 4 * len(cell):
-                    flat += np.bincount(cell, minlength=len(flat)).astype(np.int32)
-                else:
-                    np.add.at(flat, cell, 1)
-                continue
-            context, symbols = np.ascontiguousarray(context, np.int64), np.ascontiguousarray(symbols, np.int64)
-            c.lp_count(
-                kernel.pointer(counts), kernel.size(self.n_symbols), kernel.pointer(context), kernel.pointer(symbols),
+            cell, flat = context * self.n_symbols + symbols, counts.reshape(-1)
+            if len(flat) <= 4 * len(cell):
+                flat += np.bincount(cell, minlength=len(flat)).astype(np.int32)
+            else:
+                np.add.at(flat, cell, 1)
+
+
+class _Scratch:
+    """The same by the C kernel: its buffers, and the addresses of the tables."""
+
+    def __init__(self, c: Any, counts: Sequence[NDArray[np.int32]], weights: Sequence[int]) -> None:
+        self.c = c
+        self.tables = kernel.pointers(counts)
+        self.weights = np.array(weights, np.int64)
+        self.row_of = np.full(len(counts[-1]), -1, np.int64)
+        self.chance = np.empty(2 * counts[0].shape[1], np.int64)
+
+    def cumulative(self, counts: AdaptiveCounts, contexts: Sequence[Ints]) -> tuple[Ints, Ints]:
+        """See AdaptiveCounts.cumulative; the rows come in order of appearance."""
+        n = len(contexts[-1])
+        table = np.empty(n, np.int64)
+        out = np.empty((min(n, len(self.row_of)), counts.n_symbols + 1), np.int64)
+        found = self.c.lp_chain(
+            kernel.size(len(contexts) - 1), self.tables, kernel.pointers(contexts), kernel.pointer(self.weights),
+            kernel.size(counts.n_symbols), kernel.size(n), kernel.pointer(self.row_of), kernel.pointer(self.chance),
+            kernel.pointer(out), kernel.pointer(table),
+        )  # fmt: skip
+        return out[:found], table
+
+    def count(self, counts: AdaptiveCounts, contexts: Sequence[Ints], symbols: Ints) -> None:
+        """See AdaptiveCounts.update."""
+        symbols = np.ascontiguousarray(symbols, np.int64)
+        for table, context in zip(self.tables, contexts, strict=True):
+            self.c.lp_count(
+                ctypes.c_void_p(table), kernel.size(counts.n_symbols), kernel.pointer(context), kernel.pointer(symbols),
                 kernel.size(len(symbols)),
             )  # fmt: skip

@@ -1,0 +1,188 @@
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+import zstandard
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from safetensors.numpy import load, save
+from telemetry import SENSORS, decoded, fitted, telemetry
+from test_exact_cells import HOSTILE, changed, leaves
+
+from vae_core.errors import CorruptArchive
+from vae_core.model import DECODER, ENCODER, PLAN, Model
+from vae_core.quality import digest
+from vae_core.shard import encode_shard, sample_rows
+
+TOLERANCES = ("temp=0.05", *(f"{name}=rmse:3%" for name in SENSORS))
+
+
+@pytest.fixture(scope="module")
+def raw() -> pa.Table:
+    return telemetry(1200, 4)
+
+
+@pytest.fixture(scope="module")
+def model(raw) -> Model:
+    found = fitted(raw, TOLERANCES, preview=0.4).model
+    assert found.preview is not None and found.distortion is not None and found.uniform and found.codes
+    return found
+
+
+class Files:
+    """The files of a model, with the plan open; a plain class, whose short repr hypothesis may print."""
+
+    def __init__(self, files: dict[str, bytes]) -> None:
+        self.files = dict(files)
+        unpacked = zstandard.ZstdDecompressor().decompress(files[PLAN], max_output_size=1 << 24)
+        cut = 4 + int.from_bytes(unpacked[:4], "little")
+        self.schema, self.plan = unpacked[4:cut], json.loads(unpacked[cut:])
+
+    def with_plan(self, plan: Any, schema: bytes | None = None) -> dict[str, bytes]:
+        """The files with another plan."""
+        schema = self.schema if schema is None else schema
+        body = len(schema).to_bytes(4, "little") + schema + json.dumps(plan).encode()
+        return {**self.files, PLAN: zstandard.ZstdCompressor().compress(body)}
+
+
+@pytest.fixture(scope="module")
+def files(model) -> Files:
+    return Files(model.to_files())
+
+
+def test_a_model_comes_back_from_its_files_and_gives_them_again(model):
+    files = model.to_files()
+    assert set(files) == {PLAN, DECODER, ENCODER}
+    again = Model.from_files(files)
+    assert again.to_files() == files
+    assert again.schema.equals(model.schema, check_metadata=True)
+    assert again.codes == model.codes and again.learned.keys() == model.learned.keys()
+
+
+def test_a_model_without_its_encoder_decodes_the_same_and_cannot_encode_its_base_layers(model, raw):
+    reader = Model.from_files({name: data for name, data in model.to_files().items() if name != ENCODER})
+    shard = encode_shard(model, raw)
+    assert digest(decoded(reader, shard).to_batches()) == digest(decoded(model, shard).to_batches())
+    assert digest(sample_rows(reader, 50, 1).to_batches()) == digest(sample_rows(model, 50, 1).to_batches())
+    with pytest.raises(ValueError, match="without its encoder"):
+        encode_shard(reader, raw)
+
+
+def test_a_model_of_no_rows_and_of_one_comes_back(raw):
+    for n in (0, 1):
+        model = fitted(raw.slice(0, n)).model
+        assert Model.from_files(model.to_files()).to_files() == model.to_files()
+
+
+def test_another_version_is_refused_by_name(files):
+    with pytest.raises(CorruptArchive, match=r"version 99.*reads"):
+        Model.from_files(files.with_plan({**files.plan, "version": 99}))
+
+
+@pytest.mark.parametrize("name", [PLAN, DECODER, ENCODER])
+@pytest.mark.parametrize("damage", [lambda d: d[: len(d) // 2], lambda d: b"", lambda d: d[::-1], lambda d: bytes(len(d)), lambda d: d[:7]])
+def test_damaged_files_are_a_corrupt_archive(files, name, damage: Callable[[bytes], bytes]):
+    with pytest.raises(CorruptArchive):
+        Model.from_files({**files.files, name: damage(files.files[name])})
+
+
+@pytest.mark.parametrize("name", [PLAN, DECODER])
+def test_missing_files_are_a_corrupt_archive(files, name):
+    with pytest.raises(CorruptArchive):
+        Model.from_files({k: v for k, v in files.files.items() if k != name})
+
+
+@settings(deadline=None, max_examples=150)
+@given(st.data())
+def test_a_hostile_plan_is_a_corrupt_archive_or_a_model(files, data):
+    path = data.draw(st.sampled_from(paths_of(files.plan)))
+    plan = changed(files.plan, path, data.draw(st.sampled_from(HOSTILE)))
+    try:
+        found = Model.from_files(files.with_plan(plan))
+    except CorruptArchive:
+        return
+    found.to_files()
+
+
+def paths_of(plan: Any) -> list[tuple[Any, ...]]:
+    """Nodes of a plan, the shallow ones as often as the deep ones."""
+    found = leaves(plan)
+    depth = max(len(path) for path in found)
+    return [path for k in range(1, depth + 1) for path in [p for p in found if len(p) == k][:40]]
+
+
+@pytest.mark.parametrize("plan", [None, [], 3, "x", {}, {"version": 1}])
+def test_a_plan_that_is_none_is_a_corrupt_archive(files, plan):
+    with pytest.raises(CorruptArchive):
+        Model.from_files(files.with_plan(plan))
+
+
+def test_a_plan_as_deep_as_a_well_is_a_corrupt_archive(files):
+    deep = b'{"version":1,"columns":' + b"[" * 200_000
+    body = len(files.schema).to_bytes(4, "little") + files.schema + deep
+    with pytest.raises(CorruptArchive):
+        Model.from_files({**files.files, PLAN: zstandard.ZstdCompressor().compress(body)})
+
+
+def test_a_plan_for_another_schema_is_a_corrupt_archive(files, raw):
+    for schema in (raw.schema.remove(0), pa.schema([*raw.schema][::-1]), raw.schema.append(pa.field("more", pa.int8()))):
+        with pytest.raises(CorruptArchive):
+            Model.from_files(files.with_plan(files.plan, schema.serialize().to_pybytes()))
+    with pytest.raises(CorruptArchive):
+        Model.from_files(files.with_plan(files.plan, b"no schema"))
+
+
+def test_a_column_is_coded_once_and_after_what_it_is_conditioned_on(model):
+    twice = replace(model, codes=(*model.codes, model.codes[0]))
+    backwards = replace(model, codes=model.codes[::-1])
+    assert any(code.columns for code in model.codes)
+    for wrong in (twice, backwards):
+        with pytest.raises(CorruptArchive, match="twice, or before"):
+            wrong.check()
+    other_fill = replace(model, codes=(replace(model.codes[0], fill=model.codes[0].fill + 1), *model.codes[1:]))
+    with pytest.raises(CorruptArchive, match="two different codes"):
+        other_fill.check()
+
+
+def test_verbatim_columns_cannot_be_coded(model):
+    verbatim = next(plan.index for plan in model.columns if plan.kind == "verbatim")
+    wrong = replace(model, codes=(replace(model.codes[0], column=verbatim),))
+    with pytest.raises(CorruptArchive):
+        Model.from_files(wrong.to_files())
+
+
+@settings(deadline=None, max_examples=60)
+@given(st.data())
+def test_hostile_tensors_are_a_corrupt_archive_or_a_model(files, data):
+    tensors = load(files.files[DECODER])
+    name = data.draw(st.sampled_from(sorted(tensors)))
+    flat = bytearray(tensors[name].tobytes())
+    how = data.draw(st.sampled_from(["flip", "cut", "drop", "type", "shape"]))
+    if how == "drop":
+        del tensors[name]
+    elif how == "type":
+        tensors[name] = np.frombuffer(bytes(flat[: len(flat) // 4 * 4]), np.float32)
+    elif how == "shape":
+        tensors[name] = tensors[name].reshape(1, -1)
+    elif how == "cut":
+        tensors[name] = np.frombuffer(bytes(flat[: data.draw(st.integers(0, len(flat)))]), np.uint8)
+    else:
+        for _ in range(data.draw(st.integers(1, 3))):
+            flat[data.draw(st.integers(0, len(flat) - 1))] ^= data.draw(st.integers(1, 255))
+        tensors[name] = np.frombuffer(bytes(flat), np.uint8)
+    try:
+        found = Model.from_files({**files.files, DECODER: save(tensors)})
+        sample_rows(found, 20, 0)
+    except CorruptArchive:
+        return
+
+
+def test_a_plan_states_what_the_sample_cost(model, raw):
+    learned_bits = 8 * sum(o.n_bytes for o in encode_shard(model, raw).outcomes if o.coding == "learned")
+    assert model.rate_bits_per_row > 0 and learned_bits / raw.num_rows < 2 * model.rate_bits_per_row
