@@ -57,11 +57,9 @@ def test_help_is_quick_and_loads_neither_torch_nor_prefect_nor_arrow():
     assert min(times) < 1.0  # 0.3 s on an idle machine; the module check above is the real one
 
 
-@pytest.mark.parametrize(
-    "module", ["flows.reading", "flows.inventory", "flows.table", "flows.report", "flows.terminal", "flows.verify", "flows.launch", "flows.stages"]
-)
+@pytest.mark.parametrize("module", ["reading", "inventory", "table", "report", "terminal", "verify", "launch", "stages"])
 def test_what_reading_commands_import_has_no_torch_and_no_prefect(module):
-    probe = f"import sys, {module}\nassert not {{'torch', 'prefect', 'matplotlib'}} & set(sys.modules)"
+    probe = f"import sys, flows.{module}\nassert not {{'torch', 'prefect', 'matplotlib'}} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", probe], check=True, capture_output=True)
 
 

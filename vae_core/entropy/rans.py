@@ -168,27 +168,21 @@ class Decoder(Channel):
                 kernel.size(self.position), kernel.pointer(out),
             ))  # fmt: skip
             return out
-        n_symbols = cumulative.shape[1] - 1
-        width = 1 << max(1, n_symbols).bit_length()
-        padded = np.full((len(cumulative), width), SLOTS + 1, np.int64)
-        padded[:, : n_symbols + 1] = cumulative
-        flat = padded.ravel()
-        total_all = cumulative[:, -1]
+        return self._code_numpy(cumulative, table, out)
+
+    def _code_numpy(self, cumulative: Ints, table: Ints, out: Ints) -> Ints:
+        width, total_all = cumulative.shape[1], cumulative[:, -1]
+        scaled = (cumulative << SLOT_BITS) // total_all[:, None]
+        flat = scaled.ravel()
         for start in range(0, len(table), self.lanes):
             tile = table[start : start + self.lanes]
             x = self.state[: len(tile)]
             slot = (x & np.uint64(SLOTS - 1)).astype(np.int64)
-            total = total_all[tile]
-            target = ((slot + 1) * total - 1) >> SLOT_BITS
-            base = tile * width
-            step = width >> 1
-            while step:
-                base += step * (flat[base + step] <= target)
-                step >>= 1
-            low = (flat[base] << SLOT_BITS) // total
-            high = (flat[base + 1] << SLOT_BITS) // total
-            out[start : start + len(tile)] = base - tile * width
-            self._advance(x, slot, low, high - low)
+            symbol = (scaled[tile] <= slot[:, None]).sum(1) - 1  # the last edge is 2**24, above every slot
+            out[start : start + len(tile)] = symbol
+            base = tile * width + symbol
+            low = flat[base]
+            self._advance(x, slot, low, flat[base + 1] - low)
         return out
 
     def raw(self, n_bits: Ints, symbols: Ints | None) -> Ints:
@@ -218,7 +212,7 @@ class Decoder(Channel):
     def _advance(self, x: NDArray[np.uint64], slot: Ints, low: Ints, width: Ints) -> None:
         """x <- width * (x >> 24) + slot - low for the first len(x) lanes, one word refilled where that fell below 2**32."""
         moved = width.astype(np.uint64) * (x >> np.uint64(SLOT_BITS)) + (slot - low).astype(np.uint64)
-        hungry = np.flatnonzero(moved < LOWER)
+        hungry = (moved < LOWER).nonzero()[0]
         if len(hungry):
             stop = self.position + len(hungry)
             if stop > len(self.words):
