@@ -29,6 +29,7 @@ from vae_core.tables import rmse_of
 
 BLOCK_ROWS = 131_072
 RANK_ROWS = 16_384
+NEAR_BEST = 1.15  # of the ranked sample: codings within this of the best are measured on everything
 OWN_STREAM_BYTES = 48_000
 OWN_SECTION_BYTES = 24_000
 THREADS = 2
@@ -96,7 +97,8 @@ def _prepare(model: Model, j: int, chunked: pa.ChunkedArray) -> _Column:
     dictionary = model.dictionary_bytes(j) * min(1.0, len(array) / max(1, model.n_rows))
     ranked = conventional.rank(plan, *head)
     if len(array) > len(head[0]):
-        best = [[n for n, _ in ranked if uses_codes(n) is coded][:2] for coded in (True, False)]
+        close = [name for name, n in ranked if n <= NEAR_BEST * ranked[0][1] + 256][:3]
+        best = [[n for n in close if uses_codes(n) is coded] for coded in (True, False)]
         measured = [conventional.measure(plan, array, codes, names) for names in best if names]
         ranked = sorted(measured, key=lambda m: m[1])
     coding, n_bytes = ranked[0]

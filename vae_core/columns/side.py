@@ -51,7 +51,9 @@ def unpack_side(data: bytes, n: int, value_type: pa.DataType) -> tuple[NDArray[n
         state = np.frombuffer(body, np.uint8)
     elif data[0] == 2:
         n_bits = (n + 7) // 8
-        set_bits = np.unpackbits(np.frombuffer(body[:n_bits], np.uint8), count=n).astype(np.bool_) if len(body) >= n_bits else state
+        if len(body) < n_bits:
+            raise CorruptArchive(f"states of {8 * len(body)} cells, expected {n}")
+        set_bits = np.unpackbits(np.frombuffer(body[:n_bits], np.uint8), count=n).astype(np.bool_)
         kinds = np.frombuffer(body[n_bits:], np.uint8)
         if int(set_bits.sum()) != len(kinds):
             raise CorruptArchive("states and their positions disagree")
