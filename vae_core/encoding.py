@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import zstandard
 from numpy.typing import NDArray
 
@@ -360,6 +361,7 @@ def _finished(
     layout = Layout(
         tuple(codings), tuple(tuple(s) for s in streams), tuple(names), own, native_names, with_preview, gain
     )
+    _unify(blocks)
     encoded = []
     for (natives, parts), (_, n) in zip(blocks, spans, strict=True):
         payloads = {name: parts.get(name, b"") for name in own}
@@ -375,6 +377,21 @@ def _finished(
     return EncodedShard(
         layout.to_json(), _natives(model, codings, native_names, with_preview), layout.groups, tuple(encoded), tuple(outcomes), bits
     )
+
+
+def _unify(blocks: Sequence[tuple[dict[str, pa.Array], dict[str, bytes]]]) -> None:
+    """Give every native column one type over all blocks: the narrowest integers that hold them."""
+    for name in blocks[0][0] if blocks else ():
+        arrays = [natives[name] for natives, _ in blocks]
+        if len({a.type for a in arrays}) < 2:
+            continue
+        ends = [pc.min_max(a) for a in arrays]
+        low = min((e["min"].as_py() for e in ends if e["min"].is_valid), default=0)
+        high = max((e["max"].as_py() for e in ends if e["max"].is_valid), default=0)
+        _, tag = conventional.narrowed(np.array([low, high], np.int64))
+        target = pa.from_numpy_dtype(np.dtype(("u1", "i1", "u2", "i2", "u4", "i4", "i8")[tag]))
+        for natives, _ in blocks:
+            natives[name] = natives[name].cast(target)
 
 
 def _natives(model: Model, codings: Sequence[str], names: dict[int, str], with_preview: bool) -> tuple[NativeColumn, ...]:
