@@ -137,7 +137,8 @@ def _latent_sparsity(report: RunReport) -> str:
     axes.set_ylim(0, 100)
     axes.set_xlim(0.3, max(8, len(shares)) + 0.7)
     axes.xaxis.set_major_locator(MaxNLocator(10, integer=True))
-    axes.set_xlabel(f"{report.latent.role} latent".strip() + (f" of a window of {report.latent.window} rows" if report.latent.window > 1 else ""), color=INK)
+    rows = f"a window of {report.latent.window} rows" if report.latent.window > 1 else "a row"
+    axes.set_xlabel(f"latent of {rows}", color=INK)
     axes.set_ylabel("where it is not zero, %", color=INK)
     axes.grid(axis="y", color=GRID, alpha=0.25, linewidth=0.6)
     return _svg(figure, "latents")

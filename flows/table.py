@@ -22,7 +22,7 @@ def run_table(report: RunReport, width: int | None = None) -> str:
     head = f"{printable(report.source)} → {printable(report.archive)}"
     lines = [head, f"snapshot {report.snapshot}, {report.rows:,} rows" + _new_rows(report)]
     if report.status == NOTHING_TO_DO:
-        lines += ["", report.verdict]
+        return "\n".join(line.rstrip() for line in [*lines, "", *_sizes(report), "", report.verdict])
     lines += ["", *_sizes(report), "", report.verdict]
     if report.columns:
         lines += ["", *_columns(report, width), "", *_helped(report, width)]

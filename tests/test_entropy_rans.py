@@ -279,7 +279,7 @@ def test_a_damaged_kernel_in_the_cache_is_not_fatal(tmp_path):
         ("#define SLOT_BITS 24", "#define SLOT_BITS 23"),
         ("state[i - start] = x;\n            out[i] = first;", "state[i - start] = x;\n            out[i] = first + 1;"),
         ("words[--position] = (uint32_t)x;", "words[--position] = (uint32_t)x ^ 1;"),
-        ("weight * above[s]", "above[s]"),
+        ("sum += above[s] + 1;", "sum += above[s] + 2;"),
     ],
 )
 def test_a_kernel_with_other_bits_than_the_specification_is_not_used(tmp_path, monkeypatch, right, wrong):

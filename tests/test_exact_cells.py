@@ -20,6 +20,7 @@ from vae_core.exact.cells import CellPlan, ColumnCode, DigitPlan, code_column, c
 from vae_core.exact.counts import MAX_CELLS, n_contexts
 from vae_core.exact.digits import Direct, Residual
 from vae_core.exact.features import COLUMN_KINDS, N_STATES, OWN_KINDS, Decoded, Feature
+from vae_core.exact.schedule import LAST_CHUNKS
 
 LAW = settings(deadline=None, max_examples=40)
 N_EARLIER = 3
@@ -43,7 +44,8 @@ def digit_plans(draw: st.DrawFn, sizes: tuple[int, ...], kinds: tuple[str, ...])
 def column_codes(draw: st.DrawFn) -> ColumnCode:
     scheme = draw(schemes())
     linear = draw(linears()) if isinstance(scheme, Residual) else None
-    value = CellPlan(scheme, linear, draw(digit_plans(scheme.sizes, (*COLUMN_KINDS, *OWN_KINDS))))
+    last_chunk = draw(st.sampled_from(LAST_CHUNKS))
+    value = CellPlan(scheme, linear, draw(digit_plans(scheme.sizes, (*COLUMN_KINDS, *OWN_KINDS))), last_chunk)
     states = (N_STATES + 1,)
     state = CellPlan(Direct.over(0, N_STATES - 1), None, draw(digit_plans(states, (*COLUMN_KINDS, "left", "right", "level"))))
     return ColumnCode(N_EARLIER, draw(st.sampled_from([0, -7, 2**63 - 1])), draw(st.booleans()), state, value)
@@ -75,7 +77,7 @@ def fresh(decoded: Decoded) -> Decoded:
 
 
 @LAW
-@given(column_codes(), st.sampled_from([0, 1, 2, 31, 33, 64, 65, 700]), st.integers(0, 2**32), st.booleans())
+@given(column_codes(), st.sampled_from([0, 1, 2, 31, 33, 64, 65, 700, 5000]), st.integers(0, 2**32), st.booleans())
 def test_a_column_read_is_the_column_written(code, n, seed, stateful):
     rng = np.random.default_rng(seed)
     known = earlier(n, rng)
@@ -129,7 +131,7 @@ def test_a_code_names_the_columns_it_is_conditioned_on(code):
     if code.value.linear is not None:
         named |= {t.column for t in (*code.value.linear.terms, *code.value.linear.anchor_terms)}
     assert code.columns == named - {-1}
-    if code.columns:
+    if any(f.column >= 0 for plan in (code.state, code.value) for d in plan.digits for f in d.features):
         with pytest.raises(CorruptArchive, match="not decoded before"):
             code_column(Encoder(), code, Decoded(40), np.zeros(40, np.int64), np.zeros(40, np.uint8))
 
@@ -175,8 +177,9 @@ def test_a_hostile_plan_is_refused_or_decodes_like_any_other(code, data):
 
 
 def plan_of(code: ColumnCode, **parts: Any) -> list[Any]:
-    scheme, linear, digits = code.value.to_json()
-    return [code.column, code.fill, code.clock, code.state.to_json(), [parts.get("scheme", scheme), linear, parts.get("digits", digits)]]
+    scheme, linear, digits, last = code.value.to_json()
+    value = [parts.get("scheme", scheme), linear, parts.get("digits", digits), parts.get("last", last)]
+    return [code.column, code.fill, code.clock, code.state.to_json(), value]
 
 
 @pytest.mark.parametrize(
@@ -184,6 +187,8 @@ def plan_of(code: ColumnCode, **parts: Any) -> list[Any]:
     [
         {"scheme": ["direct", 0, 300, 2]},
         {"digits": []},
+        {"last": 0},
+        {"last": 1 << 40},
         {"digits": [[[], [16]], [[], [16]]]},
         {"digits": [[[], [0]]]},
         {"digits": [[[], [1 << 16]]]},

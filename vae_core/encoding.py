@@ -265,20 +265,7 @@ def _assemble(
         for j, coding in enumerate(codings):
             _store_column(model, j, columns[j], coding, start, n, natives, parts, native_names)
         blocks.append((natives, parts))
-    _widen(blocks)
     return _finished(model, columns, spans, codings, learned, streams, native_names, blocks, with_preview, gain)
-
-
-def _widen(blocks: Sequence[tuple[dict[str, pa.Array], dict[str, bytes]]]) -> None:
-    """One integer type for natives that every block narrowed for itself: a Parquet column has one type."""
-    for name in {name for natives, _ in blocks for name in natives}:
-        types = {natives[name].type for natives, _ in blocks}
-        if len(types) > 1:
-            ranges = [np.iinfo(kind.to_pandas_dtype()) for kind in types]
-            ends = np.array([min(r.min for r in ranges), max(r.max for r in ranges)], np.int64)
-            common = pa.from_numpy_dtype(conventional.narrowed(ends)[0].dtype)
-            for natives, _ in blocks:
-                natives[name] = natives[name].cast(common)
 
 
 def _store_column(

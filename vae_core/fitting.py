@@ -28,6 +28,7 @@ EXACT_ROWS = 60_000
 EXACT_SHARE = 0.5
 PREVIEW_SHARE = 0.025  # the promise is 3 %: the estimate it is taken of may be off by a sixth
 MIN_PREVIEW_BYTES = 600
+PREVIEW_CELLS = 1_200_000
 MIN_JUDGED_DICTIONARY = 4_096
 UNIFORM_STEP = float(np.sqrt(12.0))
 
@@ -291,11 +292,13 @@ def _fit_preview(
     budget_bytes = share * model.rate_bits_per_row * n_total / 8
     if not picked or budget_bytes < MIN_PREVIEW_BYTES:
         return None, []
-    table, runs = thinned(sample, 60_000)
+    table, runs = thinned(sample, max(8_192, min(60_000, PREVIEW_CELLS // len(picked))))
     values, present = matrix(model.columns, picked, table)
+    ordered = any(code.value.by_level for code in model.codes)
     found = fit_base(
         base_columns(model.columns, picked, {}), values, present, bits_per_row=8 * budget_bytes / n_total,
-        n_rows_total=n_total, runs=runs, seed=config.seed, time_budget_s=0.35 * config.time_budget_s,
+        n_rows_total=n_total, runs=runs, windows=(1, 8, 16) if ordered else (1,), seed=config.seed,
+        time_budget_s=0.3 * config.time_budget_s,
         progress=lambda p: report(f"preview {p.stage}", p.step, p.bits_per_row, p.held_out_bits_per_row),
     )  # fmt: skip
     if found.layer is None:

@@ -1,0 +1,269 @@
+"""Write the golden archives of the format version this release writes: `python tests/golden/make.py`.
+
+Run by hand, when a format version is new and before it is released; never by a test. Archives of older versions stay as they are:
+every release reads them for ever. Each case is a folder with `archive/`, what it decodes to in `expected.arrow`, and, where the
+archive has a preview, what that decodes to in `preview.arrow`.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import itertools
+import shutil
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import numpy as np
+import pyarrow as pa
+
+HERE = Path(__file__).resolve().parent
+sys.path.insert(0, str(HERE.parent))
+
+from telemetry import SENSORS, assert_kept, fitted, resolved, telemetry  # noqa: E402
+
+from storage import open_archive  # noqa: E402
+from storage.manifest import FORMAT_VERSION, Manifest  # noqa: E402
+from storage.objects import ObjectStore  # noqa: E402
+from storage.writer import commit, stage_model, stage_shard  # noqa: E402
+from vae_core import encoding, fitting  # noqa: E402
+from vae_core.base import fit_base  # noqa: E402
+from vae_core.base.search import BaseFit  # noqa: E402
+from vae_core.coders import conventional  # noqa: E402
+from vae_core.exact.cells import MAX_FEATURES, CellPlan, ColumnCode, DigitPlan  # noqa: E402
+from vae_core.exact.counts import MAX_CELLS, n_contexts  # noqa: E402
+from vae_core.exact.digits import Digits, Direct, Residual  # noqa: E402
+from vae_core.exact.features import COLUMN_KINDS, FRACTIONS, N_STATES, OWN_KINDS, STEP_CLASSES, Feature  # noqa: E402
+from vae_core.exact.linear import Linear, Term  # noqa: E402
+from vae_core.exact.schedule import LAST_CHUNKS, STEPS  # noqa: E402
+from vae_core.model import Model  # noqa: E402
+from vae_core.shard import encode_shard  # noqa: E402
+
+MOST_BYTES = 60_000
+
+
+def every_type(n: int) -> pa.Table:
+    """Columns of every Arrow type there is a rule for, with nulls, specials and the ends of their ranges."""
+    rng = np.random.default_rng(11)
+    k = rng.integers(0, 5, n)
+    gone = rng.random(n) < 0.1
+    wild = np.where(k == 0, rng.choice([np.nan, np.inf, -np.inf, -0.0, 5e-324, 1e308], n), np.round(rng.normal(size=n), 2))
+
+    def ints(kind: pa.DataType) -> pa.Array:
+        info = np.iinfo(kind.to_pandas_dtype())
+        near = k.astype(info.dtype)
+        near[:2] = info.min, info.max
+        return pa.array(near, kind, mask=gone)
+
+    def ticks(kind: pa.DataType, step: int) -> pa.Array:
+        return pa.array(k * step, pa.int32() if kind.bit_width == 32 else pa.int64(), mask=gone).view(kind)
+
+    columns: dict[str, pa.Array] = {str(kind): ints(kind) for kind in (
+        pa.int8(), pa.int16(), pa.int32(), pa.int64(), pa.uint8(), pa.uint16(), pa.uint32(), pa.uint64(),
+    )}  # fmt: skip
+    columns |= {
+        "bool": pa.array(k > 2, mask=gone),
+        "double": pa.array(wild, mask=gone),
+        "float": pa.array(np.where(np.abs(wild) > 1e30, 2.5, wild).astype(np.float32), mask=gone),
+        "halffloat": pa.array(np.where(np.abs(wild) > 1e4, 2.5, wild).astype(np.float16)),
+        "float bits": pa.array(rng.normal(size=n)),
+        "singles": pa.array(rng.normal(size=n).astype(np.float32).astype(np.float64)),
+        "levels": pa.array(np.array([0.1234567891, 2 / 3, -1e9, 7e-5, 3.0])[k]),
+        "far levels": pa.array(np.array([-(2**60), 3, 7, 2**61, 2**62 + 1])[k]),
+        "date": ticks(pa.date32(), 7),
+        "date64": ticks(pa.date64(), 86_400_000),
+        "time": ticks(pa.time32("s"), 60),
+        "time64": ticks(pa.time64("ns"), 1_000),
+        "instant": ticks(pa.timestamp("us", "America/New_York"), 1_000_000),
+        "duration": ticks(pa.duration("ms"), 5),
+        "decimal": pa.array([Decimal(int(v)) / 100 for v in k], pa.decimal128(9, 2)),
+        "decimal256": pa.array([Decimal(int(v)).scaleb(-10) for v in k], pa.decimal256(60, 10)),
+        "string": pa.array([None if g else f"name {v}" for v, g in zip(k, gone, strict=True)]),
+        "free text": pa.array([f"{v} {rng.integers(1 << 30)}" for v in k]),
+        "large_string": pa.array([f"v{v}" for v in k], pa.large_string()),
+        "string_view": pa.array([f"v{v}" for v in k], pa.string_view()),
+        "binary": pa.array([bytes([v]) * int(v) for v in k]),
+        "fixed binary": pa.array([bytes([v]) * 3 for v in k], pa.binary(3)),
+        "dictionary": pa.DictionaryArray.from_arrays(pa.array(k, pa.int8(), mask=gone), pa.array(["e", "d", "c", "b", "a"]), ordered=True),
+        "list": pa.array([None if g else [float(v)] * int(v) for v, g in zip(k, gone, strict=True)]),
+        "struct": pa.array([{"x": int(v), "s": str(v)} for v in k]),
+        "map": pa.array([[("a", int(v))] for v in k], pa.map_(pa.string(), pa.int64())),
+        "interval": pa.array([pa.MonthDayNano([int(v), 1, 2]) for v in k]),
+        "null": pa.nulls(n),
+        "uuid": pa.ExtensionArray.from_storage(pa.uuid(), pa.array([bytes([v]) * 16 for v in k], pa.binary(16))),
+        "fixed list": pa.FixedSizeListArray.from_arrays(pa.array(np.repeat(k, 3).astype(np.int32)), 3),
+        "constant": pa.array(["same"] * n),
+        "day": pa.array([dt.date(2024, 1, 1) + dt.timedelta(days=int(v)) for v in k]),
+    }
+    tensor = pa.fixed_shape_tensor(pa.uint8(), (2, 2))
+    cells = pa.FixedSizeListArray.from_arrays(pa.array(np.repeat(k, 4).astype(np.uint8)), 4)
+    columns["tensor"] = pa.ExtensionArray.from_storage(tensor, cells)
+    fields = [pa.field(name, array.type, metadata={"of": name}) for name, array in columns.items()]
+    return pa.Table.from_arrays(list(columns.values()), schema=pa.schema(fields, metadata={"made": "by hand"}))
+
+
+def every_coding(n: int) -> tuple[pa.Table, list[str], Callable[..., list[tuple[str, int]]]]:
+    """A column for every conventional coding, named after it, its tolerances, and a ranking that lets it win."""
+    rng = np.random.default_rng(12)
+    walk = np.round(rng.normal(size=n).cumsum(), 3)
+    columns: dict[str, pa.Array] = {}
+    for name in conventional.CODINGS:
+        columns[name] = pa.array(walk + len(columns), mask=rng.random(n) < 0.05)
+    columns["zstd"] = pa.FixedSizeListArray.from_arrays(pa.array(np.repeat(np.round(walk), 3)), 3)
+    columns["ipc"] = pa.array([[f"{v}"] for v in walk])
+    columns["pco-raw"] = pa.array(rng.normal(size=n))
+    columns["pco special"] = pa.array(np.where(rng.random(n) < 0.2, rng.choice([np.nan, np.inf, -0.0, 1e300], n), walk))
+    asked = [f"{name}=0.01" for name in columns if name.startswith("codes-") or name == "pco"]
+
+    def ranking(plan: Any, array: Any, codes: Any) -> list[tuple[str, int]]:
+        return [(plan.name.partition(" ")[0], 0)]
+
+    return pa.table(columns), asked, ranking
+
+
+def strange(table: pa.Table) -> pa.Table:
+    """The same columns with values their model never saw."""
+    found = table
+    for name in ("s0", "s1", "temp", "load"):
+        values = np.random.default_rng(13).normal(size=table.num_rows) * 50
+        values[::9] = 1e7
+        index = table.schema.get_field_index(name)
+        found = found.set_column(index, table.schema.field(index), pa.array(values).cast(table.schema.field(index).type))
+    index = table.schema.get_field_index("site")
+    return found.set_column(index, table.schema.field(index), pa.array([f"new-{k % 40}" for k in range(table.num_rows)]))
+
+
+def every_context(n: int) -> tuple[pa.Table, Callable[[Model], Model]]:
+    """Columns of integers, and a change of their model's codes by which these use everything the exact layer knows."""
+    rng = np.random.default_rng(14)
+    t = np.arange(n)
+    walk = rng.normal(size=n).cumsum()
+    columns = {
+        "key": pa.array(rng.integers(0, 7, n), mask=rng.random(n) < 0.2),
+        "clock": pa.array((t // 60 % 24) * 100 + t % 60),
+        "walk": pa.array(np.round(10 * walk).astype(np.int64), mask=rng.random(n) < 0.05),
+        "wide": pa.array(rng.integers(0, 50_000, n)),
+        "tied": pa.array(np.round(10 * walk + 3 * rng.normal(size=n)).astype(np.int64) * 2 + 1),
+        "huge": pa.array(np.where(rng.random(n) < 0.1, rng.integers(-(2**62), 2**62, n), t)),
+    }
+
+    def feature(kind: str, column: int) -> Feature:
+        fixed = {"state": N_STATES, "step": STEP_CLASSES, "spread": 65, "level": len(STEPS) + 1, "fraction": FRACTIONS}
+        if kind in fixed:
+            return Feature(kind, column, 0, fixed[kind])
+        if kind == "value":
+            return Feature(kind, column, -1, 12)
+        edges = (-40, 0, 3, 25, 1200)
+        return Feature(kind, column, 0, len(edges) + 1 + (kind in ("left", "right", "between")), edges)
+
+    def changed(model: Model) -> Model:
+        codes: list[ColumnCode] = []
+        own_kinds, column_kinds = itertools.cycle(OWN_KINDS), itertools.cycle(COLUMN_KINDS)
+        for j in range(len(columns)):
+            terms = [Term("mean", -1, 60_000)] * (j in (2, 4)) + [Term("at", j - 1, 4000), Term("bend", j - 1, 3000)] * (j == 4)
+            linear = Linear(tuple(terms), 1 << 16, (Term("at", j - 1, 70_000),) if j == 4 else (), -5) if j not in (0, 3) else None
+            scheme: Digits = Direct.over(0, 6) if j == 0 else Direct.over(0, 49_999) if j == 3 else Residual(20)
+            earlier = [feature("state", j - 1)] if j else []
+            digits = []
+            for k, size in enumerate(scheme.sizes):
+                chosen = [Feature("digit", -1, 0, scheme.sizes[k - 1])] if k else []
+                chosen += [feature(next(own_kinds), -1), *(feature(next(column_kinds), j - 1) for _ in range(min(j, 1)))]
+                assert len(chosen) <= MAX_FEATURES and n_contexts([f.size for f in chosen]) * size <= MAX_CELLS
+                digits.append(DigitPlan(tuple(chosen), tuple(range(3, 4 + len(chosen)))))
+            state = DigitPlan((feature("left", -1), *earlier), (2, 9, 40)[: 2 + len(earlier)])
+            last_chunk = LAST_CHUNKS[j % len(LAST_CHUNKS)]
+            codes.append(ColumnCode(
+                j, model.columns[j].fill, j == 1,
+                CellPlan(Direct.over(0, N_STATES - 1), None, (state,)), CellPlan(scheme, linear, tuple(digits), last_chunk),
+            ))  # fmt: skip
+        return Model.from_files(replace(model, codes=tuple(codes)).to_files())
+
+    return pa.table(columns), changed
+
+
+def bent(n: int) -> pa.Table:
+    """Columns on a curved surface, where a network beats any linear map."""
+    rng = np.random.default_rng(15)
+    a, b = rng.random(n) * 2 * np.pi, rng.normal(size=n)
+    surface = np.stack([np.cos(a), np.sin(a), np.cos(2 * a) + b, b * b, np.abs(b), np.tanh(3 * b)], 1)
+    noisy = (surface + 0.01 * rng.normal(size=surface.shape)).astype(np.float32)
+    return pa.table({f"x{k}": noisy[:, k] for k in range(6)} | {"octant": pa.array((a * 4 / np.pi).astype(np.int8))})
+
+
+def networked(*arguments: Any, **named: Any) -> BaseFit:
+    """A base layer with a network in it, as a dataset of millions of rows would have one."""
+    found = fit_base(*arguments, **{**named, "n_rows_total": 4_000_000, "kinds": ("vae",)})
+    assert found.layer is not None and found.layer.decoder.network is not None
+    return replace(found, compared=tuple({**row, "n_bytes": 0} for row in found.compared))
+
+
+def write(
+    case: str,
+    shards: Sequence[pa.Table],
+    tolerances: Sequence[str] = (),
+    preview: str | float = "off",
+    block_rows: int = 400,
+    changed: Callable[[Model], Model] = lambda model: model,
+) -> None:
+    """Write one case; the model is fitted to the first shard, and every promise is checked before anything is kept."""
+    folder = HERE / ".".join(str(part) for part in FORMAT_VERSION) / case
+    shutil.rmtree(folder, ignore_errors=True)
+    model = changed(fitted(shards[0], tolerances, preview=preview, seconds=5).model)
+    store = ObjectStore.open(str(folder / "archive"))
+    ref = stage_model(store, model.to_files())
+    encoded = [encode_shard(model, shard, block_rows=block_rows) for shard in shards]
+    entries = [stage_shard(store, ref, f"{number:032x}", shard) for number, shard in enumerate(encoded)]
+    refs = tuple(entry.ref for entry in entries)
+    commit(store, Manifest(schema=shards[0].schema, models=(ref,), shards=refs, created_at="2025-01-01T00:00:00Z"))
+    archive, first = open_archive(str(folder / "archive")), 0
+    for shard in shards:
+        assert_kept(shard, archive.to_table(rows=(first, first + shard.num_rows)), resolved(shards[0], tolerances))
+        first += shard.num_rows
+    keep(folder / "expected.arrow", archive.to_table())
+    if model.preview is not None:
+        keep(folder / "preview.arrow", archive.to_table(preview=True))
+    n_bytes = sum(f.stat().st_size for f in (folder / "archive").rglob("*") if f.is_file())
+    codings = sorted({outcome.coding for shard in encoded for outcome in shard.outcomes})
+    print(f"{case}: {n_bytes:,} bytes, {len(codings)} codings: {', '.join(codings)}{', with a preview' if model.preview else ''}")
+    assert n_bytes < MOST_BYTES, n_bytes
+    shutil.rmtree(folder / "archive" / "pending", ignore_errors=True)
+
+
+def keep(path: Path, table: pa.Table) -> None:
+    """A table as an Arrow file, zstd."""
+    with pa.ipc.new_file(path, table.schema, options=pa.ipc.IpcWriteOptions(compression="zstd")) as writer:
+        writer.write_table(table)
+
+
+def main() -> None:
+    """Every case."""
+    types = every_type(300)
+    write("types", [types.slice(0, 200), types.slice(200)], block_rows=120)
+    rows = telemetry(1600, 3)
+    few = rows.drop_columns([*SENSORS[2:], "noise"])
+    write("lossless", [few.slice(0, 1000), strange(few.slice(1000))])
+    bounds = ["temp=0.05", "load=0.5", "noise=0.01", *(f"{name}=1%" for name in SENSORS)]
+    write("tolerance", [rows.slice(0, 1000), strange(rows.slice(1000))], bounds, preview=0.3)
+    targets = ["temp=0.05", *(f"{name}=rmse:3%" for name in SENSORS)]
+    few = rows.drop_columns(["noise", "note"])
+    write("distortion", [few.slice(0, 1000), few.slice(1000, 400), strange(few.slice(1400))], targets, preview=0.8)
+    curved = bent(2000)
+    with mock.patch.object(fitting, "fit_base", networked):
+        write("network", [curved.slice(0, 1600), curved.slice(1600)], [f"x{k}=rmse:5%" for k in range(6)])
+    table, asked, ranking = every_coding(300)
+    with mock.patch.object(conventional, "rank", ranking):
+        write("codings", [table], asked, block_rows=150)
+    table, changed = every_context(900)
+    with (
+        mock.patch.object(conventional, "rank", lambda *_: [("ipc", 1 << 40)]),
+        mock.patch.multiple(encoding, OWN_STREAM_BYTES=300, OWN_SECTION_BYTES=200),
+    ):
+        write("contexts", [table], block_rows=450, changed=changed)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,130 @@
+"""Archives written by every format version are read for ever, to the bit. tests/golden/make.py wrote them; this only reads."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+
+from storage import open_archive
+from storage.archive import Archive
+from storage.manifest import FORMAT_VERSION
+from vae_core.coders.conventional import CODINGS
+from vae_core.exact.features import COLUMN_KINDS, OWN_KINDS
+from vae_core.exact.linear import TERM_KINDS
+from vae_core.quality import compare, digest
+
+GOLDEN = Path(__file__).parent / "golden"
+FORMAT = Path(__file__).parent.parent / "storage" / "FORMAT.md"
+CASES = {"1.0": {"types", "lossless", "tolerance", "distortion", "network", "codings", "contexts"}}
+WITH_PREVIEW = {"tolerance", "distortion"}
+MOST_BYTES = 60_000
+
+FOUND = sorted((path.parent.name, path.name) for path in GOLDEN.glob("*/*") if path.is_dir())
+
+
+def archive_of(version: str, case: str) -> Archive:
+    return open_archive(str(GOLDEN / version / case / "archive"))
+
+
+def expected(version: str, case: str, name: str = "expected") -> pa.Table:
+    with pa.ipc.open_file(GOLDEN / version / case / f"{name}.arrow") as reader:
+        return reader.read_all()
+
+
+def assert_same(found: pa.Table, wanted: pa.Table) -> None:
+    assert found.schema.equals(wanted.schema, check_metadata=True) and found.num_rows == wanted.num_rows
+    for quality in compare(wanted, found, {}):
+        assert quality.mismatches == 0, quality
+
+
+def test_every_format_version_has_its_golden_archives():
+    versions = re.findall(r"^\| (\d+\.\d+) \|", FORMAT.read_text(encoding="utf-8"), re.MULTILINE)
+    assert versions and ".".join(str(part) for part in FORMAT_VERSION) in versions
+    assert set(CASES) == set(versions), "a new format version needs golden archives: run tests/golden/make.py, then name its cases here"
+    for version, cases in CASES.items():
+        assert {case for of, case in FOUND if of == version} == cases, version
+    assert {version for version, _ in FOUND} == set(versions)
+
+
+@pytest.mark.parametrize(("version", "case"), FOUND)
+def test_a_golden_archive_is_whole_and_small(version, case):
+    folder = GOLDEN / version / case / "archive"
+    checked = set(archive_of(version, case).check_objects())
+    sizes = {f.relative_to(folder).as_posix(): f.stat().st_size for f in folder.rglob("*") if f.is_file()}
+    assert checked and checked == {path for path in sizes if path.startswith(("models/", "shards/"))}
+    assert sum(sizes.values()) < MOST_BYTES
+
+
+@pytest.mark.parametrize(("version", "case"), FOUND)
+def test_a_golden_archive_decodes_to_the_bit(version, case):
+    wanted = expected(version, case)
+    assert wanted.num_rows >= 300
+    assert_same(archive_of(version, case).to_table(), wanted)
+
+
+@pytest.mark.parametrize(("version", "case"), FOUND)
+def test_rows_and_columns_of_a_golden_archive_are_those_of_the_whole(version, case):
+    wanted = expected(version, case)
+    archive = archive_of(version, case)
+    names = wanted.schema.names[::-2]
+    assert_same(archive.to_table(names, (111, 250)), wanted.select(names).slice(111, 139))
+    assert_same(archive.to_table(names[:1]), wanted.select(names[:1]))
+
+
+@pytest.mark.parametrize(("version", "case"), [found for found in FOUND if found[1] in WITH_PREVIEW])
+def test_a_golden_preview_decodes_to_the_bit(version, case):
+    assert_same(archive_of(version, case).to_table(preview=True), expected(version, case, "preview"))
+
+
+def test_the_golden_archives_use_all_that_this_release_can_read():
+    codings: set[str] = set()
+    kinds: set[str] = set()
+    layers: set[str] = set()
+    streams = 0
+    for case in CASES[".".join(str(part) for part in FORMAT_VERSION)]:
+        archive = archive_of(".".join(str(part) for part in FORMAT_VERSION), case)
+        for entry in archive.entries():
+            model = archive.model(entry.model)
+            codings |= {str(coding) for coding in entry.layout["codings"]}
+            streams = max(streams, len(entry.layout["streams"]))
+            layers |= {"preview"} if entry.layout["preview"] else set()
+            layers |= {"network"} if model.distortion is not None and model.distortion.layer.decoder.network is not None else set()
+            for code in model.codes:
+                for plan in (code.state, code.value):
+                    kinds |= {feature.kind for digit in plan.digits for feature in digit.features} | {plan.scheme.to_json()[0]}
+                    if plan.linear is not None:
+                        kinds |= {term.kind for term in (*plan.linear.terms, *plan.linear.anchor_terms)}
+                kinds |= {"clock"} if code.clock else set()
+    assert set(CODINGS) | {"learned", "latent"} <= codings and any(coding.startswith("uniform/") for coding in codings)
+    assert {*COLUMN_KINDS, *OWN_KINDS, *TERM_KINDS, "digit", "direct", "residual", "clock"} <= kinds
+    assert layers == {"preview", "network"} and streams > 1
+
+
+READ = """
+import sys
+for name in ("torch", "prefect", "matplotlib"):
+    sys.modules[name] = None
+from storage import open_archive
+from vae_core.quality import digest
+for uri in sys.argv[1:]:
+    archive = open_archive(uri)
+    print(digest(archive.to_batches()), digest(archive.to_batches(preview=True)))
+"""
+
+
+@pytest.mark.parametrize(("threads", "kernel"), [("1", "on"), ("2", "on"), ("1", "off"), ("2", "off")])
+def test_golden_archives_decode_to_the_same_bits_without_torch_on_any_threads_with_the_kernel_or_without(threads, kernel):
+    env = {**os.environ, "OMP_NUM_THREADS": threads, "OPENBLAS_NUM_THREADS": threads, "LATENTPACK_KERNEL": kernel}
+    paths = [str(GOLDEN / version / case / "archive") for version, case in FOUND]
+    done = subprocess.run([sys.executable, "-c", READ, *paths], env=env, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    for line, (version, case) in zip(done.stdout.splitlines(), FOUND, strict=True):
+        whole = expected(version, case)
+        preview = expected(version, case, "preview") if case in WITH_PREVIEW else whole
+        assert line.split() == [digest(whole.to_batches()), digest(preview.to_batches())], case
