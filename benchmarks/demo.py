@@ -68,7 +68,8 @@ def main() -> None:
     print(
         f"{report['raw_bytes']:,} bytes of Parquet are {report['archive_bytes']:,} in the archive;\n"
         f"the best conventional coding takes {report['conventional_bytes']:,}.\n"
-        f"Report: {pages[-1] if pages else ARCHIVE / 'reports'}"
+        f"Report: {pages[-1] if pages else ARCHIVE / 'reports'}\n"
+        "The runs in the Prefect UI: .venv/bin/latentpack serve"
     )
 
 

@@ -66,11 +66,12 @@ class Progress:
             self._artifact = create_progress_artifact(progress=0.0, key=artifact_key, description=description)
 
     def add(self, amount: float, message: str = "") -> None:
-        """Count work done."""
+        """Count work done. The last of it is told by `finish`."""
         with self._lock:
             self._done += amount
             done = self._done
-        self.at(done, message)
+        if not 0.0 < self._total <= done:
+            self.at(done, message)
 
     def at(
         self,

@@ -42,7 +42,7 @@ def stored(
     return conventional
 
 
-@settings(deadline=None, max_examples=30)
+@settings(deadline=None, max_examples=12)
 @given(st.data())
 def test_any_table_within_any_tolerances_comes_back_from_an_archive(data):
     table = data.draw(tables())
@@ -61,7 +61,7 @@ def test_any_table_within_any_tolerances_comes_back_from_an_archive(data):
     assert sum(bytes_by_part(store, load_manifest(store)).values()) <= 1.005 * conventional + FIXED_BYTES
 
 
-@settings(deadline=None, max_examples=25)
+@settings(deadline=None, max_examples=4)
 @given(st.data())
 def test_any_distortion_target_is_met_by_what_an_archive_gives_back(data):
     table = data.draw(tables(max_rows=60))
@@ -72,7 +72,7 @@ def test_any_distortion_target_is_met_by_what_an_archive_gives_back(data):
         assert_kept(table, open_archive(uri).to_table(), resolved(table, asked))
 
 
-@pytest.mark.parametrize("seed", [1, 2])
+@pytest.mark.parametrize("seed", [1])
 def test_a_table_of_telemetry_is_smaller_than_its_conventional_archive_and_keeps_every_promise(tmp_path, seed):
     table = telemetry(6000, seed)
     asked = {name: Tolerance("absolute", 0.05) for name in ("temp", "load")} | {name: Tolerance("rmse_relative", 0.03) for name in SENSORS}
@@ -87,7 +87,7 @@ def test_a_table_of_telemetry_is_smaller_than_its_conventional_archive_and_keeps
 
 
 
-@settings(deadline=None, max_examples=6)
+@settings(deadline=None, max_examples=3)
 @given(st.data())
 def test_any_table_within_any_tolerances_survives_the_command_line(tmp_path_factory, data):
     table = data.draw(tables())

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import ast
 import re
 import shlex
 import subprocess
 import sys
 from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
 
-from flows import arguments
+from flows import arguments, cli
 
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -81,10 +81,21 @@ def test_every_example_of_the_help_parses():
             arguments.parser().parse_args(shlex.split(re.split(r"\s{3,}|\s\|", line)[0])[1:])
 
 
-def test_the_python_of_the_readme_is_python():
-    for language, body in FENCES:
-        if language == "python":
-            ast.parse(body)
+def test_the_python_of_the_readme_reads_an_archive_with_every_library_it_names(tmp_path, monkeypatch):
+    raw = pq.read_table(ROOT / "benchmarks" / "data" / "flights" / "2013-01.parquet").slice(0, 2500)
+    pq.write_table(raw.select(["origin", "dest", "hour"]), tmp_path / "flights.parquet")
+    monkeypatch.setenv("LATENTPACK_SERVER", "off")
+    monkeypatch.setenv("LATENTPACK_HOME", str(tmp_path / "home"))
+    assert cli.main(["run", str(tmp_path / "flights.parquet"), str(tmp_path / "archive"), "--time-budget", "2", "--quiet"]) == 0
+    monkeypatch.chdir(tmp_path)
+    (body,) = [body for language, body in FENCES if language == "python"]
+    names: dict = {}
+    exec(body, names)
+    assert names["trips"].equals(raw.select(["origin", "dest"])) and names["n_rows"] == 2500
+    assert names["frame"].equals(raw.select(["origin", "dest", "hour"]).slice(1000, 1000).to_pandas())
+    assert names["sketch"].schema == names["archive"].schema and names["sketch"].num_rows == 2500
+    assert dict(names["counts"].rows()) == names["trips"].to_pandas().groupby("origin").size().to_dict()
+    assert names["busiest"].set_index("dest")["n"].to_dict() == names["trips"].to_pandas().groupby("dest").size().to_dict()
 
 
 def test_the_changelog_states_the_format_of_every_release():

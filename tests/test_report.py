@@ -16,6 +16,8 @@ from flows.report import (
     NOTHING_TO_DO,
     ColumnReport,
     LatentReport,
+    PreviewColumn,
+    PreviewReport,
     ProgressEvent,
     RunReport,
     TrainingPoint,
@@ -206,6 +208,42 @@ def test_the_markdown_has_the_plots_inside_and_one_row_a_column():
     rows = [line for line in text.splitlines() if line.startswith("| ") and line.endswith(" |") and "dep" in line]
     assert len(rows) == 1
     assert all(line.count("|") == 9 for line in text.split("## Columns")[1].splitlines() if line.startswith("|"))
+
+
+SIBLINGS = [
+    {"kind": "klt", "window": 16, "n_latents": 21, "n_bytes": 17434, "model_bytes": 2728, "worst_ratio": 0.98, "sparsity": 0.59},
+    {"kind": "vae", "window": 16, "n_latents": 21, "n_bytes": 16325, "model_bytes": 4151, "worst_ratio": 0.99,
+     "sparsity": 0.61, "chosen": True},
+    {"kind": "uniform quantisation, conventional coding", "n_bytes": 27006},
+]  # fmt: skip
+
+
+def test_a_distortion_run_shows_its_siblings_at_the_same_error_and_its_sparsity():
+    latent = LatentReport(role="distortion", kind="vae", n=21, window=16, n_bytes=14000, zero_fraction=0.61, comparison=SIBLINGS)
+    report = a_report(latent=latent)
+    text = table.run_table(report, 120)
+    assert "VAE, 21 a window of 16 rows, 61.0 % zeros" in text
+    (chosen,) = [line for line in text.splitlines() if line.endswith("chosen")]
+    assert chosen.split() == ["VAE", "16", "21", "16,325", "4,151", "61.0", "%", "99.0", "%", "chosen"]
+    assert "uniform steps" in text
+    for shown in (page.html(report, {}), page.markdown(report, {})):
+        assert "Siblings compared at the same error" in shown and "17,434" in shown and "27,006" in shown
+    assert "Siblings" not in page.html(a_report(), {})
+
+
+def test_the_quality_of_the_preview_is_stated_by_column_and_in_one_line():
+    columns = [PreviewColumn(name=name, relative_rmse=error) for name, error in (("x", 0.2), ("y", 0.4))]
+    columns.append(PreviewColumn(name="k", accuracy=0.9))
+    preview = PreviewReport(bytes=100, columns=columns, comparison=[dict(SIBLINGS[0], mean_ratio=0.3)])
+    report = a_report(preview=preview)
+    line = "100 B of latents (10.0 % of the archive) give RMSE 0.30 of the standard deviation, 90 % of the categories right"
+    assert line in table.run_table(report, 120) and line in page.html(report, {})
+    assert "40.0 %" in page.html(report, {}) and "Previews compared at the same budget" in page.markdown(report, {})
+
+
+def test_names_in_a_markdown_heading_are_escaped_by_backslashes_because_prefect_shows_entities_as_they_are():
+    heading = page.markdown(a_report(source="raw/my_data*"), {}).splitlines()[0]
+    assert heading == r"# raw/my\_data\* → archive/"
 
 
 class _Terminal(io.StringIO):

@@ -13,6 +13,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import yaml
+from prefect.utilities.importtools import import_object
 
 from flows import server
 from flows.launch import run_pipeline
@@ -75,20 +77,27 @@ def _wait_for_url(process, log):
     raise AssertionError(f"serve did not come up:\n{log.read_text()}")
 
 
-def _deployment(api):
+def _ask(method, url, body=None, *, until=()):
+    """The answer of the API. Prefect says 503 while its SQLite is busy and expects clients to come again; so do we, and
+    until the status is one of `until`."""
     deadline = time.monotonic() + 60
     while True:
-        answer = httpx.get(f"{api}/deployments/name/latentpack/latentpack", timeout=30)
-        if answer.status_code == 200 or time.monotonic() > deadline:
-            answer.raise_for_status()
-            return answer.json()
+        answer = httpx.request(method, url, json=body, timeout=30)
+        if (answer.status_code != 503 and (not until or answer.status_code in until)) or time.monotonic() > deadline:
+            return answer
         time.sleep(0.5)
+
+
+def _deployment(api):
+    answer = _ask("GET", f"{api}/deployments/name/latentpack/latentpack", until=(200,))
+    answer.raise_for_status()
+    return answer.json()
 
 
 def _finished(api, run_id):
     deadline = time.monotonic() + RUN_S
     while time.monotonic() < deadline:
-        run = httpx.get(f"{api}/flow_runs/{run_id}", timeout=30).json()
+        run = _ask("GET", f"{api}/flow_runs/{run_id}").json()
         if run["state_type"] in ("COMPLETED", "FAILED", "CRASHED", "CANCELLED"):
             return run
         time.sleep(0.5)
@@ -97,7 +106,7 @@ def _finished(api, run_id):
 
 def _artifacts(api, run_id):
     query = {"artifacts": {"flow_run_id": {"any_": [run_id]}}}
-    return {item["key"]: item for item in httpx.post(f"{api}/artifacts/filter", json=query, timeout=30).json()}
+    return {item["key"]: item for item in _ask("POST", f"{api}/artifacts/filter", query).json()}
 
 
 def test_a_run_started_through_the_api_completes_with_its_report_on_its_page(served, home):
@@ -109,7 +118,8 @@ def test_a_run_started_through_the_api_completes_with_its_report_on_its_page(ser
         "source": {"uri": str(home / "raw")}, "archive": {"uri": str(home / "archive")},
         "training": {"time_budget_s": 2},
     }  # fmt: skip
-    answer = httpx.post(f"{api}/deployments/{deployment['id']}/create_flow_run", json={"parameters": parameters}, timeout=30)
+    answer = _ask("POST", f"{api}/deployments/{deployment['id']}/create_flow_run", {"parameters": parameters})
+    assert answer.status_code == 201, answer.text
     run = _finished(api, answer.json()["id"])
     assert run["state_type"] == "COMPLETED", log.read_text()[-4000:]
     assert run["name"] == "raw → archive"
@@ -124,7 +134,7 @@ def _log_lines(api):
     query = {"limit": 200}  # of the run and of the runs of its stages
     deadline = time.monotonic() + 30
     while time.monotonic() < deadline:
-        lines = [line["message"] for line in httpx.post(f"{api}/logs/filter", json=query, timeout=30).json()]
+        lines = [line["message"] for line in _ask("POST", f"{api}/logs/filter", query).json()]
         if any("committed snapshot 1" in line for line in lines) and any("encoded part" in line for line in lines):
             return lines
         time.sleep(0.5)
@@ -133,17 +143,14 @@ def _log_lines(api):
 
 def test_bad_parameters_are_refused_before_a_run_exists(served):
     api, _, _ = served
-    answer = httpx.post(
-        f"{api}/deployments/{_deployment(api)['id']}/create_flow_run",
-        json={"parameters": {"source": {"uri": "x"}}},
-        timeout=30,
-    )
+    parameters = {"source": {"uri": "x"}}
+    answer = _ask("POST", f"{api}/deployments/{_deployment(api)['id']}/create_flow_run", {"parameters": parameters})
     assert answer.status_code == 409 and "archive" in answer.text
 
 
 def test_the_event_trigger_is_registered_with_the_payload_as_parameters(served):
     api, _, _ = served
-    automations = httpx.post(f"{api}/automations/filter", json={}, timeout=30).json()
+    automations = _ask("POST", f"{api}/automations/filter", {}).json()
     (found,) = [item for item in automations if item["name"] == "latentpack: new data"]
     assert found["enabled"] and found["trigger"]["expect"] == ["latentpack.dataset.updated"]
     assert "event.payload" in str(found["actions"][0]["parameters"]["source"])
@@ -160,15 +167,25 @@ def test_a_run_from_the_command_line_shares_the_served_server_and_is_recorded_wh
     assert report.ui_url.startswith(api.removesuffix("/api"))
     assert run_pipeline(request).status == NOTHING_TO_DO
     run_id = report.ui_url.rsplit("/", 1)[1]
-    assert httpx.get(f"{api}/flow_runs/{run_id}", timeout=30).json()["state_type"] == "COMPLETED"
+    assert _ask("GET", f"{api}/flow_runs/{run_id}").json()["state_type"] == "COMPLETED"
     names = set()
     deadline = time.monotonic() + 30
     wanted = {f"{stage}-{report.run}" for stage in ("survey", "learn", "commit", "report")}
     while time.monotonic() < deadline and not wanted <= names:
         query = {"task_runs": {"state": {"type": {"any_": ["COMPLETED"]}}}}
-        names = {item["name"] for item in httpx.post(f"{api}/task_runs/filter", json=query, timeout=30).json()}
+        names = {item["name"] for item in _ask("POST", f"{api}/task_runs/filter", query).json()}
         time.sleep(0.5)
     assert wanted <= names and any(name.startswith("encode-a.parquet") for name in names)
+
+
+def test_the_deployments_of_the_yaml_name_flows_that_take_their_parameters():
+    text = (Path(__file__).parent.parent / "deployments" / "prefect.yaml").read_text(encoding="utf-8")
+    found = yaml.safe_load(text)["deployments"]
+    assert [item["name"] for item in found] == ["on-demand", "nightly", "check-archive"]
+    for item in found:
+        flow = import_object(item["entrypoint"])
+        if "parameters" in item:
+            flow.validate_parameters(item["parameters"])
 
 
 def test_it_ends_cleanly_and_takes_the_server_with_it(served):

@@ -283,7 +283,7 @@ def test_drawn_rows_have_the_schema_and_follow_the_seed(reader, raw):
 
 def test_the_same_seed_gives_the_same_bytes(raw):
     few = raw.slice(0, 900)
-    first, second = (fitted(few, TOLERANCES, preview=0.5, seed=3) for _ in range(2))
+    first, second = (fitted(few, TOLERANCES, preview=0.5, seed=3, seconds=6) for _ in range(2))
     assert first.model.to_files() == second.model.to_files()
     a, b = (encode_shard(found.model, few, block_rows=400) for found in (first, second))
     assert a.layout == b.layout and a.outcomes == b.outcomes

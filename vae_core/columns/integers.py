@@ -23,7 +23,7 @@ T = TypeVar("T", bound=np.generic)
 class IntegerLattice:
     """x = offset + step * i; a code is a group of `group` neighbouring points and decodes to the middle one.
 
-    bound    : largest |decoded - x| allowed, in stored units; None when nothing is checked (distortion kinds)
+    bound    : largest |decoded - x| allowed, in stored units; None when only wrapping is checked (distortion kinds)
     unsigned : x are uint64 seen as int64
     """
 
@@ -44,16 +44,15 @@ class IntegerLattice:
             return (x if self.offset == 0 else x - _wrapped(self.offset)), None
         d = x if self.offset == 0 else x - _wrapped(self.offset)
         codes = d // np.int64(self.width)
-        if self.bound is None:
-            return codes, None
         if self.bound == 0:
             fits = codes * np.int64(self.width) == d
         else:
             decoded = self.inverse(codes)
             error = decoded - x
             above = decoded.view(np.uint64) >= x.view(np.uint64) if self.unsigned else decoded >= x
-            fits = (above == (error >= 0)) & (np.abs(error) <= np.int64(min(self.bound, 2**63 - 1)))
-            fits &= error != np.iinfo(np.int64).min
+            fits = above == (error >= 0)  # else the middle of the code lies beyond the type and wraps round
+            if self.bound is not None:
+                fits &= (np.abs(error) <= np.int64(min(self.bound, 2**63 - 1))) & (error != np.iinfo(np.int64).min)
         return codes, None if bool(fits.all()) else fits
 
     def inverse(self, codes: Ints) -> Ints:

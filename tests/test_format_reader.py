@@ -1,0 +1,290 @@
+"""A second reader of the exact layer, in plain Python integers, written from storage/FORMAT.md alone: it must see the same data.
+
+Slow and short on purpose. It imports nothing of the codec, so that what the page leaves out cannot be borrowed from the code.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import struct
+from collections import defaultdict
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import zstandard
+
+GOLDEN = Path(__file__).parent / "golden"
+FIXED = {"state": 7, "step": 21, "spread": 65, "level": 7, "fraction": 8}
+NEAR = {"left", "right", "between", "spread", "level"}
+
+
+def wrap(value: int) -> int:
+    return (value + 2**63) % 2**64 - 2**63
+
+
+def bits(difference: int) -> int:
+    """Bits of |d|: 0 for |-2^63|."""
+    return 0 if difference == -(2**63) else abs(difference).bit_length()
+
+
+class Stream:
+    """Entropy coding."""
+
+    def __init__(self, data: bytes) -> None:
+        lanes, n_words = struct.unpack_from("<HI", data)
+        self.states = list(struct.unpack_from(f"<{lanes}Q", data, 6))
+        self.words = iter(struct.unpack_from(f"<{n_words}I", data, 6 + 8 * lanes))
+        assert len(data) == 6 + 8 * lanes + 4 * n_words
+
+    def _move(self, i: int, low: int, high: int) -> None:
+        lane = i % len(self.states)
+        x = self.states[lane]
+        x = (high - low) * (x >> 24) + x % 2**24 - low
+        self.states[lane] = x if x >= 2**32 else (x << 32) + next(self.words)
+
+    def symbols(self, tables: list[list[int]]) -> list[int]:
+        found = []
+        for i, counts in enumerate(tables):
+            slot = self.states[i % len(self.states)] % 2**24
+            total = counts[-1]
+            s = next(s for s in range(len(counts) - 1) if counts[s + 1] * 2**24 // total > slot)
+            self._move(i, counts[s] * 2**24 // total, counts[s + 1] * 2**24 // total)
+            found.append(s)
+        return found
+
+    def raw(self, widths: list[int]) -> list[int]:
+        found = []
+        for i, b in enumerate(widths):
+            s = (self.states[i % len(self.states)] % 2**24) >> (24 - b)
+            self._move(i, s << (24 - b), (s + 1) << (24 - b))
+            found.append(s)
+        return found
+
+    def ended(self) -> bool:
+        return next(self.words, None) is None and set(self.states) == {2**32}
+
+
+class Digit:
+    """Frequencies."""
+
+    def __init__(self, n_symbols: int, weights: list[int]) -> None:
+        self.n_symbols, self.weights = n_symbols, weights
+        self.seen: dict[tuple[int, ...], list[int]] = defaultdict(lambda: [0] * n_symbols)
+
+    def table(self, levels: tuple[int, ...]) -> list[int]:
+        chance = [2**20 // self.n_symbols] * self.n_symbols
+        for k, a in enumerate(self.weights):
+            n = self.seen[levels[:k]]
+            total = 16 * sum(n) + a
+            chance = [(2**24 * c + a * p) // total for c, p in zip(n, chance, strict=True)]
+        cumulative = [0]
+        for p in chance:
+            cumulative.append(cumulative[-1] + p + 1)
+        return cumulative
+
+    def learn(self, levels: tuple[int, ...], symbol: int) -> None:
+        for k in range(len(self.weights)):
+            self.seen[levels[:k]][symbol] += 1
+
+
+def sizes_of(scheme: list[Any]) -> list[int]:
+    if scheme[0] == "direct":
+        _, _, span, shift = scheme
+        return [((span - 1) >> shift) + 2, *([1 << shift] if shift else [])]
+    b = scheme[1]
+    return [2 * (4 + 2 * max(0, b - 2)), *([1 << min(5, b - 2)] if b > 2 else [])]
+
+
+def raw_bits(scheme: list[Any], first: int) -> int:
+    if first == sizes_of(scheme)[0] - 1:
+        return 64
+    return max(0, extra(first) - 5) if scheme[0] == "residual" else 0
+
+
+def extra(first: int) -> int:
+    """Bits of m that follow the two its class tells."""
+    k = (first + 1) // 2
+    return 0 if k < 4 else (k - 4) // 2 + 1
+
+
+def integer(scheme: list[Any], digits: list[int], raw: int, guess: int) -> int:
+    if digits[0] == sizes_of(scheme)[0] - 1:
+        return wrap(raw)
+    if scheme[0] == "direct":
+        return scheme[1] + (digits[0] << scheme[3]) + (digits[1] if scheme[3] else 0)
+    k, e = (digits[0] + 1) // 2, extra(digits[0])
+    m = k if k < 4 else (2 + k % 2) << e
+    low = max(0, e - 5)
+    m += ((digits[1] << low) if len(digits) > 1 else 0) + raw
+    return wrap(guess - m if digits[0] % 2 else guess + m)
+
+
+class Block:
+    """The columns of a block as far as they are known: values (minutes for a clock) and states."""
+
+    def __init__(self, n_rows: int) -> None:
+        self.n_rows = n_rows
+        self.values: dict[int, list[int]] = {}
+        self.states: dict[int, list[int]] = {}
+
+    def level(self, feature: list[Any], i: int, near: tuple[int, int] | None, own: list[int], step: int, total: int | None) -> int:
+        kind, column, lo, size, edges = feature
+
+        def bins(value: int) -> int:
+            return sum(e <= value for e in edges)
+
+        if column >= 0:
+            x = self.values[column]
+            match kind:
+                case "value":
+                    return x[i] - lo if 0 <= x[i] - lo < size - 1 else size - 1
+                case "bins":
+                    return bins(x[i])
+                case "state":
+                    return self.states[column][i]
+                case "before":
+                    return bins(x[max(i - 1, 0)])
+            d = wrap(x[i] - x[max(i - 1, 0)])
+            return min(10, bits(d)) + (10 if d < 0 else 0)
+        if kind == "level":
+            return 0 if step == 0 else 1 + (32, 16, 8, 4, 2, 1).index(step)
+        if kind in ("guess", "fraction"):
+            return 0 if total is None else bins(total >> 16) if kind == "guess" else (total >> 13) % 8
+        if near is None:
+            return (FIXED.get(kind) or len(edges) + 2) - 1
+        left, right = own[near[0]], own[near[1]]
+        if kind == "spread":
+            return min(63, bits(wrap(right - left)))
+        return bins({"left": left, "right": right, "between": (left + right) >> 1}[kind])
+
+    def total(self, prediction: list[Any], by_level: bool, i: int, near: tuple[int, int] | None, own: list[int]) -> int:
+        terms, bias, anchor_terms, anchor_bias = prediction
+        if near is None and any(kind != "at" for kind, _, _ in terms):
+            terms, bias = anchor_terms, anchor_bias
+        found = bias + 2**15
+        for kind, column, weight in terms:
+            if kind == "mean":
+                assert near is not None
+                found += weight * ((own[near[0]] + own[near[1]]) >> 1)
+            else:
+                x = self.values[column]
+                bend = 0
+                if kind == "bend":
+                    assert near is not None
+                    bend = (x[near[0]] + x[near[1]]) >> 1
+                found += weight * wrap(x[i] - bend)
+        return wrap(found)
+
+    def read(self, stream: Stream, plan: list[Any], own: list[int], active: list[bool]) -> None:
+        scheme, prediction, digit_plans, longest = plan
+        n_symbols = sizes_of(scheme)
+        digits = [Digit(n, weights) for n, (_, weights) in zip(n_symbols, digit_plans, strict=True)]
+        features = [found for found, _ in digit_plans]
+        by_level = any(f[0] in NEAR for found in features for f in found)
+        by_level |= prediction is not None and any(kind != "at" for kind, _, _ in prediction[0])
+        passes = [(0, range(self.n_rows))]
+        if by_level:
+            passes = [(32, range(0, self.n_rows, 32)), *((s, range(s, self.n_rows, 2 * s)) for s in (16, 8, 4, 2, 1))]
+        for step, all_rows in passes:
+            rows = [i for i in all_rows if active[i]]
+            start = 0
+            while start < len(rows):
+                chunk = rows[start : start + min(longest, max(64, start // 2))]
+                start += len(chunk)
+                near = {i: (i - step, i + step if i + step < self.n_rows else i - step) if 0 < step < 32 else None for i in chunk}
+                totals = {i: None if prediction is None else self.total(prediction, by_level, i, near[i], own) for i in chunk}
+                got: list[list[int]] = []
+                learned = []
+                for k, digit in enumerate(digits):
+                    contexts = []
+                    for place, i in enumerate(chunk):
+                        levels = [
+                            got[0][place] if f[0] == "digit" else self.level(f, i, near[i], own, step, totals[i]) for f in features[k]
+                        ]
+                        contexts.append(tuple(levels))
+                    tables = {c: digit.table(c) for c in set(contexts)}
+                    got.append(stream.symbols([tables[c] for c in contexts]))
+                    learned.append(contexts)
+                widths = [raw_bits(scheme, first) for first in got[0]]
+                raw = [0] * len(chunk)
+                for shift in (0, 16, 32, 48):
+                    some = [p for p, b in enumerate(widths) if b > shift]
+                    for p, piece in zip(some, stream.raw([min(16, widths[p] - shift) for p in some]), strict=True):
+                        raw[p] |= piece << shift
+                for place, i in enumerate(chunk):
+                    own[i] = integer(scheme, [g[place] for g in got], raw[place], 0 if totals[i] is None else totals[i] >> 16)
+                for digit, contexts, symbols in zip(digits, learned, got, strict=True):
+                    for context, symbol in zip(contexts, symbols, strict=True):
+                        digit.learn(context, symbol)
+
+    def column(self, stream: Stream, code: list[Any]) -> None:
+        column, fill, clock, state_plan, value_plan = code
+        states = [0] * self.n_rows
+        if stream.raw([1])[0]:
+            self.read(stream, state_plan, states, [True] * self.n_rows)
+        own = [minutes(fill) if clock else fill] * self.n_rows
+        self.read(stream, value_plan, own, [s == 0 for s in states])
+        self.values[column], self.states[column] = own, states
+
+
+def minutes(v: int) -> int:
+    if v < 0:
+        return v - 2**41
+    if v >= 2**40:
+        return v
+    q, r = divmod(v, 100)
+    return 60 * q + r if r < 60 else -(40 * q + r - 60) - 1
+
+
+def unzstd(data: bytes) -> bytes:
+    return zstandard.ZstdDecompressor().decompress(data)
+
+
+def pool_of(payload: bytes, names: list[str]) -> dict[str, bytes]:
+    found, at = {}, 0
+    for name in names:
+        n = int.from_bytes(payload[at : at + 4], "little")
+        found[name], at = payload[at + 4 : at + 4 + n], at + 4 + n
+    assert at == len(payload)
+    return found
+
+
+@pytest.mark.parametrize("folder", sorted(GOLDEN.glob("1.*/contexts")), ids=lambda folder: folder.parent.name)
+def test_a_reader_written_from_the_format_document_sees_the_same_data(folder):
+    with pa.ipc.open_file(folder / "expected.arrow") as reader:
+        wanted = reader.read_all()
+    [plan_file] = folder.glob("archive/models/*/plan.json.zst")
+    unpacked = unzstd(plan_file.read_bytes())
+    plan = json.loads(unpacked[4 + int.from_bytes(unpacked[:4], "little") :])
+    [record_file] = folder.glob("archive/shards/*/shard.json.zst")
+    record = json.loads(unzstd(record_file.read_bytes()))
+    layout, n_blocks = record["layout"], len(record["block_rows"])
+    payloads = pq.read_table(record_file.with_name("corrections.parquet")).column("payload").to_pylist()
+    assert len(payloads) == n_blocks * len(record["groups"]) and base64.b64decode(record["payload_lengths"] + "===")
+    assert set(layout["codings"]) == {"learned"}
+    first = 0
+    for b, n_rows in enumerate(record["block_rows"]):
+        groups = dict(zip(record["groups"], payloads[b * len(record["groups"]) : (b + 1) * len(record["groups"])], strict=True))
+        sections = {**groups, **pool_of(groups.get("pool", b""), [s for s in layout["sections"] if s not in layout["own"]])}
+        streams = {j: k for k, columns in enumerate(layout["streams"]) for j in columns}
+        opened = {k: Stream(sections[f"s{k}"]) for k in set(streams.values())}
+        block = Block(n_rows)
+        for code in plan["codes"]:
+            block.column(opened[streams[code[0]]], code)
+        assert all(stream.ended() for stream in opened.values())
+        for column in plan["columns"]:
+            transform, j = column["transform"], column["index"]
+            assert transform["t"] == "lattice" and transform["b"] == 0
+            clock = {code[0]: code[2] for code in plan["codes"]}[j]
+            cells = wanted.column(j).slice(first, n_rows).to_pylist()
+            for state, code, cell in zip(block.states[j], block.values[j], cells, strict=True):
+                assert state == (1 if cell is None else 0)
+                if cell is not None:
+                    x = (cell - transform["o"]) // (transform["s"] * transform["g"])
+                    assert code == (minutes(x) if clock else x)
+        first += n_rows
+    assert first == wanted.num_rows
