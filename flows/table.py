@@ -107,11 +107,13 @@ def human_bytes(n_bytes: int) -> str:
 
 
 def human_number(value: float | None) -> str:
-    """Three significant digits; 0 for nothing, a dash for unknown."""
+    """Three significant digits, whole numbers from 1,000 on; 0 for nothing, a dash for unknown."""
     if value is None:
         return "–"
     if value == 0:
         return "0"
+    if 999.5 <= abs(value) < 1e9:
+        return f"{value:,.0f}"
     return f"{value:.3g}"
 
 

@@ -13,13 +13,14 @@ from numpy.typing import NDArray
 from vae_core.base import BaseColumn, fit_base
 from vae_core.base.layer import MAX_COLUMNS
 from vae_core.coders import conventional
-from vae_core.columns import Codes, ColumnPlan, TableProfile, encode_column, one_array, plan_columns, without_levels
+from vae_core.columns import Codes, ColumnPlan, TableProfile, decode_column, encode_column, one_array, plan_columns, without_levels
 from vae_core.exact.cells import ColumnCode
 from vae_core.exact.costs import root
 from vae_core.exact.features import Decoded
 from vae_core.exact.search import SampleColumn, Sampled, order, search_column
 from vae_core.layout import uses_codes
 from vae_core.model import Base, FitConfig, FitResult, Model, Sample
+from vae_core.tables import flat_floats, rmse_of
 from vae_core.tolerance import Tolerance
 
 Progress = Callable[[Mapping[str, Any]], None]
@@ -30,7 +31,7 @@ PREVIEW_SHARE = 0.025  # the promise is 3 %: the estimate it is taken of may be 
 MIN_PREVIEW_BYTES = 600
 PREVIEW_CELLS = 1_200_000
 MIN_JUDGED_DICTIONARY = 4_096
-UNIFORM_STEP = float(np.sqrt(12.0))
+UNIFORM_BOUNDS = (0.45 * float(np.sqrt(12.0)), 1.25, 1.0)  # times the rmse target; 0.9 of the half-width that has it on the average
 
 
 class _Report:
@@ -66,8 +67,8 @@ def fit(
     n_total = max(profile_rows(profile), sample.table.num_rows)
     uniform = _uniform(plans, schema, profile, sample, tolerances)
     distortion, compared = _fit_distortion(plans, uniform, sample, config, n_total, report)
-    if distortion is None:
-        plans = uniform
+    layered = set() if distortion is None else set(distortion.columns)
+    plans = tuple(p if p.index in layered or not p.tolerance.is_distortion else uniform[p.index] for p in plans)
     plans = _without_costly_dictionaries(plans, sample, n_total)
     taken = set() if distortion is None else set(distortion.columns)
     codes, rate = _fit_exact(plans, sample, taken, config, n_total, report)
@@ -205,9 +206,10 @@ def _fit_distortion(
     """The layer for columns with an rmse target; None when none holds the targets in fewer bytes than uniform quantisation
     with the best conventional coding (measured on the sample)."""
     asked = [p.index for p in plans if p.tolerance.is_distortion and p.kind in ("numeric", "tensor")]
+    targets = {j: plans[j].tolerance.value / _code_unit(plans[j]) for j in asked}
+    asked = [j for j in asked if 0 < targets[j] < float("inf")]  # a range beyond what its type can subtract has no unit
     if not asked or not sample.table.num_rows or sum(plans[j].width for j in asked) > MAX_COLUMNS:
         return None, []
-    targets = {j: plans[j].tolerance.value / _code_unit(plans[j]) for j in asked}
     table, runs = thinned(sample, max(2_000, 40_000_000 // (8 * sum(plans[j].width for j in asked))))
     values, present = matrix(plans, asked, table)
     found = fit_base(
@@ -227,13 +229,12 @@ def _fit_distortion(
 
 def _code_unit(plan: ColumnPlan) -> float:
     """The raw units of one code of a distortion column's grid."""
-    from vae_core.columns import decode_column
-    from vae_core.tables import flat_floats
-
     ends = np.array([plan.lo, plan.hi], np.int64).repeat(plan.width)
     low_high = flat_floats(decode_column(plan, Codes(ends, None, None), approximate=True))
     span = plan.hi - plan.lo
-    return float(low_high[-1] - low_high[0]) / span if span else 1.0
+    with np.errstate(over="ignore"):
+        unit = float(low_high[-1] - low_high[0]) / span if span else 0.0
+    return unit or 1.0
 
 
 def _uniform(
@@ -243,12 +244,24 @@ def _uniform(
     sample: Sample,
     tolerances: Mapping[str, Tolerance],
 ) -> tuple[ColumnPlan, ...]:
-    """Plans where every distortion column is quantised uniformly instead: a bound of sqrt(12)/2 rmse has at most that rmse
-    on the average, and 0.9 of it leaves room for the values that are not spread evenly inside their bins."""
-    bounded = {
-        name: Tolerance("absolute", 0.45 * UNIFORM_STEP * t.value) if t.is_distortion else t for name, t in tolerances.items()
-    }
-    return plan_columns(schema, profile, sample.table, bounded) if any(t.is_distortion for t in tolerances.values()) else plans
+    """Plans where every distortion column is quantised uniformly instead, by the widest of a few bounds that keeps the target on
+    the sample: bins of sqrt(12) rmse do on the average, but not where values sit on their edges; a bound of the target always does.
+    """
+    undecided = {name: t for name, t in tolerances.items() if t.is_distortion}
+    found, bounded = plans, dict(tolerances)
+    for factor in UNIFORM_BOUNDS if undecided else ():
+        bounded |= {name: Tolerance("absolute", factor * t.value) for name, t in undecided.items()}
+        found = plan_columns(schema, profile, sample.table, bounded)
+        undecided = {p.name: undecided[p.name] for p in found if p.name in undecided and not _meets(p, sample, undecided[p.name])}
+    return found
+
+
+def _meets(plan: ColumnPlan, sample: Sample, target: Tolerance) -> bool:
+    """Whether a plan keeps an rmse target on the sample, with a margin for the rows it does not hold."""
+    if plan.kind == "verbatim":
+        return True
+    array = one_array(sample.table.column(plan.index))
+    return rmse_of(array, decode_column(plan, encode_column(plan, array))) <= 0.97 * target.value
 
 
 def _without_costly_dictionaries(plans: Sequence[ColumnPlan], sample: Sample, n_total: int) -> tuple[ColumnPlan, ...]:

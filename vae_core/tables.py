@@ -7,6 +7,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from vae_core.quality import compare_column
+from vae_core.tolerance import Tolerance
+
 
 def flat_floats(array: pa.Array) -> NDArray[np.float64]:
     """Values, or elements of lists and tensors, as float64; nulls are NaN. Timestamps and the like by their integers."""
@@ -24,7 +27,5 @@ def flat_floats(array: pa.Array) -> NDArray[np.float64]:
 
 
 def rmse_of(raw: pa.Array, decoded: pa.Array) -> float:
-    """Root mean square error over the values that are finite in `raw`, 0 when there are none."""
-    a, b = flat_floats(raw), flat_floats(decoded)
-    finite = np.isfinite(a)
-    return float(np.sqrt(np.mean((a[finite] - b[finite]) ** 2))) if finite.any() else 0.0
+    """Root mean square error over the values that are finite in both, 0 when there are none; exact where both are integers."""
+    return compare_column("", raw, decoded, Tolerance("rmse", 1.0)).rmse

@@ -83,16 +83,45 @@ def _agrees(c: Any) -> bool:
     )  # fmt: skip
     if end != len(words) or not (out == symbols).all() or (state != 1 << 32).any():
         return False
-    counts, context = rng.integers(0, 1 << 20, (1, 6)).astype(np.int32), np.zeros(3, np.int64)
-    chain, table = np.empty((3, 7), np.int64), np.empty(3, np.int64)
-    weight, prior = 37, (1 << 20) // 6
+    return _agrees_on_raw(c, rng) and _agrees_on_chains(c, rng)
+
+
+def _agrees_on_raw(c: Any, rng: np.random.Generator) -> bool:
+    n_bits = rng.integers(0, 17, 200)
+    symbols, shift = rng.integers(0, 1 << n_bits), 24 - n_bits
+    low, width = (symbols << shift).astype(np.uint32), (np.int64(1) << shift).astype(np.uint32)
+    state, words, out = np.full(8, 1 << 32, np.uint64), np.empty(200, np.uint32), np.empty(200, np.int64)
+    position = int(c.lp_encode(pointer(low), pointer(width), size(200), pointer(state), size(8), pointer(words), size(200)))
+    words = words[position:].copy()
+    end = c.lp_decode_raw(
+        pointer(n_bits), size(200), pointer(state), size(8), pointer(words), size(len(words)), size(0), pointer(out)
+    )
+    return bool(end == len(words) and (out == symbols).all() and (state == 1 << 32).all())
+
+
+def _agrees_on_chains(c: Any, rng: np.random.Generator) -> bool:
+    """Few counts, so that the smoothing of every level shows."""
+    n, n_symbols, weights = 60, 6, np.array([37, 5, 900], np.int64)
+    counts = [rng.integers(0, 9, (rows, n_symbols)).astype(np.int32) for rows in (1, 4, 12)]
+    contexts = [np.zeros(n, np.int64), rng.integers(0, 4, n)]
+    contexts.append(contexts[1] * 3 + rng.integers(0, 3, n))
+    row_of, chain, table = np.full(12, -1, np.int64), np.empty((n, n_symbols + 1), np.int64), np.empty(n, np.int64)
     found = c.lp_chain(
-        size(0), pointers([counts]), pointers([context]), pointer(np.array([weight], np.int64)), size(6), size(3),
-        pointer(np.full(1, -1, np.int64)), pointer(np.empty(12, np.int64)), pointer(chain), pointer(table),
+        size(2), pointers(counts), pointers(contexts), pointer(weights), size(n_symbols), size(n), pointer(row_of),
+        pointer(np.empty(2 * n_symbols, np.int64)), pointer(chain), pointer(table),
     )  # fmt: skip
-    seen = counts[0].astype(np.int64)
-    expected = ((seen << 24) + weight * prior) // ((int(seen.sum()) << 4) + weight) + 1
-    return bool(found == 1 and not table.any() and (np.diff(chain[0]) == expected).all() and chain[0, 0] == 0)
+    chance = np.full((n, n_symbols), (1 << 20) // n_symbols, np.int64)
+    for level, context, weight in zip(counts, contexts, weights, strict=True):
+        seen = level[context].astype(np.int64)
+        chance = ((seen << 24) + weight * chance) // ((seen.sum(1, keepdims=True) << 4) + weight)
+    if found != len(np.unique(contexts[2])) or (row_of != -1).any() or (chain[table, 0] != 0).any():
+        return False
+    if (np.diff(chain[table], axis=1) != chance + 1).any():
+        return False
+    symbols, expected = rng.integers(0, n_symbols, n), counts[2].copy()
+    np.add.at(expected, (contexts[2], symbols), 1)
+    c.lp_count(pointer(counts[2]), size(n_symbols), pointer(contexts[2]), pointer(symbols), size(n))
+    return bool((counts[2] == expected).all())
 
 
 def _compiled(compiler: str) -> Path:
