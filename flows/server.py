@@ -42,9 +42,10 @@ UI_PORT = 4200
 QUIET = {"PREFECT_SERVER_ANALYTICS_ENABLED": "false", "DO_NOT_TRACK": "1"}
 SERVER_ENVIRONMENT = {
     **QUIET,
-    # The default batch of one loses task runs under load and when the server stops soon after a run.
+    # The default batch of one loses task runs under load and when the server stops soon after a run. Whole seconds: the
+    # recorder truncates its interval, and sleeps for nothing at all, for ever, below one.
     "PREFECT_SERVER_SERVICES_TASK_RUN_RECORDER_BATCH_SIZE": "100",
-    "PREFECT_SERVER_SERVICES_TASK_RUN_RECORDER_FLUSH_INTERVAL": "0.5",
+    "PREFECT_SERVER_SERVICES_TASK_RUN_RECORDER_FLUSH_INTERVAL": "1",
     "PREFECT_SERVER_LOGGING_LEVEL": "WARNING",
     "PREFECT_LOGGING_LEVEL": "WARNING",
 }
