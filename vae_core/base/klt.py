@@ -45,21 +45,42 @@ def covariance(x: NDArray[np.float32]) -> NDArray[np.float64]:
     return total / max(1, len(x))
 
 
-def fit_klt(moments: NDArray[np.float64], weight: NDArray[np.float64], n_latents: int, least: float = 0.25) -> Basis:
-    """Basis of at most n_latents for second moments (N, N) when feature i is stored to steps of 1 / weight[i].
+@dataclass(frozen=True, slots=True, eq=False)
+class Axes:
+    """Eigenvectors (N, N) of weighted second moments, largest first, their standard deviations (N,) and the weights (N,)."""
+
+    vectors: NDArray[np.float64]
+    deviation: NDArray[np.float64]
+    weight: NDArray[np.float64]
+
+    def scaled(self, factor: float) -> Axes:
+        """The axes under weights so many times as large: the vectors are the same."""
+        return Axes(self.vectors, self.deviation * factor, self.weight * factor)
+
+
+def principal_axes(moments: NDArray[np.float64], weight: NDArray[np.float64]) -> Axes:
+    """Axes of second moments (N, N) when feature i is stored to steps of 1 / weight[i]."""
+    size, vectors = np.linalg.eigh(moments * weight[:, None] * weight[None, :])
+    order = np.argsort(-size)
+    return Axes(vectors[:, order], np.sqrt(np.maximum(size[order], 0.0)), weight)
+
+
+def basis_of(axes: Axes, n_latents: int, least: float = 0.25) -> Basis:
+    """Basis of at most n_latents of the axes.
 
     Latents whose standard deviation is below `least` steps would round to zero nearly always and are left out.
     """
-    size, vectors = np.linalg.eigh(moments * weight[:, None] * weight[None, :])
-    order = np.argsort(-size)[:n_latents]
-    kept = order[np.sqrt(np.maximum(size[order], 0.0)) >= least]
-    if not len(kept):
-        kept = order[:1]
-    v = vectors[:, kept]
+    n_kept = max(1, int((axes.deviation[:n_latents] >= least).sum()))
+    v, weight = axes.vectors[:, :n_kept], axes.weight
     v = v * np.where(v[np.abs(v).argmax(axis=0), np.arange(v.shape[1])] < 0, -1.0, 1.0)  # one sign, whatever LAPACK gives
     safe = np.where(weight > 0, weight, 1.0)
     decode = np.where(weight[:, None] > 0, v / safe[:, None], 0.0)
-    return Basis(decode, (v * weight[:, None]).T, weight, np.ones(len(kept)))
+    return Basis(decode, (v * weight[:, None]).T, weight, np.ones(n_kept))
+
+
+def fit_klt(moments: NDArray[np.float64], weight: NDArray[np.float64], n_latents: int, least: float = 0.25) -> Basis:
+    """`basis_of` the principal axes of second moments (N, N) under weights (N,)."""
+    return basis_of(principal_axes(moments, weight), n_latents, least)
 
 
 def centred(basis: Basis, x: NDArray[np.float32]) -> Basis:

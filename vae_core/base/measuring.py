@@ -18,6 +18,8 @@ MARGIN = 0.99
 """Held-out RMSE is brought to this fraction of the target, so that most shards meet it at unit gain."""
 _MEASURED_ROWS = 1 << 16
 _MEASURED_CELLS = 1 << 22
+_PREVIEW_ROWS = 1 << 14
+"""A preview's bytes and errors are estimates all along: a shorter stretch will do."""
 _WORTH = 0.97
 """A preview must bring the mean relative RMSE below this, or it is not worth its bytes."""
 
@@ -66,7 +68,7 @@ def measure(task: Task, layer: BaseLayer, rows: NDArray[np.int64]) -> Measured:
 
 def measured_rows(task: Task, window: int, rows: NDArray[np.int64]) -> NDArray[np.int64]:
     """As many of the rows as measuring takes, whole windows."""
-    n_most = min(_MEASURED_ROWS, _MEASURED_CELLS // task.features.n_features) // window * window
+    n_most = min(_MEASURED_ROWS if task.rmse is not None else _PREVIEW_ROWS, _MEASURED_CELLS // task.features.n_features) // window * window
     return rows[: max(window, n_most)]
 
 

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from vae_core.base.columns import BaseColumn
 from vae_core.base.cost import entropy_bits
 from vae_core.base.export import linear_layer, network_layer
-from vae_core.base.klt import Basis, centred, covariance, fit_klt, round_latents
+from vae_core.base.klt import Basis, basis_of, centred, covariance, fit_klt, principal_axes, round_latents
 from vae_core.base.layer import BaseLayer
 from vae_core.base.measuring import MARGIN, Measured, acceptable, order, settle
 from vae_core.base.siblings import THRESHOLD, fit_dictionary
@@ -29,6 +29,8 @@ MAX_INPUTS = 1024
 """Windows are at most so wide: rows times features."""
 WINDOWS = (1, 4, 8, 16, 32)
 _WIDE = 200
+_STEERED_CELLS = 1 << 20
+"""A preview's step is steered on so many features of held-out windows."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -109,6 +111,7 @@ def klt_candidate(task: Task, window: int) -> tuple[Measured, Basis] | None:
     if task.rmse is not None:
         options = [klt_at_targets(task, moments, held, window, least) for least in ((0.3, 0.55) if len(moments) <= 400 else (0.45,))]
     else:
+        held = held[: max(256, _STEERED_CELLS // held.shape[1])]
         sizes = [n for n in (1, 2, 3, 4, 6, 8, 12) if n <= len(moments)]
         rough = [r for n in sizes for r in (klt_at_budget(task, moments, held, window, n),) if r is not None]
         options = [basis for _, basis in sorted(rough, key=lambda r: r[0])[:2]]
@@ -152,15 +155,17 @@ def klt_at_budget(
     sample = held[:: max(1, len(held) * held.shape[1] // 300_000)]
     low, high = 1e-3, 1e3
     basis: Basis | None = None
+    axes = principal_axes(moments, np.tile(weight, window))
     for step in range(16):
         scale = (low * high) ** 0.5
-        basis = fit_klt(moments, np.tile(weight * scale, window), n_latents, 0.3)
+        basis = basis_of(axes.scaled(scale), n_latents, 0.3)
         latents = round_latents(sample @ basis.encode.T.astype(np.float32))
         low, high = (scale, high) if entropy_bits(latents) * 1.1 < spare else (low, scale)
         if step in (6, 9):  # RMSE, not its square, is what counts: columns already well served weigh more
             error = latents @ basis.decode.T.astype(np.float32) - sample
             squared = (error.astype(np.float64) ** 2).mean(axis=0).reshape(window, -1).mean(axis=0)
             weight = 1 / np.sqrt(features.counts[features.column] * np.sqrt(np.maximum(squared, 1e-4)))
+            axes = principal_axes(moments, np.tile(weight, window))
             low, high = scale / 4, scale * 4
     if basis is None:
         return None
