@@ -148,7 +148,7 @@ def part(planned: PartPlan, request: RunRequest) -> PartResult:
         model_of(request.archive, planned.model),
         table,
         block_rows=request.encoding.block_rows,
-        preview=request.training.preview != "off",
+        preview={"auto": None, "off": False}.get(str(request.training.preview), True),
     )
     ref = ModelRef.from_json(dict(planned.model), "run folder")
     entry = stage_shard(store, ref, planned.shard, encoded, sliced.slices)

@@ -18,6 +18,7 @@ from storage.manifest import Manifest
 from storage.objects import ObjectStore
 from storage.writer import commit, stage_model, stage_shard
 from vae_core.coders import conventional
+from vae_core.columns import decode_column, encode_column
 from vae_core.errors import BadInput, CorruptArchive, UsageError
 from vae_core.fitting import refresh
 from vae_core.model import FitConfig, FitResult, Model, Sample
@@ -201,6 +202,42 @@ def test_rows_the_model_never_saw_keep_their_bounds(model, reader, raw):
     assert back.schema.equals(odd.schema, check_metadata=True)
     for quality in compare(odd.select([*SENSORS]), back.select([*SENSORS]), promised):
         assert quality.violations == 0, quality
+
+
+def test_latents_give_way_where_uniform_quantisation_takes_fewer_bytes(model, reader, raw):
+    still = raw
+    for k, name in enumerate(SENSORS):
+        j = still.schema.get_field_index(name)
+        held = pa.array((np.arange(N_ROWS) + 3 * k) // 20 * 97 % N_ROWS)  # each sensor keeps still for 20 rows, none with another
+        still = still.set_column(j, still.schema.field(j), raw.column(name).take(held))
+    found = encode_shard(model, still, block_rows=BLOCK_ROWS)
+    latent = [o for o in found.outcomes if o.name in SENSORS]
+    assert all(o.coding.startswith("uniform/") for o in latent)
+    assert_kept(still, decoded(reader, found), resolved(raw, TOLERANCES))
+
+
+def test_rows_that_miss_their_target_under_uniform_quantisation_are_coded_finer(model, reader, raw):
+    still, missed = raw, set()
+    for name in SENSORS:  # one value for all rows: its error is not the mean of a bin's
+        j = still.schema.get_field_index(name)
+        plan, values = model.uniform[j], raw.column(name)
+        error = np.abs(np.asarray(decode_column(plan, encode_column(plan, values))) - np.asarray(values))
+        missed |= {name} if error.max() > model.columns[j].tolerance.value else set()
+        worst = pa.array(np.full(N_ROWS, int(error.argmax())))
+        still = still.set_column(j, still.schema.field(j), values.take(worst))
+    found = encode_shard(model, still, block_rows=BLOCK_ROWS)
+    assert missed and not any(o.coding.startswith("uniform/") for o in found.outcomes if o.name in missed)
+    assert_kept(still, decoded(reader, found), resolved(raw, TOLERANCES))
+
+
+def test_a_preview_nothing_pays_for_is_left_out():
+    rng = np.random.default_rng(0)
+    table = pa.table({"a": rng.integers(0, 1 << 30, 4000), "b": rng.integers(0, 1 << 30, 4000)})
+    found = fitted(table, preview=0.2)
+    assert found.model.preview is not None
+    kept, dropped = (encode_shard(found.model, table, preview=preview) for preview in (True, None))
+    assert any(n.role == "latent" for n in kept.natives) and not any(n.role == "latent" for n in dropped.natives)
+    assert_kept(table, decoded(stored_again(found.model), dropped))
 
 
 def test_distortion_targets_are_met_by_latents_alone_over_the_shard(reader, shard, raw):

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from vae_core import sections
 from vae_core.base import GAIN_UNIT
+from vae_core.base.cost import stored_bytes
 from vae_core.base.layer import MAX_GAIN
 from vae_core.coders import conventional
 from vae_core.columns import STATE_MISFIT, Codes, decode_column, encode_column, one_array
@@ -34,6 +35,8 @@ NEAR_BEST = 1.15  # of the ranked sample: codings within this of the best are me
 OWN_STREAM_BYTES = 48_000
 OWN_SECTION_BYTES = 24_000
 THREADS = 2
+ALLOWANCE = 1.004  # of the conventional coding: what an exact shard may take, its preview included
+AMPLE = 0.05  # so much saved pays for any preview of the default share
 
 
 @dataclass(slots=True)
@@ -51,10 +54,11 @@ class _Column:
     n_bytes: float = 0.0
 
 
-def encode_shard(model: Model, table: pa.Table, *, block_rows: int = BLOCK_ROWS, preview: bool = True) -> EncodedShard:
+def encode_shard(model: Model, table: pa.Table, *, block_rows: int = BLOCK_ROWS, preview: bool | None = True) -> EncodedShard:
     """Encode (n_rows,) of the model's schema. The result holds every value as its tolerance asks, checked for each column.
 
-    preview : keep the latents of the preview layer, where the model has one
+    preview : keep the latents of the preview layer, where the model has one; None: only where the learned columns save what
+              they cost, so that the shard is not larger than its conventional coding
     Raises BadInput when the table has another schema.
     """
     if not table.schema.equals(model.schema):
@@ -63,6 +67,8 @@ def encode_shard(model: Model, table: pa.Table, *, block_rows: int = BLOCK_ROWS,
         columns = list(pool.map(lambda plan: _prepare(model, plan.index, table.column(plan.index)), model.columns))
     spans = even_spans(table.num_rows, block_rows)
     latents, gain = _distortion_latents(model, columns, spans)
+    if latents is not None and not _latents_pay(model, columns, latents):
+        latents, gain = None, GAIN_UNIT
     by_layer = set(model.distortion.columns) if latents is not None and model.distortion is not None else set()
     codings = [LATENT if j in by_layer else "" for j in range(len(columns))]
     excluded: set[int] = {j for j, c in enumerate(codings) if c}
@@ -78,6 +84,8 @@ def encode_shard(model: Model, table: pa.Table, *, block_rows: int = BLOCK_ROWS,
         excluded |= worse
     for j in range(len(columns)):
         codings[j] = codings[j] or (LEARNED if j in learned else columns[j].coding)
+    if preview is None:
+        preview = _preview_paid(model, columns, spans, learned, by_layer)
     return _assemble(model, columns, spans, codings, learned, latents, gain, preview)
 
 
@@ -91,8 +99,12 @@ def even_spans(n_rows: int, block_rows: int) -> list[tuple[int, int]]:
 def _prepare(model: Model, j: int, chunked: pa.ChunkedArray) -> _Column:
     array = one_array(chunked)
     fine = None if model.columns[j].kind == "verbatim" else encode_column(model.columns[j], array)
-    plan = model.uniform.get(j, model.columns[j])
-    codes = encode_column(plan, array) if j in model.uniform else fine
+    plan, codes, prefix = model.columns[j], fine, ""
+    if j in model.uniform:
+        coarse = encode_column(model.uniform[j], array)
+        # these rows may miss a target that the sample met: then the layer's own fine grid holds it
+        if rmse_of(array, decode_column(model.uniform[j], coarse)) <= plan.tolerance.value:
+            plan, codes, prefix = model.uniform[j], coarse, UNIFORM
     head = _head(plan.width, array, codes)
     # the dictionary behind codes is in the model, whatever this shard does: it weighs in what is reported, not in the choice
     dictionary = model.dictionary_bytes(j) * min(1.0, len(array) / max(1, model.n_rows))
@@ -104,7 +116,7 @@ def _prepare(model: Model, j: int, chunked: pa.ChunkedArray) -> _Column:
         ranked = sorted(measured, key=lambda m: m[1])
     coding, n_bytes = ranked[0]
     reported = round(min(n + (dictionary if uses_codes(name) else 0) for name, n in ranked))
-    return _Column(array, fine, (UNIFORM if j in model.uniform else "") + coding, n_bytes, reported)
+    return _Column(array, fine, prefix + coding, n_bytes, reported)
 
 
 def _head(width: int, array: pa.Array, codes: Codes | None) -> tuple[pa.Array, Codes | None]:
@@ -198,6 +210,35 @@ def _distortion_latents(
         if gain > 64 * GAIN_UNIT:
             break
     return None, GAIN_UNIT
+
+
+def _preview_paid(
+    model: Model,
+    columns: Sequence[_Column],
+    spans: Sequence[tuple[int, int]],
+    learned: dict[int, list[Encoder]],
+    by_layer: set[int],
+) -> bool:
+    """Whether a shard with the preview's latents is within ALLOWANCE of its conventional coding."""
+    if model.preview is None or by_layer:
+        return True
+    ours = {j: sum(e.bits for e in found) / 8 + _misfit_bytes(columns[j]) for j, found in learned.items()}
+    reported = sum(c.reported_bytes for c in columns)
+    spare = ALLOWANCE * reported - sum(ours.get(j, c.conventional_bytes) for j, c in enumerate(columns))
+    if spare > AMPLE * reported:
+        return True
+    layer = model.preview.layer
+    return sum(stored_bytes(layer.encode(*base_input(model, model.preview, columns, *span))) for span in spans) <= spare
+
+
+def _latents_pay(model: Model, columns: Sequence[_Column], latents: Sequence[NDArray[np.integer[Any]]]) -> bool:
+    """Whether the layer's latents, as they are stored, take fewer bytes than uniform quantisation of the same columns.
+
+    The fit has only estimates of both, and of other rows than these. Misfits and states cost the same either way, nearly.
+    """
+    assert model.distortion is not None
+    ours = sum(stored_bytes(z) for z in latents)
+    return ours < sum(columns[j].conventional_bytes for j in model.distortion.columns)
 
 
 def base_input(
