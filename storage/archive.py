@@ -109,8 +109,8 @@ class Archive:
             start, stop = self._row_range(rows)
             return pa.table({"row": pa.nulls(stop - start)}).select([])
         tables = list(self._tables(schema, columns, self._row_range(rows), preview))
-        if not tables:
-            return schema.empty_table()
+        if not tables:  # Arrow's empty_table knows no unions, and no extensions within maps or structs
+            return pa.Table.from_arrays([pa.nulls(0, field.type) for field in schema], schema=schema)
         return pa.concat_tables(tables)
 
     def to_batches(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from storage.archive import Archive
+from storage.manifest import load_manifest
 from storage.objects import ObjectStore
 from vae_core.errors import BadInput, UsageError
 
@@ -108,6 +110,21 @@ def test_a_dataset_without_rows_is_an_archive(tmp_path: Path) -> None:
     assert list(archive.to_batches()) == []
     with pytest.raises(UsageError, match="no model"):
         archive.newest_model()
+
+
+UNION = pa.dense_union([pa.field("number", pa.int64()), pa.field("text", pa.string())])
+
+
+@pytest.mark.parametrize("kind", [UNION, pa.sparse_union(list(UNION)), pa.list_(UNION), pa.struct([("id", pa.uuid())])], ids=str)
+def test_no_rows_of_any_type_are_a_table_of_the_exact_schema(place: str, kind: pa.DataType) -> None:
+    store = ObjectStore.open(place)
+    schema = TABLE.schema.append(pa.field("odd", kind, metadata={"unit": "none"}))
+    archive = Archive(store, replace(load_manifest(store), schema=schema), FakeCodec(schema))
+    for rows in ((5, 5), slice(9, 3), (1000, None)):
+        found = archive.to_table(rows=rows)
+        assert found.num_rows == 0
+        assert found.schema.equals(schema, check_metadata=True)
+        assert archive.to_table(["odd", "text"], rows).schema.names == ["odd", "text"]
 
 
 def test_old_snapshots_stay_readable(tmp_path: Path) -> None:

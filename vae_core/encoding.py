@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -16,17 +15,16 @@ from numpy.typing import NDArray
 
 from vae_core import sections
 from vae_core.base import GAIN_UNIT
-from vae_core.base.cost import stored_bytes
-from vae_core.base.layer import MAX_GAIN
 from vae_core.coders import conventional
-from vae_core.columns import STATE_MISFIT, Codes, decode_column, encode_column, one_array
+from vae_core.columns import Codes, decode_column, encode_column, one_array
 from vae_core.encoded import ColumnOutcome, EncodedBlock, EncodedShard, NativeColumn
 from vae_core.entropy.rans import Encoder
 from vae_core.errors import BadInput
 from vae_core.exact.cells import code_column, from_minutes, to_minutes
 from vae_core.exact.features import Decoded
+from vae_core.latents import ColumnState, base_input, distortion_latents, latents_pay, preview_paid, slice_codes
 from vae_core.layout import LATENT, LEARNED, POOL, UNIFORM, Layout, uses_codes
-from vae_core.model import Base, Model
+from vae_core.model import Model
 from vae_core.tables import rmse_of
 
 BLOCK_ROWS = 131_072
@@ -35,23 +33,6 @@ NEAR_BEST = 1.15  # of the ranked sample: codings within this of the best are me
 OWN_STREAM_BYTES = 48_000
 OWN_SECTION_BYTES = 24_000
 THREADS = 2
-ALLOWANCE = 1.004  # of the conventional coding: what an exact shard may take, its preview included
-AMPLE = 0.05  # so much saved pays for any preview of the default share
-
-
-@dataclass(slots=True)
-class _Column:
-    """One column of the table while its shard is made: the array, its codes, the best conventional coding and its bytes.
-
-    conventional_bytes : what it costs in this shard     reported_bytes : with this shard's share of a dictionary it needs
-    """
-
-    array: pa.Array
-    codes: Codes | None
-    coding: str
-    conventional_bytes: int
-    reported_bytes: int
-    n_bytes: float = 0.0
 
 
 def encode_shard(model: Model, table: pa.Table, *, block_rows: int = BLOCK_ROWS, preview: bool | None = True) -> EncodedShard:
@@ -66,8 +47,8 @@ def encode_shard(model: Model, table: pa.Table, *, block_rows: int = BLOCK_ROWS,
     with ThreadPoolExecutor(THREADS) as pool:
         columns = list(pool.map(lambda plan: _prepare(model, plan.index, table.column(plan.index)), model.columns))
     spans = even_spans(table.num_rows, block_rows)
-    latents, gain = _distortion_latents(model, columns, spans)
-    if latents is not None and not _latents_pay(model, columns, latents):
+    latents, gain = distortion_latents(model, columns, spans)
+    if latents is not None and not latents_pay(model, columns, latents):
         latents, gain = None, GAIN_UNIT
     by_layer = set(model.distortion.columns) if latents is not None and model.distortion is not None else set()
     codings = [LATENT if j in by_layer else "" for j in range(len(columns))]
@@ -85,7 +66,8 @@ def encode_shard(model: Model, table: pa.Table, *, block_rows: int = BLOCK_ROWS,
     for j in range(len(columns)):
         codings[j] = codings[j] or (LEARNED if j in learned else columns[j].coding)
     if preview is None:
-        preview = _preview_paid(model, columns, spans, learned, by_layer)
+        exact = {j: sum(e.bits for e in found) / 8 + _misfit_bytes(columns[j]) for j, found in learned.items()}
+        preview = bool(by_layer) or preview_paid(model, columns, spans, exact)
     return _assemble(model, columns, spans, codings, learned, latents, gain, preview)
 
 
@@ -96,7 +78,7 @@ def even_spans(n_rows: int, block_rows: int) -> list[tuple[int, int]]:
     return [(start, stop - start) for start, stop in itertools.pairwise(edges)]
 
 
-def _prepare(model: Model, j: int, chunked: pa.ChunkedArray) -> _Column:
+def _prepare(model: Model, j: int, chunked: pa.ChunkedArray) -> ColumnState:
     array = one_array(chunked)
     fine = None if model.columns[j].kind == "verbatim" else encode_column(model.columns[j], array)
     plan, codes, prefix = model.columns[j], fine, ""
@@ -116,7 +98,7 @@ def _prepare(model: Model, j: int, chunked: pa.ChunkedArray) -> _Column:
         ranked = sorted(measured, key=lambda m: m[1])
     coding, n_bytes = ranked[0]
     reported = round(min(n + (dictionary if uses_codes(name) else 0) for name, n in ranked))
-    return _Column(array, fine, prefix + coding, n_bytes, reported)
+    return ColumnState(array, fine, prefix + coding, n_bytes, reported)
 
 
 def _head(width: int, array: pa.Array, codes: Codes | None) -> tuple[pa.Array, Codes | None]:
@@ -124,20 +106,7 @@ def _head(width: int, array: pa.Array, codes: Codes | None) -> tuple[pa.Array, C
     return array.slice(0, n), None if codes is None else slice_codes(codes, 0, n, width)
 
 
-def slice_codes(codes: Codes, start: int, n_rows: int, width: int) -> Codes:
-    """Rows start .. start + n_rows of a column's codes."""
-    cells = slice(start * width, (start + n_rows) * width)
-    state = None if codes.state is None else codes.state[cells]
-    misfits = codes.misfits
-    if codes.state is not None and misfits is not None:
-        before = int((codes.state[: cells.start] == STATE_MISFIT).sum())
-        misfits = misfits.slice(before, int((codes.state[cells] == STATE_MISFIT).sum()))
-    if state is not None and not state.any():
-        state, misfits = None, None
-    return Codes(codes.values[cells], state, misfits if misfits is not None and len(misfits) else None)
-
-
-def _misfit_bytes(column: _Column) -> int:
+def _misfit_bytes(column: ColumnState) -> int:
     misfits = None if column.codes is None else column.codes.misfits
     return 0 if misfits is None else len(pack_misfits(misfits))
 
@@ -152,7 +121,7 @@ def pack_misfits(values: pa.Array) -> bytes:
 
 
 def _learned_blocks(
-    model: Model, columns: Sequence[_Column], spans: Sequence[tuple[int, int]], excluded: set[int]
+    model: Model, columns: Sequence[ColumnState], spans: Sequence[tuple[int, int]], excluded: set[int]
 ) -> dict[int, list[Encoder]]:
     """Column -> an encoder a block, for the columns the exact layer codes; the excluded ones still serve as context."""
     found: dict[int, list[Encoder]] = {code.column: [] for code in model.codes if code.column not in excluded}
@@ -192,93 +161,9 @@ def _context_closure(model: Model, wanted: set[int]) -> set[int]:
     return found
 
 
-def _distortion_latents(
-    model: Model, columns: Sequence[_Column], spans: Sequence[tuple[int, int]]
-) -> tuple[list[NDArray[np.integer[Any]]] | None, int]:
-    """Latents of every block at the coarsest gain that meets every target; None when there is no layer or none does."""
-    base = model.distortion
-    if base is None:
-        return None, GAIN_UNIT
-    gain = GAIN_UNIT
-    while gain <= MAX_GAIN:
-        latents: list[NDArray[np.integer[Any]]] = [
-            base.layer.encode(*base_input(model, base, columns, start, n), gain) for start, n in spans
-        ]
-        if _targets_met(model, base, columns, spans, latents, gain):
-            return latents, gain
-        gain += max(1, gain // 8)
-        if gain > 64 * GAIN_UNIT:
-            break
-    return None, GAIN_UNIT
-
-
-def _preview_paid(
-    model: Model,
-    columns: Sequence[_Column],
-    spans: Sequence[tuple[int, int]],
-    learned: dict[int, list[Encoder]],
-    by_layer: set[int],
-) -> bool:
-    """Whether a shard with the preview's latents is within ALLOWANCE of its conventional coding."""
-    if model.preview is None or by_layer:
-        return True
-    ours = {j: sum(e.bits for e in found) / 8 + _misfit_bytes(columns[j]) for j, found in learned.items()}
-    reported = sum(c.reported_bytes for c in columns)
-    spare = ALLOWANCE * reported - sum(ours.get(j, c.conventional_bytes) for j, c in enumerate(columns))
-    if spare > AMPLE * reported:
-        return True
-    layer = model.preview.layer
-    return sum(stored_bytes(layer.encode(*base_input(model, model.preview, columns, *span))) for span in spans) <= spare
-
-
-def _latents_pay(model: Model, columns: Sequence[_Column], latents: Sequence[NDArray[np.integer[Any]]]) -> bool:
-    """Whether the layer's latents, as they are stored, take fewer bytes than uniform quantisation of the same columns.
-
-    The fit has only estimates of both, and of other rows than these. Misfits and states cost the same either way, nearly.
-    """
-    assert model.distortion is not None
-    ours = sum(stored_bytes(z) for z in latents)
-    return ours < sum(columns[j].conventional_bytes for j in model.distortion.columns)
-
-
-def base_input(
-    model: Model, base: Base, columns: Sequence[_Column], start: int, n: int
-) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
-    """(n, D) codes and (n, D) presence of the columns of a base layer; a tensor column has an element each."""
-    values, present = [], []
-    for j in base.columns:
-        codes, width = columns[j].codes, model.columns[j].width
-        assert codes is not None
-        part = slice_codes(codes, start, n, width)
-        values.append(part.values.reshape(n, width))
-        present.append(np.ones((n, width), bool) if part.state is None else (part.state == 0).reshape(n, width))
-    return np.concatenate(values, 1), np.concatenate(present, 1)
-
-
-def _targets_met(
-    model: Model,
-    base: Base,
-    columns: Sequence[_Column],
-    spans: Sequence[tuple[int, int]],
-    latents: Sequence[NDArray[np.integer[Any]]],
-    gain: int,
-) -> bool:
-    first = 0
-    predicted = [base.layer.decode(z, gain) for z in latents]
-    for j in base.columns:
-        plan, codes = model.columns[j], columns[j].codes
-        assert codes is not None
-        values = np.concatenate([p[:, first : first + plan.width] for p in predicted]).ravel() if predicted else codes.values
-        first += plan.width
-        decoded = decode_column(plan, Codes(values, codes.state, codes.misfits), approximate=True)
-        if rmse_of(columns[j].array, decoded) > plan.tolerance.value:
-            return False
-    return True
-
-
 def _assemble(
     model: Model,
-    columns: list[_Column],
+    columns: list[ColumnState],
     spans: Sequence[tuple[int, int]],
     codings: list[str],
     learned: dict[int, list[Encoder]],
@@ -312,7 +197,7 @@ def _assemble(
 def _store_column(
     model: Model,
     j: int,
-    column: _Column,
+    column: ColumnState,
     coding: str,
     start: int,
     n: int,
@@ -371,7 +256,7 @@ def _native_names(model: Model, codings: Sequence[str]) -> dict[int, str]:
 
 def _finished(
     model: Model,
-    columns: list[_Column],
+    columns: list[ColumnState],
     spans: Sequence[tuple[int, int]],
     codings: list[str],
     learned: dict[int, list[Encoder]],
