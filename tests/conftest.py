@@ -1,8 +1,13 @@
 """What every test starts from: no telemetry, no credentials and no proxies of the machine it runs on."""
 
 import os
+import signal
 
 from hypothesis import HealthCheck, settings
+
+# A shell that puts the tests in the background makes them ignore interrupts, and their children would inherit that.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 os.environ.setdefault("DO_NOT_TRACK", "1")
 os.environ.setdefault("PREFECT_SERVER_ANALYTICS_ENABLED", "false")

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,8 @@ from numpy.typing import NDArray
 from vae_core import sections
 from vae_core.base import GAIN_UNIT
 from vae_core.coders import conventional
-from vae_core.columns import Codes, decode_column, encode_column, one_array
+from vae_core.coders.parquet import chunk_bytes
+from vae_core.columns import Codes, ColumnPlan, decode_column, encode_column, one_array
 from vae_core.encoded import ColumnOutcome, EncodedBlock, EncodedShard, NativeColumn
 from vae_core.entropy.rans import Encoder
 from vae_core.errors import BadInput
@@ -26,6 +28,7 @@ from vae_core.latents import ColumnState, base_input, distortion_latents, latent
 from vae_core.layout import LATENT, LEARNED, POOL, UNIFORM, Layout, uses_codes
 from vae_core.model import Model
 from vae_core.tables import rmse_of
+from vae_core.tolerance import LOSSLESS
 
 BLOCK_ROWS = 131_072
 RANK_ROWS = 16_384
@@ -33,26 +36,37 @@ NEAR_BEST = 1.15  # of the ranked sample: codings within this of the best are me
 OWN_STREAM_BYTES = 48_000
 OWN_SECTION_BYTES = 24_000
 THREADS = 2
+LATENT_ENCODINGS = ("plain", "dictionary", "split")
 
 
-def encode_shard(model: Model, table: pa.Table, *, block_rows: int = BLOCK_ROWS, preview: bool | None = True) -> EncodedShard:
+def encode_shard(
+    model: Model,
+    table: pa.Table,
+    *,
+    block_rows: int = BLOCK_ROWS,
+    preview: bool | None = True,
+    targets: Mapping[str, float] | None = None,
+) -> EncodedShard:
     """Encode (n_rows,) of the model's schema. The result holds every value as its tolerance asks, checked for each column.
 
     preview : keep the latents of the preview layer, where the model has one; None: only where the learned columns save what
               they cost, so that the shard is not larger than its conventional coding
+    targets : column -> root mean square error it may have, for columns the model quantises uniformly: their plans hold but the
+              bound that met the target on the sample; a shard that misses it holds the column's raw values
     Raises BadInput when the table has another schema.
     """
     if not table.schema.equals(model.schema):
         raise BadInput(f"table has columns {table.schema.names[:6]}…, the model was made for {model.schema.names[:6]}…")
     with ThreadPoolExecutor(THREADS) as pool:
-        columns = list(pool.map(lambda plan: _prepare(model, plan.index, table.column(plan.index)), model.columns))
+        asked = targets or {}
+        columns = list(pool.map(lambda plan: _prepare(model, plan.index, table.column(plan.index), asked.get(plan.name)), model.columns))
     spans = even_spans(table.num_rows, block_rows)
     latents, gain = distortion_latents(model, columns, spans)
     if latents is not None and not latents_pay(model, columns, latents):
         latents, gain = None, GAIN_UNIT
     by_layer = set(model.distortion.columns) if latents is not None and model.distortion is not None else set()
     codings = [LATENT if j in by_layer else "" for j in range(len(columns))]
-    excluded: set[int] = {j for j, c in enumerate(codings) if c}
+    excluded = {j for j, c in enumerate(codings) if c} | _bound_to_raw(model, columns)
     learned: dict[int, list[Encoder]] = {}
     while True:
         learned = _learned_blocks(model, columns, spans, excluded)
@@ -78,20 +92,25 @@ def even_spans(n_rows: int, block_rows: int) -> list[tuple[int, int]]:
     return [(start, stop - start) for start, stop in itertools.pairwise(edges)]
 
 
-def _prepare(model: Model, j: int, chunked: pa.ChunkedArray) -> ColumnState:
+def _prepare(model: Model, j: int, chunked: pa.ChunkedArray, target: float | None) -> ColumnState:
     array = one_array(chunked)
-    fine = None if model.columns[j].kind == "verbatim" else encode_column(model.columns[j], array)
-    plan, codes, prefix = model.columns[j], fine, ""
-    if j in model.uniform:
-        coarse = encode_column(model.uniform[j], array)
-        # these rows may miss a target that the sample met: then the layer's own fine grid holds it
-        if rmse_of(array, decode_column(model.uniform[j], coarse)) <= plan.tolerance.value:
-            plan, codes, prefix = model.uniform[j], coarse, UNIFORM
+    own = model.columns[j]
+    fine = None if own.kind == "verbatim" else encode_column(own, array)
+    target = own.tolerance.value if own.tolerance.is_distortion else target
+    plan, codes, prefix, holds = own, fine, "", True
+    if j in model.uniform and _meets(model.uniform[j], array, coarse := encode_column(model.uniform[j], array), target):
+        plan, codes, prefix = model.uniform[j], coarse, UNIFORM
+    elif fine is not None and target is not None:
+        # these rows may miss a target that the sample met: then the layer's own fine grid holds it, and the raw values do
+        holds = _meets(own, array, fine, target)
+        plan = own if holds and not own.tolerance.is_distortion else replace(own, tolerance=LOSSLESS)
     head = _head(plan.width, array, codes)
     # the dictionary behind codes is in the model, whatever this shard does: it weighs in what is reported, not in the choice
     dictionary = model.dictionary_bytes(j) * min(1.0, len(array) / max(1, model.n_rows))
-    ranked = conventional.rank(plan, *head)
-    if len(array) > len(head[0]):
+    ranked = [(name, n) for name, n in conventional.rank(plan, *head) if holds or not uses_codes(name)]
+    if not ranked:
+        ranked = [conventional.measure(plan, array, codes, ["ipc"])]
+    elif len(array) > len(head[0]):
         close = [name for name, n in ranked if n <= NEAR_BEST * ranked[0][1] + 256][:3]
         best = [[n for n in close if uses_codes(n) is coded] for coded in (True, False)]
         measured = [conventional.measure(plan, array, codes, names) for names in best if names]
@@ -99,6 +118,22 @@ def _prepare(model: Model, j: int, chunked: pa.ChunkedArray) -> ColumnState:
     coding, n_bytes = ranked[0]
     reported = round(min(n + (dictionary if uses_codes(name) else 0) for name, n in ranked))
     return ColumnState(array, fine, prefix + coding, n_bytes, reported)
+
+
+def _meets(plan: ColumnPlan, array: pa.Array, codes: Codes, target: float | None) -> bool:
+    """Whether what a plan makes of an array is within a root mean square error."""
+    return target is None or rmse_of(array, decode_column(plan, codes)) <= target
+
+
+def _bound_to_raw(model: Model, columns: Sequence[ColumnState]) -> set[int]:
+    """Learned columns this shard cannot stream: those whose codes miss their target, and those conditioned on them.
+
+    Of a column stored raw a reader makes codes again only where it is lossless (FORMAT.md, "Transforms").
+    """
+    raw = {
+        code.column for code in model.codes if not model.columns[code.column].is_lossless and not uses_codes(columns[code.column].coding)
+    }
+    return raw | {code.column for code in model.codes if code.columns & raw}
 
 
 def _head(width: int, array: pa.Array, codes: Codes | None) -> tuple[pa.Array, Codes | None]:
@@ -271,25 +306,22 @@ def _finished(
     own = tuple(name for name in names if sizes[name] > OWN_SECTION_BYTES * max(1, len(blocks)))
     used = {name for natives, _ in blocks for name in natives}
     native_names = {j: name for j, name in native_names.items() if name in used}
-    layout = Layout(
-        tuple(codings), tuple(tuple(s) for s in streams), tuple(names), own, native_names, with_preview, gain
-    )
+    layout = Layout(tuple(codings), tuple(tuple(s) for s in streams), tuple(names), own, native_names, with_preview, gain)
     _unify(blocks)
+    natives = _natives(model, codings, native_names, with_preview, [arrays for arrays, _ in blocks])
     encoded = []
-    for (natives, parts), (_, n) in zip(blocks, spans, strict=True):
+    for (arrays, parts), (_, n) in zip(blocks, spans, strict=True):
         payloads = {name: parts.get(name, b"") for name in own}
         if layout.pooled:
             payloads[POOL] = sections.pack(parts, layout.pooled)
-        encoded.append(EncodedBlock(n, natives, payloads))
+        encoded.append(EncodedBlock(n, arrays, payloads))
     outcomes, bits = [], {}
     for plan, column, coding in zip(model.columns, columns, codings, strict=True):
         n_bytes = round(column.n_bytes + sum(e.bits for e in learned.get(plan.index, [])) / 8)
         outcomes.append(ColumnOutcome(plan.name, coding, n_bytes, column.reported_bytes))
         if coding == LEARNED and len(column.array):
             bits[plan.name] = 8 * n_bytes / len(column.array)
-    return EncodedShard(
-        layout.to_json(), _natives(model, codings, native_names, with_preview), layout.groups, tuple(encoded), tuple(outcomes), bits
-    )
+    return EncodedShard(layout.to_json(), natives, layout.groups, tuple(encoded), tuple(outcomes), bits)
 
 
 def _unify(blocks: Sequence[tuple[dict[str, pa.Array], dict[str, bytes]]]) -> None:
@@ -307,13 +339,21 @@ def _unify(blocks: Sequence[tuple[dict[str, pa.Array], dict[str, bytes]]]) -> No
             natives[name] = natives[name].cast(target)
 
 
-def _natives(model: Model, codings: Sequence[str], names: dict[int, str], with_preview: bool) -> tuple[NativeColumn, ...]:
-    found: list[NativeColumn] = []
+def _natives(
+    model: Model, codings: Sequence[str], names: dict[int, str], with_preview: bool, blocks: Sequence[dict[str, pa.Array]]
+) -> tuple[NativeColumn, ...]:
+    latents: list[str] = []
     if with_preview and model.preview is not None:
-        found += [NativeColumn(name, "latent", "plain", None) for name in model.preview.latent_names]
+        latents += model.preview.latent_names
     if LATENT in codings and model.distortion is not None:
-        found += [NativeColumn(name, "latent", "plain", None) for name in model.distortion.latent_names]
+        latents += model.distortion.latent_names
+    found = [NativeColumn(name, "latent", _latent_encoding([arrays[name] for arrays in blocks]), None) for name in latents]
     for j, name in names.items():
         role = "verbatim" if model.columns[j].kind == "verbatim" else "coded"
         found.append(NativeColumn(name, role, conventional.parquet_encoding(codings[j].removeprefix(UNIFORM)), model.columns[j].name))
     return tuple(found)
+
+
+def _latent_encoding(arrays: Sequence[pa.Array]) -> str:
+    """The Parquet encoding that takes the fewest bytes for one latent over all blocks: what base.cost reckons with."""
+    return min(LATENT_ENCODINGS, key=lambda encoding: sum(chunk_bytes(array, encoding) for array in arrays))
