@@ -149,6 +149,7 @@ def part(planned: PartPlan, request: RunRequest) -> PartResult:
         table,
         block_rows=request.encoding.block_rows,
         preview={"auto": None, "off": False}.get(str(request.training.preview), True),
+        targets=planned.targets,
     )
     ref = ModelRef.from_json(dict(planned.model), "run folder")
     entry = stage_shard(store, ref, planned.shard, encoded, sliced.slices)

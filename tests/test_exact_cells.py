@@ -16,10 +16,21 @@ from test_exact_linear import any_int64s, linears
 from vae_core.entropy import kernel
 from vae_core.entropy.rans import Decoder, Encoder
 from vae_core.errors import CorruptArchive
-from vae_core.exact.cells import CellPlan, ColumnCode, DigitPlan, code_column, column_code_from_json, from_minutes, to_minutes
+from vae_core.exact.cells import (
+    FLAGS,
+    CellPlan,
+    ColumnCode,
+    DigitPlan,
+    Recall,
+    code_column,
+    column_code_from_json,
+    from_minutes,
+    to_minutes,
+)
 from vae_core.exact.counts import MAX_CELLS, n_contexts
 from vae_core.exact.digits import Direct, Residual
 from vae_core.exact.features import COLUMN_KINDS, N_STATES, OWN_KINDS, Decoded, Feature
+from vae_core.exact.recall import MAX_KEYS
 from vae_core.exact.schedule import LAST_CHUNKS
 
 LAW = settings(deadline=None, max_examples=40)
@@ -48,7 +59,11 @@ def column_codes(draw: st.DrawFn) -> ColumnCode:
     value = CellPlan(scheme, linear, draw(digit_plans(scheme.sizes, (*COLUMN_KINDS, *OWN_KINDS))), last_chunk)
     states = (N_STATES + 1,)
     state = CellPlan(Direct.over(0, N_STATES - 1), None, draw(digit_plans(states, (*COLUMN_KINDS, "left", "right", "level"))))
-    return ColumnCode(N_EARLIER, draw(st.sampled_from([0, -7, 2**63 - 1])), draw(st.booleans()), state, value)
+    recall = None
+    if draw(st.booleans()):
+        flags = CellPlan(FLAGS, None, draw(digit_plans(FLAGS.sizes, (*COLUMN_KINDS, "left", "right", "level"))))
+        recall = Recall(tuple(draw(st.lists(st.integers(0, N_EARLIER - 1), min_size=1, max_size=MAX_KEYS))), flags)
+    return ColumnCode(N_EARLIER, draw(st.sampled_from([0, -7, 2**63 - 1])), draw(st.booleans()), state, value, recall)
 
 
 def block(code: ColumnCode, n: int, rng: np.random.Generator, stateful: bool) -> tuple[np.ndarray, np.ndarray | None]:
@@ -127,9 +142,12 @@ def test_a_code_comes_back_from_its_json(code):
 @LAW
 @given(column_codes())
 def test_a_code_names_the_columns_it_is_conditioned_on(code):
-    named = {f.column for plan in (code.state, code.value) for d in plan.digits for f in d.features}
+    plans = [code.state, code.value, *([code.recall.same] if code.recall else [])]
+    named = {f.column for plan in plans for d in plan.digits for f in d.features}
     if code.value.linear is not None:
         named |= {t.column for t in (*code.value.linear.terms, *code.value.linear.anchor_terms)}
+    if code.recall is not None:
+        named |= set(code.recall.keys)
     assert code.columns == named - {-1}
     if any(f.column >= 0 for plan in (code.state, code.value) for d in plan.digits for f in d.features):
         with pytest.raises(CorruptArchive, match="not decoded before"):

@@ -222,12 +222,27 @@ class Block:
                         digit.learn(context, symbol)
 
     def column(self, stream: Stream, code: list[Any]) -> None:
-        column, fill, clock, state_plan, value_plan = code
+        column, fill, clock, state_plan, value_plan, *recall = code
         states = [0] * self.n_rows
         if stream.raw([1])[0]:
             self.read(stream, state_plan, states, [True] * self.n_rows)
         own = [minutes(fill) if clock else fill] * self.n_rows
-        self.read(stream, value_plan, own, [s == 0 for s in states])
+        active = [s == 0 for s in states]
+        same, source = [0] * self.n_rows, {}
+        if recall:
+            keys, flag_plan = recall[0]
+            latest: dict[tuple[int, ...], int] = {}
+            for i in range(self.n_rows):
+                if active[i]:
+                    key = tuple(self.values[j][i] for j in keys)
+                    if key in latest:
+                        source[i] = latest[key]
+                    latest[key] = i
+            self.read(stream, flag_plan, same, [i in source for i in range(self.n_rows)])
+        self.read(stream, value_plan, own, [a and not s for a, s in zip(active, same, strict=True)])
+        for i in range(self.n_rows):
+            if same[i]:
+                own[i] = own[source[i]]
         self.values[column], self.states[column] = own, states
 
 

@@ -5,13 +5,12 @@ from __future__ import annotations
 import itertools
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import zstandard
 from numpy.typing import NDArray
 
 from vae_core import sections
@@ -19,12 +18,22 @@ from vae_core.base import GAIN_UNIT
 from vae_core.coders import conventional
 from vae_core.coders.parquet import chunk_bytes
 from vae_core.columns import Codes, ColumnPlan, decode_column, encode_column, one_array
+from vae_core.columns.recode import with_worst_kept
 from vae_core.encoded import ColumnOutcome, EncodedBlock, EncodedShard, NativeColumn
 from vae_core.entropy.rans import Encoder
 from vae_core.errors import BadInput
 from vae_core.exact.cells import code_column, from_minutes, to_minutes
 from vae_core.exact.features import Decoded
-from vae_core.latents import ColumnState, base_input, distortion_latents, latents_pay, preview_paid, slice_codes
+from vae_core.latents import (
+    ColumnState,
+    base_input,
+    beside,
+    distortion_latents,
+    latents_pay,
+    pack_misfits,
+    preview_paid,
+    slice_codes,
+)
 from vae_core.layout import LATENT, LEARNED, POOL, UNIFORM, Layout, uses_codes
 from vae_core.model import Model
 from vae_core.tables import rmse_of
@@ -52,7 +61,7 @@ def encode_shard(
     preview : keep the latents of the preview layer, where the model has one; None: only where the learned columns save what
               they cost, so that the shard is not larger than its conventional coding
     targets : column -> root mean square error it may have, for columns the model quantises uniformly: their plans hold but the
-              bound that met the target on the sample; a shard that misses it holds the column's raw values
+              bound that met the target on the sample; a shard that misses it keeps the worst values as they are, or all of them
     Raises BadInput when the table has another schema.
     """
     if not table.schema.equals(model.schema):
@@ -66,11 +75,13 @@ def encode_shard(
         latents, gain = None, GAIN_UNIT
     by_layer = set(model.distortion.columns) if latents is not None and model.distortion is not None else set()
     codings = [LATENT if j in by_layer else "" for j in range(len(columns))]
-    excluded = {j for j, c in enumerate(codings) if c} | _bound_to_raw(model, columns)
+    excluded = {j for j, c in enumerate(codings) if c or not columns[j].holds}
     learned: dict[int, list[Encoder]] = {}
     while True:
+        _exclude_unreadable(model, columns, excluded)
         learned = _learned_blocks(model, columns, spans, excluded)
-        worse = {
+        worse = {code.column for code in model.codes} - excluded - set(learned)
+        worse |= {
             j for j, found in learned.items()
             if sum(e.bits for e in found) / 8 + _misfit_bytes(columns[j]) >= columns[j].conventional_bytes
         }  # fmt: skip
@@ -92,48 +103,69 @@ def even_spans(n_rows: int, block_rows: int) -> list[tuple[int, int]]:
     return [(start, stop - start) for start, stop in itertools.pairwise(edges)]
 
 
+@dataclass(frozen=True, slots=True)
+class _Way:
+    """One way to hold a column conventionally.
+
+    codes : of the plan, None for verbatim    prefix : of its codings' names    raw : only codings of raw values will do
+    """
+
+    plan: ColumnPlan
+    codes: Codes | None
+    prefix: str = ""
+    raw: bool = False
+
+
 def _prepare(model: Model, j: int, chunked: pa.ChunkedArray, target: float | None) -> ColumnState:
     array = one_array(chunked)
     own = model.columns[j]
-    fine = None if own.kind == "verbatim" else encode_column(own, array)
+    codes = None if own.kind == "verbatim" else encode_column(own, array)
     target = own.tolerance.value if own.tolerance.is_distortion else target
-    plan, codes, prefix, holds = own, fine, "", True
-    if j in model.uniform and _meets(model.uniform[j], array, coarse := encode_column(model.uniform[j], array), target):
-        plan, codes, prefix = model.uniform[j], coarse, UNIFORM
-    elif fine is not None and target is not None:
-        # these rows may miss a target that the sample met: then the layer's own fine grid holds it, and the raw values do
-        holds = _meets(own, array, fine, target)
-        plan = own if holds and not own.tolerance.is_distortion else replace(own, tolerance=LOSSLESS)
-    head = _head(plan.width, array, codes)
+    steps = _Way(own, codes) if j not in model.uniform else _Way(model.uniform[j], encode_column(model.uniform[j], array), UNIFORM)
+    ways, holds = [steps], True
+    if codes is not None and target is not None and not _meets(steps, array, target):
+        # the sample met the target, these rows miss it: what is smallest of the worst values kept, the layer's fine grid, all kept
+        assert steps.codes is not None
+        closer = replace(steps, codes=with_worst_kept(steps.plan, array, steps.codes, target))
+        ways = [way for way in (closer, *([_Way(own, codes)] if steps.prefix else [])) if _meets(way, array, target)]
+        holds = bool(ways) and not ways[-1].prefix
+        codes = ways[-1].codes if holds else codes
+        ways.append(_Way(replace(own, tolerance=LOSSLESS), codes, raw=True))
     # the dictionary behind codes is in the model, whatever this shard does: it weighs in what is reported, not in the choice
     dictionary = model.dictionary_bytes(j) * min(1.0, len(array) / max(1, model.n_rows))
-    ranked = [(name, n) for name, n in conventional.rank(plan, *head) if holds or not uses_codes(name)]
+    sizes = [(n_bytes, way, coding) for way in ways for coding, n_bytes in _sizes(way, array)]
+    n_bytes, way, coding = min(sizes, key=lambda size: size[0])
+    reported = round(min(n + (dictionary if uses_codes(name) else 0) for n, _, name in sizes))
+    return ColumnState(array, codes, way.codes, way.prefix + coding, n_bytes, reported, holds)
+
+
+def _sizes(way: _Way, array: pa.Array) -> list[tuple[str, int]]:
+    """(coding, bytes) over the whole array, best first: the best of codes and the best of raw values at least."""
+    head = _head(way.plan.width, array, way.codes)
+    ranked = [(name, n) for name, n in conventional.rank(way.plan, *head) if not way.raw or not uses_codes(name)]
     if not ranked:
-        ranked = [conventional.measure(plan, array, codes, ["ipc"])]
-    elif len(array) > len(head[0]):
+        return [conventional.measure(way.plan, array, way.codes, ["ipc"])]
+    if len(array) > len(head[0]):
         close = [name for name, n in ranked if n <= NEAR_BEST * ranked[0][1] + 256][:3]
         best = [[n for n in close if uses_codes(n) is coded] for coded in (True, False)]
-        measured = [conventional.measure(plan, array, codes, names) for names in best if names]
-        ranked = sorted(measured, key=lambda m: m[1])
-    coding, n_bytes = ranked[0]
-    reported = round(min(n + (dictionary if uses_codes(name) else 0) for name, n in ranked))
-    return ColumnState(array, fine, prefix + coding, n_bytes, reported)
+        ranked = sorted((conventional.measure(way.plan, array, way.codes, names) for names in best if names), key=lambda m: m[1])
+    return ranked
 
 
-def _meets(plan: ColumnPlan, array: pa.Array, codes: Codes, target: float | None) -> bool:
-    """Whether what a plan makes of an array is within a root mean square error."""
-    return target is None or rmse_of(array, decode_column(plan, codes)) <= target
+def _meets(way: _Way, array: pa.Array, target: float) -> bool:
+    """Whether the codes of an array decode within a root mean square error."""
+    assert way.codes is not None
+    return rmse_of(array, decode_column(way.plan, way.codes)) <= target
 
 
-def _bound_to_raw(model: Model, columns: Sequence[ColumnState]) -> set[int]:
-    """Learned columns this shard cannot stream: those whose codes miss their target, and those conditioned on them.
+def _exclude_unreadable(model: Model, columns: Sequence[ColumnState], excluded: set[int]) -> None:
+    """Add the learned columns that are conditioned on one no reader has the codes of.
 
     Of a column stored raw a reader makes codes again only where it is lossless (FORMAT.md, "Transforms").
     """
-    raw = {
-        code.column for code in model.codes if not model.columns[code.column].is_lossless and not uses_codes(columns[code.column].coding)
-    }
-    return raw | {code.column for code in model.codes if code.columns & raw}
+    raw = {j for j, column in enumerate(columns) if not model.columns[j].is_lossless and not uses_codes(column.coding)}
+    while more := {code.column for code in model.codes if code.columns & raw & excluded} - excluded:
+        excluded |= more
 
 
 def _head(width: int, array: pa.Array, codes: Codes | None) -> tuple[pa.Array, Codes | None]:
@@ -144,15 +176,6 @@ def _head(width: int, array: pa.Array, codes: Codes | None) -> tuple[pa.Array, C
 def _misfit_bytes(column: ColumnState) -> int:
     misfits = None if column.codes is None else column.codes.misfits
     return 0 if misfits is None else len(pack_misfits(misfits))
-
-
-def pack_misfits(values: pa.Array) -> bytes:
-    """An Arrow IPC stream of one column, zstd."""
-    sink = pa.BufferOutputStream()
-    batch = pa.record_batch([values], names=["m"])
-    with pa.ipc.new_stream(sink, batch.schema) as writer:
-        writer.write_batch(batch)
-    return zstandard.ZstdCompressor(level=19).compress(sink.getvalue().to_pybytes())
 
 
 def _learned_blocks(
@@ -241,26 +264,21 @@ def _store_column(
     native_names: dict[int, str],
 ) -> None:
     plan = model.columns[j]
-    codes = None if column.codes is None else slice_codes(column.codes, start, n, plan.width)
-    if coding not in (LEARNED, LATENT):
-        array = column.array.slice(start, n)
-        if coding.startswith(UNIFORM):
-            plan, coding = model.uniform[j], coding.removeprefix(UNIFORM)
-            codes = encode_column(plan, array)
-        stored = conventional.encode(plan, coding, array, codes)
-        if stored.native is not None:
-            natives[native_names[j]] = stored.native
-        if stored.payload is not None:
-            parts[f"c{j}"] = stored.payload
-            column.n_bytes += len(stored.payload)
+    if coding in (LEARNED, LATENT):
+        assert column.codes is not None
+        for kind, part in beside(slice_codes(column.codes, start, n, plan.width), with_states=coding == LATENT).items():
+            parts[f"{kind}{j}"] = part
+            column.n_bytes += len(part)
         return
-    assert codes is not None
-    if codes.misfits is not None:
-        parts[f"m{j}"] = pack_misfits(codes.misfits)
-        column.n_bytes += len(parts[f"m{j}"])
-    if coding == LATENT and codes.state is not None:
-        parts[f"n{j}"] = zstandard.ZstdCompressor(level=19).compress(codes.state.tobytes())
-        column.n_bytes += len(parts[f"n{j}"])
+    codes = None if column.stored is None else slice_codes(column.stored, start, n, plan.width)
+    if coding.startswith(UNIFORM):
+        plan, coding = model.uniform[j], coding.removeprefix(UNIFORM)
+    stored = conventional.encode(plan, coding, column.array.slice(start, n), codes)
+    if stored.native is not None:
+        natives[native_names[j]] = stored.native
+    if stored.payload is not None:
+        parts[f"c{j}"] = stored.payload
+        column.n_bytes += len(stored.payload)
 
 
 def _streams(model: Model, learned: dict[int, list[Encoder]], n_blocks: int) -> list[list[int]]:

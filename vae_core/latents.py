@@ -8,16 +8,17 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import zstandard
 from numpy.typing import NDArray
 
 from vae_core.base import GAIN_UNIT
 from vae_core.base.cost import stored_bytes
-from vae_core.base.layer import MAX_GAIN
 from vae_core.columns import STATE_MISFIT, Codes, decode_column
 from vae_core.model import Base, Model
 from vae_core.tables import rmse_of
 
 ALLOWANCE = 1.004  # of the conventional coding: what an exact shard may take, its preview included
+COARSEST_GAIN, FINEST_GAIN = GAIN_UNIT // 2, 64 * GAIN_UNIT
 AMPLE = 0.05  # so much saved pays for any preview of the default share
 
 
@@ -25,14 +26,19 @@ AMPLE = 0.05  # so much saved pays for any preview of the default share
 class ColumnState:
     """One column of the table while its shard is made: the array, its codes, the best conventional coding and its bytes.
 
+    codes  : what the exact layer and the base layers see, None for verbatim
+    stored : what `coding` stores where it stores codes: of the uniform plan, say
     conventional_bytes : what it costs in this shard     reported_bytes : with this shard's share of a dictionary it needs
+    holds  : the codes keep the column's target, so that a stream of them will do
     """
 
     array: pa.Array
     codes: Codes | None
+    stored: Codes | None
     coding: str
     conventional_bytes: int
     reported_bytes: int
+    holds: bool = True
     n_bytes: float = 0.0
 
 
@@ -52,21 +58,27 @@ def slice_codes(codes: Codes, start: int, n_rows: int, width: int) -> Codes:
 def distortion_latents(
     model: Model, columns: Sequence[ColumnState], spans: Sequence[tuple[int, int]]
 ) -> tuple[list[NDArray[np.integer[Any]]] | None, int]:
-    """Latents of every block at the coarsest gain that meets every target; None when there is no layer or none does."""
+    """Latents of every block at the coarsest gain that meets every target; None when there is no layer or none does.
+
+    The layer was fitted to meet them at the unit gain on rows it had not seen, so that is where the search begins: up in
+    strides, then down in steps of one.
+    """
     base = model.distortion
     if base is None:
         return None, GAIN_UNIT
-    gain = GAIN_UNIT
-    while gain <= MAX_GAIN:
-        latents: list[NDArray[np.integer[Any]]] = [
-            base.layer.encode(*base_input(model, base, columns, start, n), gain) for start, n in spans
-        ]
-        if targets_met(model, base, columns, spans, latents, gain):
-            return latents, gain
-        gain += max(1, gain // 8)
-        if gain > 64 * GAIN_UNIT:
-            break
-    return None, GAIN_UNIT
+
+    def at(gain: int) -> list[NDArray[np.integer[Any]]] | None:
+        found: list[NDArray[np.integer[Any]]] = [base.layer.encode(*base_input(model, base, columns, start, n), gain) for start, n in spans]
+        return found if targets_met(model, base, columns, spans, found, gain) else None
+
+    gain, missed = GAIN_UNIT, COARSEST_GAIN - 1
+    while (latents := at(gain)) is None:
+        gain, missed = gain + max(1, gain // 8), gain
+        if gain > FINEST_GAIN:
+            return None, GAIN_UNIT
+    while gain - 1 > missed and (coarser := at(gain - 1)) is not None:
+        latents, gain = coarser, gain - 1
+    return latents, gain
 
 
 def preview_paid(
@@ -87,18 +99,42 @@ def preview_paid(
 
 
 def latents_pay(model: Model, columns: Sequence[ColumnState], latents: Sequence[NDArray[np.integer[Any]]]) -> bool:
-    """Whether the layer's latents, as they are stored, take fewer bytes than uniform quantisation of the same columns.
-
-    The fit has only estimates of both, and of other rows than these. Misfits and states cost the same either way, nearly.
-    """
+    """Whether the layer's latents, with the states and misfits beside them, take fewer bytes as they are stored than
+    uniform quantisation of the same columns. The fit has only estimates of both, and of other rows than these."""
     assert model.distortion is not None
     ours = sum(stored_bytes(z) for z in latents)
-    return ours < sum(columns[j].conventional_bytes for j in model.distortion.columns)
+    theirs = sum(columns[j].conventional_bytes for j in model.distortion.columns)
+    start = 0
+    for z in latents:
+        for j in model.distortion.columns:
+            codes = columns[j].codes
+            assert codes is not None
+            ours += sum(len(part) for part in beside(slice_codes(codes, start, len(z), model.columns[j].width)).values())
+        start += len(z)
+    return ours < theirs
 
 
-def base_input(
-    model: Model, base: Base, columns: Sequence[ColumnState], start: int, n: int
-) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+def beside(codes: Codes, *, with_states: bool = True) -> dict[str, bytes]:
+    """What a block stores beside one column's latents: "m" misfits, "n" states (FORMAT.md, "Layout"), where it has any.
+
+    with_states : False beside a stream, which has states of its own
+    """
+    found = {} if codes.misfits is None else {"m": pack_misfits(codes.misfits)}
+    if with_states and codes.state is not None:
+        found["n"] = zstandard.ZstdCompressor(level=19).compress(codes.state.tobytes())
+    return found
+
+
+def pack_misfits(values: pa.Array) -> bytes:
+    """An Arrow IPC stream of one column, zstd."""
+    sink = pa.BufferOutputStream()
+    batch = pa.record_batch([values], names=["m"])
+    with pa.ipc.new_stream(sink, batch.schema) as writer:
+        writer.write_batch(batch)
+    return zstandard.ZstdCompressor(level=19).compress(sink.getvalue().to_pybytes())
+
+
+def base_input(model: Model, base: Base, columns: Sequence[ColumnState], start: int, n: int) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
     """(n, D) codes and (n, D) presence of the columns of a base layer; a tensor column has an element each."""
     values, present = [], []
     for j in base.columns:

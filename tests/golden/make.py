@@ -34,7 +34,7 @@ from vae_core import encoding, fitting  # noqa: E402
 from vae_core.base import fit_base  # noqa: E402
 from vae_core.base.search import BaseFit  # noqa: E402
 from vae_core.coders import conventional  # noqa: E402
-from vae_core.exact.cells import MAX_FEATURES, CellPlan, ColumnCode, DigitPlan  # noqa: E402
+from vae_core.exact.cells import FLAGS, MAX_FEATURES, CellPlan, ColumnCode, DigitPlan, Recall  # noqa: E402
 from vae_core.exact.counts import MAX_CELLS, n_contexts  # noqa: E402
 from vae_core.exact.digits import Digits, Direct, Residual  # noqa: E402
 from vae_core.exact.features import COLUMN_KINDS, FRACTIONS, N_STATES, OWN_KINDS, STEP_CLASSES, Feature  # noqa: E402
@@ -150,6 +150,8 @@ def every_context(n: int) -> tuple[pa.Table, Callable[[Model], Model]]:
         "tied": pa.array(np.round(10 * walk + 3 * rng.normal(size=n)).astype(np.int64) * 2 + 1),
         "huge": pa.array(np.where(rng.random(n) < 0.1, rng.integers(-(2**62), 2**62, n), t)),
     }
+    told = np.asarray(columns["key"].fill_null(9)) * 1000 + t // 60 % 24
+    columns["told"] = pa.array(np.where(rng.random(n) < 0.1, 7, told), mask=rng.random(n) < 0.1)
 
     def feature(kind: str, column: int) -> Feature:
         fixed = {"state": N_STATES, "step": STEP_CLASSES, "spread": 65, "level": len(STEPS) + 1, "fraction": FRACTIONS}
@@ -176,9 +178,12 @@ def every_context(n: int) -> tuple[pa.Table, Callable[[Model], Model]]:
                 digits.append(DigitPlan(tuple(chosen), tuple(range(3, 4 + len(chosen)))))
             state = DigitPlan((feature("left", -1), *earlier), (2, 9, 40)[: 2 + len(earlier)])
             last_chunk = LAST_CHUNKS[j % len(LAST_CHUNKS)]
+            flags = CellPlan(FLAGS, None, (DigitPlan((feature("right", -1), feature("value", 0)), (5, 6, 7)),))
+            recall = {4: Recall((2,), flags), 6: Recall((0, 1), flags)}.get(j)
             codes.append(ColumnCode(
                 j, model.columns[j].fill, j == 1,
                 CellPlan(Direct.over(0, N_STATES - 1), None, (state,)), CellPlan(scheme, linear, tuple(digits), last_chunk),
+                recall,
             ))  # fmt: skip
         return Model.from_files(replace(model, codes=tuple(codes)).to_files())
 

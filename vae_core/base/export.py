@@ -36,14 +36,15 @@ def linear_layer(
 
     def export(step: float) -> BaseLayer:
         blank = round_latents(x @ basis.encode.T.astype(np.float32) / np.float32(step))
-        decoder = assemble_decoder(columns, features, window, basis.decode * step, blank)
+        decoder = assemble_decoder(columns, features, window, basis.decode * step, blank, weight_bound=basis.bound)
         ratio = decoder.features().scale / features.scale
         # least squares in the metric the basis was fitted in, which is the same for every row of the window
         weight = basis.weight.reshape(window, -1)[0] * ratio
         metric = np.rint(16 * np.log2(np.maximum(weight, 1e-30))).clip(-2000, 2000).astype(np.int16)
         encoder = Encoder(metric, np.rint(basis.stretch * 1024).astype(np.int16), DEADZONE, threshold)
         latents = encoder.latents((x / np.tile(ratio, window)).astype(np.float32), 1.0, decoder)
-        return BaseLayer(kind, assemble_decoder(columns, features, window, basis.decode * step, latents), encoder)
+        decoder = assemble_decoder(columns, features, window, basis.decode * step, latents, weight_bound=basis.bound)
+        return BaseLayer(kind, decoder, encoder)
 
     return export
 
@@ -57,6 +58,7 @@ def network_layer(
     precision: NDArray[np.float64],
     amortised: bool,
     kind: str = "vae",
+    weight_bound: int = 127,
 ) -> Export:
     """Layers of a trained autoencoder; x (m, W*F) are windows its prior is taken from.
 
@@ -88,7 +90,7 @@ def network_layer(
     def export(step: float) -> BaseLayer:
         part = NetworkPart(network, np.rint(reach * step).clip(1, 1 << 20).astype(np.int32), unit)
         blank = seen if amortised else np.rint(seen / step).astype(np.int16)
-        decoder = assemble_decoder(columns, features, window, linear * step, blank, part)
+        decoder = assemble_decoder(columns, features, window, linear * step, blank, part, weight_bound)
         ratio = np.tile(decoder.features().scale / features.scale, window)
         metric = np.rint(8 * np.log2(np.maximum(precision.reshape(window, -1)[0] * ratio[: features.n_features] ** 2 / step**2, 1e-30)))
         plain = np.full(decoder.n_latents, 1024, np.int16)
@@ -104,7 +106,7 @@ def network_layer(
                 biases=tuple(b.astype(np.float32) for b in shifts),
             )
         latents = encoder.latents((x / ratio).astype(np.float32), 1.0, decoder)
-        return BaseLayer(kind, assemble_decoder(columns, features, window, linear * step, latents, part), encoder)
+        return BaseLayer(kind, assemble_decoder(columns, features, window, linear * step, latents, part, weight_bound), encoder)
 
     return export
 

@@ -19,12 +19,14 @@ class Basis:
 
     decode (N, L): features per latent step     encode  (L, N): latent means from features
     weight (N,)  : 1 / (step in features)       stretch (L,)  : encode is stretch times the pseudo-inverse of decode
+    bound        : the largest integer weight a decoder of it is stored with: coarser ones are fewer bytes and more error
     """
 
     decode: NDArray[np.float64]
     encode: NDArray[np.float64]
     weight: NDArray[np.float64]
     stretch: NDArray[np.float64]
+    bound: int = 127
 
     @property
     def n_latents(self) -> int:
@@ -33,7 +35,7 @@ class Basis:
 
     def keep(self, kept: NDArray[np.intp] | slice) -> Basis:
         """The same basis with only some latents."""
-        return Basis(self.decode[:, kept], self.encode[kept], self.weight, self.stretch[kept])
+        return Basis(self.decode[:, kept], self.encode[kept], self.weight, self.stretch[kept], self.bound)
 
 
 def covariance(x: NDArray[np.float32]) -> NDArray[np.float64]:

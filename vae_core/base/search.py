@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -28,6 +28,10 @@ log = logging.getLogger(__name__)
 MAX_INPUTS = 1024
 """Windows are at most so wide: rows times features."""
 WINDOWS = (1, 4, 8, 16, 32)
+_WEIGHT_BOUNDS = (127, 31, 15, 7, 3)
+"""The largest integer weights to try for a decoder: bytes of a model weigh as much as those of its latents."""
+_LIGHT = 0.03
+"""Of all bytes: a model below this is not worth making smaller."""
 _WIDE = 200
 _STEERED_CELLS = 1 << 20
 """A preview's step is steered on so many features of held-out windows."""
@@ -109,7 +113,7 @@ def klt_candidate(task: Task, window: int) -> tuple[Measured, Basis] | None:
     train, held = task.windows(split.train, window), task.windows(split.held, window)
     moments = covariance(train)
     if task.rmse is not None:
-        options = [klt_at_targets(task, moments, held, window, least) for least in ((0.3, 0.55) if len(moments) <= 400 else (0.45,))]
+        options = [klt_at_targets(task, moments, held, window, least) for least in ((0.3, 0.55) if len(moments) <= 400 else (0.45, 0.8))]
     else:
         held = held[: max(256, _STEERED_CELLS // held.shape[1])]
         sizes = [n for n in (1, 2, 3, 4, 6, 8, 12) if n <= len(moments)]
@@ -117,9 +121,25 @@ def klt_candidate(task: Task, window: int) -> tuple[Measured, Basis] | None:
         options = [basis for _, basis in sorted(rough, key=lambda r: r[0])[:2]]
     best: tuple[Measured, Basis] | None = None
     for basis in options:
-        found = settle(task, linear_layer("klt", task.columns, task.features, window, basis, train), split.held)
-        if found is not None and (best is None or order(task, found) < order(task, best[0])):
-            best = (found, basis)
+        found = settled_linear(task, basis, window, train, split.held)
+        if found is not None and (best is None or order(task, found[0]) < order(task, best[0])):
+            best = found
+    return best
+
+
+def settled_linear(
+    task: Task, basis: Basis, window: int, train: NDArray[np.float32], rows: NDArray[np.int64]
+) -> tuple[Measured, Basis] | None:
+    """The layer of a basis on held-out rows, and the basis with the bound of weights that takes the fewest bytes."""
+    best: tuple[Measured, Basis] | None = None
+    for bound in _WEIGHT_BOUNDS:
+        bounded = replace(basis, bound=bound)
+        found = settle(task, linear_layer("klt", task.columns, task.features, window, bounded, train), rows)
+        if found is None or (best is not None and order(task, found) >= order(task, best[0])):
+            break
+        best = (found, bounded)
+        if task.rmse is None or found.model_bytes < _LIGHT * found.n_bytes:
+            break
     return best
 
 
@@ -213,6 +233,7 @@ def vae_candidates(
                 trained.precision,
                 amortised,
                 "vae" if variational else "ae",
+                basis.bound,
             )
             found = settle(task, export, split.held)
             log.info(

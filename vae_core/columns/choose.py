@@ -33,6 +33,8 @@ _SAMPLE_CELLS = 1 << 18
 _PROBE_CELLS = 1 << 13
 _MISFIT_BITS = 80.0
 _DIGIT_BITS = 0.25
+_MOST_OFF_LATTICE = 0.001
+_SPARSE_LATTICE = 64  # points of a lattice for every value that occurs
 
 
 def plan_columns(schema: pa.Schema, profile: TableProfile, sample: pa.Table, tolerances: Mapping[str, Tolerance]) -> tuple[ColumnPlan, ...]:
@@ -94,16 +96,20 @@ def _plan(index: int, item: pa.Field, profile: ColumnProfile, sample: pa.Chunked
 
 
 def without_levels(plan: ColumnPlan, sample: pa.ChunkedArray) -> ColumnPlan:
-    """A lossless plan of the same column without its dictionary: the bits of floats, anything else verbatim."""
+    """A lossless plan of the same column without its dictionary: the lattice or the bits of floats, anything else verbatim."""
     if not isinstance(plan.transform, FloatLevels):
         return ColumnPlan(plan.name, plan.index, plan.field, "verbatim", plan.tolerance)
     values = _sample_of(sample, plan.value_type)
-    transform = OrderedBits(values.dtype.str, _is_single(values))
-    codes, _ = transform.forward(values)
-    lo, hi, fill = (int(codes.min()), int(codes.max()), int(np.sort(codes)[len(codes) // 2])) if len(codes) else (0, 0, 0)
+    lattice, rate = _decimals(values)
+    opaque = lattice is None or rate > _MOST_OFF_LATTICE
+    transform = OrderedBits(values.dtype.str, _is_single(values)) if lattice is None or opaque else lattice
+    codes, fits = transform.forward(values)
+    ends, _ = transform.forward(plan.transform.levels[[0, -1]])
+    lo, hi = min(int(ends.min()), int(codes.min(initial=ends[0]))), max(int(ends.max()), int(codes.max(initial=ends[0])))
+    fill = int(np.sort(codes)[len(codes) // 2]) if len(codes) else lo
     return ColumnPlan(
         plan.name, plan.index, plan.field, plan.kind, LOSSLESS, transform, None, lo, hi, fill, plan.width,
-        has_state=plan.has_state, opaque=True,
+        has_state=plan.has_state or fits is not None, opaque=opaque,
     )  # fmt: skip
 
 
@@ -287,7 +293,7 @@ def _exact_floats(profile: ColumnProfile, values: Any, levels: FloatLevels | Non
         codes, _ = decimal.forward(ends)
         points = abs(int(codes[1]) - int(codes[0])) + 1
         few = len(levels.levels)
-        if rate > 0.001 or (few <= 4096 and points > 64 * few):
+        if rate > _MOST_OFF_LATTICE or points > _SPARSE_LATTICE * few:
             return levels
     if decimal is not None:
         return decimal

@@ -10,14 +10,17 @@ import pyarrow.compute as pc
 
 from vae_core.columns.codes import STATE_MISFIT, STATE_NULL, Codes
 from vae_core.columns.integers import check_codes
+from vae_core.columns.nested import has_row_keys, row_keys
 from vae_core.columns.physical import Bools, Ints, valid_of
 from vae_core.errors import BadInput, CorruptArchive
 
 
 def hashable(array: pa.Array) -> pa.Array:
-    """The same values in a type Arrow hashes bit for bit: floats and short decimals as integers, views unrolled."""
+    """The same values in a type Arrow hashes bit for bit: floats and short decimals as integers, views unrolled, nested rows as bytes."""
     t = pa.types
     kind = array.type
+    if t.is_nested(kind):
+        return row_keys(array)
     if t.is_string_view(kind):
         return array.cast(pa.large_string())
     if t.is_binary_view(kind):
@@ -28,11 +31,12 @@ def hashable(array: pa.Array) -> pa.Array:
 
 
 def is_hashable(value_type: pa.DataType) -> bool:
-    """Types `hashable` takes: everything flat but intervals and nulls."""
+    """Types `hashable` takes: everything flat but intervals and nulls, lists and structs of these."""
     t = pa.types
+    if t.is_nested(value_type):
+        return has_row_keys(value_type)
     return not (
-        t.is_nested(value_type)
-        or t.is_interval(value_type)
+        t.is_interval(value_type)
         or t.is_null(value_type)
         or t.is_dictionary(value_type)
         or t.is_run_end_encoded(value_type)

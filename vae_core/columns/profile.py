@@ -12,6 +12,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from vae_core.columns.dictionaries import hashable, is_hashable
+from vae_core.columns.nested import row_keys
 from vae_core.columns.physical import integers_of, is_integral, ordered_bits, raw_values, valid_of
 from vae_core.errors import BadInput
 from vae_core.tolerance import value_type_of
@@ -33,7 +34,7 @@ class ColumnProfile:
     n_nan ... n_neg_zero : counts over cells of floats
     n_wide            : decimals that do not fit an int64
     origin, step      : some value, and the greatest common divisor of differences from it (0: constant, integers only)
-    distinct          : distinct finite values in a hashable type, sorted by `finish`; None beyond MOST_DISTINCT
+    distinct          : distinct finite values in a hashable type (nested ones in their own), sorted by `finish`; None beyond MOST_DISTINCT
     dictionary        : the dictionary of a dictionary column, later ones appended; None when it grows too large
     """
 
@@ -100,7 +101,8 @@ class ColumnProfile:
                 self.n_null += array.dictionary_decode().null_count - array.null_count
             self.n_cells += len(array)
             used = pc.unique(array.indices).drop_null()
-            self._add_distinct(hashable(array.dictionary).take(used).drop_null())
+            seen = array.dictionary.take(used).drop_null()
+            self._add_distinct(seen if pa.types.is_nested(seen.type) else hashable(seen))
             return
         if pa.types.is_fixed_size_list(array.type):
             n_outer = array.null_count
@@ -113,7 +115,7 @@ class ColumnProfile:
         elif pa.types.is_floating(array.type):
             self._update_floats(array)
         elif is_hashable(array.type):
-            plain = hashable(array)
+            plain = array if pa.types.is_nested(array.type) else hashable(array)
             self._add_distinct(plain.drop_null() if plain.null_count else plain)
 
     def _update_integers(self, array: pa.Array) -> None:
@@ -190,7 +192,7 @@ class ColumnProfile:
         for start in range(0, len(values), _UNIQUE_SLICE):
             if self.distinct is None:
                 return
-            fresh = _unique(hashable(values.slice(start, _UNIQUE_SLICE)))
+            fresh = _unique(values.slice(start, _UNIQUE_SLICE))
             self._pieces.append(fresh)
             self._n_unsettled += len(fresh)
             if self._n_unsettled > MOST_DISTINCT:
@@ -199,7 +201,7 @@ class ColumnProfile:
     def _settle(self) -> None:
         if self.distinct is None or not self._pieces:
             return
-        merged = pc.unique(pa.concat_arrays([self.distinct, *self._pieces]))
+        merged = _unique(pa.concat_arrays([self.distinct, *self._pieces]))
         self._pieces, self._n_unsettled = [], 0
         wide = not (pa.types.is_integer(merged.type)) and merged.nbytes > _MOST_DISTINCT_BYTES
         self.distinct = None if len(merged) > MOST_DISTINCT or wide else merged
@@ -246,7 +248,7 @@ class ColumnProfile:
             v = np.asarray(self.distinct).view(dtype)
             self.distinct = pa.array(v[np.argsort(ordered_bits(v))])
         else:
-            self.distinct = self.distinct.take(pc.array_sort_indices(self.distinct))
+            self.distinct = self.distinct.take(pc.array_sort_indices(hashable(self.distinct)))
 
 
 def as_type(values: pa.Array, value_type: pa.DataType) -> pa.Array:
@@ -259,7 +261,10 @@ def as_type(values: pa.Array, value_type: pa.DataType) -> pa.Array:
 
 def _unique(values: pa.Array) -> pa.Array:
     """Distinct values, in any order; integers of a small span by counting, the rest by hashing."""
-    if pa.types.is_int64(values.type):
+    if pa.types.is_nested(values.type):
+        _, first = np.unique(np.asarray(row_keys(values).dictionary_encode().indices), return_index=True)
+        return values.take(pa.array(first))
+    if pa.types.is_int64(values.type) and len(values):
         x = np.asarray(values)
         low, high = int(x.min()), int(x.max())
         if high - low < len(x):
@@ -333,5 +338,5 @@ def _blank(item: pa.Field) -> ColumnProfile:
         if is_integral(inner) and not pa.types.is_dictionary(value_type):
             distinct = pa.array([], pa.int64())
         else:
-            distinct = hashable(pa.array([], inner))
+            distinct = pa.array([], inner) if pa.types.is_nested(inner) else hashable(pa.array([], inner))
     return ColumnProfile(item.name, value_type, width, distinct=distinct)

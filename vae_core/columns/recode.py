@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+from numpy.typing import NDArray
 
 from vae_core.columns.codes import (
     STATE_MISFIT,
@@ -91,18 +92,65 @@ def finish_column(plan: ColumnPlan, raw: Any, state: Any, misfits: pa.Array | No
     return _extended(plan, array)
 
 
+def with_worst_kept(plan: ColumnPlan, array: pa.Array, codes: Codes, rmse: float) -> Codes:
+    """The codes of an array with more misfits: as few cells, the worst, as bring the root mean square error within `rmse` > 0.
+
+    codes : of `array` by `plan`, of a numeric or tensor column that may have a tolerance
+    Errors are float64: where these are too coarse, at the ends of int64, or infinite, the result may miss the target.
+    """
+    flat = storage_of(array)
+    size = np.abs(_errors(plan, flat, codes)) / rmse
+    away = 0 if codes.state is None else int((codes.state != 0).sum() - np.isin(codes.state, (STATE_NEG_ZERO, STATE_MISFIT)).sum())
+    n_finite = len(size) - away - (0 if codes.misfits is None else codes.misfits.null_count)
+    order = np.argsort(size, kind="stable")
+    with np.errstate(over="ignore"):
+        held = np.cumsum(np.square(size[order])) <= n_finite * (1 - 1e-9)
+    worst = order[int(held.sum()) :]
+    state = np.zeros(len(size), np.uint8) if codes.state is None else codes.state.copy()
+    state[worst] = STATE_MISFIT
+    values = codes.values.copy()
+    values[worst] = plan.fill
+    return Codes(values, state, _misfits(plan, state, flat))
+
+
+def _errors(plan: ColumnPlan, array: pa.Array, codes: Codes) -> NDArray[np.float64]:
+    """(n_cells,) decoded less raw in the column's units, 0 in cells that hold no code."""
+    decoded, raw = (elements_of(a) if plan.kind == "tensor" else a for a in (storage_of(decode_column(plan, codes)), array))
+    with np.errstate(over="ignore", invalid="ignore"):
+        if pa.types.is_floating(plan.value_type):
+            found = raw_values(decoded).astype(np.float64) - raw_values(raw).astype(np.float64)
+        else:  # differences of integers wrap round to the right ones
+            found = (integers_of(decoded)[0] - integers_of(raw)[0]).astype(np.float64)
+            found /= 10.0**plan.value_type.scale if pa.types.is_decimal(plan.value_type) else 1.0
+    if codes.state is not None:
+        found[codes.state != 0] = 0.0
+    return found
+
+
+def _misfits(plan: ColumnPlan, state: NDArray[np.uint8], array: pa.Array) -> pa.Array | None:
+    """Raw values of the misfit cells of a column in its storage type, None where there are none."""
+    odd = np.flatnonzero(state == STATE_MISFIT)
+    if not len(odd):
+        return None
+    if plan.kind != "tensor":
+        return array.take(pa.array(odd))
+    outer = valid_of(array)
+    null_row = None if outer is None else np.repeat(~outer, plan.width)[odd]
+    return elements_of(array).take(pa.array(odd, mask=null_row))
+
+
 def one_array(array: pa.Array | pa.ChunkedArray) -> pa.Array:
     """A chunked array as one array; an array as it is."""
     if not isinstance(array, pa.ChunkedArray):
         return array
     if array.num_chunks == 1:
         return array.chunk(0)
-    if array.num_chunks == 0:
-        return pa.array([], array.type) if not isinstance(array.type, pa.BaseExtensionType) else pa.chunked_array(array).combine_chunks()
+    if array.num_chunks == 0:  # pa.array([], …) knows neither unions nor nested extensions; nulls alone leaves run ends a bitmap
+        return pa.concat_arrays([pa.nulls(0, array.type)])
     if pa.types.is_dictionary(storage_type(array.type)):
         try:
             array = array.unify_dictionaries()
-        except pa.ArrowInvalid:  # nulls among the values of a dictionary
+        except (pa.ArrowInvalid, pa.ArrowNotImplementedError):  # nulls among the values of a dictionary, or nothing else
             array = _redictionaried(array)
     combined = array.combine_chunks()
     return combined if not isinstance(combined, pa.ChunkedArray) else combined.chunk(0)
@@ -197,10 +245,7 @@ def _mark_null_rows(plan: ColumnPlan, codes: Codes, outer: Bools, array: pa.Arra
     rows[~outer, 0] = STATE_MISFIT
     values = codes.values.reshape(-1, plan.width).copy()
     values[~outer] = plan.fill
-    odd = np.flatnonzero(state == STATE_MISFIT)
-    null_row = np.repeat(~outer, plan.width)[odd]
-    misfits = elements_of(array).take(pa.array(odd, mask=null_row))
-    return Codes(values.ravel(), state, misfits)
+    return Codes(values.ravel(), state, _misfits(plan, state, array))
 
 
 def _overlaid(plan: ColumnPlan, raw: Any, state: Any, misfits: pa.Array | None) -> pa.Array:

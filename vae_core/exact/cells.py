@@ -14,13 +14,15 @@ from vae_core.exact import digits as digits_module
 from vae_core.exact import features as features_module
 from vae_core.exact import linear as linear_module
 from vae_core.exact.counts import MAX_CELLS, AdaptiveCounts, n_contexts
-from vae_core.exact.digits import Digits
+from vae_core.exact.digits import Digits, Direct
 from vae_core.exact.features import N_STATES, Decoded, Feature, Surroundings, context
 from vae_core.exact.linear import Linear
+from vae_core.exact.recall import MAX_KEYS, Recalled
 from vae_core.exact.schedule import LAST_CHUNKS, STRIDE, chunks, neighbours, passes
 
 Ints = NDArray[np.int64]
 MAX_FEATURES = 4
+FLAGS = Direct.over(0, 1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,11 +155,25 @@ def _code_raw(channel: Channel, n_bits: Ints, raw: Ints | None) -> Ints:
 
 
 @dataclass(frozen=True, slots=True)
+class Recall:
+    """Which rows are what their key last was: `keys`, earlier columns, and how the flags of rows with a seen key are coded."""
+
+    keys: tuple[int, ...]
+    same: CellPlan
+
+    @property
+    def columns(self) -> set[int]:
+        """Earlier columns it reads."""
+        return set(self.keys) | self.same.columns
+
+
+@dataclass(frozen=True, slots=True)
 class ColumnCode:
     """How one dataset column is coded: first its states, where a block has any, then the values of rows that hold one.
 
     column : index into the model's columns        fill : what `values` holds where the state is not "value"
     clock  : values are HHMM and are coded as minutes (misreadings are impossible: the map is a bijection on all integers)
+    recall : None, or how rows are found that repeat their key's last value; `value` is then of the others
     """
 
     column: int
@@ -165,28 +181,43 @@ class ColumnCode:
     clock: bool
     state: CellPlan
     value: CellPlan
+    recall: Recall | None = None
 
     @property
     def columns(self) -> set[int]:
         """Earlier columns this one is conditioned on."""
-        return self.state.columns | self.value.columns
+        return self.state.columns | self.value.columns | (self.recall.columns if self.recall else set())
 
     def to_json(self) -> list[Any]:
-        return [self.column, self.fill, self.clock, self.state.to_json(), self.value.to_json()]
+        found = [self.column, self.fill, self.clock, self.state.to_json(), self.value.to_json()]
+        return found if self.recall is None else [*found, [list(self.recall.keys), self.recall.same.to_json()]]
 
 
 def column_code_from_json(parts: Any, n_columns: int) -> ColumnCode:
     """The inverse of ColumnCode.to_json."""
     match parts:
-        case [int(column), int(fill), bool(clock), state, value] if 0 <= column < n_columns and -(2**63) <= fill < 2**63:
-            code = ColumnCode(
-                column, fill, clock, cell_plan_from_json(state, n_columns), cell_plan_from_json(value, n_columns)
-            )
+        case [int(column), int(fill), bool(clock), state, value, *more] if (
+            0 <= column < n_columns and -(2**63) <= fill < 2**63 and len(more) <= 1
+        ):
+            recall = _recall_from_json(more[0], n_columns) if more else None
+            plans = cell_plan_from_json(state, n_columns), cell_plan_from_json(value, n_columns)
+            code = ColumnCode(column, fill, clock, *plans, recall)
         case _:
             raise CorruptArchive(f"model holds a malformed column code: {str(parts)[:60]}")
     if code.state.linear is not None or code.state.scheme.sizes != (N_STATES + 1,):
         raise CorruptArchive(f"model codes the states of column {column} with an alphabet that is not theirs")
     return code
+
+
+def _recall_from_json(parts: Any, n_columns: int) -> Recall:
+    match parts:
+        case [[*keys], plan] if 1 <= len(keys) <= MAX_KEYS and all(isinstance(j, int) and 0 <= j < n_columns for j in keys):
+            same = cell_plan_from_json(plan, n_columns)
+        case _:
+            raise CorruptArchive(f"model holds a malformed recall: {str(parts)[:60]}")
+    if same.linear is not None or same.scheme != FLAGS:
+        raise CorruptArchive("model codes the flags of a recall with an alphabet that is not theirs")
+    return Recall(tuple(keys), same)
 
 
 def to_minutes(values: Ints) -> Ints:
@@ -232,7 +263,27 @@ def code_column(
     else:
         fill = np.array([code.fill], np.int64)
         own = np.full(n, (to_minutes(fill) if code.clock else fill)[0], np.int64)
-    code_cells(channel, code.value, decoded, own, None if found_state is None else found_state == 0)
+    active = None if found_state is None else found_state == 0
+    if code.recall is None:
+        code_cells(channel, code.value, decoded, own, active)
+    else:
+        _code_recalled(channel, code, code.recall, decoded, own, active)
     decoded.values[code.column] = own
     decoded.states[code.column] = found_state
     return from_minutes(own) if code.clock else own, found_state
+
+
+def _code_recalled(
+    channel: Channel, code: ColumnCode, recall: Recall, decoded: Decoded, own: Ints, active: NDArray[np.bool_] | None
+) -> None:
+    """Code the active rows of `own` in three sweeps: which repeat their key's last value, the values of the others, the copies."""
+    rows = Recalled(decoded, recall.keys, active)
+    same = rows.same(own) if channel.writes else np.zeros(decoded.n_rows, np.int64)
+    code_cells(channel, recall.same, decoded, same, rows.seen)
+    if ((same != 0) & (same != 1)).any():
+        raise CorruptArchive("a decoded flag of a recall is neither 0 nor 1")
+    fresh = same == 0
+    # rows to be copied hold the fill meanwhile, on both sides: a plan may look at them as neighbours
+    own[~fresh] = (to_minutes(np.array([code.fill], np.int64))[0]) if code.clock else code.fill
+    code_cells(channel, code.value, decoded, own, fresh if active is None else fresh & active)
+    rows.copy(own, same)

@@ -9,39 +9,25 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vae_core.exact import regress
-from vae_core.exact.cells import CellPlan, ColumnCode, DigitPlan, from_minutes, to_minutes
+from vae_core.exact.cells import FLAGS, CellPlan, ColumnCode, DigitPlan, Recall, from_minutes, to_minutes
 from vae_core.exact.costs import ALL_WEIGHTS, RANK_WEIGHTS, Chain, extend, root
 from vae_core.exact.counts import MAX_CELLS
 from vae_core.exact.digits import Digits, Direct, Residual
 from vae_core.exact.features import FRACTIONS, MAX_LEVELS, N_STATES, STEP_CLASSES, Decoded, Feature, Surroundings
+from vae_core.exact.keys import best_keys
 from vae_core.exact.linear import Linear, term_values
+from vae_core.exact.ordering import PRESCREEN_ROWS, SampleColumn, quantile_edges
+from vae_core.exact.recall import Recalled
 from vae_core.exact.schedule import LAST_CHUNKS, STEPS, STRIDE, neighbours, passes
 
 Ints = NDArray[np.int64]
-PRESCREEN_ROWS = 6_000
 SHORTLIST = 10
 RELATED = 12
 DEAR_BITS = 0.3  # a cell above which a column learns in short chunks
 MAX_PARENTS = 3
+WORTH_RECALLING = 16_000.0  # bits of a column over the dataset
 MAX_EXACT_LEVELS = MAX_LEVELS - 2
 MIN_GAIN_BITS = 500.0  # what naming one more feature costs in the stored plan, with a margin
-
-
-@dataclass(frozen=True, slots=True)
-class SampleColumn:
-    """One column of the sample as codes.
-
-    column : its index in the model       values : (n,) int64, fill where state != 0       state : (n,) uint8 or None
-    fill   : what values holds there      span   : (lo, hi) of the codes over the dataset's profile
-    """
-
-    column: int
-    values: Ints
-    state: NDArray[np.uint8] | None
-    fill: int
-    lo: int
-    hi: int
-    categorical: bool
 
 
 @dataclass(slots=True)
@@ -69,46 +55,6 @@ def looks_like_clock(column: SampleColumn) -> bool:
     return bool((valid % 100 < 60).all()) and len(np.unique(valid)) > 48
 
 
-def order(columns: Sequence[SampleColumn], rng: np.random.Generator) -> tuple[list[int], dict[int, dict[int, float]]]:
-    """Positions in coding order: next comes the column cheapest given the best single column already placed.
-
-    With it, by column number: what each column placed earlier saves of a column, in bits over a thinned sample.
-    """
-    n = min(len(columns[0].values), PRESCREEN_ROWS) if columns else 0
-    keep = np.sort(rng.permutation(len(columns[0].values))[:n]) if columns else np.empty(0, np.int64)
-    binned: list[tuple[Ints, int]] = []
-    for c in columns:
-        edges = _quantiles(c.values[keep], 24)
-        level = np.searchsorted(np.array(edges, np.int64), c.values[keep], side="right")
-        if c.state is not None:
-            level = np.where(c.state[keep] == 0, level, len(edges) + 1)
-        binned.append((level.astype(np.int64), len(edges) + 2))
-    roots = [root(level, size) for level, size in binned]
-    cost = np.array([r.bits for r in roots])
-    left = list(range(len(columns)))
-    placed: list[int] = []
-    gains: dict[int, dict[int, float]] = {c.column: {} for c in columns}
-    while left:
-        best = min(left, key=lambda i: (cost[i], i))
-        left.remove(best)
-        placed.append(best)
-        level, size = binned[best]
-        for i in left:
-            given = extend(roots[i], level, size, binned[i][0], binned[i][1], RANK_WEIGHTS).bits
-            gains[columns[i].column][columns[best].column] = roots[i].bits - given
-            cost[i] = min(cost[i], given)
-    return placed, gains
-
-
-def _quantiles(values: Ints, n_bins: int) -> tuple[int, ...]:
-    """At most n_bins - 1 distinct ascending edges that split the values evenly."""
-    if not len(values):
-        return ()
-    ranked = np.sort(values)
-    cuts = ranked[(np.arange(1, n_bins) * len(ranked)) // n_bins]
-    return tuple(int(c) for c in np.unique(cuts) if c > ranked[0])
-
-
 def search_column(sampled: Sampled, column: SampleColumn, tick: Callable[[], bool]) -> tuple[ColumnCode, float]:
     """The code of one column given those placed before it, and its estimated bits over the sample.
 
@@ -125,26 +71,57 @@ def search_column(sampled: Sampled, column: SampleColumn, tick: Callable[[], boo
         active = column.state == 0
     options = _options(sampled, values, active, column, clock)
     value_plan, bits = _search_cells(sampled, column.column, values, active, options, tick)
-    code = ColumnCode(column.column, column.fill, clock, state_plan, value_plan)
+    recall, value_plan, bits = _search_recall(sampled, column, values, active, (value_plan, bits), clock, tick)
+    code = ColumnCode(column.column, column.fill, clock, state_plan, value_plan, recall)
     sampled.decoded.values[column.column] = values
     sampled.decoded.states[column.column] = column.state
     sampled.placed.append(column)
-    if value_plan.by_level:
+    if value_plan.by_level or (recall is not None and recall.same.by_level):
         sampled.ordered.add(column.column)
     return code, bits + state_bits
 
 
+def _search_recall(
+    sampled: Sampled,
+    column: SampleColumn,
+    values: Ints,
+    active: NDArray[np.bool_] | None,
+    plain: tuple[CellPlan, float],
+    clock: bool,
+    tick: Callable[[], bool],
+) -> tuple[Recall | None, CellPlan, float]:
+    """The plan as it is, or a recall and the plan of the rows it leaves, whichever takes fewer bits over the sample."""
+    scale = sampled.n_total / max(1, sampled.n_rows)
+    if plain[1] * scale < WORTH_RECALLING or not tick():
+        return None, *plain
+    rows = np.arange(len(values)) if active is None else np.flatnonzero(active)
+    near = {c.column: sampled.decoded.values[c.column][rows] for c in sampled.related(column.column, RELATED)}
+    keys, _ = best_keys(near, values[rows], plain[1])
+    if not keys:
+        return None, *plain
+    recalled = Recalled(sampled.decoded, keys, active)
+    same = recalled.same(values)
+    flags, flag_bits = _search_cells(sampled, column.column, same, recalled.seen, [(FLAGS, None)], tick)
+    rest = same == 0 if active is None else (same == 0) & active
+    options = _options(sampled, values, rest, column, clock, alone=True)
+    value, bits = _search_cells(sampled, column.column, values, rest, options, tick, alone=True)
+    if bits + flag_bits > plain[1] - MIN_GAIN_BITS / scale:
+        return None, *plain
+    return Recall(keys, flags), value, bits + flag_bits
+
+
 def _options(
-    sampled: Sampled, values: Ints, active: NDArray[np.bool_] | None, column: SampleColumn, clock: bool
+    sampled: Sampled, values: Ints, active: NDArray[np.bool_] | None, column: SampleColumn, clock: bool, alone: bool = False
 ) -> list[tuple[Digits, Linear | None]]:
-    """The digit schemes worth a look: the value itself, and its distance from one or two predictions."""
+    """The digit schemes worth a look: the value itself, and its distance from one or two predictions; `alone`: none of its
+    own neighbouring rows."""
     lo, hi = (int(to_minutes(np.array([v], np.int64))[0]) for v in (column.lo, column.hi)) if clock else (column.lo, column.hi)
     found: list[tuple[Digits, Linear | None]] = []
     if hi - lo < 1 << 16:
         found.append((Direct.over(lo, hi), None))
     valid = np.arange(len(values)) if active is None else np.flatnonzero(active)
     if hi - lo >= 8 and not (column.categorical and hi - lo < 1 << 16):
-        for linear in _predictions(sampled, column.column, values, valid, hi - lo):
+        for linear in _predictions(sampled, column.column, values, valid, hi - lo)[: 1 if alone else 2]:
             spread = min(62, max(2, (hi - lo).bit_length()))
             found.append((Residual(spread), linear))
             if hi - lo < 1 << 8:
@@ -201,6 +178,7 @@ class _Bench:
     active: Ints
     scheme: Digits
     linear: Linear | None
+    alone: bool = False  # without features of the column's own neighbouring rows
     digits: list[Ints] = field(default_factory=list)
     raw_bits: float = 0.0
     guess: Ints | None = None
@@ -252,11 +230,12 @@ def _search_cells(
     active: NDArray[np.bool_] | None,
     options: Sequence[tuple[Digits, Linear | None]],
     tick: Callable[[], bool],
+    alone: bool = False,
 ) -> tuple[CellPlan, float]:
     rows = np.arange(len(own)) if active is None else np.flatnonzero(active)
     trials = []
     for scheme, linear in options:
-        bench = _Bench(sampled, column, own, rows, scheme, linear)
+        bench = _Bench(sampled, column, own, rows, scheme, linear, alone)
         trials.append((_quick_bits(bench), bench))
     trials.sort(key=lambda t: t[0])
     best: tuple[CellPlan, float] | None = None
@@ -294,23 +273,23 @@ def _candidates(bench: _Bench, n_symbols: int) -> list[Feature]:
             found.append(Feature("value", c.column, low, high - low + 2))
         if high - low > 20 and not c.categorical:
             for n_bins in (8, 32) if high - low < 200 else (8, 32, 128):
-                edges = _quantiles(values, n_bins)
+                edges = quantile_edges(values, n_bins)
                 found.append(Feature("bins", c.column, 0, len(edges) + 1, edges))
         if c.state is not None:
             found.append(Feature("state", c.column, 0, N_STATES))
         if c.column in bench.sampled.ordered:
-            edges = _quantiles(values, 16)
+            edges = quantile_edges(values, 16)
             found.append(Feature("before", c.column, 0, len(edges) + 1, edges))
             found.append(Feature("step", c.column, 0, STEP_CLASSES))
     own = bench.own[bench.active]
-    fine, coarse = _quantiles(own, 128), _quantiles(own, 16)
-    if len(fine):
+    fine, coarse = quantile_edges(own, 128), quantile_edges(own, 16)
+    if len(fine) and not bench.alone:
         found += [Feature(kind, -1, 0, len(fine) + 2, fine) for kind in ("left", "right")]
         found += [Feature(kind, -1, 0, len(coarse) + 2, coarse) for kind in ("left", "right", "between")]
         found += [Feature("spread", -1, 0, 65), Feature("level", -1, 0, len(STEPS) + 1)]
     if bench.guess is not None:
         for n_bins in (8, 32, 128):
-            edges = _quantiles(bench.guess, n_bins)
+            edges = quantile_edges(bench.guess, n_bins)
             found.append(Feature("guess", -1, 0, len(edges) + 1, edges))
         found.append(Feature("fraction", -1, 0, FRACTIONS))
     return [f for f in found if f.size * n_symbols <= MAX_CELLS]
@@ -370,4 +349,4 @@ def _refine(bench: _Bench, k: int, features: Sequence[Feature], symbols: Ints, n
     return chain
 
 
-__all__ = ["SampleColumn", "Sampled", "from_minutes", "order", "search_column"]
+__all__ = ["Sampled", "from_minutes", "search_column"]

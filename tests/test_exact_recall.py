@@ -1,0 +1,102 @@
+"""Recall: rows that repeat what their key last was; keys found on a sample; the order that makes them possible."""
+
+from __future__ import annotations
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from telemetry import assert_kept, decoded, fitted, stored_again
+from test_exact_linear import any_int64s
+
+from vae_core.errors import CorruptArchive
+from vae_core.exact.features import Decoded
+from vae_core.exact.keys import best_keys
+from vae_core.exact.ordering import SampleColumn, orders
+from vae_core.exact.recall import Recalled, key_numbers
+from vae_core.shard import encode_shard
+
+LAW = settings(deadline=None, max_examples=60)
+
+
+@LAW
+@given(st.integers(0, 300), st.integers(1, 3), st.integers(0, 2**32))
+def test_keys_are_numbered_alike_exactly_where_their_rows_are(n, n_keys, seed):
+    rng = np.random.default_rng(seed)
+    columns = [any_int64s(rng, n) if rng.random() < 0.3 else rng.integers(-3, 3, n) for _ in range(n_keys)]
+    numbers = key_numbers(columns)
+    rows = list(zip(*(c.tolist() for c in columns), strict=True))
+    assert len(set(zip(rows, numbers.tolist(), strict=True))) == len(set(rows)) == len(set(numbers.tolist()))
+
+
+@LAW
+@given(st.integers(0, 200), st.integers(0, 2**32), st.booleans())
+def test_flags_and_the_values_of_other_rows_give_every_row_back(n, seed, partial):
+    rng = np.random.default_rng(seed)
+    key = rng.integers(0, 12, n)
+    values = np.where(rng.random(n) < 0.3, any_int64s(rng, n), key * 1000)
+    active = rng.random(n) < 0.7 if partial else None
+    counted = np.ones(n, bool) if active is None else active
+    rows = Recalled(Decoded(n, {0: key}), (0,), active)
+    same = rows.same(values)
+    last: dict[int, int] = {}
+    for i in np.flatnonzero(counted):
+        assert rows.seen[i] == (key[i] in last)
+        assert same[i] == (key[i] in last and values[last[key[i]]] == values[i])
+        last[key[i]] = i
+    assert not rows.seen[~counted].any() and not same[~rows.seen].any()
+    damaged = np.where(same == 1, -5, values)
+    rows.copy(damaged, same)
+    assert np.array_equal(damaged[counted], values[counted])
+
+
+def test_a_key_that_is_not_decoded_before_is_a_corrupt_archive():
+    with pytest.raises(CorruptArchive, match="column 3"):
+        Recalled(Decoded(4, {0: np.zeros(4, np.int64)}), (0, 3), None)
+
+
+def test_two_columns_that_only_together_determine_a_third_are_found():
+    rng = np.random.default_rng(1)
+    a, b, noise = rng.integers(0, 60, 20_000), rng.integers(0, 50, 20_000), rng.integers(0, 60, 20_000)
+    truth = rng.integers(0, 1 << 20, (60, 50))[a, b]
+    keys, bits = best_keys({0: noise, 1: a, 2: b}, truth, 11.0 * len(a))
+    assert set(keys) == {1, 2}
+    assert bits < 0.3 * 11 * len(a)
+    assert best_keys({0: noise}, rng.integers(0, 999, 20_000), 10.0 * 20_000)[0] == ()
+
+
+def test_what_determines_comes_before_what_it_determines():
+    rng = np.random.default_rng(2)
+    ids = rng.integers(0, 3000, 20_000)
+    names = rng.permutation(100_000)[:3000] // 30  # several ids a name, which is cheaper on its own
+    columns = [
+        SampleColumn(j, v.astype(np.int64), None, 0, int(v.min()), int(v.max()), False)
+        for j, v in enumerate((names[ids], ids, rng.integers(0, 4, 20_000)))
+    ]
+    found, gains = orders(columns, rng)
+    assert all(placed.index(1) < placed.index(0) for placed in found)
+    assert gains[0][1] > 5 * max(gains[0][2], 0.01)
+    assert all(sorted(placed) == [0, 1, 2] for placed in found)
+    assert orders([], rng) == ([[]], {})
+
+
+def test_dependent_columns_cost_their_first_sights_whatever_their_type():
+    rng = np.random.default_rng(3)
+    n, n_ids = 30_000, 900
+    ids, sites = rng.integers(0, n_ids, n), rng.integers(0, 5, n)
+    words = np.array([f"{w:x}" for w in rng.integers(0, 2**60, 200)])
+    tags = [list(words[rng.integers(0, 200, rng.integers(0, 4))]) for _ in range(n_ids)]
+    levels = rng.integers(0, 2**40, (n_ids, 5))
+    table = pa.table({
+        "id": ids, "site": sites, "title": [f"title of {i * 7919 % 450}" for i in ids],
+        "tags": pa.array([tags[i] for i in ids], pa.list_(pa.string())), "level": levels[ids, sites],
+    })  # fmt: skip
+    model = fitted(table, [], preview="off", seconds=30).model
+    learned = {model.columns[c.column].name: c for c in model.codes}
+    shard = encode_shard(model, table, preview=False)
+    outcome = {o.name: o for o in shard.outcomes}
+    assert outcome["title"].n_bytes + outcome["tags"].n_bytes < 2 * 2.5 * n_ids
+    assert learned["level"].recall is not None and {model.columns[k].name for k in learned["level"].recall.keys} >= {"id", "site"}
+    assert outcome["level"].n_bytes < 5 * n_ids * 6.5
+    assert_kept(table, decoded(stored_again(model), shard))
