@@ -11,10 +11,12 @@ from telemetry import assert_kept, decoded, fitted, stored_again
 from test_exact_linear import any_int64s
 
 from vae_core.errors import CorruptArchive
+from vae_core.exact.arrange import Arrangement
 from vae_core.exact.features import Decoded
 from vae_core.exact.keys import best_keys
 from vae_core.exact.ordering import SampleColumn, orders
 from vae_core.exact.recall import Recalled, key_numbers
+from vae_core.exact.search import Sampled, decoded_sample
 from vae_core.shard import encode_shard
 
 LAW = settings(deadline=None, max_examples=60)
@@ -100,3 +102,23 @@ def test_dependent_columns_cost_their_first_sights_whatever_their_type():
     assert learned["level"].recall is not None and {model.columns[k].name for k in learned["level"].recall.keys} >= {"id", "site"}
     assert outcome["level"].n_bytes < 5 * n_ids * 6.5
     assert_kept(table, decoded(stored_again(model), shard))
+
+
+def test_a_column_told_better_by_those_it_tells_of_ends_up_after_them():
+    rng = np.random.default_rng(5)
+    n = 16_000
+    a, b = rng.integers(0, 40, n), rng.integers(0, 40, n)
+    made = rng.integers(0, 900, (40, 40))[a, b]  # of both, and alone it tells much of either
+    picked = [SampleColumn(j, v.astype(np.int64), None, 0, 0, int(v.max()), False) for j, v in enumerate((made, a, b))]
+    sampled = Sampled(n, 50 * n, decoded_sample(picked), gains={0: {1: 5.0, 2: 5.0}})
+    found = Arrangement(sampled, picked, lambda: True)
+    for j in range(3):
+        found.add(j)
+    before, reports = found.bits, []
+    found.improve(lambda: reports.append(found.bits))
+    assert found.order[-1] == 0 and set(found.order) == {0, 1, 2}
+    assert found.bits < before and reports == sorted(reports, reverse=True) and reports[-1] == found.bits
+    known: set[int] = set()
+    for code in found.codes:
+        assert code.columns <= known
+        known.add(code.column)

@@ -14,11 +14,11 @@ from vae_core.base import BaseColumn, fit_base
 from vae_core.base.layer import MAX_COLUMNS
 from vae_core.coders import conventional
 from vae_core.columns import Codes, ColumnPlan, TableProfile, decode_column, encode_column, one_array, plan_columns, without_levels
+from vae_core.exact.arrange import Arrangement
 from vae_core.exact.cells import ColumnCode
 from vae_core.exact.costs import root
-from vae_core.exact.features import Decoded
 from vae_core.exact.ordering import SampleColumn, orders
-from vae_core.exact.search import Sampled, search_column
+from vae_core.exact.search import Sampled, decoded_sample
 from vae_core.latents import beside
 from vae_core.layout import uses_codes
 from vae_core.model import Base, FitConfig, FitResult, Model, Sample
@@ -102,7 +102,8 @@ def refresh(
     plans = tuple(old if old.index in kept or _still_fits(old, sample) else new for old, new in zip(model.columns, fresh, strict=True))
     taken = set() if model.distortion is None else set(model.distortion.columns)
     n_total = max(profile_rows(profile), sample.table.num_rows)
-    codes, rate = _fit_exact(plans, sample, taken, config, n_total, report)
+    known = [code.column for code in model.codes]
+    codes, rate = _fit_exact(plans, sample, taken, config, n_total, report, known)
     refreshed = Model(model.schema, plans, codes, model.preview, model.distortion, rate, model.uniform, n_total)
     return FitResult(refreshed, report.curve, {"rate_bits_per_row": rate, "refreshed": True, "n_learned": len(codes)})
 
@@ -132,9 +133,11 @@ def thinned(sample: Sample, n_rows: int) -> tuple[pa.Table, tuple[int, ...]]:
 
 
 def _fit_exact(
-    plans: Sequence[ColumnPlan], sample: Sample, taken: set[int], config: FitConfig, n_total: int, report: _Report
+    plans: Sequence[ColumnPlan], sample: Sample, taken: set[int], config: FitConfig, n_total: int, report: _Report,
+    known: Sequence[int] = (),
 ) -> tuple[tuple[ColumnCode, ...], float]:
-    """Codes of every learnable column in coding order, and their estimated bits a row."""
+    """Codes of every learnable column in coding order, and their estimated bits a row; `known`: columns in the order that an
+    earlier fit has found, which is not searched for again."""
     table, _ = thinned(sample, EXACT_ROWS)
     n = table.num_rows
     picked: list[SampleColumn] = []
@@ -150,32 +153,25 @@ def _fit_exact(
     began = time.monotonic()
     deadline = began + EXACT_SHARE * config.time_budget_s
     rng = np.random.default_rng(config.seed)
-    report("exact", 0, plain := sum(_plain_bits(c) for c in picked) / n, plain)
+    alone = {c.column: _plain_bits(c) for c in picked}
+    report("exact", 0, plain := sum(alone.values()) / n, plain)
     candidates, gains = orders(picked, rng)
-    best: tuple[tuple[ColumnCode, ...], float] | None = None
+    if known:
+        candidates = [sorted(range(len(picked)), key=lambda i: known.index(picked[i].column) if picked[i].column in known else len(known))]
+    sampled = Sampled(n, n_total, decoded_sample(picked), gains=gains)
+    best: Arrangement | None = None
     for k, positions in enumerate(candidates):
         if best is None or time.monotonic() < began + (deadline - began) / len(candidates):
-            sampled = Sampled(n, n_total, Decoded(n), gains=gains)
-            found = _search_in_order(picked, positions, sampled, deadline, "exact" + " again" * k, report)
-            if best is None or found[1] < best[1]:
-                best = found
+            found = Arrangement(sampled, picked, lambda: time.monotonic() < deadline)
+            for position in positions:
+                found.add(picked[position].column)
+                left = sum(alone[c.column] for c in picked if c.column not in found.found)
+                report("exact" + " again" * k, len(found.order), now := (found.bits + left) / n, now)
+            best = found if best is None or found.bits < best.bits else best
     assert best is not None
-    return best
-
-
-def _search_in_order(
-    picked: Sequence[SampleColumn], positions: Sequence[int], sampled: Sampled, deadline: float, stage: str, report: _Report
-) -> tuple[tuple[ColumnCode, ...], float]:
-    """The codes of the columns in one order, and their estimated bits a row."""
-    left = {c.column: _plain_bits(c) for c in picked}
-    found: list[ColumnCode] = []
-    for position in positions:
-        code, bits = search_column(sampled, picked[position], lambda: time.monotonic() < deadline)
-        found.append(code)
-        left[code.column] = bits
-        now = sum(left.values()) / sampled.n_rows
-        report(stage, len(found), now, now)
-    return tuple(found), sum(left.values()) / sampled.n_rows
+    if not known:
+        best.improve(lambda: report("order", len(best.order), best.bits / n, best.bits / n))
+    return best.codes, best.bits / n
 
 
 def _plain_bits(column: SampleColumn) -> float:

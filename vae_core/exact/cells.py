@@ -188,6 +188,11 @@ class ColumnCode:
         """Earlier columns this one is conditioned on."""
         return self.state.columns | self.value.columns | (self.recall.columns if self.recall else set())
 
+    @property
+    def by_level(self) -> bool:
+        """Whether its values, or which of them repeat, are told by neighbouring rows."""
+        return self.value.by_level or (self.recall is not None and self.recall.same.by_level)
+
     def to_json(self) -> list[Any]:
         found = [self.column, self.fill, self.clock, self.state.to_json(), self.value.to_json()]
         return found if self.recall is None else [*found, [list(self.recall.keys), self.recall.same.to_json()]]

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vae_core.exact import regress
-from vae_core.exact.cells import FLAGS, CellPlan, ColumnCode, DigitPlan, Recall, from_minutes, to_minutes
+from vae_core.exact.cells import FLAGS, CellPlan, ColumnCode, DigitPlan, Recall, to_minutes
 from vae_core.exact.costs import ALL_WEIGHTS, RANK_WEIGHTS, Chain, extend, root
 from vae_core.exact.counts import MAX_CELLS
 from vae_core.exact.digits import Digits, Direct, Residual
@@ -23,6 +23,8 @@ from vae_core.exact.schedule import LAST_CHUNKS, STEPS, STRIDE, neighbours, pass
 Ints = NDArray[np.int64]
 SHORTLIST = 10
 RELATED = 12
+FINALISTS = 3
+FINAL_ROWS = 15_000
 DEAR_BITS = 0.3  # a cell above which a column learns in short chunks
 MAX_PARENTS = 3
 WORTH_RECALLING = 16_000.0  # bits of a column over the dataset
@@ -32,19 +34,32 @@ MIN_GAIN_BITS = 500.0  # what naming one more feature costs in the stored plan, 
 
 @dataclass(slots=True)
 class Sampled:
-    """The sample as the coder will see it: columns decoded so far, and who is whose neighbour at which pass."""
+    """The sample as the coder will see it when it comes to a column.
+
+    decoded : all columns' integers (minutes of clocks)       placed  : those coded before this one
+    gains   : as ordering.orders has them                     ordered : the placed ones that gain from their neighbouring rows
+    """
 
     n_rows: int
     n_total: int
     decoded: Decoded
     placed: list[SampleColumn] = field(default_factory=list)
-    ordered: set[int] = field(default_factory=set)  # columns that gain from their neighbouring rows
+    ordered: set[int] = field(default_factory=set)
     gains: dict[int, dict[int, float]] = field(default_factory=dict)
 
     def related(self, column: int, n: int) -> list[SampleColumn]:
         """At most n columns placed earlier, those that tell most of a column first."""
         gains = self.gains.get(column, {})
         return sorted(self.placed, key=lambda c: -gains.get(c.column, 0.0))[:n]
+
+
+def decoded_sample(columns: Sequence[SampleColumn]) -> Decoded:
+    """All columns of a sample as a coder knows them once they are decoded."""
+    found = Decoded(len(columns[0].values) if columns else 0)
+    for c in columns:
+        found.values[c.column] = to_minutes(c.values) if looks_like_clock(c) else c.values
+        found.states[c.column] = c.state
+    return found
 
 
 def looks_like_clock(column: SampleColumn) -> bool:
@@ -58,10 +73,10 @@ def looks_like_clock(column: SampleColumn) -> bool:
 def search_column(sampled: Sampled, column: SampleColumn, tick: Callable[[], bool]) -> tuple[ColumnCode, float]:
     """The code of one column given those placed before it, and its estimated bits over the sample.
 
-    `tick` tells whether time is left; without it the search keeps what it has. The column joins `sampled`.
+    `tick` tells whether time is left; without it the search keeps what it has.
     """
     clock = looks_like_clock(column)
-    values = to_minutes(column.values) if clock else column.values
+    values = sampled.decoded.values[column.column]
     state_plan, state_bits = CellPlan(Direct.over(0, N_STATES - 1), None, (DigitPlan((), (16,)),)), 0.0
     active: NDArray[np.bool_] | None = None
     if column.state is not None:
@@ -72,13 +87,7 @@ def search_column(sampled: Sampled, column: SampleColumn, tick: Callable[[], boo
     options = _options(sampled, values, active, column, clock)
     value_plan, bits = _search_cells(sampled, column.column, values, active, options, tick)
     recall, value_plan, bits = _search_recall(sampled, column, values, active, (value_plan, bits), clock, tick)
-    code = ColumnCode(column.column, column.fill, clock, state_plan, value_plan, recall)
-    sampled.decoded.values[column.column] = values
-    sampled.decoded.states[column.column] = column.state
-    sampled.placed.append(column)
-    if value_plan.by_level or (recall is not None and recall.same.by_level):
-        sampled.ordered.add(column.column)
-    return code, bits + state_bits
+    return ColumnCode(column.column, column.fill, clock, state_plan, value_plan, recall), bits + state_bits
 
 
 def _search_recall(
@@ -320,6 +329,9 @@ def _search_digits(bench: _Bench, tick: Callable[[], bool]) -> tuple[CellPlan, f
         if k:
             features.append(Feature("digit", -1, 0, bench.scheme.sizes[k - 1]))
             chain = extend(chain, bench.digits[k - 1], features[0].size, symbols, n_symbols)
+        thinly = _Thinned(symbols, n_symbols)
+        if k:
+            thinly.chain = thinly.given(bench.digits[k - 1], features[0].size)
         short = _shortlist(bench, k, symbols, n_symbols) if chain.bits * scale > MIN_GAIN_BITS else []
         if k and short:
             short = short[:5]
@@ -327,17 +339,33 @@ def _search_digits(bench: _Bench, tick: Callable[[], bool]) -> tuple[CellPlan, f
             usable = [f for f in short if f not in features and chain.n_contexts * f.size * n_symbols <= MAX_CELLS]
             if not usable or (features and not tick()):
                 break
-            ranked = sorted(usable, key=lambda f: extend(chain, bench.levels(f), f.size, symbols, n_symbols, RANK_WEIGHTS).bits)
-            deeper = extend(chain, bench.levels(ranked[0]), ranked[0].size, symbols, n_symbols)
+            if len(usable) > FINALISTS:
+                usable = sorted(usable, key=lambda f: thinly.given(bench.levels(f), f.size).bits)[:FINALISTS]
+            best = min(usable, key=lambda f: extend(chain, bench.levels(f), f.size, symbols, n_symbols, RANK_WEIGHTS).bits)
+            deeper = extend(chain, bench.levels(best), best.size, symbols, n_symbols)
             if (chain.bits - deeper.bits) * scale < MIN_GAIN_BITS:
                 break
-            features.append(ranked[0])
+            features.append(best)
             chain = deeper
+            thinly.chain = thinly.given(bench.levels(best), best.size)
         chain = _refine(bench, k, features, symbols, n_symbols)
         plans.append(DigitPlan(tuple(features), chain.weights))
         total += chain.bits
     dear = total > DEAR_BITS * max(1, len(bench.active))
     return CellPlan(bench.scheme, bench.linear, tuple(plans), LAST_CHUNKS[0] if dear else LAST_CHUNKS[1]), total
+
+
+class _Thinned:
+    """A context chain over every so many rows: enough to tell which of many features are worth a look at all of them."""
+
+    def __init__(self, symbols: Ints, n_symbols: int) -> None:
+        self._stride = max(1, len(symbols) // FINAL_ROWS)
+        self._symbols, self._n_symbols = symbols[:: self._stride], n_symbols
+        self.chain = root(self._symbols, n_symbols)
+
+    def given(self, level: Ints, size: int) -> Chain:
+        """The chain with one more feature, (n,) levels of all rows."""
+        return extend(self.chain, level[:: self._stride], size, self._symbols, self._n_symbols, RANK_WEIGHTS)
 
 
 def _refine(bench: _Bench, k: int, features: Sequence[Feature], symbols: Ints, n_symbols: int) -> Chain:
@@ -347,6 +375,3 @@ def _refine(bench: _Bench, k: int, features: Sequence[Feature], symbols: Ints, n
         level = bench.digits[k - 1] if f.kind == "digit" else bench.levels(f)
         chain = extend(chain, level, f.size, symbols, n_symbols, ALL_WEIGHTS)
     return chain
-
-
-__all__ = ["Sampled", "from_minutes", "search_column"]

@@ -1,0 +1,103 @@
+"""Codes for all columns of a sample: searched in one order, then with single columns moved to the end while that pays."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+from vae_core.exact.cells import ColumnCode
+from vae_core.exact.ordering import SampleColumn
+from vae_core.exact.search import MIN_GAIN_BITS, Sampled, search_column
+
+Found = tuple[ColumnCode, float]
+MOVABLE = 16  # columns, the dearest, that are tried at the end
+HEIRS = 2
+WORTH_A_TRIAL = 0.1  # of a column's bits
+SEARCHES_A_COLUMN = 4
+WORTH_A_PLACE = 0.02  # of all bits, what a column costs for it to be moved
+
+
+class Arrangement:
+    """Columns in coding order with their codes and estimated bits over the sample."""
+
+    def __init__(self, sampled: Sampled, columns: Sequence[SampleColumn], tick: Callable[[], bool]) -> None:
+        self._sampled, self._tick = sampled, tick
+        self._columns = {c.column: c for c in columns}
+        self._searches_left = 0
+        self.order: list[int] = []
+        self.found: dict[int, Found] = {}
+
+    @property
+    def codes(self) -> tuple[ColumnCode, ...]:
+        """In coding order."""
+        return tuple(self.found[j][0] for j in self.order)
+
+    @property
+    def bits(self) -> float:
+        """Of all columns found so far, over the sample."""
+        return sum(bits for _, bits in self.found.values())
+
+    def add(self, column: int) -> None:
+        """Search the code of one more column, after all there are."""
+        self.found[column] = self._search(column, self.order)
+        self.order.append(column)
+
+    def improve(self, report: Callable[[], None]) -> None:
+        """Move columns to the end, the dearest first, as long as that saves bits and there is time; where that does not save, with
+        one of the columns told by it in its place.
+
+        A column that tells of others may be told better by them: what it tells is then lost to them, which the search of their
+        codes anew shows.
+        """
+        # what an order saves grows with the rows it is for
+        self._searches_left = (SEARCHES_A_COLUMN + min(6, self._sampled.n_total // 100_000)) * len(self.order)
+        moved = True
+        while moved and self._may_go_on():
+            moved = False
+            dear = [j for j in self.order if self.found[j][1] > WORTH_A_PLACE * self.bits]
+            for column in sorted(dear, key=lambda j: -self.found[j][1])[:MOVABLE]:
+                if not self._could_gain(column):
+                    continue
+                heirs = [j for j in self._children(column) if j in dear]
+                for heir in (None, *sorted(heirs, key=lambda j: -self.found[j][1])[:HEIRS]):
+                    if self._may_go_on() and self._moves_to_the_end(column, heir):
+                        moved = True
+                        report()
+                        break
+
+    def _could_gain(self, column: int) -> bool:
+        """Whether one of the columns told by it tells something of it, by the prices of the first orders."""
+        gains, n = self._sampled.gains.get(column, {}), self._sampled.n_rows
+        return any(gains.get(j, 0.0) * n > WORTH_A_TRIAL * self.found[column][1] for j in self._children(column))
+
+    def _may_go_on(self) -> bool:
+        return self._searches_left > 0 and self._tick()
+
+    def _children(self, column: int) -> list[int]:
+        return [j for j in self.order if column in self.found[j][0].columns]
+
+    def _search(self, column: int, before: Sequence[int]) -> Found:
+        ordered = {j for j in before if self.found[j][0].by_level}
+        sampled = replace(self._sampled, placed=[self._columns[j] for j in before], ordered=ordered)
+        return search_column(sampled, self._columns[column], self._tick)
+
+    def _moves_to_the_end(self, column: int, heir: int | None) -> bool:
+        children = self._children(column)
+        if not children:
+            return False
+        order = [j for j in self.order if j != column]
+        if heir is not None:
+            order.remove(heir)
+            order.insert(self.order.index(column), heir)
+        order.append(column)
+        trial: dict[int, Found] = {}
+        saved = -MIN_GAIN_BITS * self._sampled.n_rows / max(1, self._sampled.n_total)
+        # the moved column first: unless it gains, nothing does
+        for j in (column, *children):
+            self._searches_left -= 1
+            trial[j] = self._search(j, order[: order.index(j)])
+            saved += self.found[j][1] - trial[j][1]
+            if saved <= 0:
+                return False
+        self.order, self.found = order, self.found | trial
+        return True
