@@ -16,9 +16,10 @@ from telemetry import SENSORS, decoded, fitted, telemetry
 from test_exact_cells import HOSTILE, changed, leaves
 
 from vae_core.errors import CorruptArchive
-from vae_core.model import DECODER, ENCODER, PLAN, Model
+from vae_core.model import COLUMNS, DECODER, ENCODER, PLAN, Model
 from vae_core.quality import digest
 from vae_core.shard import encode_shard, sample_rows
+from vae_core.shorthand import shorten, spell_out
 
 TOLERANCES = ("temp=0.05", *(f"{name}=rmse:3%" for name in SENSORS))
 
@@ -80,6 +81,30 @@ def test_a_model_of_no_rows_and_of_one_comes_back(raw):
         assert Model.from_files(model.to_files()).to_files() == model.to_files()
 
 
+def test_a_plan_in_short_says_the_same(model, files):
+    plan = json.loads(json.dumps(files.plan))
+    blob = load(files.files[DECODER])[COLUMNS].tobytes()
+    spelt, blobs = spell_out(plan, model.schema.names, blob)
+    assert spelt["columns"] == [column.to_json() for column in model.columns] and [c.to_json() for c in model.codes] == spelt["codes"]
+    assert spelt["uniform"] == [column.to_json() for column in model.uniform.values()] != []
+    own = {name: data for column in model.columns for name, data in column.blobs().items()}
+    assert blobs == own | {f"uniform.{name}": data for c in model.uniform.values() for name, data in c.blobs().items()}
+    assert shorten(spelt, blobs) == (plan, blob)
+    assert len(json.dumps(plan)) < 0.7 * len(json.dumps(spelt))
+
+
+@pytest.mark.parametrize("blob", [b"", b"Z", bytes(100_000)])
+def test_blobs_that_do_not_tile_their_tensor_are_a_corrupt_archive(model, files, blob):
+    with pytest.raises(CorruptArchive, match="bytes"):
+        spell_out(files.plan, model.schema.names, blob)
+
+
+def test_edges_that_would_grow_without_end_are_refused(files, model):
+    code = [0, 0, 0, [["direct", 0, 2, 0], None, [[[["bins", 0, ["x" * 1000] * 1000]], [1, 1]]], 1024]]
+    with pytest.raises(CorruptArchive, match="no integers"):
+        spell_out({**files.plan, "codes": [code]}, model.schema.names, load(files.files[DECODER])[COLUMNS].tobytes())
+
+
 def test_another_version_is_refused_by_name(files):
     with pytest.raises(CorruptArchive, match=r"version 99.*reads"):
         Model.from_files(files.with_plan({**files.plan, "version": 99}))
@@ -117,14 +142,14 @@ def paths_of(plan: Any) -> list[tuple[Any, ...]]:
     return [path for k in range(1, depth + 1) for path in [p for p in found if len(p) == k][:40]]
 
 
-@pytest.mark.parametrize("plan", [None, [], 3, "x", {}, {"version": 1}])
+@pytest.mark.parametrize("plan", [None, [], 3, "x", {}, {"version": 2}])
 def test_a_plan_that_is_none_is_a_corrupt_archive(files, plan):
     with pytest.raises(CorruptArchive):
         Model.from_files(files.with_plan(plan))
 
 
 def test_a_plan_as_deep_as_a_well_is_a_corrupt_archive(files):
-    deep = b'{"version":1,"columns":' + b"[" * 200_000
+    deep = b'{"version":2,"columns":' + b"[" * 200_000
     body = len(files.schema).to_bytes(4, "little") + files.schema + deep
     with pytest.raises(CorruptArchive):
         Model.from_files({**files.files, PLAN: zstandard.ZstdCompressor().compress(body)})

@@ -21,9 +21,11 @@ from vae_core.base import BaseLayer
 from vae_core.columns import ColumnPlan
 from vae_core.errors import CorruptArchive
 from vae_core.exact.cells import ColumnCode, column_code_from_json
+from vae_core.shorthand import shorten, spell_out
 
 PLAN, DECODER, ENCODER = "plan.json.zst", "decoder.safetensors", "encoder.safetensors"
-MODEL_VERSION = 1
+MODEL_VERSION = 2
+COLUMNS = "columns"
 MAX_PLAN_BYTES = 1 << 28
 _UNREADABLE = (
     KeyError, TypeError, ValueError, AttributeError, OverflowError, RecursionError, zstandard.ZstdError, SafetensorError, pa.ArrowException,
@@ -110,15 +112,19 @@ class Model:
             plan["uniform"] = [c.to_json() for c in self.uniform.values()]
         tensors: dict[str, NDArray[Any]] = {}
         encoder: dict[str, NDArray[Any]] = {}
+        blobs: dict[str, bytes] = {}
         for start, plans in (("", self.columns), ("uniform.", self.uniform.values())):
             for column in plans:
-                tensors |= {start + name: np.frombuffer(blob, np.uint8) for name, blob in column.blobs().items()}
+                blobs |= {start + name: blob for name, blob in column.blobs().items()}
         for name, base in (("preview", self.preview), ("distortion", self.distortion)):
             if base is not None:
                 about, decoder_parts, encoder_parts = base.layer.to_parts()
                 plan[name] = {"about": about, "columns": list(base.columns), "prefix": base.prefix}
                 tensors |= {f"{name}.{k}": v for k, v in decoder_parts.items()}
                 encoder |= {f"{name}.{k}": v for k, v in encoder_parts.items()}
+        plan, joined = shorten(plan, blobs)
+        if joined:
+            tensors[COLUMNS] = np.frombuffer(joined, np.uint8)
         text = json.dumps(plan, separators=(",", ":"), ensure_ascii=False).encode()
         schema = self.schema.serialize().to_pybytes()
         packed = zstandard.ZstdCompressor(level=19).compress(len(schema).to_bytes(4, "little") + schema + text)
@@ -143,9 +149,11 @@ class Model:
             plan = json.loads(unpacked[cut:])
             tensors = load(files[DECODER]) if DECODER in files else {}
             encoder = load(files[ENCODER]) if ENCODER in files else {}
-            if plan["version"] != MODEL_VERSION:
-                raise CorruptArchive(f"model has version {plan['version']}, this release reads {MODEL_VERSION}")
+            if plan["version"] not in (1, MODEL_VERSION):
+                raise CorruptArchive(f"model has version {plan['version']}, this release reads up to {MODEL_VERSION}")
             blobs = {k: v.tobytes() for k, v in tensors.items() if v.dtype == np.uint8}
+            if plan["version"] != 1:
+                plan, blobs = spell_out(plan, schema.names, blobs.get(COLUMNS, b""))
             columns = tuple(ColumnPlan.from_json(c, blobs, schema) for c in plan["columns"])
             codes = tuple(column_code_from_json(c, len(columns)) for c in plan["codes"])
             bases = {name: _base(name, plan, tensors, encoder, columns) for name in ("preview", "distortion")}
