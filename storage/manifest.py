@@ -136,9 +136,10 @@ class Manifest:
     tolerances   : per column, what was asked for (Tolerance.to_json)
     shards       : in row order
     sources      : the files it was read from
-    ledger       : bytes by part and column totals at the time of the commit
+    ledger       : costs that the shards' records do not tell
     verification : what the full decode before the commit found
     extra        : anything else the pipeline remembers between runs (drift baselines, settings); small
+    created_with : what the FORMAT object says, None where that is format_version or, under 1.0, unknown
     """
 
     schema: pa.Schema
@@ -156,6 +157,7 @@ class Manifest:
     extra: Mapping[str, Any] = field(default_factory=dict)
     writer: str = WRITER
     format_version: tuple[int, int] = FORMAT_VERSION
+    created_with: tuple[int, int] | None = None
 
     @property
     def n_rows(self) -> int:
@@ -172,26 +174,29 @@ class Manifest:
     def to_bytes(self) -> bytes:
         """The snapshot object: compact JSON sealed by its own SHA-256."""
         digests = [model.digest for model in self.models]
-        body = to_json(
-            {
-                "format": "{}.{}".format(*self.format_version),
-                "snapshot": self.snapshot,
-                "parent": self.parent,
-                "created_at": self.created_at,
-                "writer": self.writer,
-                "run": self.run,
-                "source": self.source,
-                "n_rows": self.n_rows,
-                "schema": to_base64(compress(self.schema.serialize().to_pybytes())),
-                "tolerances": pack(dict(self.tolerances)),
-                "models": [model.to_json() for model in self.models],
-                "shards": [shard.to_json(digests) for shard in self.shards],
-                "sources": pack([source.to_json() for source in self.sources]),
-                "ledger": pack(dict(self.ledger)),
-                "verification": pack(dict(self.verification)),
-                "extra": pack(dict(self.extra)),
-            }
-        )[:-1]
+        document = {
+            "format": "{}.{}".format(*self.format_version),
+            "snapshot": self.snapshot,
+            "parent": self.parent,
+            "created_at": self.created_at,
+            "writer": self.writer,
+            "run": self.run,
+            "source": self.source,
+            "n_rows": self.n_rows,
+            "schema": to_base64(compress(self.schema.serialize().to_pybytes())),
+            "models": [model.to_json() for model in self.models],
+            "shards": [shard.to_json(digests) for shard in self.shards],
+        }
+        optional = {
+            "tolerances": dict(self.tolerances),
+            "sources": [source.to_json() for source in self.sources],
+            "ledger": dict(self.ledger),
+            "verification": dict(self.verification),
+            "extra": dict(self.extra),
+        }
+        if self.created_with not in (None, self.format_version):
+            document["created_with"] = "{}.{}".format(*self.created_with)
+        body = to_json(document | {key: pack(value) for key, value in optional.items() if value})[:-1]
         return body + _SEAL + hashlib.sha256(body).hexdigest().encode() + b'"}'
 
     @classmethod
@@ -221,6 +226,7 @@ class Manifest:
             extra=fields.object("extra"),
             writer=fields.text("writer", ""),
             format_version=version,
+            created_with=check_version(fields.text("created_with"), where) if "created_with" in fields.values else None,
         )
         if fields.count("n_rows") != manifest.n_rows:
             raise CorruptArchive(f"{where}: claims {fields.count('n_rows')} rows, its shards hold {manifest.n_rows}")
@@ -306,6 +312,10 @@ def load_manifest(store: ObjectStore, snapshot: int | None = None) -> Manifest:
     manifest = Manifest.from_bytes(store.read_range(where, 0, sizes[number]), where)
     if manifest.snapshot != number:
         raise CorruptArchive(f"{where}: holds snapshot {manifest.snapshot}")
+    stated = manifest.created_with or (manifest.format_version if manifest.format_version > (1, 0) else None)
+    if stated not in (None, created):
+        found, wanted = ("{}.{}".format(*version) for version in (created, stated))
+        raise CorruptArchive(f"{FORMAT_OBJECT}: says {found}, {where} says the archive was created with format {wanted}")
     if manifest.format_version < created:
         older, newer = ("{}.{}".format(*version) for version in (manifest.format_version, created))
         raise CorruptArchive(f"{where}: has format {older}, the archive was created with format {newer}")

@@ -1,6 +1,6 @@
 """Page headers of a Parquet column chunk, read before a Parquet reader allocates what they claim.
 
-A header is a Thrift struct in the compact protocol (PageHeader in the Parquet format's parquet.thrift). The footer's
+A header is a Thrift struct (PageHeader in the Parquet format's parquet.thrift). The footer's
 sizes do not bind the headers, so a few stored bytes could make a reader allocate gigabytes; here every page is held
 against the rows the block really has.
 """
@@ -10,6 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from storage.thrift import Compact
 from vae_core.errors import CorruptArchive
 
 MAX_CHUNK_BYTES = 2 << 30
@@ -17,9 +18,6 @@ MAX_CHUNK_VALUES = 1 << 28
 SLACK_BYTES = 64 << 10
 
 _WIDTHS = {"BOOLEAN": 1, "INT32": 4, "INT64": 8, "INT96": 12, "FLOAT": 4, "DOUBLE": 8}
-_MAX_DEPTH = 8
-_MAX_ITEMS = 1000
-_TRUE, _FALSE, _BYTE, _I16, _I32, _I64, _DOUBLE, _BINARY, _LIST, _SET, _STRUCT = 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 12
 _DATA_PAGE, _INDEX_PAGE, _DICTIONARY_PAGE, _DATA_PAGE_V2 = range(4)
 _VALUES_STRUCT = {_DATA_PAGE: 5, _DICTIONARY_PAGE: 7, _DATA_PAGE_V2: 8}
 
@@ -34,84 +32,13 @@ class Page:
     n_bytes: int
 
 
-class _Compact:
-    """A cursor over Thrift's compact protocol; raises ValueError or IndexError on anything malformed."""
-
-    def __init__(self, data: memoryview, position: int) -> None:
-        self.data = data
-        self.position = position
-
-    def byte(self) -> int:
-        value = self.data[self.position]
-        self.position += 1
-        return value
-
-    def varint(self) -> int:
-        value = shift = 0
-        while True:
-            byte = self.byte()
-            value |= (byte & 0x7F) << shift
-            if byte < 0x80:
-                return value
-            shift += 7
-            if shift > 63:
-                raise ValueError("an integer is too long")
-
-    def zigzag(self) -> int:
-        value = self.varint()
-        return (value >> 1) ^ -(value & 1)
-
-    def skip(self, n_bytes: int) -> None:
-        if not 0 <= n_bytes <= len(self.data) - self.position:
-            raise ValueError("a field ends outside the file")
-        self.position += n_bytes
-
-    def struct(self, depth: int = 0) -> dict[int, Any]:
-        """Field id -> integer, truth or struct; other types are skipped."""
-        if depth > _MAX_DEPTH:
-            raise ValueError("nested too deeply")
-        fields: dict[int, Any] = {}
-        identifier = 0
-        while head := self.byte():
-            identifier = identifier + (head >> 4) if head >> 4 else self.zigzag()
-            if len(fields) > _MAX_ITEMS:
-                raise ValueError("too many fields")
-            fields[identifier] = self.value(head & 0x0F, depth)
-        return fields
-
-    def value(self, kind: int, depth: int) -> Any:
-        if kind in (_TRUE, _FALSE):
-            return kind == _TRUE
-        if kind in (_I16, _I32, _I64):
-            return self.zigzag()
-        if kind == _STRUCT:
-            return self.struct(depth + 1)
-        if kind in (_LIST, _SET):
-            head = self.byte()
-            n_items = self.varint() if head >> 4 == 15 else head >> 4
-            if n_items > _MAX_ITEMS or depth > _MAX_DEPTH:
-                raise ValueError("a list is too long")
-            for _ in range(n_items):
-                if head & 0x0F in (_TRUE, _FALSE):
-                    self.byte()
-                else:
-                    self.value(head & 0x0F, depth + 1)
-        elif kind == _BINARY:
-            self.skip(self.varint())
-        elif kind in (_BYTE, _DOUBLE):
-            self.skip(1 if kind == _BYTE else 8)
-        else:
-            raise ValueError(f"no Thrift type {kind}")
-        return None
-
-
 def read_pages(chunk: bytes, where: str) -> list[Page]:
     """The pages of a column chunk, in order. Raises CorruptArchive when they do not tile it."""
     view = memoryview(chunk)
     pages = []
     position = 0
     while position < len(chunk):
-        cursor = _Compact(view, position)
+        cursor = Compact(view, position)
         try:
             header = cursor.struct()
             kind, n_bytes, n_stored = (int(header[field]) for field in (1, 2, 3))

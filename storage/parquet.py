@@ -12,6 +12,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from storage.thrift import Compact, Without, copy_without
 from vae_core.errors import BadInput
 from vae_core.shard import EncodedShard, NativeColumn
 
@@ -20,9 +21,21 @@ ENCODINGS = ("plain", "dictionary", "delta", "split")
 MAX_BLOCK_ROWS = 1 << 22
 MAX_PAYLOAD_BYTES = (1 << 31) - (1 << 20)
 
+# Optional fields of the structs of a footer (parquet.thrift). ColumnMetaData: statistics, encoding_stats, size_statistics.
+# RowGroup: file_offset, total_compressed_size, ordinal. FileMetaData: created_by, column_orders.
+_CHUNK = Without(within={3: Without(frozenset({12, 13, 16}))})
+_FOOTER = Without(frozenset({6, 7}), {2: Without(), 4: Without(frozenset({5, 6, 7}), {1: _CHUNK})})
+
 
 def footer_start(data: bytes) -> int:
     return len(data) - 8 - int.from_bytes(data[-8:-4], "little")
+
+
+def slim(data: bytes) -> bytes:
+    """A Parquet file with a footer of only what a reader needs: no writer's name, no statistics, nothing said twice."""
+    start = footer_start(data)
+    footer = copy_without(Compact(memoryview(data)[: len(data) - 8], start), _FOOTER)
+    return data[:start] + footer + len(footer).to_bytes(4, "little") + data[-4:]
 
 
 def chunk_range(chunk: Any) -> tuple[int, int]:
@@ -79,7 +92,7 @@ def write_latents(shard: EncodedShard) -> bytes:
             if table.num_rows != block.n_rows:
                 raise ValueError(f"a block of {block.n_rows} rows has native columns of {table.num_rows}")
             writer.write_table(table, row_group_size=max(block.n_rows, 1))
-    return sink.getvalue()
+    return slim(sink.getvalue())
 
 
 def _leaf_encodings(schema: pa.Schema, natives: Sequence[NativeColumn]) -> dict[str, str | None]:
@@ -110,13 +123,7 @@ def _parquet_encoding(encoding: str, physical_type: str) -> str | None:
     return "PLAIN"
 
 
-_CORRECTIONS_SCHEMA = pa.schema(
-    [
-        pa.field("block", pa.int32(), nullable=False),
-        pa.field("group", pa.string(), nullable=False),
-        pa.field("payload", pa.large_binary(), nullable=False),
-    ]
-)
+_CORRECTIONS_SCHEMA = pa.schema([pa.field("payload", pa.large_binary(), nullable=False)])
 
 
 def write_corrections(shard: EncodedShard, lengths: Sequence[int]) -> tuple[bytes, int]:
@@ -130,20 +137,13 @@ def write_corrections(shard: EncodedShard, lengths: Sequence[int]) -> tuple[byte
             f"a shard has {n_payload_bytes} bytes of corrections, {MAX_PAYLOAD_BYTES} fit: use smaller parts"
         )
     payloads = [block.payloads.get(group, b"") for block in shard.blocks for group in shard.groups]
-    table = pa.Table.from_arrays(
-        [
-            pa.array([i for i in range(len(shard.blocks)) for _ in shard.groups], pa.int32()),
-            pa.array([group for _ in shard.blocks for group in shard.groups], pa.string()),
-            pa.array(payloads, pa.large_binary()),
-        ],
-        schema=_CORRECTIONS_SCHEMA,
-    )
+    table = pa.Table.from_arrays([pa.array(payloads, pa.large_binary())], schema=_CORRECTIONS_SCHEMA)
     sink = io.BytesIO()
     with pq.ParquetWriter(
         sink,
         _CORRECTIONS_SCHEMA,
-        compression={"block": "zstd", "group": "zstd", "payload": "none"},
-        use_dictionary=["block", "group"],
+        compression="none",
+        use_dictionary=False,
         write_statistics=False,
         store_schema=False,
         write_page_index=False,
@@ -153,10 +153,10 @@ def write_corrections(shard: EncodedShard, lengths: Sequence[int]) -> tuple[byte
         write_batch_size=(1 << 31) - 1,
     ) as writer:
         writer.write_table(table, row_group_size=max(table.num_rows, 1))
-    data = sink.getvalue()
+    data = slim(sink.getvalue())
     stop = 0
     if table.num_rows:
-        _, stop = chunk_range(pq.read_metadata(pa.BufferReader(data)).row_group(0).column(2))
+        _, stop = chunk_range(pq.read_metadata(pa.BufferReader(data)).row_group(0).column(0))
     first = stop - n_payload_bytes
     position = first
     for payload in payloads:

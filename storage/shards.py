@@ -36,6 +36,7 @@ from storage.parquet import (
 )
 from storage.verity import ObjectRef, read_verified, segment_ends
 from vae_core.errors import CorruptArchive
+from vae_core.layout import LEARNED
 from vae_core.shard import ColumnOutcome, EncodedShard, NativeColumn
 
 if TYPE_CHECKING:
@@ -128,9 +129,11 @@ class ShardEntry:
         return compress(to_json(document))
 
     def _column(self, outcome: ColumnOutcome) -> list[Any]:
-        bits = self.bits_per_value.get(outcome.name)
+        bits = _short(self.bits_per_value.get(outcome.name))
+        if bits == _bits_of(outcome, self.n_rows):
+            bits = None  # as FORMAT.md says: what the sizes tell is not said again
         sizes = [outcome.n_bytes, outcome.conventional_bytes]
-        return [outcome.name, outcome.coding, *sizes, _finite(outcome.max_abs_error), _short(bits)]
+        return [outcome.name, outcome.coding, *sizes, _finite(outcome.max_abs_error), bits]
 
     @classmethod
     def from_bytes(cls, data: bytes, record: ObjectRef) -> ShardEntry:
@@ -161,6 +164,8 @@ class ShardEntry:
         if rest or (n_payloads and room < 0) or (natives and LATENTS not in objects):
             raise CorruptArchive(f"{where}: payloads or native columns do not fit the objects listed")
         columns = [_outcome(value, where) for value in fields.list("columns")]
+        n_rows = sum(block_rows)
+        told = [(outcome, _bits_of(outcome, n_rows) if bits is None else bits) for outcome, bits in columns]
         parts = {name: Fields.of(fields.object("parts"), where).count(name) for name in PARTS if name != "metadata"}
         total = sum(ref.n_bytes for ref in objects.values()) + record.n_bytes
         if sum(parts.values()) > total:
@@ -176,11 +181,16 @@ class ShardEntry:
             payload_start=start,
             payload_lengths=lengths,
             outcomes=tuple(outcome for outcome, _ in columns),
-            bits_per_value={outcome.name: bits for outcome, bits in columns if bits is not None},
+            bits_per_value={outcome.name: bits for outcome, bits in told if bits is not None},
             parts={**parts, "metadata": total - sum(parts.values())},
             sources=tuple(_slice(value, where) for value in fields.list("sources")),
             record=record,
         )
+
+
+def _bits_of(outcome: ColumnOutcome, n_rows: int) -> float | None:
+    """Bits per value of a learned column, None for others: no other coding is a measure of drift."""
+    return _short(8 * outcome.n_bytes / n_rows) if n_rows and outcome.coding == LEARNED else None
 
 
 def _finite(value: float) -> float | None:

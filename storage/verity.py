@@ -20,8 +20,10 @@ if TYPE_CHECKING:
 
 DIGEST_BYTES = 16
 MIN_SEGMENT_BYTES = 8 << 10
-MAX_SEGMENT_BYTES = 64 << 10
+AIMED_SEGMENT_BYTES = 64 << 10
+MAX_SEGMENT_BYTES = 1 << 20
 SEGMENTS_AIMED_AT = 128
+APART_BYTES = 1 << 10
 GAP_BYTES = 8 << 10
 TRUSTED_BYTES = 16 << 20
 
@@ -55,7 +57,7 @@ class ObjectRef:
         return cls(path, len(data), ends, digests)
 
     def to_json(self) -> list[Any]:
-        """[n_bytes, base64 of the segment lengths as varints followed by the digests]."""
+        """[n_segments, base64 of the segment lengths as varints followed by the digests]."""
         lengths = [end - start for start, end in zip((0, *self.ends), self.ends, strict=False)]
         return [len(lengths), to_base64(to_varints(lengths) + self.digests)]
 
@@ -88,17 +90,20 @@ def segment_ends(n_bytes: int, boundaries: Iterable[int], required: Iterable[int
     """Where to cut an object of `n_bytes` into segments.
 
     A cut falls on every `required` offset, and on natural `boundaries` (between things that are read apart) once a
-    segment holds enough. Enough is 8 to 64 KiB, more in larger objects, so that digests stay near 0.1 % or 2 KiB.
+    segment holds enough, or before a thing that is enough by itself. Enough is 8 to 64 KiB, more in larger objects, so
+    that digests stay near 0.1 % or 2 KiB. What is read whole is one segment, up to 2 MiB.
     """
-    target = min(max(n_bytes // SEGMENTS_AIMED_AT, MIN_SEGMENT_BYTES), MAX_SEGMENT_BYTES)
+    target = min(max(n_bytes // SEGMENTS_AIMED_AT, MIN_SEGMENT_BYTES), AIMED_SEGMENT_BYTES)
     musts = {offset for offset in required if 0 < offset < n_bytes} | {n_bytes}
+    offsets = sorted(musts.union(offset for offset in boundaries if 0 < offset < n_bytes))
     ends: list[int] = []
     start = 0
-    for boundary in sorted(musts.union(offset for offset in boundaries if 0 < offset < n_bytes)):
-        while boundary - start > 2 * target:
-            start += target
+    for boundary, following in zip(offsets, [*offsets[1:], n_bytes], strict=True):
+        while boundary - start > 2 * MAX_SEGMENT_BYTES:
+            start += MAX_SEGMENT_BYTES
             ends.append(start)
-        if boundary - start >= target or boundary in musts:
+        apart = boundary - start >= APART_BYTES and following - boundary >= target
+        if apart or boundary - start >= target or boundary in musts:
             start = boundary
             ends.append(boundary)
     return tuple(ends)

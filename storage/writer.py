@@ -159,7 +159,9 @@ def commit(store: ObjectStore, manifest: Manifest) -> int:
         raise _lost(store, newest, manifest.parent)
     _check_staged(store, manifest)
     number = manifest.parent + 1
-    data = replace(manifest, snapshot=number).to_bytes()
+    created = check_format(store)
+    stated = None if created == manifest.format_version else created
+    data = replace(manifest, snapshot=number, created_with=stated).to_bytes()
     try:
         store.create(snapshot_path(number), data)
     except Conflict:

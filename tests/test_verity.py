@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from storage.objects import ObjectStore
-from storage.verity import MAX_SEGMENT_BYTES, ObjectRef, VerifiedFile, read_verified, segment_ends
+from storage.verity import AIMED_SEGMENT_BYTES, MAX_SEGMENT_BYTES, ObjectRef, VerifiedFile, read_verified, segment_ends
 from vae_core.errors import CorruptArchive
 
 STORE = ObjectStore.open("memory://verity-test")
@@ -27,7 +27,14 @@ def test_segments_tile_the_object_and_cut_where_they_must(
     assert all(low < high for low, high in zip((0, *ends), ends, strict=False)) or n_bytes == 0
     assert max(high - low for low, high in zip((0, *ends), ends, strict=False)) <= 2 * MAX_SEGMENT_BYTES
     assert {offset for offset in required if 0 < offset < n_bytes} <= set(ends)
-    assert len(ends) <= 2 * 128 + len(required) + n_bytes // MAX_SEGMENT_BYTES + 2
+    assert len(ends) <= 3 * 128 + len(required) + 2 * n_bytes // AIMED_SEGMENT_BYTES + 2
+
+
+def test_what_is_read_whole_is_one_segment_and_what_is_read_apart_is_not_joined_to_it() -> None:
+    assert segment_ends(300_000, [153, 200_000], [299_700]) == (200_000, 299_700, 300_000)
+    assert segment_ends(300_000, [3000, 4000, 200_000]) == (4000, 200_000, 300_000)
+    assert segment_ends(90_000, range(1000, 90_000, 1000)) == tuple(range(9000, 90_001, 9000))
+    assert len(segment_ends(3 << 20, [])) == 2
 
 
 @given(st.binary(max_size=5000), st.sets(st.integers(1, 4999), max_size=8))
