@@ -62,7 +62,7 @@ examples:
 """
 
 INFO_HELP = """\
-Rows, schema, snapshots, models and bytes by part. Reads the manifest only.
+Rows, schema, snapshots, models and bytes by part. Reads snapshots and the records of shards, no data.
 
 examples:
   latentpack info archive/

@@ -5,7 +5,6 @@ import logging
 import os
 import resource
 import sys
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -17,7 +16,8 @@ from flows.encode import load_results
 from flows.html import html
 from flows.ingest import NOTHING, Plan, run_folder
 from flows.plots import plots
-from flows.proof import ShardProof, whole_digest
+from flows.proof import ShardProof
+from flows.proved import proved_digests, verification
 from flows.report import (
     COMMITTED,
     NOTHING_TO_DO,
@@ -29,10 +29,10 @@ from flows.report import (
     VerificationReport,
 )
 from flows.settings import RunRequest
-from flows.train import REFRESHED, Trained
+from flows.train import REFRESHED, Trained, baseline
 from flows.verify import load_proofs
 from storage.archive import Archive
-from storage.ledger import bytes_by_part, report_bytes
+from storage.ledger import bytes_by_part, column_totals, report_bytes
 from storage.manifest import Manifest, ModelRef, SourceRecord
 from storage.objects import ObjectStore
 from storage.shards import ShardEntry, load_record
@@ -76,7 +76,9 @@ def draft(
     known: dict[str, ModelRef] = {model.digest: model for model in (parent.models if parent else ())}
     known.pop(trained.ref.digest, None)
     models = (*(model for digest, model in known.items() if digest in used), trained.ref)
-    costs = column_costs(store, entries, models_of(store, models))
+    costs, plain = column_costs(store, entries, models_of(store, models)), column_totals(entries)
+    shared = {name: {"bytes": cost["bytes"]} for name, cost in costs.items() if cost["bytes"] != plain[name]["bytes"]}
+    before = baseline(store, trained.ref.digest, parent)
     return Manifest(
         schema=parent.schema if parent and kept else schema,
         models=models,
@@ -87,15 +89,12 @@ def draft(
         source=request.source.uri,
         tolerances=plan.tolerances,
         sources=sources_of(run, plan, parent, request.update.drop_missing),
-        ledger={
-            "conventional_bytes": sum(int(cost["conventional_bytes"]) for cost in costs.values()),
-            "columns": {name: {key: cost[key] for key in ("coding", "bytes", "conventional_bytes")} for name, cost in costs.items()},
-        },
+        ledger={"columns": shared} if shared else {},
         verification=verification_of(load_proofs(run), parent, [entry.id for entry in entries]),
         extra={
             "row_bytes": round(trained.row_bytes, 3),
             **({"targets": trained.targets} if trained.targets else {}),
-            "bits_per_value": {trained.ref.digest: baseline(trained, parent, entries)},
+            **({"bits_per_value": {trained.ref.digest: before}} if before else {}),
         },
     )
 
@@ -122,28 +121,14 @@ def sources_of(run: str, plan: Plan, parent: Manifest | None, drop_missing: bool
     return tuple(records[path] for path in sorted(records))
 
 
-def baseline(trained: Trained, parent: Manifest | None, entries: Sequence[ShardEntry]) -> dict[str, float]:
-    """Bits per value by column, over the first data a model encoded: what drift is measured against."""
-    known = (parent.extra.get("bits_per_value", {}) if parent else {}).get(trained.ref.digest)
-    if known:
-        return dict(known)
-    rows, bits = Counter[str](), Counter[str]()
-    for entry in entries:
-        if entry.model == trained.ref.digest:
-            for name, value in entry.bits_per_value.items():
-                rows[name] += entry.n_rows
-                bits[name] += value * entry.n_rows  # type: ignore[assignment]
-    return {name: round(bits[name] / rows[name], 5) for name in rows if rows[name]}
-
-
 def verification_of(proofs: Sequence[ShardProof], parent: Manifest | None, order: Sequence[str]) -> dict[str, Any]:
     """What was proved of every shard, those of earlier runs included: digests, and errors where any were allowed.
 
-    columns: shard -> column -> [max_abs_error, rmse, n_finite]
+    shards  : digests in row order
+    columns : shard -> column -> [max_abs_error, rmse, n_finite]; absent where every value is exact
     """
-    before = parent.verification if parent else {}
-    shards: dict[str, str] = dict(before.get("shards", {}))
-    columns: dict[str, Any] = dict(before.get("columns", {}))
+    shards = proved_digests(parent) if parent else {}
+    columns: dict[str, Any] = dict(parent.verification.get("columns", {})) if parent else {}
     for proof in proofs:
         shards[proof.shard] = proof.digest
         errors = {
@@ -153,13 +138,13 @@ def verification_of(proofs: Sequence[ShardProof], parent: Manifest | None, order
         }
         if errors:
             columns[proof.shard] = errors
+    kept = {shard: columns[shard] for shard in order if shard in columns}
     return {
         "rows": sum(proof.n_rows for proof in proofs),
         "violations": 0,
         "mismatches": 0,
-        "digest": whole_digest([shards[shard] for shard in order if shard in shards]) if order else "",
-        "shards": {shard: shards[shard] for shard in order if shard in shards},
-        "columns": {shard: columns[shard] for shard in order if shard in columns},
+        "shards": [shards.get(shard) for shard in order],
+        **({"columns": kept} if kept else {}),
     }
 
 
@@ -217,7 +202,7 @@ def assemble_report(request: RunRequest, plan: Plan, archive: Archive, seconds: 
         model_digest=manifest.models[-1].digest if manifest.models else "",
         verification=VerificationReport(
             rows=sum(proof.n_rows for proof in proofs),
-            digest=str(manifest.verification.get("digest", "")),
+            digest=verification(manifest)["digest"],
             violations=sum(item["violations"] for proof in proofs for item in proof.columns.values()),
             mismatches=sum(item["mismatches"] for proof in proofs for item in proof.columns.values()),
         ),

@@ -14,17 +14,23 @@ def inventory(uri: str, *, snapshot: int | None = None) -> dict[str, Any]:
     Nothing is decoded. Bytes are those of all objects under the archive, reports apart, whichever snapshot is shown.
     Raises BadInput when there is no archive, UsageError for an unknown snapshot, CorruptArchive.
     """
-    from storage.ledger import bytes_by_part
+    from flows.proved import verification
+    from storage.ledger import bytes_by_part, column_totals
     from storage.manifest import list_snapshots, load_manifest
     from storage.objects import ObjectStore
+    from storage.shards import load_record
 
     store = ObjectStore.open(uri)
     manifest = load_manifest(store, snapshot)
-    totals = manifest.ledger.get("columns", {})
+    totals: dict[str, dict[str, Any]] = {
+        name: dict(total) for name, total in column_totals([load_record(store, shard) for shard in manifest.shards]).items()
+    }
+    for name, stated in manifest.ledger.get("columns", {}).items():
+        totals.setdefault(name, {}).update(stated)
     parts = dict(bytes_by_part(store, manifest))
     total = sum(parts.values())
     raw_bytes = sum(source.n_bytes for source in manifest.sources)
-    conventional_bytes = int(manifest.ledger.get("conventional_bytes", 0))
+    conventional_bytes = sum(int(total.get("conventional_bytes", 0)) for total in totals.values())
     numbers = sorted(list_snapshots(store), reverse=True)
     snapshots = [load_manifest(store, number) for number in numbers[:MAX_SNAPSHOTS_READ]]
     return {
@@ -47,7 +53,7 @@ def inventory(uri: str, *, snapshot: int | None = None) -> dict[str, Any]:
         "conventional_bytes": conventional_bytes,
         "ratio_vs_raw": raw_bytes / total if total else 0.0,
         "ratio_vs_conventional": conventional_bytes / total if total else 0.0,
-        "verification": dict(manifest.verification),
+        "verification": verification(manifest),
     }
 
 

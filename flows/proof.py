@@ -1,6 +1,5 @@
 """Proof: decode a shard from its stored bytes and hold every value against the raw one, before anybody relies on it."""
 
-import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any, NamedTuple
@@ -135,11 +134,6 @@ def gather_qualities(totals: dict[str, ColumnQuality], more: Sequence[ColumnQual
     """Add the qualities of later rows to the totals."""
     for item in more:
         totals[item.name] = quality.combine(totals[item.name], item) if item.name in totals else item
-
-
-def whole_digest(digests: Sequence[str]) -> str:
-    """One digest for the decoded data of several shards, in row order."""
-    return digests[0] if len(digests) == 1 else hashlib.sha256("".join(digests).encode()).hexdigest()
 
 
 def refuse_violations(columns: Sequence[ColumnQuality], where: str) -> None:

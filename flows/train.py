@@ -5,6 +5,7 @@ What came out is a `Trained`, a small JSON document in the run's folder; the mod
 
 import logging
 import os
+from collections import Counter
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -16,6 +17,8 @@ from flows.ingest import APPEND, REPLACE, Plan, run_folder
 from flows.progress import Progress
 from flows.settings import RunRequest
 from storage.manifest import Manifest, ModelRef
+from storage.objects import ObjectStore
+from storage.shards import load_record
 from storage.sources import Source
 from storage.writer import load_model, stage_model
 from vae_core.columns import TableProfile
@@ -107,8 +110,7 @@ def _keep_or_refresh(request: RunRequest, plan: Plan, source: Source, store: Any
     if not plan.encode:
         return Trained(how=KEPT, model=ref.to_json(), row_bytes=row_bytes, targets=targets)
     model = load_model(store, ref)
-    baseline = manifest.extra.get("bits_per_value", {}).get(ref.digest, {})
-    ratio = drift(model, source, plan, baseline)
+    ratio = drift(model, source, plan, baseline(store, ref.digest, manifest))
     if ratio is None or ratio <= 1.0 + request.training.drift_threshold:
         log.info(
             "model %s fits the new data: drift %s",
@@ -179,19 +181,35 @@ def fit_config(request: RunRequest) -> FitConfig:
     )
 
 
-def drift(model: Model, source: Source, plan: Plan, baseline: Mapping[str, float]) -> float | None:
-    """Bits per value of the first new rows over the model's own figure for the same columns; None without a baseline.
+def baseline(store: ObjectStore, model: str, parent: Manifest | None) -> dict[str, float]:
+    """Bits per value by column over the first data a model encoded, what drift is measured against; empty for a new model.
 
-    baseline : column -> bits per value over the data the model was trained on
+    The first snapshot with a model does not state it, for the records of its shards do; those that build on it do.
+    """
+    known = parent.extra.get("bits_per_value", {}).get(model) if parent else None
+    if known or parent is None:
+        return dict(known or {})
+    rows, bits = Counter[str](), dict[str, float]()
+    for entry in (load_record(store, shard) for shard in parent.shards if shard.model == model):
+        for name, value in entry.bits_per_value.items():
+            rows[name] += entry.n_rows
+            bits[name] = bits.get(name, 0.0) + value * entry.n_rows
+    return {name: round(bits[name] / n_rows, 5) for name, n_rows in rows.items() if n_rows}
+
+
+def drift(model: Model, source: Source, plan: Plan, first: Mapping[str, float]) -> float | None:
+    """Bits per value of the first new rows over the model's own figure for the same columns; None without a figure.
+
+    first : column -> bits per value over the data the model was trained on
     """
     rows = _first_rows(source, plan)
-    if rows is None or not baseline:
+    if rows is None or not first:
         return None
     probe = encode_shard(model, rows, preview=False)
     # A column the model no longer codes best has drifted: what it costs now is its conventional coding.
     now = {o.name: 8.0 * o.conventional_bytes / rows.num_rows for o in probe.outcomes} | dict(probe.bits_per_value)
-    before = sum(baseline.values())
-    return sum(now[name] for name in baseline) / before if before > 0 else None
+    before = sum(first.values())
+    return sum(now[name] for name in first) / before if before > 0 else None
 
 
 def _first_rows(source: Source, plan: Plan) -> pa.Table | None:

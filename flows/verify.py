@@ -26,8 +26,8 @@ from flows.proof import (
     gather_qualities,
     prove,
     tolerances_of,
-    whole_digest,
 )
+from flows.proved import proved_digests, whole_digest
 from flows.settings import ArchiveSettings, RunRequest, SourceSettings
 from storage.manifest import Manifest, load_manifest
 from storage.objects import ObjectStore
@@ -128,7 +128,7 @@ def verify_archive(
     totals: dict[str, ColumnQuality] = {}
     counts = Counter[str]()
     digests: list[str] = []
-    committed = manifest.verification.get("shards", {})
+    committed = proved_digests(manifest)
     for entry in entries:
         blocks = chosen[entry.id]
         if not blocks:

@@ -10,6 +10,7 @@ import pytest
 
 from flows import assemble, encode, ingest, proof, retrying
 from flows.ingest import closure
+from flows.inventory import inventory
 from flows.launch import run_pipeline
 from flows.report import COMMITTED, NOTHING_TO_DO
 from flows.settings import RunRequest
@@ -93,6 +94,22 @@ def test_new_files_alone_are_encoded_and_take_their_place_in_the_order_of_the_so
     assert {shard.id for shard in first.shards} < {shard.id for shard in second.shards}
     assert stored(place).equals(raw(place))
     assert stored(place, snapshot=1).num_rows == 2 * N_ROWS
+
+
+def test_what_the_records_say_is_not_said_again_and_is_found_all_the_same(place):
+    report = run_pipeline(request(place))
+    archive = open_archive(str(place / "archive"))
+    first, entries = archive.manifest, archive.entries()
+    assert not first.ledger and "bits_per_value" not in first.extra
+    shown = inventory(str(place / "archive"))
+    assert {c["name"]: (c["coding"], c["bytes"]) for c in shown["columns"]} == {c.name: (c.coding, c.bytes) for c in report.columns}
+    assert shown["conventional_bytes"] == report.conventional_bytes
+    assert shown["verification"]["digest"] == report.verification.digest
+    assert list(shown["verification"]["shards"]) == [shard.id for shard in first.shards]
+    pq.write_table(table(3), place / "raw" / "day-3.parquet")
+    assert run_pipeline(request(place)).drift.ratio == pytest.approx(1.0, abs=0.1)
+    figures = open_archive(str(place / "archive")).manifest.extra["bits_per_value"]
+    assert figures == {first.models[-1].digest: entries[0].bits_per_value} and len(entries) == 1
 
 
 def test_a_changed_file_is_replaced_with_every_file_of_its_shard_and_the_old_snapshot_stays(place):
