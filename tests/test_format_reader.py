@@ -255,6 +255,40 @@ def minutes(v: int) -> int:
     return 60 * q + r if r < 60 else -(40 * q + r - 60) - 1
 
 
+def spelt_out(plan: dict[str, Any]) -> dict[str, Any]:
+    """A plan of version 2 in the words of version 1, as far as this reader needs it."""
+    if plan["version"] == 1:
+        return plan
+    columns = [
+        {"index": j, "range": span, "transform": dict(zip("tosgb", transform, strict=True))}
+        for j, (_, transform, span, *_) in enumerate(plan["columns"])
+    ]
+    return {"columns": columns, "codes": [code_in_full(code, columns) for code in plan["codes"]]}
+
+
+def code_in_full(code: list[Any], columns: list[Any]) -> list[Any]:
+    column, clock, states, value, *recall = code
+    states = states or [["direct", 0, 7, 0], None, [[[], [16]]], 1024]
+    recall = [[keys, plan_in_full(flags)] for keys, flags in recall]
+    return [column, columns[column]["range"][2], clock == 1, plan_in_full(states), plan_in_full(value), *recall]
+
+
+def plan_in_full(plan: list[Any]) -> list[Any]:
+    scheme, prediction, digits, chunk = plan
+    found = [[[feature_in_full(f) for f in features], weights] for features, weights in digits]
+    if len(found) == 2:
+        found[1][0].insert(0, ["digit", -1, 0, 0, []])
+    return [scheme, prediction, found, chunk]
+
+
+def feature_in_full(feature: list[Any]) -> list[Any]:
+    kind, *rest = feature
+    column = rest.pop(0) if kind in ("value", "bins", "state", "before", "step") else -1
+    lo, size = rest if kind == "value" else (0, 0)
+    edges = rest[0] if rest and kind != "value" else []
+    return [kind, column, lo, size, [sum(edges[: k + 1]) for k in range(len(edges))]]
+
+
 def unzstd(data: bytes) -> bytes:
     return zstandard.ZstdDecompressor().decompress(data)
 
@@ -274,7 +308,7 @@ def test_a_reader_written_from_the_format_document_sees_the_same_data(folder):
         wanted = reader.read_all()
     [plan_file] = folder.glob("archive/models/*/plan.json.zst")
     unpacked = unzstd(plan_file.read_bytes())
-    plan = json.loads(unpacked[4 + int.from_bytes(unpacked[:4], "little") :])
+    plan = spelt_out(json.loads(unpacked[4 + int.from_bytes(unpacked[:4], "little") :]))
     [record_file] = folder.glob("archive/shards/*/shard.json.zst")
     record = json.loads(unzstd(record_file.read_bytes()))
     layout, n_blocks = record["layout"], len(record["block_rows"])
