@@ -228,7 +228,7 @@ def _first_rows(source: Source, plan: Plan) -> pa.Table | None:
 def _staged(
     how: str, result: FitResult, store: Any, row_bytes: float, targets: dict[str, float], ratio: float | None = None
 ) -> Trained:
-    ref = stage_model(store, result.model.to_files())
+    ref = stage_model(store, result.model.to_files(with_schema=False), result.model.schema)
     log.info("%s model %s: %d bytes", how, ref.digest[:12], ref.n_bytes)
     return Trained(
         how=how,

@@ -13,8 +13,8 @@ from vae_core.shard import Needs
 class Codec(Protocol):
     """Models from files, and blocks from natives and payloads."""
 
-    def load(self, files: Mapping[str, bytes]) -> Any:
-        """The model these files hold; without the encoder's it still decodes."""
+    def load(self, files: Mapping[str, bytes], schema: pa.Schema | None = None) -> Any:
+        """The model these files hold; without the encoder's it still decodes. `schema` where they do not state it."""
 
     def needs(self, model: Any, layout: dict[str, Any], columns: Sequence[str] | None, preview: bool) -> Needs:
         """What `decode_block` has to be given for these columns."""
@@ -35,11 +35,11 @@ class Codec(Protocol):
 class LearnedCodec:
     """vae_core, imported when first needed; never torch."""
 
-    def load(self, files: Mapping[str, bytes]) -> Any:
+    def load(self, files: Mapping[str, bytes], schema: pa.Schema | None = None) -> Any:
         """See Codec."""
         from vae_core.model import Model
 
-        return Model.from_files(dict(files))
+        return Model.from_files(dict(files), schema)
 
     def needs(self, model: Any, layout: dict[str, Any], columns: Sequence[str] | None, preview: bool) -> Needs:
         """See Codec."""

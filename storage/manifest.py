@@ -51,22 +51,29 @@ _SEAL_BYTES = len(_SEAL) + 64 + 2
 
 @dataclass(frozen=True, slots=True)
 class ModelRef:
-    """A stored model: `digest` names its folder, `objects` maps file name to what its bytes must be."""
+    """A stored model: `digest` names its folder, `objects` maps file name to what its bytes must be.
+
+    schema : the schema of its columns, for models whose files do not state it; None where nobody said
+    """
 
     digest: str
     objects: dict[str, ObjectRef]
+    schema: pa.Schema | None = field(default=None, compare=False)
 
     @property
     def n_bytes(self) -> int:
         """Bytes of all its files, the encoder included."""
         return sum(ref.n_bytes for ref in self.objects.values())
 
-    def to_json(self) -> dict[str, Any]:
-        """The model as the snapshot states it."""
-        return {"digest": self.digest, "objects": {name: ref.to_json() for name, ref in self.objects.items()}}
+    def to_json(self, known: pa.Schema | None = None) -> dict[str, Any]:
+        """The model as a claim states it, or a snapshot, whose schema is `known`."""
+        described = {"digest": self.digest, "objects": {name: ref.to_json() for name, ref in self.objects.items()}}
+        if self.schema is None or (known is not None and self.schema.equals(known, check_metadata=True)):
+            return described
+        return described | {"schema": _schema_to_text(self.schema)}
 
     @classmethod
-    def from_json(cls, value: Any, where: str) -> ModelRef:
+    def from_json(cls, value: Any, where: str, known: pa.Schema | None = None) -> ModelRef:
         """Undo `to_json`. Raises CorruptArchive."""
         fields = Fields.of(value, where)
         model = fields.hex_id("digest")
@@ -74,7 +81,8 @@ class ModelRef:
             name: ObjectRef.from_json(f"models/{model}/{file_name(name, where)}", described, where)
             for name, described in fields.object("objects").items()
         }
-        return cls(model, objects)
+        schema = _read_schema(fields.text("schema"), where) if "schema" in fields.values else known
+        return cls(model, objects, schema)
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,8 +191,8 @@ class Manifest:
             "run": self.run,
             "source": self.source,
             "n_rows": self.n_rows,
-            "schema": to_base64(compress(self.schema.serialize().to_pybytes())),
-            "models": [model.to_json() for model in self.models],
+            "schema": _schema_to_text(self.schema),
+            "models": [model.to_json(self.schema) for model in self.models],
             "shards": [shard.to_json(digests) for shard in self.shards],
         }
         optional = {
@@ -207,11 +215,12 @@ class Manifest:
             raise CorruptArchive(f"{where}: the bytes do not match the digest they end with")
         fields = Fields.of(from_json(body + b"}", where), where)
         version = check_version(fields.text("format"), where)
-        models = tuple(ModelRef.from_json(model, where) for model in fields.list("models"))
+        schema = _read_schema(fields.text("schema"), where)
+        models = tuple(ModelRef.from_json(model, where, schema) for model in fields.list("models"))
         digests = [model.digest for model in models]
         sources = Fields({"sources": unpack(fields.values.get("sources", []), where)}, where).list("sources")
         manifest = cls(
-            schema=_read_schema(fields.text("schema"), where),
+            schema=schema,
             models=models,
             shards=tuple(ShardRef.from_json(shard, digests, where) for shard in fields.list("shards")),
             parent=fields.count("parent"),
@@ -231,6 +240,10 @@ class Manifest:
         if fields.count("n_rows") != manifest.n_rows:
             raise CorruptArchive(f"{where}: claims {fields.count('n_rows')} rows, its shards hold {manifest.n_rows}")
         return manifest
+
+
+def _schema_to_text(schema: pa.Schema) -> str:
+    return to_base64(compress(schema.serialize().to_pybytes()))
 
 
 def _read_schema(text: str, where: str) -> pa.Schema:

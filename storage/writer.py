@@ -32,6 +32,8 @@ from storage.verity import ObjectRef, read_verified
 from vae_core.errors import BadInput, Conflict, CorruptArchive, LatentpackError
 
 if TYPE_CHECKING:
+    import pyarrow as pa
+
     from storage.objects import ObjectStore
     from vae_core.shard import EncodedShard
 
@@ -73,8 +75,11 @@ def shard_id(part_fingerprint: str, model_digest: str, format_version: tuple[int
     return hashlib.sha256(text).hexdigest()[:32]
 
 
-def stage_model(store: ObjectStore, files: Mapping[str, bytes]) -> ModelRef:
-    """Store a model under the digest of its files. Storing the same model twice is harmless."""
+def stage_model(store: ObjectStore, files: Mapping[str, bytes], schema: pa.Schema | None = None) -> ModelRef:
+    """Store a model under the digest of its files. Storing the same model twice is harmless.
+
+    schema : of files that do not state it; the reference carries it, and so will the snapshot
+    """
     prepare(store)
     hasher = hashlib.sha256()
     for name in sorted(files):
@@ -82,7 +87,7 @@ def stage_model(store: ObjectStore, files: Mapping[str, bytes]) -> ModelRef:
         hasher.update(files[name])
     folder = hasher.hexdigest()
     objects = {name: ObjectRef.of(f"models/{folder}/{name}", data) for name, data in files.items()}
-    ref = ModelRef(folder, objects)
+    ref = ModelRef(folder, objects, schema)
     store.write(f"pending/{folder}.json", to_json({"model": ref.to_json()}))
     for name, data in files.items():
         store.write(objects[name].path, data)
@@ -100,7 +105,7 @@ def load_model(store: ObjectStore, ref: ModelRef, *, with_encoder: bool = True, 
         if with_encoder or not name.startswith(ENCODER_PREFIX)
     }
     try:
-        return (codec or LearnedCodec()).load(files)
+        return (codec or LearnedCodec()).load(files, ref.schema)
     except LatentpackError:
         raise
     except (ValueError, LookupError, TypeError, ArithmeticError, MemoryError) as error:

@@ -32,7 +32,7 @@ class FakeCodec:
         self.schema = schema
         self.loaded: list[tuple[str, ...]] = []
 
-    def load(self, files: Mapping[str, bytes]) -> Any:
+    def load(self, files: Mapping[str, bytes], schema: pa.Schema | None = None) -> Any:
         self.loaded.append(tuple(sorted(files)))
         return self
 

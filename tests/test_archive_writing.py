@@ -140,7 +140,7 @@ def test_a_model_comes_back_with_or_without_its_encoder(tmp_path: Path) -> None:
     assert stage_model(store, dict(reversed(MODEL_FILES.items()))).digest == ref.digest
 
     class Files:
-        def load(self, files: dict[str, bytes]) -> dict[str, bytes]:
+        def load(self, files: dict[str, bytes], schema: pa.Schema | None = None) -> dict[str, bytes]:
             return files
 
     assert load_model(store, ref, codec=Files()) == MODEL_FILES  # type: ignore[arg-type]

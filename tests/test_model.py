@@ -75,6 +75,16 @@ def test_a_model_without_its_encoder_decodes_the_same_and_cannot_encode_its_base
         encode_shard(reader, raw)
 
 
+def test_a_model_without_its_schema_is_read_by_who_knows_it(model):
+    files = model.to_files(with_schema=False)
+    again = Model.from_files(files, model.schema)
+    assert again.to_files() == model.to_files() and len(files[PLAN]) < len(model.to_files()[PLAN])
+    with pytest.raises(CorruptArchive):
+        Model.from_files(files)
+    with pytest.raises(CorruptArchive):
+        Model.from_files(files, model.schema.remove(0))
+
+
 def test_a_model_of_no_rows_and_of_one_comes_back(raw):
     for n in (0, 1):
         model = fitted(raw.slice(0, n)).model

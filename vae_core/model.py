@@ -99,8 +99,11 @@ class Model:
     uniform: dict[int, ColumnPlan] = field(default_factory=dict)
     n_rows: int = 0
 
-    def to_files(self) -> dict[str, bytes]:
-        """File name -> bytes; the encoder's file only when there is an encoder."""
+    def to_files(self, *, with_schema: bool = True) -> dict[str, bytes]:
+        """File name -> bytes; the encoder's file only when there is an encoder.
+
+        Without its schema a model is read by who knows it from elsewhere: an archive's snapshots state it once for all.
+        """
         plan: dict[str, Any] = {
             "version": MODEL_VERSION,
             "columns": [c.to_json() for c in self.columns],
@@ -126,7 +129,7 @@ class Model:
         if joined:
             tensors[COLUMNS] = np.frombuffer(joined, np.uint8)
         text = json.dumps(plan, separators=(",", ":"), ensure_ascii=False).encode()
-        schema = self.schema.serialize().to_pybytes()
+        schema = self.schema.serialize().to_pybytes() if with_schema else b""
         packed = zstandard.ZstdCompressor(level=19).compress(len(schema).to_bytes(4, "little") + schema + text)
         files = {PLAN: packed}
         if tensors:
@@ -136,16 +139,18 @@ class Model:
         return files
 
     @classmethod
-    def from_files(cls, files: Mapping[str, bytes]) -> Model:
+    def from_files(cls, files: Mapping[str, bytes], schema: pa.Schema | None = None) -> Model:
         """The inverse of to_files; without the encoder's file the model decodes and cannot encode base layers.
 
+        schema : of a model that does not state its own
         Raises CorruptArchive on anything to_files does not write.
         """
         try:
             with zstandard.ZstdDecompressor().stream_reader(files[PLAN]) as reader:
                 unpacked = reader.read(MAX_PLAN_BYTES)
             cut = 4 + int.from_bytes(unpacked[:4], "little")
-            schema = pa.ipc.read_schema(pa.BufferReader(unpacked[4:cut]))
+            if cut > 4 or schema is None:
+                schema = pa.ipc.read_schema(pa.BufferReader(unpacked[4:cut]))
             plan = json.loads(unpacked[cut:])
             tensors = load(files[DECODER]) if DECODER in files else {}
             encoder = load(files[ENCODER]) if ENCODER in files else {}

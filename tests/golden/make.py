@@ -219,7 +219,7 @@ def write(
     shutil.rmtree(folder, ignore_errors=True)
     model = changed(fitted(shards[0], tolerances, preview=preview, seconds=5).model)
     store = ObjectStore.open(str(folder / "archive"))
-    ref = stage_model(store, model.to_files())
+    ref = stage_model(store, model.to_files(with_schema=False), model.schema)
     encoded = [encode_shard(model, shard, block_rows=block_rows) for shard in shards]
     entries = [stage_shard(store, ref, f"{number:032x}", shard) for number, shard in enumerate(encoded)]
     refs = tuple(entry.ref for entry in entries)
