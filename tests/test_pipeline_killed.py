@@ -68,7 +68,7 @@ def staged(place: Path) -> dict[Path, tuple[int, bytes]]:
     return {path: (path.stat().st_mtime_ns, path.read_bytes()) for path in (place / "archive" / "shards").rglob("*") if path.is_file()}
 
 
-@pytest.mark.parametrize(("where", "count"), [("write", 4), ("write", 3 * N_FILES - 1), ("code", 2)])
+@pytest.mark.parametrize(("where", "count"), [("write", 4), ("write", 2 * N_FILES - 1), ("code", 2)])
 def test_a_run_killed_while_it_encodes_leaves_no_snapshot_and_a_rerun_finishes_without_doing_shards_again(place, where, count):
     command = [sys.executable, "-c", KILLED, str(place / "raw"), str(place / "archive"), where, str(count)]
     killed = subprocess.run(command, env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True, timeout=120)
@@ -82,7 +82,7 @@ def test_a_run_killed_while_it_encodes_leaves_no_snapshot_and_a_rerun_finishes_w
     after = staged(place)
     whole = {path.parent for path in before if path.name == "shard.json.zst"}  # the record is written last
     assert all(after[path] == what for path, what in before.items() if path.parent in whole)
-    assert len(whole) >= (count // 3 if where == "write" else 1)  # three objects a shard
+    assert len(whole) >= (count // 3 if where == "write" else 1)  # two or three objects a shard
     manifest = open_archive(str(place / "archive")).manifest
     assert {path.name for path in whole} <= {shard.record.path.split("/")[1] for shard in manifest.shards}
     raw = pa.concat_tables(pq.read_table(path) for path in sorted((place / "raw").glob("*.parquet")))
