@@ -277,9 +277,16 @@ def test_a_damaged_kernel_in_the_cache_is_not_fatal(tmp_path):
     ("right", "wrong"),
     [
         ("#define SLOT_BITS 24", "#define SLOT_BITS 23"),
-        ("state[i - start] = x;\n            out[i] = first;", "state[i - start] = x;\n            out[i] = first + 1;"),
+        ("symbols[i] = first;", "symbols[i] = first ? first : 1;"),
         ("words[--position] = (uint32_t)x;", "words[--position] = (uint32_t)x ^ 1;"),
-        ("sum += above[s] + 1;", "sum += above[s] + 2;"),
+        ("sum += (uint32_t)above[s] + 1;", "sum += (uint32_t)above[s] + 2;"),
+        ("weight * (double)above[s]", "weight * (double)above[0]"),
+        ("#define UP (1.0 + 0x1p-50)", "#define UP (1.0 - 0x1p-50)"),
+        ("counts[c * d->n_symbols + symbols[i]]++;", "counts[c * d->n_symbols]++;"),
+        ("seen[c].total++;", "seen[c].total += 2;"),
+        ("seen[c].row = 0;", ""),
+        ("piece << done", "piece << (done & 16)"),
+        ("(uint64_t)raw[i] >> done", "(uint64_t)raw[i] >> (done & 16)"),
     ],
 )
 def test_a_kernel_with_other_bits_than_the_specification_is_not_used(tmp_path, monkeypatch, right, wrong):

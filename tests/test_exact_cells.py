@@ -2,7 +2,9 @@ from __future__ import annotations
 
 import copy
 import json
-from contextlib import suppress
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import numpy as np
@@ -91,6 +93,14 @@ def fresh(decoded: Decoded) -> Decoded:
     return Decoded(decoded.n_rows, dict(decoded.values), dict(decoded.states))
 
 
+@contextmanager
+def numpy_alone() -> Iterator[None]:
+    """The specification without the kernel."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(kernel, "library", lambda: None)
+        yield
+
+
 @LAW
 @given(column_codes(), st.sampled_from([0, 1, 2, 31, 33, 64, 65, 700, 5000]), st.integers(0, 2**32), st.booleans())
 def test_a_column_read_is_the_column_written(code, n, seed, stateful):
@@ -108,8 +118,7 @@ def test_a_column_read_is_the_column_written(code, n, seed, stateful):
     assert np.array_equal(found, values)
     assert (state is None and found_state is None) or np.array_equal(found_state, state)
     assert np.array_equal(before.values[N_EARLIER], after.values[N_EARLIER])
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(kernel, "library", lambda: None)
+    with numpy_alone():
         slow = Encoder()
         code_column(slow, code, fresh(known), values, state)
         assert slow.finish() == stream
@@ -128,9 +137,51 @@ def test_a_garbled_stream_gives_wrong_values_or_a_corrupt_archive_and_nothing_el
     stream[data.draw(st.integers(6, len(stream) - 1))] ^= data.draw(st.integers(1, 255))
     try:
         found, found_state = code_column(Decoder(bytes(stream)), code, fresh(known), None, None)
-    except CorruptArchive:
+    except CorruptArchive as error:
+        with numpy_alone(), pytest.raises(CorruptArchive, match=re.escape(str(error))):
+            code_column(Decoder(bytes(stream)), code, fresh(known), None, None)
         return
+    with numpy_alone():
+        slow, slow_state = code_column(Decoder(bytes(stream)), code, fresh(known), None, None)
+    assert np.array_equal(found, slow) and (found_state is slow_state or np.array_equal(found_state, slow_state))
     assert found.shape == (n,) and (found_state is None or (found_state < N_STATES).all())
+
+
+@pytest.mark.parametrize("last_chunk", LAST_CHUNKS)
+def test_long_columns_under_wide_contexts_are_the_same_by_the_kernel_and_by_numpy(last_chunk):
+    rng = np.random.default_rng(last_chunk)
+    n = 60_000
+    wide = Feature("value", 0, 0, 9000)
+    scheme = Direct.over(0, 6_999)
+    high = DigitPlan((wide, Feature("left", -1, 0, 4, (40, 900))), (7, 1000, 1))
+    low = DigitPlan((Feature("digit", -1, 0, scheme.sizes[0]), Feature("bins", 0, 0, 3, (70, 2000))), (16, 2, 3))
+    plan = CellPlan(scheme, None, (high, low), last_chunk)
+    code = ColumnCode(1, 0, False, PLAIN_STATE, plan)
+    key = (rng.random(n) ** 3 * 9500).astype(np.int64)
+    values = (key * 7919 + rng.integers(0, 9, n) * (rng.random(n) < 0.3)) % 7_000
+    encoder = Encoder()
+    code_column(encoder, code, Decoded(n, {0: key}, {0: None}), values, None)
+    stream = encoder.finish()
+    found, _ = code_column(Decoder(stream), code, Decoded(n, {0: key}, {0: None}), None, None)
+    assert np.array_equal(found, values)
+    with numpy_alone():
+        slow = Encoder()
+        code_column(slow, code, Decoded(n, {0: key}, {0: None}), values, None)
+        assert slow.finish() == stream
+        assert np.array_equal(code_column(Decoder(stream), code, Decoded(n, {0: key}, {0: None}), None, None)[0], values)
+
+
+def test_the_longest_block_there_may_be_is_the_same_by_the_kernel_and_by_numpy():
+    n = 1 << 22
+    plan = CellPlan(Direct.over(0, 2), None, (DigitPlan((), (1,)),), LAST_CHUNKS[1])
+    values = np.zeros(n, np.int64)
+    values[-3:] = 2, 1, 0
+    fast, slow = Encoder(), Encoder()
+    code_column(fast, ColumnCode(0, 0, False, PLAIN_STATE, plan), Decoded(n), values, None)
+    with numpy_alone():
+        code_column(slow, ColumnCode(0, 0, False, PLAIN_STATE, plan), Decoded(n), values, None)
+    for k in (0, 1):  # low and width; to write such a stream by numpy takes long
+        assert np.array_equal(np.concatenate([s[k] for s in fast._slots]), np.concatenate([s[k] for s in slow._slots]))
 
 
 @LAW

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vae_core.exact.schedule import LAST_CHUNKS, STRIDE, chunks, neighbours, passes
+from vae_core.exact.schedule import LAST_CHUNKS, STRIDE, chunks, every, neighbours, passes
 
 SIZES = st.one_of(st.integers(0, 200), st.sampled_from([31, 32, 33, 63, 64, 65, 4096, 100_003]))
 
@@ -46,3 +46,10 @@ def test_chunks_tile_a_pass_and_grow_no_faster_than_what_was_learned(n_rows, las
 def test_a_column_without_neighbours_is_one_pass_in_row_order(n_rows):
     [(step, rows)] = passes(n_rows, False)
     assert step == 0 and np.array_equal(rows, np.arange(n_rows))
+
+
+@pytest.mark.parametrize("n_rows", [1, 31, 32, 33, 1000])
+@pytest.mark.parametrize("by_level", [False, True])
+def test_the_slice_of_a_pass_takes_the_rows_of_the_pass(n_rows, by_level):
+    for step, rows in passes(n_rows, by_level):
+        assert np.array_equal(np.arange(n_rows)[every(step)], rows)

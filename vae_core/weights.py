@@ -215,27 +215,6 @@ class _Encoder:
         return bytes(self.out)
 
 
-class _Decoder:
-    def __init__(self, data: bytes) -> None:
-        self.data, self.at, self.span = data, 4, 0xFFFFFFFF
-        self.code = int.from_bytes(data[:4].ljust(4, b"\0"), "big")
-
-    def get(self, context: _Bit) -> int:
-        split = (self.span >> _PROBABILITY_BITS) * context.p
-        bit = int(self.code < split)
-        if bit:
-            self.span = split
-        else:
-            self.code -= split
-            self.span -= split
-        context.learn(bit)
-        while self.span < 1 << 24:
-            self.span = (self.span << 8) & 0xFFFFFFFF
-            self.code = (self.code << 8 | (self.data[self.at] if self.at < len(self.data) else 0)) & 0xFFFFFFFF
-            self.at += 1
-        return bit
-
-
 def _encode_adaptive(values: list[int]) -> bytes:
     coder, contexts = _Encoder(), _Contexts()
     for value in values:
@@ -253,15 +232,37 @@ def _encode_adaptive(values: list[int]) -> bytes:
 
 
 def _decode_adaptive(payload: bytes, count: int) -> list[int]:
-    coder, contexts = _Decoder(payload), _Contexts()
+    """The inverse of _encode_adaptive. Every opening of an archive waits for it: a context is a list [p, n], see _Bit."""
+    code, span, at = int.from_bytes(payload[:4].ljust(4, b"\0"), "big"), 0xFFFFFFFF, 4
+    lengths, signs = [[_HALF, 0] for _ in range(65)], [[_HALF, 0] for _ in range(3)]
+    below: dict[tuple[int, int], list[int]] = {}
+
+    def get(context: list[int]) -> int:
+        nonlocal code, span, at
+        p, n = context
+        split = (span >> _PROBABILITY_BITS) * p
+        if code < split:
+            bit, span, p = 1, split, p + ((1 << _PROBABILITY_BITS) - p >> (n + 2 if n < 4 else 6))
+        else:
+            bit, span, p = 0, span - split, p - (p >> (n + 2 if n < 4 else 6))
+            code -= split
+        context[0] = 32 if p < 32 else p if p < (1 << _PROBABILITY_BITS) - 32 else (1 << _PROBABILITY_BITS) - 32
+        if n < 4:
+            context[1] = n + 1
+        while span < 1 << 24:
+            span = (span << 8) & 0xFFFFFFFF
+            code = (code << 8 | (payload[at] if at < len(payload) else 0)) & 0xFFFFFFFF
+            at += 1
+        return bit
+
     values = []
     for _ in range(count):
         n_bits = 0
-        while n_bits < 64 and coder.get(contexts.length[n_bits]):
+        while n_bits < 64 and get(lengths[n_bits]):
             n_bits += 1
-        negative = n_bits and coder.get(contexts.sign[min(n_bits, 2)])
+        negative = n_bits and get(signs[min(n_bits, 2)])
         magnitude = int(n_bits > 0)
         for i in range(n_bits - 2, -1, -1):
-            magnitude = magnitude << 1 | coder.get(contexts.below(n_bits, i))
+            magnitude = magnitude << 1 | get(below.setdefault((n_bits, i), [_HALF, 0]))
         values.append(-magnitude if negative else magnitude)
     return values

@@ -1,133 +1,252 @@
-/* The inner loops of the coder. rans.py and counts.py are the specification: every function here gives their bits.
-   All sizes and indices were checked by the caller, but for `position`, which a hostile stream controls. */
+/* One pass over a column by compiled code: contexts to frequencies, frequencies to symbols, symbols to counts, chunk after chunk.
+   rans.py and exact/counts.py are the specification: every function here gives their bits. Sizes, context numbers and symbols to
+   be written were checked by the caller; what a hostile stream controls is `position` alone, and that is checked here: whatever
+   the states hold, a symbol found is one of its alphabet, so every context number made from it lies inside its table. */
 
 #include <stdint.h>
 
 #define SLOT_BITS 24
+#define SLOT_MASK (((uint64_t)1 << SLOT_BITS) - 1)
 #define LOWER ((uint64_t)1 << 32)
+#define MAX_DEPTH 8
+/* A product with an inverse this much too large is never below the true quotient, and with quotients up to 2^24 and divisors up
+   to 2^25 (rows of a block: 2^22, in sixteenths) never reaches the next integer: truncated, it is the floor of the quotient. */
+#define UP (1.0 + 0x1p-50)
 
-/* Decode n symbols, symbol i under row table[i] of cumulative (rows of n_symbols + 1). Returns the new position, -1 when
-   the words ran out. */
-int64_t lp_decode(const int64_t *cumulative, int64_t n_symbols, const int64_t *table, int64_t n, uint64_t *state,
-                  int64_t lanes, const uint32_t *words, int64_t n_words, int64_t position, int64_t *out) {
-    for (int64_t start = 0; start < n; start += lanes) {
-        int64_t stop = start + lanes < n ? start + lanes : n;
-        for (int64_t i = start; i < stop; i++) {
-            const int64_t *row = cumulative + table[i] * (n_symbols + 1);
-            uint64_t x = state[i - start];
-            int64_t slot = (int64_t)(x & (((uint64_t)1 << SLOT_BITS) - 1));
-            int64_t total = row[n_symbols];
-            int64_t target = ((slot + 1) * total - 1) >> SLOT_BITS;
-            int64_t first = 0, count = n_symbols;
-            while (count > 1) {
-                int64_t half = count >> 1;
-                first = row[first + half] <= target ? first + half : first;
-                count -= half;
-            }
-            int64_t low = (row[first] << SLOT_BITS) / total;
-            int64_t high = (row[first + 1] << SLOT_BITS) / total;
-            x = (uint64_t)(high - low) * (x >> SLOT_BITS) + (uint64_t)(slot - low);
-            if (x < LOWER) {
-                if (position >= n_words) return -1;
-                x = (x << 32) | words[position++];
-            }
-            state[i - start] = x;
-            out[i] = first;
-        }
-    }
-    return position;
+typedef struct {
+    int32_t total; /* symbols counted under this context */
+    int32_t row;   /* 1 + its row in this chunk, 0: none yet */
+} context;
+
+typedef struct {
+    int64_t n_symbols, depth;        /* levels 0..depth; level 0 has one context */
+    const int64_t *weights;          /* of each level */
+    const int64_t *strides;          /* of each level: what the digit before counts in the context number */
+    int32_t *const *counts;          /* of each level, (contexts, n_symbols) */
+    context *const *seen;            /* of each level, (contexts,) */
+    const int32_t *const *contexts;  /* of each level, of each row of the pass, without the digit before; NULL: all 0 */
+    int32_t *chance;                 /* rows of all levels but the deepest, those of a chunk; row 0 has no context and no counts */
+    uint32_t *cumulative;            /* rows of the deepest level, n_symbols + 1 */
+    double *scale;                   /* of each of them: 2^24 / total */
+    int64_t n_chance, n_rows;        /* rows in use */
+} digit;
+
+typedef struct {
+    uint64_t *state;
+    int64_t lanes;
+    const uint32_t *words;
+    int64_t n_words, position;
+} stream;
+
+/* below = (2^24 count + weight above) / total in sixteenths and weight */
+#define SMOOTH                                                                                                                     \
+    for (int64_t s = 0; s < n; s++)                                                                                                \
+        below[s] = (int32_t)(((double)count[s] * 16777216.0 + weight * (double)above[s]) * inverse);
+
+static void smooth_plain(const int32_t *restrict count, const int32_t *restrict above, double weight, double inverse, int64_t n,
+                         int32_t *restrict below) {
+    SMOOTH
 }
 
-/* Decode n integers below 2^n_bits[i]. */
-int64_t lp_decode_raw(const int64_t *n_bits, int64_t n, uint64_t *state, int64_t lanes, const uint32_t *words,
-                      int64_t n_words, int64_t position, int64_t *out) {
-    for (int64_t start = 0; start < n; start += lanes) {
-        int64_t stop = start + lanes < n ? start + lanes : n;
-        for (int64_t i = start; i < stop; i++) {
-            int64_t shift = SLOT_BITS - n_bits[i];
-            uint64_t x = state[i - start];
-            uint64_t slot = x & (((uint64_t)1 << SLOT_BITS) - 1);
-            uint64_t symbol = slot >> shift;
-            out[i] = (int64_t)symbol;
-            x = ((x >> SLOT_BITS) << shift) + (slot - (symbol << shift));
-            if (x < LOWER) {
-                if (position >= n_words) return -1;
-                x = (x << 32) | words[position++];
-            }
-            state[i - start] = x;
-        }
-    }
-    return position;
+#if defined(__x86_64__) && defined(__GNUC__)
+__attribute__((target("avx2"))) static void smooth_avx2(const int32_t *restrict count, const int32_t *restrict above, double weight,
+                                                        double inverse, int64_t n, int32_t *restrict below) {
+    SMOOTH
+}
+#define SMOOTH_BEST (__builtin_cpu_supports("avx2") ? smooth_avx2 : smooth_plain)
+#else
+#define SMOOTH_BEST smooth_plain
+#endif
+
+typedef void smoother(const int32_t *restrict, const int32_t *restrict, double, double, int64_t, int32_t *restrict);
+
+static int64_t number(const digit *d, int64_t k, int64_t i, int64_t before) {
+    return d->strides[k] * before + (d->contexts[k] ? d->contexts[k][i] : 0);
 }
 
-/* Encode one step of n slots backwards; words are written downwards from words[position - 1]. Returns the new position. */
-int64_t lp_encode(const uint32_t *low, const uint32_t *width, int64_t n, uint64_t *state, int64_t lanes, uint32_t *words,
-                  int64_t position) {
-    if (n == 0) return position;
-    for (int64_t start = (n - 1) / lanes * lanes; start >= 0; start -= lanes) {
-        int64_t stop = start + lanes < n ? start + lanes : n;
-        for (int64_t i = stop - 1; i >= start; i--) {
-            uint64_t x = state[i - start], w = width[i];
+/* The cumulative frequencies of a context that this chunk meets for the first time. */
+static int64_t new_row(digit *d, smoother *smooth, int64_t i, int64_t before) {
+    int64_t n = d->n_symbols;
+    int32_t last[512];
+    const int32_t *above = d->chance;
+    int64_t above_row = 0;
+    for (int64_t k = 0; k < d->depth; k++) {
+        int64_t c = number(d, k, i, before);
+        context *found = &d->seen[k][c];
+        if (!found->row) {
+            if (found->total) {
+                above_row = d->n_chance++;
+                int32_t *below = d->chance + above_row * n;
+                double weight = (double)d->weights[k];
+                smooth(d->counts[k] + c * n, above, weight, UP / (16.0 * found->total + weight), n, below);
+            } /* without counts it is the level above, exactly */
+            found->row = (int32_t)above_row + 1;
+        }
+        above_row = found->row - 1;
+        above = d->chance + above_row * n;
+    }
+    int64_t c = number(d, d->depth, i, before);
+    context *found = &d->seen[d->depth][c];
+    if (found->total) {
+        double weight = (double)d->weights[d->depth];
+        smooth(d->counts[d->depth] + c * n, above, weight, UP / (16.0 * found->total + weight), n, last);
+        above = last;
+    }
+    int64_t row = d->n_rows++;
+    uint32_t *out = d->cumulative + row * (n + 1), sum = 0;
+    for (int64_t s = 0; s < n; s++) {
+        out[s] = sum;
+        sum += (uint32_t)above[s] + 1;
+    }
+    out[n] = sum;
+    d->scale[row] = 16777216.0 * (UP / sum);
+    found->row = (int32_t)row + 1;
+    return row;
+}
+
+static inline int64_t row_of(digit *d, smoother *smooth, int64_t i, int64_t before) {
+    int32_t row = d->seen[d->depth][number(d, d->depth, i, before)].row;
+    return row ? row - 1 : new_row(d, smooth, i, before);
+}
+
+/* Count a chunk's symbols, and forget its rows. */
+static void learn(digit *d, int64_t start, int64_t stop, const int64_t *before, const int64_t *symbols) {
+    for (int64_t k = 0; k <= d->depth; k++) {
+        int32_t *counts = d->counts[k];
+        context *seen = d->seen[k];
+        for (int64_t i = start; i < stop; i++) {
+            int64_t c = number(d, k, i, before ? before[i] : 0);
+            counts[c * d->n_symbols + symbols[i]]++;
+            seen[c].total++;
+            seen[c].row = 0;
+        }
+    }
+    d->n_chance = 1;
+    d->n_rows = 0;
+}
+
+static int refill(stream *in, int64_t lane, uint64_t x) {
+    if (x < LOWER) {
+        if (in->position >= in->n_words) return 0;
+        x = (x << 32) | in->words[in->position++];
+    }
+    in->state[lane] = x;
+    return 1;
+}
+
+static int read_digit(digit *d, smoother *smooth, stream *in, int64_t start, int64_t stop, const int64_t *before, int64_t *symbols) {
+    int64_t lane = 0;
+    for (int64_t i = start; i < stop; i++) {
+        int64_t row = row_of(d, smooth, i, before ? before[i] : 0);
+        const uint32_t *cumulative = d->cumulative + row * (d->n_symbols + 1);
+        uint64_t x = in->state[lane], slot = x & SLOT_MASK;
+        uint32_t target = (uint32_t)(((slot + 1) * cumulative[d->n_symbols] - 1) >> SLOT_BITS);
+        int64_t first = 0, count = d->n_symbols;
+        while (count > 1) {
+            int64_t half = count >> 1;
+            first = cumulative[first + half] <= target ? first + half : first;
+            count -= half;
+        }
+        uint64_t low = (uint64_t)(int64_t)(cumulative[first] * d->scale[row]);
+        uint64_t high = (uint64_t)(int64_t)(cumulative[first + 1] * d->scale[row]);
+        symbols[i] = first;
+        if (!refill(in, lane, (high - low) * (x >> SLOT_BITS) + slot - low)) return 0;
+        if (++lane == in->lanes) lane = 0;
+    }
+    return 1;
+}
+
+/* Raw bits behind the first digits of a chunk, 16 of each row at a time from the low end. */
+static int read_raw(const uint8_t *n_raw, stream *in, int64_t start, int64_t stop, const int64_t *symbols, int64_t *raw) {
+    int more = 1;
+    for (int64_t done = 0; done < 64 && more; done += 16) {
+        int64_t lane = 0;
+        more = 0;
+        for (int64_t i = start; i < stop; i++) {
+            int64_t left = n_raw[symbols[i]] - done;
+            if (done == 0) raw[i] = 0;
+            if (left <= 0) continue;
+            more |= left > 16;
+            int64_t shift = SLOT_BITS - (left < 16 ? left : 16);
+            uint64_t x = in->state[lane], slot = x & SLOT_MASK, piece = slot >> shift;
+            raw[i] = (int64_t)((uint64_t)raw[i] | piece << done);
+            if (!refill(in, lane, ((x >> SLOT_BITS) << shift) + slot - (piece << shift))) return 0;
+            if (++lane == in->lanes) lane = 0;
+        }
+    }
+    return 1;
+}
+
+/* Read the symbols of a pass, chunk by chunk up to each of `ends`: those of each digit, then raw bits, n_raw[first digit] of a
+   row. Returns the new position, -1 when the words ran out. */
+int64_t lp_read(digit *digits, int64_t n_digits, const int64_t *ends, int64_t n_chunks, const uint8_t *n_raw, uint64_t *state,
+                int64_t lanes, const uint32_t *words, int64_t n_words, int64_t position, int64_t *const *symbols, int64_t *raw) {
+    smoother *smooth = SMOOTH_BEST;
+    stream in = {state, lanes, words, n_words, position};
+    for (int64_t chunk = 0, start = 0; chunk < n_chunks; start = ends[chunk++]) {
+        for (int64_t k = 0; k < n_digits; k++) {
+            const int64_t *before = k ? symbols[k - 1] : 0;
+            if (!read_digit(&digits[k], smooth, &in, start, ends[chunk], before, symbols[k])) return -1;
+            learn(&digits[k], start, ends[chunk], before, symbols[k]);
+        }
+        if (!read_raw(n_raw, &in, start, ends[chunk], symbols[0], raw)) return -1;
+    }
+    return in.position;
+}
+
+/* The slots of the symbols of a pass as lp_read will ask for them; lengths of the steps they make. Returns the number of steps. */
+int64_t lp_write(digit *digits, int64_t n_digits, const int64_t *ends, int64_t n_chunks, const uint8_t *n_raw,
+                 const int64_t *const *symbols, const int64_t *raw, uint32_t *low, uint32_t *width, int64_t *lengths) {
+    smoother *smooth = SMOOTH_BEST;
+    int64_t at = 0, n_steps = 0;
+    for (int64_t chunk = 0, start = 0; chunk < n_chunks; start = ends[chunk++]) {
+        for (int64_t k = 0; k < n_digits; k++) {
+            digit *d = &digits[k];
+            const int64_t *before = k ? symbols[k - 1] : 0;
+            for (int64_t i = start; i < ends[chunk]; i++, at++) {
+                int64_t row = row_of(d, smooth, i, before ? before[i] : 0);
+                const uint32_t *edge = d->cumulative + row * (d->n_symbols + 1) + symbols[k][i];
+                low[at] = (uint32_t)(int64_t)(edge[0] * d->scale[row]);
+                width[at] = (uint32_t)(int64_t)(edge[1] * d->scale[row]) - low[at];
+            }
+            lengths[n_steps++] = ends[chunk] - start;
+            learn(d, start, ends[chunk], before, symbols[k]);
+        }
+        int more = 1;
+        for (int64_t done = 0; done < 64 && more; done += 16) {
+            int64_t first = at;
+            more = 0;
+            for (int64_t i = start; i < ends[chunk]; i++) {
+                int64_t left = n_raw[symbols[0][i]] - done;
+                if (left <= 0) continue;
+                more |= left > 16;
+                int64_t n_bits = left < 16 ? left : 16, shift = SLOT_BITS - n_bits;
+                low[at] = (uint32_t)((((uint64_t)raw[i] >> done) & (((uint64_t)1 << n_bits) - 1)) << shift);
+                width[at++] = (uint32_t)1 << shift;
+            }
+            lengths[n_steps++] = at - first;
+        }
+    }
+    return n_steps;
+}
+
+/* Encode steps of slots backwards; words are written downwards from words[position - 1]. Returns the new position. */
+int64_t lp_encode(const uint32_t *low, const uint32_t *width, const int64_t *lengths, int64_t n_steps, uint64_t *state, int64_t lanes,
+                  uint32_t *words, int64_t position) {
+    int64_t end = 0;
+    for (int64_t k = 0; k < n_steps; k++) end += lengths[k];
+    for (int64_t k = n_steps - 1; k >= 0; end -= lengths[k--]) {
+        if (!lengths[k]) continue;
+        int64_t lane = (lengths[k] - 1) % lanes;
+        for (int64_t i = end - 1; i >= end - lengths[k]; i--) {
+            uint64_t x = state[lane], w = width[i];
             if ((x >> 40) >= w) {
                 words[--position] = (uint32_t)x;
                 x >>= 32;
             }
-            state[i - start] = ((x / w) << SLOT_BITS) + x % w + low[i];
+            state[lane] = ((x / w) << SLOT_BITS) + x % w + low[i];
+            lane = lane ? lane - 1 : lanes - 1;
         }
     }
     return position;
-}
-
-/* The slots of n symbols: low and width of each. */
-void lp_slots(const int64_t *cumulative, int64_t n_symbols, const int64_t *table, const int64_t *symbols, int64_t n,
-              uint32_t *low, uint32_t *width) {
-    for (int64_t i = 0; i < n; i++) {
-        const int64_t *row = cumulative + table[i] * (n_symbols + 1);
-        int64_t total = row[n_symbols];
-        int64_t first = (row[symbols[i]] << SLOT_BITS) / total;
-        low[i] = (uint32_t)first;
-        width[i] = (uint32_t)((row[symbols[i] + 1] << SLOT_BITS) / total - first);
-    }
-}
-
-/* counts[context[i], symbols[i]] += 1 */
-void lp_count(int32_t *counts, int64_t n_symbols, const int64_t *context, const int64_t *symbols, int64_t n) {
-    for (int64_t i = 0; i < n; i++) counts[context[i] * n_symbols + symbols[i]]++;
-}
-
-/* The cumulative frequencies of every distinct deepest context among n rows, in order of appearance, and the row of each.
-   counts[k], contexts[k], weights[k] for levels 0..depth; row_of (n_contexts of the deepest level) holds -1 everywhere, and
-   does so again on return; chance is scratch of 2 * n_symbols. Returns the number of distinct contexts. */
-int64_t lp_chain(int64_t depth, int32_t *const *counts, const int64_t *const *contexts, const int64_t *weights,
-                 int64_t n_symbols, int64_t n, int64_t *row_of, int64_t *chance, int64_t *cumulative, int64_t *table) {
-    const int64_t *deepest = contexts[depth];
-    int64_t found = 0;
-    for (int64_t i = 0; i < n; i++) {
-        int64_t row = row_of[deepest[i]];
-        if (row < 0) {
-            row = row_of[deepest[i]] = found++;
-            int64_t *above = chance, *below = chance + n_symbols;
-            for (int64_t s = 0; s < n_symbols; s++) above[s] = ((int64_t)1 << 20) / n_symbols;
-            for (int64_t k = 0; k <= depth; k++) {
-                const int32_t *count = counts[k] + contexts[k][i] * n_symbols;
-                int64_t total = 0, weight = weights[k];
-                for (int64_t s = 0; s < n_symbols; s++) total += count[s];
-                double denominator = (double)((total << 4) + weight);
-                for (int64_t s = 0; s < n_symbols; s++)
-                    below[s] = (int64_t)((double)(((int64_t)count[s] << 24) + weight * above[s]) / denominator);
-                int64_t *swap = above;
-                above = below;
-                below = swap;
-            }
-            int64_t *out = cumulative + row * (n_symbols + 1), sum = 0;
-            for (int64_t s = 0; s < n_symbols; s++) {
-                out[s] = sum;
-                sum += above[s] + 1;
-            }
-            out[n_symbols] = sum;
-        }
-        table[i] = row;
-    }
-    for (int64_t i = 0; i < n; i++) row_of[deepest[i]] = -1;
-    return found;
 }

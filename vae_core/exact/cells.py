@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from vae_core.entropy import kernel
+from vae_core.entropy.passes import Contexts, PassTables
 from vae_core.entropy.rans import MAX_RAW_BITS, Channel
 from vae_core.errors import CorruptArchive
 from vae_core.exact import digits as digits_module
@@ -15,14 +17,15 @@ from vae_core.exact import features as features_module
 from vae_core.exact import linear as linear_module
 from vae_core.exact.counts import MAX_CELLS, AdaptiveCounts, n_contexts
 from vae_core.exact.digits import Digits, Direct
-from vae_core.exact.features import N_STATES, Decoded, Feature, Surroundings, context
+from vae_core.exact.features import N_STATES, Decoded, Feature, Surroundings
 from vae_core.exact.linear import Linear
 from vae_core.exact.recall import MAX_KEYS, Recalled
-from vae_core.exact.schedule import LAST_CHUNKS, STRIDE, chunks, neighbours, passes
+from vae_core.exact.schedule import LAST_CHUNKS, STRIDE, chunks, every, neighbours, passes
 
 Ints = NDArray[np.int64]
 MAX_FEATURES = 4
 FLAGS = Direct.over(0, 1)
+_NONE = np.empty(0, np.int64)
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,50 +98,82 @@ def code_cells(
     Rows that are not active keep what `own` holds, and must hold the same on both sides.
     """
     n_rows, by_level = decoded.n_rows, plan.by_level
-    tables = [
+    tables = _kernel_tables(plan, n_rows) if channel.takes_passes and kernel.available() else _numpy_tables(plan)
+    for step, all_rows in passes(n_rows, by_level):
+        rows = all_rows if active is None else all_rows[active[all_rows]]
+        if not len(rows):
+            continue
+        # what a pass is conditioned on was decoded in passes before it, but for the digit before
+        left = right = None
+        if by_level and step < STRIDE:
+            left, right = neighbours(step, rows, n_rows)
+        guess, fraction = (None, None) if plan.linear is None else plan.linear.guess(decoded, rows, own, left, right)
+        around = Surroundings(
+            step, None if left is None else own[left], None if right is None else own[right], guess, fraction
+        )
+        picked = rows if active is not None else every(step)
+        contexts = [_contexts(digit, decoded, picked, len(rows), around, tables) for digit in plan.digits]
+        known = raw = None
+        if channel.writes:
+            known, _, raw = plan.scheme.split(own[rows], guess)
+        if isinstance(tables, PassTables):
+            ends = np.array([chunk.stop for chunk in chunks(len(rows), plan.last_chunk)], np.int64)
+            got, raw = channel.code_pass(tables, contexts, ends, known, raw)
+        else:
+            got, raw = _code_pass(channel, plan, tables, contexts, len(rows), known, raw)
+        if not channel.writes:
+            own[rows] = plan.scheme.join(got, raw, guess)
+
+
+def _numpy_tables(plan: CellPlan) -> list[AdaptiveCounts]:
+    return [
         AdaptiveCounts(size, [f.size for f in d.features], d.weights)
         for size, d in zip(plan.scheme.sizes, plan.digits, strict=True)
     ]
-    n_seen = 0
-    n_active = n_rows if active is None else int(active.sum())
-    for step, all_rows in passes(n_rows, by_level):
-        pass_rows = all_rows if active is None else all_rows[active[all_rows]]
-        for chunk in chunks(len(pass_rows), plan.last_chunk):
-            rows = pass_rows[chunk]
-            left = right = None
-            if by_level and step < STRIDE:
-                left, right = neighbours(step, rows, n_rows)
-            guess, fraction = (None, None) if plan.linear is None else plan.linear.guess(decoded, rows, own, left, right)
-            around = Surroundings(
-                step, None if left is None else own[left], None if right is None else own[right], guess, fraction
-            )
-            last = n_seen + chunk.stop >= n_active
-            own[rows] = _code_chunk(channel, plan, tables, decoded, rows, around, own[rows], learn=not last)
-        n_seen += len(pass_rows)
 
 
-def _code_chunk(
+def _kernel_tables(plan: CellPlan, n_rows: int) -> PassTables:
+    digits = []
+    for size, digit in zip(plan.scheme.sizes, plan.digits, strict=True):
+        sizes = [f.size for f in digit.features]
+        levels = Contexts.of(sizes, [None if f.kind == "digit" else _NONE for f in digit.features])
+        digits.append((size, [n_contexts(sizes[:k]) for k in range(len(sizes) + 1)], digit.weights, levels.strides))
+    first = np.arange(plan.scheme.sizes[0], dtype=np.int64)
+    return PassTables(digits, plan.scheme.n_raw([first]), min(plan.last_chunk, n_rows))
+
+
+def _contexts(
+    digit: DigitPlan, decoded: Decoded, rows: Ints | slice, n_rows: int, around: Surroundings, tables: PassTables | list[AdaptiveCounts]
+) -> Contexts:
+    kind = np.int32 if isinstance(tables, PassTables) else np.int64
+    levels = [
+        None if f.kind == "digit" else around.levels(f, n_rows) if f.column < 0 else decoded.feature(f)[rows] for f in digit.features
+    ]
+    return Contexts.of([f.size for f in digit.features], [None if level is None else level.astype(kind, copy=False) for level in levels])
+
+
+def _code_pass(
     channel: Channel,
     plan: CellPlan,
     tables: list[AdaptiveCounts],
-    decoded: Decoded,
-    rows: Ints,
-    around: Surroundings,
-    truth: Ints,
-    learn: bool,
-) -> Ints:
-    known = raw = None
-    if channel.writes:
-        known, _, raw = plan.scheme.split(truth, around.guess)
-    got: list[Ints] = []
-    for k, (digit, counts) in enumerate(zip(plan.digits, tables, strict=True)):
-        extra = {} if k == 0 else {0: got[-1]}
-        contexts = counts.contexts(context(digit.features, decoded, rows, around, extra), len(rows))
-        cumulative, table = counts.cumulative(contexts)
-        got.append(channel.code(cumulative, table, None if known is None else known[k]))
-        if learn:
-            counts.update(contexts, got[-1])
-    return plan.scheme.join(got, _code_raw(channel, plan.scheme.n_raw(got), raw), around.guess)
+    contexts: list[Contexts],
+    n_rows: int,
+    known: list[Ints] | None,
+    raw: Ints | None,
+) -> tuple[list[Ints], Ints]:
+    """Symbols of each digit and raw bits of a pass: what kernel.c does in one call."""
+    got = [np.empty(n_rows, np.int64) for _ in tables]
+    rest = np.empty(n_rows, np.int64)
+    for chunk in chunks(n_rows, plan.last_chunk):
+        n, before = chunk.stop - chunk.start, None
+        for k, counts in enumerate(tables):
+            numbers = contexts[k].numbers(chunk, n, before)
+            cumulative, table = counts.cumulative(numbers)
+            before = got[k][chunk] = channel.code(cumulative, table, None if known is None else known[k][chunk])
+            counts.update(numbers, before)
+        n_raw = plan.scheme.n_raw([digit[chunk] for digit in got])
+        rest[chunk] = _code_raw(channel, n_raw, None if raw is None else raw[chunk])
+    return got, rest
 
 
 def _code_raw(channel: Channel, n_bits: Ints, raw: Ints | None) -> Ints:
@@ -236,14 +271,16 @@ def to_minutes(values: Ints) -> Ints:
 
 def from_minutes(minutes: Ints) -> Ints:
     """The inverse of to_minutes on its image."""
-    spare = -(minutes + 1)
-    quotient, rest = np.divmod(spare, 40)
-    regular = quotient * 0 + (minutes // 60) * 100 + minutes % 60
-    odd = quotient * 100 + rest + 60
-    far = minutes < -(1 << 41)
-    return np.where(
-        far, minutes + (1 << 41), np.where(minutes < 0, odd, np.where(minutes >= 1 << 40, minutes, regular))
-    )
+    hours = minutes // 60
+    found = minutes + 40 * hours
+    if len(minutes) and not 0 <= minutes.min() <= minutes.max() < 1 << 40:
+        spare = -(minutes + 1)
+        quotient, rest = np.divmod(spare, 40)
+        odd = quotient * 100 + rest + 60
+        found = np.where(
+            minutes < -(1 << 41), minutes + (1 << 41), np.where(minutes < 0, odd, np.where(minutes >= 1 << 40, minutes, found))
+        )
+    return found
 
 
 def code_column(

@@ -6,21 +6,28 @@ Level 0 has no context, level k the first k features. Each level smooths towards
 
 (a Pitman-Yor-like chain without discount; Teh 2006, and the KT estimator for k = 0), and the coder's frequencies are P_K + 1.
 Nothing is stored for a table: encoder and decoder both learn it, chunk after chunk.
+
+The divisions are products with an inverse that is a little too large (rans.UP): exact for as many rows as a block may have,
+where numerators stay below 2**47, divisors below 2**27 and quotients at 2**20 or less.
 """
 
 from __future__ import annotations
 
-import ctypes
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from vae_core.entropy import kernel
+from vae_core.entropy.passes import Contexts
+from vae_core.entropy.rans import UP
 
 Ints = NDArray[np.int64]
+Floats = NDArray[np.float64]
 SCALE_BITS = 20
+COUNT = float(1 << (SCALE_BITS + 4))
+ONE = np.int32(1)  # of the tables' own type, else np.add.at takes its slow path
+FEW_CELLS = 2048
+SMALL_TABLE = 16384  # cells
 MAX_CELLS = 1 << 23
 
 
@@ -30,11 +37,6 @@ def n_contexts(sizes: Sequence[int]) -> int:
     for size in sizes:
         product *= size
     return product
-
-
-def _quotient(numerator: Ints, denominator: Ints) -> Ints:
-    """Floor division of non-negative integers below 2**52: exact in float64, and vectorised where int64 division is not."""
-    return (numerator / denominator).astype(np.int64)
 
 
 class AdaptiveCounts:
@@ -48,85 +50,87 @@ class AdaptiveCounts:
         self.n_symbols = n_symbols
         self.sizes = tuple(sizes)
         self.weights = tuple(weights)
-        self._counts = [np.zeros((n_contexts(self.sizes[:k]), n_symbols), np.int32) for k in range(len(self.sizes) + 1)]
-        c = kernel.library()
-        self._scratch = None if c is None else _Scratch(c, self._counts, self.weights)
+        n_levels = [n_contexts(self.sizes[:k]) for k in range(len(self.sizes) + 1)]
+        self._counts = [np.zeros((n, n_symbols), np.int32) for n in n_levels]
+        self._uniform: Floats = np.full((1, n_symbols), float((1 << SCALE_BITS) // n_symbols))
+        self._totals = [np.zeros(n, np.int64) for n in n_levels]
+        self._places = [np.empty(n, np.int64) for n in n_levels]  # scratch: where a context was met last in this chunk
 
     def contexts(self, levels: Sequence[Ints], n: int) -> list[Ints]:
         """(n,) context numbers for every table level."""
-        found = [np.zeros(n, np.int64)]
-        for size, level in zip(self.sizes, levels, strict=True):
-            found.append(found[-1] * size + level)
-        return found
+        return Contexts.of(self.sizes, levels).numbers(slice(None), n, None)
 
-    def cumulative(self, contexts: Sequence[Ints]) -> tuple[Ints, Ints]:
-        """((n_distinct, n_symbols + 1) cumulative frequencies, (n,) row of each symbol) for one chunk."""
-        if self._scratch is not None:
-            return self._scratch.cumulative(self, contexts)
-        deepest = contexts[-1]
-        seen = np.zeros(len(self._counts[-1]), bool)
-        seen[deepest] = True
-        wanted = [np.flatnonzero(seen)]
-        row_of = np.zeros(len(seen), np.int64)
-        row_of[wanted[0]] = np.arange(len(wanted[0]))
-        table = row_of[deepest]
-        links: list[Ints] = []
-        for size in reversed(self.sizes):
-            parents, link = np.unique(wanted[-1] // size, return_inverse=True)
-            wanted.append(parents)
-            links.append(link)
-        wanted.reverse()
-        links.reverse()
-        chance = np.full((1, self.n_symbols), (1 << SCALE_BITS) // self.n_symbols, np.int64)
-        for k, rows in enumerate(wanted):
-            prior = chance if k == 0 else chance[links[k - 1]]
-            counts = self._counts[k][rows].astype(np.int64)
-            numerator = (counts << (SCALE_BITS + 4)) + self.weights[k] * prior
-            chance = _quotient(numerator, (counts.sum(1, keepdims=True) << 4) + self.weights[k])
-        cumulative = np.zeros((len(chance), self.n_symbols + 1), np.int64)
-        np.cumsum(chance + 1, axis=1, out=cumulative[:, 1:])
-        return cumulative, table
+    def cumulative(self, contexts: Sequence[Ints]) -> tuple[Floats, Ints]:
+        """((n_distinct, n_symbols + 1) cumulative frequencies, (n,) row of each symbol) for one chunk.
+
+        The frequencies are integers held in float64, where every step of their computation is exact.
+        """
+        if len(self._places[-1]) * self.n_symbols <= SMALL_TABLE:
+            return self._edges(self._all()), contexts[-1]
+        depth = len(self.sizes)
+        some, table = _distinct(contexts[depth], self._places[depth])
+        wanted: list[tuple[Ints, Ints | None]] = [(contexts[depth].take(some), None)]
+        for k in range(depth - 1, -1, -1):
+            link: Ints | None = None
+            if len(some) * self.n_symbols > FEW_CELLS or not k:  # else a copy of the level above for each costs less than to share
+                fewer, link = _distinct(contexts[k].take(some), self._places[k])
+                some = some.take(fewer)
+            wanted.append((contexts[k].take(some), link))
+        chance = self._uniform
+        above: Ints | None = None
+        for k, (rows, link) in enumerate(reversed(wanted)):
+            chance = self._smooth(k, rows, chance, above)
+            above = link
+        return self._edges(chance), table
+
+    def _edges(self, chance: Floats) -> Floats:
+        """Cumulative frequencies from the chances of the deepest level."""
+        cumulative = np.zeros((len(chance), self.n_symbols + 1))
+        chance += 1
+        np.cumsum(chance, axis=1, out=cumulative[:, 1:])
+        return cumulative
+
+    def _all(self) -> Floats:
+        """The chances of every context of the deepest level: for a small table that is less work than to pick some."""
+        chance = self._uniform
+        for counts, totals, weight in zip(self._counts, self._totals, self.weights, strict=True):
+            found = np.multiply(counts, COUNT, dtype=np.float64)
+            found.reshape(len(chance), -1, self.n_symbols)[:] += (chance * float(weight))[:, None]
+            found *= (UP / (16 * totals + weight))[:, None]
+            chance = np.floor(found, out=found)
+        return chance
+
+    def _smooth(self, k: int, rows: Ints, above: Floats, link: Ints | None) -> Floats:
+        """(len(rows), n_symbols) chances of contexts of level k from those of the level above, row link[i] for each."""
+        found: Floats = np.multiply(self._counts[k].take(rows, axis=0), COUNT, dtype=np.float64)
+        above = above * float(self.weights[k])
+        found += above if link is None or len(above) == 1 else above.take(link, axis=0)
+        found *= (UP / (16 * self._totals[k].take(rows) + self.weights[k]))[:, None]
+        np.floor(found, out=found)
+        return found
 
     def update(self, contexts: Sequence[Ints], symbols: Ints) -> None:
         """Count n symbols under their contexts."""
-        if self._scratch is not None:
-            self._scratch.count(self, contexts, symbols)
-            return
-        for counts, context in zip(self._counts, contexts, strict=True):
+        self._totals[0] += len(symbols)
+        self._counts[0] += np.bincount(symbols, minlength=self.n_symbols).astype(np.int32)
+        for counts, totals, context in zip(self._counts[1:], self._totals[1:], contexts[1:], strict=True):
+            np.add.at(totals, context, 1)
             cell, flat = context * self.n_symbols + symbols, counts.reshape(-1)
             if len(flat) <= 4 * len(cell):
                 flat += np.bincount(cell, minlength=len(flat)).astype(np.int32)
             else:
-                np.add.at(flat, cell, 1)
+                np.add.at(flat, cell, ONE)
 
 
-class _Scratch:
-    """The same by the C kernel: its buffers, and the addresses of the tables."""
+def _distinct(numbers: Ints, place: Ints) -> tuple[Ints, Ints]:
+    """Where each of (n,) numbers is met for the last time, and for each of them which of those is its own.
 
-    def __init__(self, c: Any, counts: Sequence[NDArray[np.int32]], weights: Sequence[int]) -> None:
-        self.c = c
-        self.tables = kernel.pointers(counts)
-        self.weights = np.array(weights, np.int64)
-        self.row_of = np.full(len(counts[-1]), -1, np.int64)
-        self.chance = np.empty(2 * counts[0].shape[1], np.int64)
-
-    def cumulative(self, counts: AdaptiveCounts, contexts: Sequence[Ints]) -> tuple[Ints, Ints]:
-        """See AdaptiveCounts.cumulative; the rows come in order of appearance."""
-        n = len(contexts[-1])
-        table = np.empty(n, np.int64)
-        out = np.empty((min(n, len(self.row_of)), counts.n_symbols + 1), np.int64)
-        found = self.c.lp_chain(
-            kernel.size(len(contexts) - 1), self.tables, kernel.pointers(contexts), kernel.pointer(self.weights),
-            kernel.size(counts.n_symbols), kernel.size(n), kernel.pointer(self.row_of), kernel.pointer(self.chance),
-            kernel.pointer(out), kernel.pointer(table),
-        )  # fmt: skip
-        return out[:found], table
-
-    def count(self, counts: AdaptiveCounts, contexts: Sequence[Ints], symbols: Ints) -> None:
-        """See AdaptiveCounts.update."""
-        symbols = np.ascontiguousarray(symbols, np.int64)
-        for table, context in zip(self.tables, contexts, strict=True):
-            self.c.lp_count(
-                ctypes.c_void_p(table), kernel.size(counts.n_symbols), kernel.pointer(context), kernel.pointer(symbols),
-                kernel.size(len(symbols)),
-            )  # fmt: skip
+    place : scratch with room for every number; what it holds is of no matter
+    """
+    here = np.arange(len(numbers))
+    place[numbers] = here
+    last = place.take(numbers)
+    first = last == here
+    rank = first.cumsum()
+    rank -= 1
+    return first.nonzero()[0], rank.take(last)

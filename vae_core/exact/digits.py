@@ -64,25 +64,32 @@ class Direct:
 
     def join(self, digits: list[Ints], raw: Ints, prediction: Ints | None) -> Ints:
         """The inverse of split."""
-        offset = digits[0] << self.shift
+        found = digits[0] << self.shift
         if self.shift:
-            offset = offset | digits[1]
-        return np.where(digits[0] == self.escape, raw, offset + np.int64(self.lo))
+            found |= digits[1]
+        found += np.int64(self.lo)
+        return _with_escaped(found, digits[0] == self.escape, raw)
 
     def to_json(self) -> list[Any]:
         return ["direct", self.lo, self.span, self.shift]
 
 
 def _bit_length(values: Ints) -> Ints:
-    """Bits of non-negative int64, exactly (a float logarithm errs near powers of two)."""
-    length = np.zeros(len(values), np.int64)
-    rest = values.copy()
-    for step in (32, 16, 8, 4, 2, 1):
-        high = rest >> step
-        some = high > 0
-        length += np.where(some, step, 0)
-        rest = np.where(some, high, rest)
-    return length + (values > 0)
+    """Bits of non-negative int64, exactly."""
+    length = values.astype(np.float64).view(np.int64)  # the exponent of the nearest double
+    length >>= 52
+    length -= 1022
+    np.maximum(length, 0, out=length)
+    if len(values) and values.max() >= 1 << 53:  # which may lie beyond the next power of two
+        length -= values >> np.maximum(length - 1, 0) == 0
+        np.maximum(length, 0, out=length)
+    return length
+
+
+def _with_escaped(found: Ints, escaped: NDArray[np.bool_], raw: Ints) -> Ints:
+    """found, in place, with the raw values where the escape symbol stood."""
+    np.copyto(found, raw, where=escaped)
+    return found
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,9 +122,10 @@ class Residual:
             magnitude = np.abs(residual)
         inside = (magnitude >= 0) & (magnitude < (1 << self.bits))
         magnitude = np.where(inside, magnitude, 0)
-        size = _bit_length(magnitude)
-        extra = np.maximum(size - 2, 0)
-        kind = np.where(size <= 2, magnitude, 4 + 2 * (size - 3) + ((magnitude >> np.maximum(size - 2, 0)) & 1))
+        extra = _bit_length(magnitude)
+        extra -= 2
+        np.maximum(extra, 0, out=extra)
+        kind = np.where(extra == 0, magnitude, 2 * (extra + 1) + ((magnitude >> extra) & 1))
         token = np.where(inside, _signed(kind, residual < 0), self.escape)
         rest = magnitude & ((np.int64(1) << extra) - 1)
         low = np.maximum(extra - LOW_BITS, 0)
@@ -127,30 +135,34 @@ class Residual:
         raw = np.where(inside, rest & ((np.int64(1) << low) - 1), values)
         return digits, np.where(inside, low, 64), raw
 
-    def _unpack(self, token: Ints) -> tuple[Ints, Ints, Ints, NDArray[np.bool_]]:
-        """kind, extra bits, base magnitude and sign of tokens."""
-        kind = (token + 1) >> 1
-        negative = (token & 1).astype(bool)
+    def _tokens(self) -> tuple[Ints, Ints]:
+        """Of every token: the magnitude its class begins with, extra bits. The escape has none."""
+        token = np.arange(self.escape + 1)
+        kind = np.where(token == self.escape, 0, (token + 1) >> 1)
         extra = np.where(kind < 4, 0, ((kind - 4) >> 1) + 1)
-        base = np.where(kind < 4, kind, (2 + (kind & 1)) << extra)
-        return kind, extra, base, negative
+        return np.where(kind < 4, kind, (2 + (kind & 1)) << extra), extra
 
     def n_raw(self, digits: list[Ints]) -> Ints:
-        _, extra, _, _ = self._unpack(digits[0])
-        return np.where(digits[0] == self.escape, 64, np.maximum(extra - LOW_BITS, 0))
+        _, extra = self._tokens()
+        n_bits = np.maximum(extra - LOW_BITS, 0)
+        n_bits[self.escape] = 64
+        return n_bits.take(digits[0])
 
     def join(self, digits: list[Ints], raw: Ints, prediction: Ints | None) -> Ints:
         assert prediction is not None
-        escaped = digits[0] == self.escape
-        token = np.where(escaped, 0, digits[0])
-        _, extra, base, negative = self._unpack(token)
-        low = np.maximum(extra - LOW_BITS, 0)
-        rest = np.where(escaped, 0, raw)
+        token, (base, extra) = digits[0], self._tokens()
+        found = raw
         if len(self.sizes) > 1:
-            rest = rest | (digits[1] << low)
-        magnitude = base + (rest & ((np.int64(1) << extra) - 1))
+            found = digits[1] << np.maximum(extra - LOW_BITS, 0).take(token)
+            found |= raw
+        found = found & ((np.int64(1) << extra) - 1).take(token)
+        found += base.take(token)
+        minus = -(token & 1)  # odd tokens are negative: x ^ -1 - -1 is -x
+        found ^= minus
+        found -= minus
         with np.errstate(over="ignore"):
-            return np.where(escaped, raw, prediction + np.where(negative, -magnitude, magnitude))
+            found += prediction
+        return _with_escaped(found, token == self.escape, raw)
 
     def to_json(self) -> list[Any]:
         return ["residual", self.bits]

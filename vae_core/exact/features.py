@@ -66,9 +66,10 @@ class Feature:
                 offset = values - np.int64(self.lo)
             return np.where((offset >= 0) & (offset < self.size - 1), offset, self.size - 1)
         edges: Ints = np.array(self.edges, np.int64)
-        found: Ints = np.asarray(np.searchsorted(edges, values, side="right"), np.int64)
-        return found
-
+        low, high = (int(values.min()), int(values.max())) if len(values) else (0, 0)
+        if high - low < len(values):  # a search for every value there may be, then one look-up a row
+            return edges.searchsorted(low + np.arange(high - low + 1), side="right").astype(np.int64, copy=False).take(values - low)
+        return edges.searchsorted(values, side="right").astype(np.int64, copy=False)
 
 
 def from_json(parts: Any, n_columns: int) -> Feature:

@@ -34,6 +34,11 @@ def passes(n_rows: int, by_level: bool) -> list[tuple[int, Ints]]:
     return [(step, rows) for step, rows in found if len(rows)]
 
 
+def every(step: int) -> slice:
+    """The rows of the pass of that step, when none is left out, as a slice."""
+    return slice(None) if step == 0 else slice(0, None, STRIDE) if step == STRIDE else slice(step, None, 2 * step)
+
+
 def chunks(n_rows: int, last: int) -> Iterator[slice]:
     """Slices of a pass of n_rows rows; a chunk is half as long as what came before it in the pass,
     within FIRST_CHUNK and `last`: where much is to be learned, fresh counts are worth more than long vectors."""

@@ -1,0 +1,115 @@
+"""Whether a compiled kernel gives the bits of the specification: one small pass by it, and by the formulas of FORMAT.md in Python."""
+
+from __future__ import annotations
+
+from itertools import accumulate
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vae_core.entropy import kernel
+from vae_core.entropy.passes import N_RAW_STEPS, Contexts, PassTables
+
+Ints = NDArray[np.int64]
+N_ROWS = 160
+ENDS = np.array([40, 64, 120, N_ROWS], np.int64)
+SYMBOLS = (9, 5)
+# weights of one sixteenth and of thousands, so that the smoothing of every level shows
+DIGITS = ((SYMBOLS[0], (1, 4, 12), (37, 5, 900), (0, 0, 0)), (SYMBOLS[1], (1, 9, 63), (3, 1, 40_000), (0, 1, 7)))
+RAW_BITS = np.array([0, 0, 1, 16, 17, 33, 0, 0, 64], np.int64)
+LANES = 8
+LOWER = 1 << 32
+
+
+def agrees(c: Any) -> bool:
+    """Whether lp_write, lp_encode and lp_read do what they should."""
+    rng = np.random.default_rng(7)
+    symbols = [np.minimum(rng.geometric(0.3, N_ROWS) - 1, size - 1) for size in SYMBOLS]
+    raw = rng.integers(-(1 << 63), (1 << 63) - 1, N_ROWS)
+    free = 64 - np.maximum(RAW_BITS[symbols[0]], 1)
+    raw = np.where(RAW_BITS[symbols[0]] == 0, 0, (raw.view(np.uint64) << free.astype(np.uint64) >> free.astype(np.uint64)).view(np.int64))
+    first, last = rng.integers(0, 4, N_ROWS), rng.integers(0, 7, N_ROWS)
+    contexts = [[None, first, first * 3 + rng.integers(0, 3, N_ROWS)], [None, None, last]]
+    narrow = [
+        Contexts(tuple(None if level is None else level.astype(np.int32) for level in levels), digit[3])
+        for levels, digit in zip(contexts, DIGITS, strict=True)
+    ]
+    most = N_ROWS * (len(SYMBOLS) + N_RAW_STEPS)
+    low, width, lengths = np.empty(most, np.uint32), np.empty(most, np.uint32), np.empty(most, np.int64)
+    fresh = PassTables(DIGITS, RAW_BITS, N_ROWS)
+    n_steps = c.lp_write(
+        *fresh.arguments(narrow, ENDS), kernel.pointers(symbols), kernel.pointer(raw), kernel.pointer(low),
+        kernel.pointer(width), kernel.pointer(lengths),
+    )  # fmt: skip
+    steps = _slots(contexts, symbols, raw)
+    lengths = lengths[:n_steps].copy()
+    n = int(lengths.sum())
+    if [k for k in lengths.tolist() if k] != [len(step) for step in steps if step]:
+        return False
+    if list(zip(low[:n].tolist(), width[:n].tolist(), strict=True)) != [slot for step in steps for slot in step]:
+        return False
+    state, words = np.full(LANES, LOWER, np.uint64), np.empty(n, np.uint32)
+    position = c.lp_encode(
+        kernel.pointer(low), kernel.pointer(width), kernel.pointer(lengths), kernel.size(n_steps), kernel.pointer(state),
+        kernel.size(LANES), kernel.pointer(words), kernel.size(n),
+    )  # fmt: skip
+    words = words[position:].copy()
+    if not _read_by_formula(steps, state.tolist(), words.tolist()):
+        return False
+    got, rest = [np.empty(N_ROWS, np.int64) for _ in SYMBOLS], np.empty(N_ROWS, np.int64)
+    fresh = PassTables(DIGITS, RAW_BITS, N_ROWS)
+    end = c.lp_read(
+        *fresh.arguments(narrow, ENDS), kernel.pointer(state), kernel.size(LANES), kernel.pointer(words),
+        kernel.size(len(words)), kernel.size(0), kernel.pointers(got), kernel.pointer(rest),
+    )  # fmt: skip
+    same = all(np.array_equal(a, b) for a, b in zip([*got, rest], [*symbols, raw], strict=True))
+    return same and bool(end == len(words) and (state == LOWER).all())
+
+
+def _slots(contexts: list[list[Ints | None]], symbols: list[Ints], raw: Ints) -> list[list[tuple[int, int]]]:
+    """(low, width) of every symbol of every step."""
+    seen: dict[tuple[int, ...], list[int]] = {}
+    steps: list[list[tuple[int, int]]] = []
+    start = 0
+    for stop in ENDS.tolist():
+        for k, (size, _, weights, strides) in enumerate(DIGITS):
+            step, met = [], []
+            for i in range(start, stop):
+                chance = [(1 << 20) // size] * size
+                for level, (weight, stride) in enumerate(zip(weights, strides, strict=True)):
+                    base = contexts[k][level]
+                    number = (0 if base is None else int(base[i])) + (stride * int(symbols[k - 1][i]) if k else 0)
+                    counts = seen.setdefault((k, level, number), [0] * size)
+                    total = 16 * sum(counts) + weight
+                    chance = [((n << 24) + weight * p) // total for n, p in zip(counts, chance, strict=True)]
+                    met.append((counts, int(symbols[k][i])))
+                edges = [0, *accumulate(p + 1 for p in chance)]
+                low, high = ((edges[symbols[k][i] + end] << 24) // edges[-1] for end in (0, 1))
+                step.append((low, high - low))
+            for counts, symbol in met:
+                counts[symbol] += 1
+            steps.append(step)
+        for done in range(0, 64, 16):
+            widths = [(i, min(16, int(RAW_BITS[symbols[0][i]]) - done)) for i in range(start, stop)]
+            steps.append([((int(raw[i]) >> done) % (1 << b) << 24 - b, 1 << 24 - b) for i, b in widths if b > 0])
+        start = stop
+    return steps
+
+
+def _read_by_formula(steps: list[list[tuple[int, int]]], state: list[int], words: list[int]) -> bool:
+    """Whether states and words are those of a stream of these slots."""
+    position = 0
+    for step in steps:
+        for i, (low, width) in enumerate(step):
+            x = state[i % LANES]
+            slot = x % (1 << 24)
+            if not low <= slot < low + width:
+                return False
+            x = width * (x >> 24) + slot - low
+            if x < LOWER:
+                if position == len(words):
+                    return False
+                x, position = (x << 32) + words[position], position + 1
+            state[i % LANES] = x
+    return position == len(words) and set(state) == {LOWER}

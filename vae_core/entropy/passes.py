@@ -1,0 +1,131 @@
+"""A pass over a column in one call of the C kernel: what kernel.c needs to hold for each digit, and where its results go.
+
+The same walk in numpy is exact/cells.py, chunk by chunk, over exact/counts.py and rans.py: the specification, and what runs
+where there is no kernel.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vae_core.entropy import kernel
+
+Ints = NDArray[np.int64]
+MAX_DEPTH = 8  # as in kernel.c
+MAX_SYMBOLS = 512
+N_RAW_STEPS = 4  # of 16 bits each
+SCALE = 1 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Contexts:
+    """Context numbers of all rows of a pass, but for what the digit before adds to them.
+
+    bases   : for each level (n,) int64, int32 for the kernel, None where all are 0
+    strides : for each level what one more in the digit before adds; 0 for a first digit
+    """
+
+    bases: tuple[NDArray[np.signedinteger[Any]] | None, ...]
+    strides: tuple[int, ...]
+
+    @classmethod
+    def of(cls, sizes: Sequence[int], levels: Sequence[NDArray[np.signedinteger[Any]] | None]) -> Contexts:
+        """From (n,) levels of each feature, None for the digit before."""
+        bases: list[NDArray[np.signedinteger[Any]] | None] = [None]
+        strides = [0]
+        for size, level in zip(sizes, levels, strict=True):
+            scaled = None if bases[-1] is None else bases[-1] * size
+            bases.append(scaled if level is None else level if scaled is None else np.add(scaled, level, out=scaled))
+            strides.append(strides[-1] * size + (level is None))
+        return cls(tuple(bases), tuple(strides))
+
+    def numbers(self, rows: slice, n: int, before: Ints | None) -> list[Ints]:
+        """(n,) context numbers of each level for n rows, given the digit before."""
+        found: list[Ints] = []
+        for base, stride in zip(self.bases, self.strides, strict=True):
+            own = np.zeros(n, np.int64) if base is None else base[rows]
+            found.append(own if not stride or before is None else own + before * stride)
+        return found
+
+
+class _Digit(ctypes.Structure):
+    """kernel.c: digit."""
+
+    _fields_ = (
+        ("n_symbols", ctypes.c_int64),
+        ("depth", ctypes.c_int64),
+        ("weights", ctypes.c_void_p),
+        ("strides", ctypes.c_void_p),
+        ("counts", ctypes.c_void_p),
+        ("seen", ctypes.c_void_p),
+        ("contexts", ctypes.c_void_p),
+        ("chance", ctypes.c_void_p),
+        ("cumulative", ctypes.c_void_p),
+        ("scale", ctypes.c_void_p),
+        ("n_chance", ctypes.c_int64),
+        ("n_rows", ctypes.c_int64),
+    )
+
+
+class PassTables:
+    """The tables of one plan, filled pass after pass.
+
+    digits    : (n_symbols, n_contexts of each level, weights, strides) each
+    raw_bits  : (n_symbols of the first digit,) bits that follow a row of that digit
+    most_rows : of a chunk
+    """
+
+    def __init__(
+        self,
+        digits: Sequence[tuple[int, Sequence[int], Sequence[int], Sequence[int]]],
+        raw_bits: Ints,
+        most_rows: int,
+    ) -> None:
+        self.n_digits = len(digits)
+        self._raw_bits = raw_bits.astype(np.uint8)
+        self._kept: list[Any] = []  # what the structures point to
+        self._structures = (_Digit * len(digits))()
+        for structure, digit in zip(self._structures, digits, strict=True):
+            self._fill(structure, most_rows, *digit)
+
+    def _fill(
+        self, structure: _Digit, most_rows: int, n_symbols: int, contexts: Sequence[int], weights: Sequence[int], strides: Sequence[int]
+    ) -> None:
+        if not len(contexts) == len(weights) == len(strides) <= MAX_DEPTH or not 1 <= n_symbols <= MAX_SYMBOLS:
+            raise ValueError(f"the kernel has no room for {n_symbols} symbols under {len(contexts)} levels of contexts")
+        counts = [np.zeros((n, n_symbols), np.int32) for n in contexts]
+        seen = [np.zeros((n, 2), np.int32) for n in contexts]
+        rows = [min(most_rows, n) for n in contexts]
+        chance = np.empty((1 + sum(rows[:-1]), n_symbols), np.int32)
+        chance[0] = SCALE // n_symbols
+        cumulative, scale = np.empty((rows[-1], n_symbols + 1), np.uint32), np.empty(rows[-1], np.float64)
+        numbers = [np.array(values, np.int64) for values in (weights, strides)]
+        tables = [kernel.pointers(arrays) for arrays in (counts, seen)]
+        structure.n_symbols, structure.depth = n_symbols, len(contexts) - 1
+        structure.weights, structure.strides = (a.ctypes.data for a in numbers)
+        structure.counts, structure.seen = (ctypes.addressof(table) for table in tables)
+        structure.chance, structure.cumulative, structure.scale = chance.ctypes.data, cumulative.ctypes.data, scale.ctypes.data
+        structure.n_chance = 1
+        self._kept += [counts, seen, chance, cumulative, scale, numbers, tables]
+
+    def arguments(self, contexts: Sequence[Contexts], ends: Ints) -> list[Any]:
+        """The first arguments of lp_read and lp_write for a pass, good while this object lives and until the next pass.
+
+        contexts : of each digit
+        ends     : (n_chunks,) ends of the chunks, the last one n_rows
+        """
+        tables = []
+        for structure, digit in zip(self._structures, contexts, strict=True):
+            assert all(base is None or (base.dtype == np.int32 and len(base) == ends[-1]) for base in digit.bases)
+            tables.append((ctypes.c_void_p * len(digit.bases))(*(None if a is None else kernel.address(a) for a in digit.bases)))
+            structure.contexts = ctypes.addressof(tables[-1])
+        self._bound = (tables, contexts, ends)  # alive until the next pass
+        return [
+            self._structures, kernel.size(self.n_digits), kernel.pointer(ends), kernel.size(len(ends)), kernel.pointer(self._raw_bits)
+        ]  # fmt: skip
