@@ -19,6 +19,8 @@ from vae_core.exact.features import Decoded
 Ints = NDArray[np.int64]
 Bools = NDArray[np.bool_]
 MAX_KEYS = 3
+SPARSE = 64  # numbers a row: integers that lie farther apart are made dense
+MOST_NUMBERS = 1 << 48
 
 
 def key_numbers(columns: Sequence[Ints]) -> Ints:
@@ -29,6 +31,34 @@ def key_numbers(columns: Sequence[Ints]) -> Ints:
         found = found * len(distinct) + number  # below n ** 2: found is made dense before the next column
         found = np.unique(found, return_inverse=True)[1].astype(np.int64) if len(columns) > 1 else found
     return found
+
+
+def _loose_numbers(columns: Sequence[Ints]) -> Ints:
+    """As key_numbers, but some integers may stand for no row: then nothing need be sorted."""
+    found, size = np.zeros(len(columns[0]), np.int64), 1
+    for values in columns if len(found) else ():
+        low = int(values.min())
+        number, n_numbers = values, int(values.max()) - low + 1
+        if n_numbers > SPARSE * len(values):
+            distinct, number = np.unique(values, return_inverse=True)
+            low, n_numbers = 0, len(distinct)
+        if size * n_numbers > MOST_NUMBERS:
+            distinct, found = np.unique(found, return_inverse=True)
+            size = len(distinct)
+        found = found * n_numbers + (number - low)
+        size *= n_numbers
+    return found
+
+
+def _by_key(numbers: Ints) -> Ints:
+    """(n,) rows by key, those of a key in order: numpy sorts stably by counting where integers have 16 bits."""
+    order: Ints = np.argsort(numbers.astype(np.uint16), kind="stable")
+    rest = int(numbers.max()) >> 16 if len(numbers) else 0
+    shift = 16
+    while rest:
+        order = order[np.argsort((numbers >> shift).astype(np.uint16)[order], kind="stable")]
+        rest, shift = rest >> 16, shift + 16
+    return order
 
 
 class Recalled:
@@ -42,12 +72,12 @@ class Recalled:
         missing = [j for j in keys if j not in decoded.values]
         if missing:
             raise CorruptArchive(f"model recalls a column by column {missing[0]}, which is not decoded before it")
-        rows = np.arange(decoded.n_rows) if active is None else np.flatnonzero(active)
-        numbers = key_numbers([decoded.values[j][rows] for j in keys])
-        by_key = np.argsort(numbers, kind="stable")
-        self._rows: Ints = rows[by_key]
+        rows = None if active is None else np.flatnonzero(active)
+        numbers = _loose_numbers([decoded.values[j] if rows is None else decoded.values[j][rows] for j in keys])
+        by_key = _by_key(numbers)
+        self._rows: Ints = by_key if rows is None else rows[by_key]
         numbers = numbers[by_key]
-        self._again = np.concatenate([np.zeros(min(1, len(rows)), np.bool_), numbers[1:] == numbers[:-1]])
+        self._again = np.concatenate([np.zeros(min(1, len(by_key)), np.bool_), numbers[1:] == numbers[:-1]])
         self.seen = np.zeros(decoded.n_rows, np.bool_)
         self.seen[self._rows[self._again]] = True
 
@@ -60,6 +90,8 @@ class Recalled:
 
     def copy(self, values: Ints, same: Ints) -> None:
         """Fill the rows flagged `same`, (n_rows,), from the last row of their key that is not."""
-        hit = same[self._rows] != 0
-        place = np.maximum.accumulate(np.where(hit, 0, np.arange(len(hit))))
-        values[self._rows] = values[self._rows[place]]
+        hit = np.flatnonzero(same[self._rows])
+        place = np.arange(len(self._rows))
+        place[hit] = 0
+        np.maximum.accumulate(place, out=place)
+        values[self._rows[hit]] = values[self._rows[place[hit]]]
