@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import struct
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -16,7 +17,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from vae_core.entropy import kernel
-from vae_core.entropy.rans import MAX_LANES, SLOTS, Channel, Decoder, Encoder, Meter, lanes_for
+from vae_core.entropy.rans import FOLD, MAX_LANES, SLOTS, Channel, Decoder, Encoder, Meter, lanes_for
 from vae_core.errors import CorruptArchive
 
 LAW = settings(deadline=None, max_examples=40)
@@ -142,8 +143,49 @@ def test_a_stream_is_as_long_as_its_information_and_its_lanes(walk):
 
 def test_lanes_cost_near_half_a_percent_of_any_stream_that_is_not_small():
     for n_bytes in (8_000, 50_000, 10**6, 10**9):
-        assert 4 <= lanes_for(n_bytes) <= MAX_LANES and 4 * lanes_for(n_bytes) <= 0.004 * n_bytes
+        lanes = lanes_for(n_bytes)
+        assert 4 <= lanes <= MAX_LANES and 0.75 * lanes + 4 * max(1, lanes // FOLD) <= 0.004 * n_bytes
     assert lanes_for(0) == 4
+
+
+def unfolded(walk: list[Step], lanes: int) -> bytes:
+    """A stream as format 1.0 has it, by the formulas: one lane count throughout, states whole."""
+    state, words = [1 << 32] * lanes, []
+    for step in reversed(walk):
+        for i in reversed(range(len(step.symbols))):
+            s, t = int(step.symbols[i]), int(step.table[i])
+            if step.cumulative is None:
+                low, high = s << 24 - t, s + 1 << 24 - t
+            else:
+                low, high = ((int(step.cumulative[t, s + end]) << 24) // int(step.cumulative[t, -1]) for end in (0, 1))
+            x = state[i % lanes]
+            if x >> 40 >= high - low:
+                words.append(x & 0xFFFFFFFF)
+                x >>= 32
+            state[i % lanes] = (x // (high - low) << 24) + x % (high - low) + low
+    return struct.pack(f"<HI{lanes}Q{len(words)}I", lanes, len(words), *state, *reversed(words))
+
+
+@LAW
+@given(st.lists(steps(), max_size=6), st.sampled_from([1, 3, 4, 64]))
+def test_a_stream_of_format_one_nought_is_read(walk, lanes):
+    for found, step in zip(read(unfolded(walk, lanes), walk), walk, strict=True):
+        assert np.array_equal(found, step.symbols)
+
+
+@pytest.mark.parametrize(
+    ("position", "value", "message"),
+    [(6, 13, "folds"), (6, 9, "folds"), (7, 1, "folds|ends|end"), (0, 0, "folds|claims"), (6, 0, "ends|claims|states|end")],
+)
+def test_a_stream_with_a_wrong_fold_is_refused(position, value, message):
+    rng = np.random.default_rng(9)
+    cumulative = frequencies(rng, 3, 60, whole=False)
+    walk = [Step(cumulative, rng.integers(0, 3, 9000), rng.integers(0, 60, 9000)) for _ in range(4)]
+    stream = bytearray(written(walk))
+    assert stream[6] >= 3 and Decoder(bytes(stream)).lanes >= 64
+    stream[position] = value
+    with pytest.raises(CorruptArchive, match=message):
+        read(bytes(stream), walk)
 
 
 @LAW
@@ -185,7 +227,9 @@ def outcome(stream: bytes, walk: list[Step]) -> list[Ints] | str:
 def test_a_garbled_stream_is_refused_or_is_the_stream_of_what_is_read_from_it(walk, data):
     stream = bytearray(written(walk))
     for _ in range(data.draw(st.integers(1, 3))):
-        stream[data.draw(st.integers(0, len(stream) - 1))] ^= data.draw(st.integers(1, 255))
+        # but for the folds: one may stand on either side of a step that is certain
+        place = data.draw(st.integers(0, len(stream) - 1).filter(lambda at: not 7 <= at < 7 + 4 * stream[6]))
+        stream[place] ^= data.draw(st.integers(1, 255))
     garbled = bytes(stream)
     found = outcome(garbled, walk)
     with numpy_alone():
@@ -278,6 +322,8 @@ def test_a_damaged_kernel_in_the_cache_is_not_fatal(tmp_path):
     [
         ("#define SLOT_BITS 24", "#define SLOT_BITS 23"),
         ("symbols[i] = first;", "symbols[i] = first ? first : 1;"),
+        ("in->step++;", ""),
+        ("LOWER + words[position++]", "LOWER + words[position + i]"),
         ("words[--position] = (uint32_t)x;", "words[--position] = (uint32_t)x ^ 1;"),
         ("sum += (uint32_t)above[s] + 1;", "sum += (uint32_t)above[s] + 2;"),
         ("weight * (double)above[s]", "weight * (double)above[0]"),

@@ -36,17 +36,42 @@ class Stream:
 
     def __init__(self, data: bytes) -> None:
         lanes, n_words = struct.unpack_from("<HI", data)
-        self.states = list(struct.unpack_from(f"<{lanes}Q", data, 6))
-        self.words = iter(struct.unpack_from(f"<{n_words}I", data, 6 + 8 * lanes))
-        assert len(data) == 6 + 8 * lanes + 4 * n_words
+        self.folds: list[int] = []
+        self.step = 0
+        if lanes < 2**15:
+            self.states = list(struct.unpack_from(f"<{lanes}Q", data, 6))
+            start = 6 + 8 * lanes
+        else:
+            lanes -= 2**15
+            start = 7 + 4 * data[6]
+            self.folds = list(struct.unpack_from(f"<{data[6]}I", data, 7))
+            low = struct.unpack_from(f"<{lanes}I", data, start)
+            codes, start = data[start + 4 * lanes :], start + 4 * lanes + -(-lanes // 4)
+            self.states = []
+            for i in range(lanes):
+                n_bytes = 1 + (codes[i // 4] >> 2 * (i % 4)) % 4
+                self.states.append(low[i] + (int.from_bytes(data[start : start + n_bytes], "little") << 32))
+                start += n_bytes
+        self.words = list(struct.unpack_from(f"<{n_words}I", data, start))
+        assert len(data) == start + 4 * n_words
+
+    def _begin(self, n_symbols: int) -> None:
+        while n_symbols and self.folds and self.folds[0] == self.step:
+            self.folds.pop(0)
+            half = len(self.states) // 2
+            assert all(2**32 <= x < 2**33 for x in self.states[half:])
+            self.words = [x - 2**32 for x in self.states[half:]] + self.words
+            self.states = self.states[:half]
+        self.step += n_symbols > 0
 
     def _move(self, i: int, low: int, high: int) -> None:
         lane = i % len(self.states)
         x = self.states[lane]
         x = (high - low) * (x >> 24) + x % 2**24 - low
-        self.states[lane] = x if x >= 2**32 else (x << 32) + next(self.words)
+        self.states[lane] = x if x >= 2**32 else (x << 32) + self.words.pop(0)
 
     def symbols(self, tables: list[list[int]]) -> list[int]:
+        self._begin(len(tables))
         found = []
         for i, counts in enumerate(tables):
             slot = self.states[i % len(self.states)] % 2**24
@@ -57,6 +82,7 @@ class Stream:
         return found
 
     def raw(self, widths: list[int]) -> list[int]:
+        self._begin(len(widths))
         found = []
         for i, b in enumerate(widths):
             s = (self.states[i % len(self.states)] % 2**24) >> (24 - b)
@@ -65,7 +91,7 @@ class Stream:
         return found
 
     def ended(self) -> bool:
-        return next(self.words, None) is None and set(self.states) == {2**32}
+        return not self.words and not self.folds and set(self.states) == {2**32}
 
 
 class Digit:

@@ -18,7 +18,7 @@ SYMBOLS = (9, 5)
 # weights of one sixteenth and of thousands, so that the smoothing of every level shows
 DIGITS = ((SYMBOLS[0], (1, 4, 12), (37, 5, 900), (0, 0, 0)), (SYMBOLS[1], (1, 9, 63), (3, 1, 40_000), (0, 1, 7)))
 RAW_BITS = np.array([0, 0, 1, 16, 17, 33, 0, 0, 64], np.int64)
-LANES = 8
+LANES, MOST_LANES = 4, 16
 LOWER = 1 << 32
 
 
@@ -49,22 +49,24 @@ def agrees(c: Any) -> bool:
         return False
     if list(zip(low[:n].tolist(), width[:n].tolist(), strict=True)) != [slot for step in steps for slot in step]:
         return False
-    state, words = np.full(LANES, LOWER, np.uint64), np.empty(n, np.uint32)
-    position = c.lp_encode(
+    state, words = np.full(MOST_LANES, LOWER, np.uint64), np.empty(n, np.uint32)
+    folds, at = np.empty(8, np.int64), np.array([n, LANES, sum(map(bool, steps)), 0], np.int64)
+    c.lp_encode(
         kernel.pointer(low), kernel.pointer(width), kernel.pointer(lengths), kernel.size(n_steps), kernel.pointer(state),
-        kernel.size(LANES), kernel.pointer(words), kernel.size(n),
+        kernel.size(MOST_LANES), kernel.pointer(words), kernel.size(n), kernel.pointer(folds), kernel.pointer(at),
     )  # fmt: skip
-    words = words[position:].copy()
-    if not _read_by_formula(steps, state.tolist(), words.tolist()):
+    folds = folds[: at[3]][::-1].copy()
+    if at[1] != MOST_LANES or not _read_by_formula(steps, state.tolist(), words[at[0] :].tolist(), folds.tolist()):
         return False
     got, rest = [np.empty(N_ROWS, np.int64) for _ in SYMBOLS], np.empty(N_ROWS, np.int64)
+    at[2:] = 0
     fresh = PassTables(DIGITS, RAW_BITS, N_ROWS)
-    end = c.lp_read(
-        *fresh.arguments(narrow, ENDS), kernel.pointer(state), kernel.size(LANES), kernel.pointer(words),
-        kernel.size(len(words)), kernel.size(0), kernel.pointers(got), kernel.pointer(rest),
+    outcome = c.lp_read(
+        *fresh.arguments(narrow, ENDS), kernel.pointer(state), kernel.pointer(words), kernel.size(n), kernel.pointer(folds),
+        kernel.size(len(folds)), kernel.pointer(at), kernel.pointers(got), kernel.pointer(rest),
     )  # fmt: skip
     same = all(np.array_equal(a, b) for a, b in zip([*got, rest], [*symbols, raw], strict=True))
-    return same and bool(end == len(words) and (state == LOWER).all())
+    return same and bool(outcome == 0 and at[0] == n and at[1] == LANES and (state[:LANES] == LOWER).all())
 
 
 def _slots(contexts: list[list[Ints | None]], symbols: list[Ints], raw: Ints) -> list[list[tuple[int, int]]]:
@@ -97,19 +99,24 @@ def _slots(contexts: list[list[Ints | None]], symbols: list[Ints], raw: Ints) ->
     return steps
 
 
-def _read_by_formula(steps: list[list[tuple[int, int]]], state: list[int], words: list[int]) -> bool:
+def _read_by_formula(steps: list[list[tuple[int, int]]], state: list[int], words: list[int], folds: list[int]) -> bool:
     """Whether states and words are those of a stream of these slots."""
-    position = 0
-    for step in steps:
+    for number, step in enumerate(step for step in steps if step):
+        while folds and folds[0] == number:
+            folds = folds[1:]
+            state, ended = state[: len(state) // 2], state[len(state) // 2 :]
+            if any(x >> 32 != 1 for x in ended):
+                return False
+            words = [x - LOWER for x in ended] + words
         for i, (low, width) in enumerate(step):
-            x = state[i % LANES]
+            x = state[i % len(state)]
             slot = x % (1 << 24)
             if not low <= slot < low + width:
                 return False
             x = width * (x >> 24) + slot - low
             if x < LOWER:
-                if position == len(words):
+                if not words:
                     return False
-                x, position = (x << 32) + words[position], position + 1
-            state[i % LANES] = x
-    return position == len(words) and set(state) == {LOWER}
+                x, words = (x << 32) + words[0], words[1:]
+            state[i % len(state)] = x
+    return not words and not folds and set(state) == {LOWER}

@@ -33,10 +33,15 @@ typedef struct {
 
 typedef struct {
     uint64_t *state;
-    int64_t lanes;
-    const uint32_t *words;
-    int64_t n_words, position;
+    uint32_t *words; /* words before `position` were read: there is room for those that folds bring */
+    int64_t n_words;
+    const int64_t *folds;
+    int64_t n_folds;
+    int64_t position, lanes, step, fold;
+    int64_t error;
 } stream;
+
+enum { ENDED = -1, MISFOLDED = -2 };
 
 /* below = (2^24 count + weight above) / total in sixteenths and weight */
 #define SMOOTH                                                                                                                     \
@@ -125,9 +130,25 @@ static void learn(digit *d, int64_t start, int64_t stop, const int64_t *before, 
     d->n_rows = 0;
 }
 
+/* Begin a step: fold the lanes that end before it. */
+static int begin(stream *in) {
+    for (; in->fold < in->n_folds && in->folds[in->fold] == in->step; in->fold++) {
+        int64_t half = in->lanes / 2;
+        if (half < 1 || in->position < half) return in->error = MISFOLDED, 0;
+        in->position -= half;
+        in->lanes = half;
+        for (int64_t lane = 0; lane < half; lane++) {
+            if (in->state[half + lane] >> 32 != 1) return in->error = MISFOLDED, 0;
+            in->words[in->position + lane] = (uint32_t)in->state[half + lane];
+        }
+    }
+    in->step++;
+    return 1;
+}
+
 static int refill(stream *in, int64_t lane, uint64_t x) {
     if (x < LOWER) {
-        if (in->position >= in->n_words) return 0;
+        if (in->position >= in->n_words) return in->error = ENDED, 0;
         x = (x << 32) | in->words[in->position++];
     }
     in->state[lane] = x;
@@ -136,6 +157,7 @@ static int refill(stream *in, int64_t lane, uint64_t x) {
 
 static int read_digit(digit *d, smoother *smooth, stream *in, int64_t start, int64_t stop, const int64_t *before, int64_t *symbols) {
     int64_t lane = 0;
+    if (start < stop && !begin(in)) return 0;
     for (int64_t i = start; i < stop; i++) {
         int64_t row = row_of(d, smooth, i, before ? before[i] : 0);
         const uint32_t *cumulative = d->cumulative + row * (d->n_symbols + 1);
@@ -160,12 +182,13 @@ static int read_digit(digit *d, smoother *smooth, stream *in, int64_t start, int
 static int read_raw(const uint8_t *n_raw, stream *in, int64_t start, int64_t stop, const int64_t *symbols, int64_t *raw) {
     int more = 1;
     for (int64_t done = 0; done < 64 && more; done += 16) {
-        int64_t lane = 0;
+        int64_t lane = 0, begun = 0;
         more = 0;
         for (int64_t i = start; i < stop; i++) {
             int64_t left = n_raw[symbols[i]] - done;
             if (done == 0) raw[i] = 0;
             if (left <= 0) continue;
+            if (!begun++ && !begin(in)) return 0;
             more |= left > 16;
             int64_t shift = SLOT_BITS - (left < 16 ? left : 16);
             uint64_t x = in->state[lane], slot = x & SLOT_MASK, piece = slot >> shift;
@@ -178,20 +201,22 @@ static int read_raw(const uint8_t *n_raw, stream *in, int64_t start, int64_t sto
 }
 
 /* Read the symbols of a pass, chunk by chunk up to each of `ends`: those of each digit, then raw bits, n_raw[first digit] of a
-   row. Returns the new position, -1 when the words ran out. */
+   row. `at` is position, lanes, step and fold, and moves on. Returns 0, ENDED when the words ran out, or MISFOLDED. */
 int64_t lp_read(digit *digits, int64_t n_digits, const int64_t *ends, int64_t n_chunks, const uint8_t *n_raw, uint64_t *state,
-                int64_t lanes, const uint32_t *words, int64_t n_words, int64_t position, int64_t *const *symbols, int64_t *raw) {
+                uint32_t *words, int64_t n_words, const int64_t *folds, int64_t n_folds, int64_t *at, int64_t *const *symbols,
+                int64_t *raw) {
     smoother *smooth = SMOOTH_BEST;
-    stream in = {state, lanes, words, n_words, position};
+    stream in = {state, words, n_words, folds, n_folds, at[0], at[1], at[2], at[3], 0};
     for (int64_t chunk = 0, start = 0; chunk < n_chunks; start = ends[chunk++]) {
         for (int64_t k = 0; k < n_digits; k++) {
             const int64_t *before = k ? symbols[k - 1] : 0;
-            if (!read_digit(&digits[k], smooth, &in, start, ends[chunk], before, symbols[k])) return -1;
+            if (!read_digit(&digits[k], smooth, &in, start, ends[chunk], before, symbols[k])) return in.error;
             learn(&digits[k], start, ends[chunk], before, symbols[k]);
         }
-        if (!read_raw(n_raw, &in, start, ends[chunk], symbols[0], raw)) return -1;
+        if (!read_raw(n_raw, &in, start, ends[chunk], symbols[0], raw)) return in.error;
     }
-    return in.position;
+    at[0] = in.position, at[1] = in.lanes, at[2] = in.step, at[3] = in.fold;
+    return 0;
 }
 
 /* The slots of the symbols of a pass as lp_read will ask for them; lengths of the steps they make. Returns the number of steps. */
@@ -230,10 +255,11 @@ int64_t lp_write(digit *digits, int64_t n_digits, const int64_t *ends, int64_t n
     return n_steps;
 }
 
-/* Encode steps of slots backwards; words are written downwards from words[position - 1]. Returns the new position. */
-int64_t lp_encode(const uint32_t *low, const uint32_t *width, const int64_t *lengths, int64_t n_steps, uint64_t *state, int64_t lanes,
-                  uint32_t *words, int64_t position) {
-    int64_t end = 0;
+/* Encode steps of slots backwards; words are written downwards from words[position - 1]. `at` is position, lanes, step (those
+   not yet encoded), number of folds, and moves on; where there are words for it, lanes double up to `most`. */
+void lp_encode(const uint32_t *low, const uint32_t *width, const int64_t *lengths, int64_t n_steps, uint64_t *state, int64_t most,
+               uint32_t *words, int64_t n_words, int64_t *folds, int64_t *at) {
+    int64_t end = 0, position = at[0], lanes = at[1];
     for (int64_t k = 0; k < n_steps; k++) end += lengths[k];
     for (int64_t k = n_steps - 1; k >= 0; end -= lengths[k--]) {
         if (!lengths[k]) continue;
@@ -247,6 +273,10 @@ int64_t lp_encode(const uint32_t *low, const uint32_t *width, const int64_t *len
             state[lane] = ((x / w) << SLOT_BITS) + x % w + low[i];
             lane = lane ? lane - 1 : lanes - 1;
         }
+        for (at[2]--; at[2] && lanes < most && n_words - position >= lanes; lanes *= 2) {
+            for (int64_t i = 0; i < lanes; i++) state[lanes + i] = LOWER + words[position++];
+            folds[at[3]++] = at[2];
+        }
     }
-    return position;
+    at[0] = position, at[1] = lanes;
 }

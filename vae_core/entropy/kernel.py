@@ -25,6 +25,7 @@ SOURCE = Path(__file__).with_name("kernel.c")
 # no contraction to fused multiply-add: what is computed in floating point is to be the same everywhere
 FLAGS = ("-O3", "-fPIC", "-shared", "-ffp-contract=off")
 COMPILE_SECONDS = 60
+ENDED = -1  # as in kernel.c
 
 
 def cache_folder() -> Path:
@@ -48,7 +49,7 @@ def library() -> Any | None:
     except (OSError, subprocess.SubprocessError) as error:
         log.info("no C kernel, numpy does the work: %s", error)
         return None
-    for name in ("lp_read", "lp_write", "lp_encode"):
+    for name in ("lp_read", "lp_write"):
         getattr(loaded, name).restype = ctypes.c_int64
     from vae_core.entropy.agreement import agrees  # made of this module's pieces
 

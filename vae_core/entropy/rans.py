@@ -30,6 +30,9 @@ LOWER = np.uint64(1 << 32)
 # never reaches the next integer: truncated, it is the floor of the quotient.
 UP = 1.0 + 2.0**-50
 MAX_LANES = 4096
+FOLDED = 1 << 15  # beside the lane count
+MAX_FOLDS = 12
+FOLD = 16  # lanes at the start of a stream for each at its end, as this release writes them
 MAX_RAW_BITS = 16
 
 Ints = NDArray[np.int64]
@@ -122,55 +125,103 @@ class Encoder(Channel):
         return self._bits
 
     def finish(self) -> bytes:
-        """The stream: lane count (uint16), word count (uint32), L states (uint64), words (uint32), little endian."""
-        lanes = lanes_for(self.bits / 8)
-        words, state = _encode_kernel(self._slots, lanes) if kernel.available() else _encode_numpy(self._slots, lanes)
-        head = np.array([lanes], "<u2").tobytes() + np.array([len(words)], "<u4").tobytes()
-        return head + state.astype("<u8").tobytes() + words.astype("<u4").tobytes()
+        """The stream, folded (FORMAT.md, "Entropy coding")."""
+        most = lanes_for(self.bits / 8)
+        work = _Work(self._slots, max(1, most // FOLD), most)
+        (work.encode if kernel.library() is None else work.encode_by_kernel)()
+        folds = np.array(work.folds[::-1], "<u4")
+        head = np.array([FOLDED | work.lanes], "<u2").tobytes() + np.array([len(work.words) - work.position], "<u4").tobytes()
+        states = _pack_states(work.state[: work.lanes])
+        return head + bytes([len(folds)]) + folds.tobytes() + states + work.words[work.position :].astype("<u4").tobytes()
 
 
-def _encode_numpy(slots: list[Slots], lanes: int) -> tuple[Words, NDArray[np.uint64]]:
-    state = np.full(lanes, LOWER, np.uint64)
-    pieces: list[Words] = []
-    for low_all, width_all, lengths in reversed(slots):
-        low_all, width_all = low_all.astype(np.uint64), width_all.astype(np.uint64)
-        end = len(low_all)
-        for n in lengths[::-1].tolist():
-            end -= n
-            for start in range((n - 1) // lanes * lanes, -1, -lanes) if n else ():
-                tile = slice(end + start, end + min(n, start + lanes))
-                width = width_all[tile]
-                x = state[: len(width)]
-                full = (x >> FULL >= width).nonzero()[0]
-                if len(full):
-                    high = x.take(full)
-                    pieces.append(high.astype(np.uint32))
-                    x[full] = high >> HALF
-                quotient = x // width
-                x += quotient * (SLOTS_64 - width)  # quotient * 2^24 + remainder
-                x += low_all[tile]
-    words = np.concatenate(pieces[::-1]) if pieces else np.empty(0, np.uint32)
-    return words, state
+class _Work:
+    """A stream in the making: states, words from `position` on, and where lanes doubled (the last doubling first in the stream)."""
+
+    def __init__(self, slots: list[Slots], lanes: int, most: int) -> None:
+        self.slots, self.lanes, self.most = slots, lanes, most
+        self.state = np.full(most, LOWER, np.uint64)
+        self.words = np.empty(sum(len(low) for low, _, _ in slots), np.uint32)  # a symbol emits one word at most
+        self.position = len(self.words)
+        self.n_steps = sum(int(np.count_nonzero(lengths)) for _, _, lengths in slots)
+        self.folds: list[int] = []
+
+    def encode(self) -> None:
+        step = self.n_steps
+        for low, width, lengths in reversed(self.slots):
+            low_64, width_64 = low.astype(np.uint64), width.astype(np.uint64)
+            end = len(low)
+            for n in lengths[lengths > 0][::-1].tolist():
+                end -= n
+                for start in range((n - 1) // self.lanes * self.lanes, -1, -self.lanes):
+                    tile = slice(end + start, end + min(n, start + self.lanes))
+                    self._tile(low_64[tile], width_64[tile])
+                step -= 1
+                while step and self.lanes < self.most and len(self.words) - self.position >= self.lanes:
+                    payload = self.words[self.position : self.position + self.lanes]
+                    self.state[self.lanes : 2 * self.lanes] = payload.astype(np.uint64) + LOWER
+                    self.position += self.lanes
+                    self.lanes *= 2
+                    self.folds.append(step)
+
+    def _tile(self, low: NDArray[np.uint64], width: NDArray[np.uint64]) -> None:
+        x = self.state[: len(width)]
+        full = (x >> FULL >= width).nonzero()[0]
+        if len(full):
+            high = x.take(full)
+            self.position -= len(full)
+            self.words[self.position : self.position + len(full)] = high.astype(np.uint32)
+            x[full] = high >> HALF
+        quotient = x // width
+        x += quotient * (SLOTS_64 - width)  # quotient * 2^24 + remainder
+        x += low
+
+    def encode_by_kernel(self) -> None:
+        c = kernel.library()
+        assert c is not None
+        folds, at = np.empty(MAX_FOLDS, np.int64), np.array([self.position, self.lanes, self.n_steps, 0], np.int64)
+        for low, width, lengths in reversed(self.slots):
+            c.lp_encode(
+                kernel.pointer(low), kernel.pointer(width), kernel.pointer(lengths), kernel.size(len(lengths)),
+                kernel.pointer(self.state), kernel.size(self.most), kernel.pointer(self.words), kernel.size(len(self.words)),
+                kernel.pointer(folds), kernel.pointer(at),
+            )  # fmt: skip
+        self.position, self.lanes = int(at[0]), int(at[1])
+        self.folds = folds[: at[3]].tolist()
 
 
-def _encode_kernel(slots: list[Slots], lanes: int) -> tuple[Words, NDArray[np.uint64]]:
-    c = kernel.library()
-    assert c is not None
-    state = np.full(lanes, LOWER, np.uint64)
-    words = np.empty(sum(len(low) for low, _, _ in slots), np.uint32)  # a symbol emits one word at most
-    position = len(words)
-    for low, width, lengths in reversed(slots):
-        position = c.lp_encode(
-            kernel.pointer(low), kernel.pointer(width), kernel.pointer(lengths), kernel.size(len(lengths)), kernel.pointer(state),
-            kernel.size(lanes), kernel.pointer(words), kernel.size(position),
-        )  # fmt: skip
-    return words[position:], state
+def _pack_states(state: NDArray[np.uint64]) -> bytes:
+    """Low halves, 2 bits for the bytes of each high half, high halves."""
+    high = (state >> HALF).astype("<u4")
+    n_bytes = 1 + (high >= 1 << 8) + (high >= 1 << 16) + (high >= 1 << 24)
+    codes = np.zeros(-len(state) // 4 * -4, np.uint8)
+    codes[: len(state)] = n_bytes - 1
+    lengths = codes[0::4] | codes[1::4] << 2 | codes[2::4] << 4 | codes[3::4] << 6
+    taken = high.view(np.uint8).reshape(-1, 4)[np.arange(4) < n_bytes[:, None]]
+    return state.astype("<u4").tobytes() + lengths.tobytes() + taken.tobytes()
+
+
+def _unpack_states(data: bytes, lanes: int) -> tuple[NDArray[np.uint64], int]:
+    """The inverse of _pack_states on the head of data, and the bytes it took. Raises CorruptArchive."""
+    n_codes = (lanes + 3) // 4
+    packed = np.frombuffer(data[4 * lanes : 4 * lanes + n_codes], np.uint8)
+    n_bytes = (packed[:, None] >> np.array([0, 2, 4, 6], np.uint8) & 3).ravel()[:lanes] + np.uint8(1)
+    stop = 4 * lanes + n_codes + int(n_bytes.sum())
+    if len(packed) < n_codes or len(data) < stop:
+        raise CorruptArchive(f"rANS stream ends within the states of its {lanes} lanes")
+    high = np.zeros((lanes, 4), np.uint8)
+    high[np.arange(4) < n_bytes[:, None]] = np.frombuffer(data[4 * lanes + n_codes : stop], np.uint8)
+    state = np.frombuffer(data, "<u4", lanes).astype(np.uint64) | high.view("<u4").ravel().astype(np.uint64) << HALF
+    if _pack_states(state) != data[:stop] or (state < LOWER).any():
+        raise CorruptArchive("rANS stream begins with states that no encoder ends with")
+    return state, stop
 
 
 def lanes_for(n_bytes: float) -> int:
-    """The lane count for a stream of about n_bytes: a lane costs 4 bytes, which shall stay near 0.4 % of the stream."""
+    """The lane count for a stream of about n_bytes: a lane costs near 3/4 of a byte, those not folded 4 more; together that shall
+    stay near 0.4 % of the stream."""
     lanes = 4
-    while lanes < 512 and lanes * 2 * 4 <= 0.004 * n_bytes:
+    while lanes < 512 and lanes * 2 * (0.75 + 4 / FOLD) <= 0.004 * n_bytes:
         lanes *= 2
     return lanes
 
@@ -184,15 +235,46 @@ class Decoder(Channel):
     def __init__(self, stream: bytes) -> None:
         if len(stream) < 6:
             raise CorruptArchive(f"rANS stream has {len(stream)} bytes, fewer than its 6-byte head")
-        self.lanes = int(np.frombuffer(stream, "<u2", 1)[0])
+        first = int(np.frombuffer(stream, "<u2", 1)[0])
         n_words = int(np.frombuffer(stream, "<u4", 1, 2)[0])
-        if not 1 <= self.lanes <= MAX_LANES or len(stream) != 6 + 8 * self.lanes + 4 * n_words:
+        self.lanes, self._folds = first & (FOLDED - 1), np.empty(0, np.int64)
+        start = 6 + 8 * self.lanes
+        if first & FOLDED:
+            n_folds = stream[6] if len(stream) > 6 else 0
+            start = 7 + 4 * n_folds
+            if n_folds > MAX_FOLDS or self.lanes % (1 << n_folds) or len(stream) < start:
+                raise CorruptArchive(f"rANS stream of {len(stream)} bytes folds {self.lanes} lanes {n_folds} times")
+            self._folds = np.frombuffer(stream, "<u4", n_folds, 7).astype(np.int64)
+        if not 1 <= self.lanes <= MAX_LANES or len(stream) < start:
             raise CorruptArchive(f"rANS stream of {len(stream)} bytes claims {self.lanes} lanes and {n_words} words")
-        self.state = np.frombuffer(stream, "<u8", self.lanes, 6).astype(np.uint64)
-        self.words = np.frombuffer(stream, "<u4", n_words, 6 + 8 * self.lanes).astype(np.uint32)
-        self.position = 0
+        if first & FOLDED:
+            self.state, taken = _unpack_states(stream[start : start + 9 * self.lanes], self.lanes)
+            start += taken
+        else:
+            self.state = np.frombuffer(stream, "<u8", self.lanes, 6).astype(np.uint64)
+        if len(stream) != start + 4 * n_words:
+            raise CorruptArchive(f"rANS stream of {len(stream)} bytes claims {self.lanes} lanes and {n_words} words")
+        # folded lanes bring words that are read next: there is room for all of them before those of the stream
+        self.position = self.lanes
+        self.words = np.concatenate([np.zeros(self.lanes, np.uint32), np.frombuffer(stream, "<u4", n_words, start)])
+        self._step = self._fold = 0
+
+    def _begin(self) -> None:
+        """Begin a step: fold the lanes that end before it."""
+        while self._fold < len(self._folds) and self._folds[self._fold] == self._step:
+            self.lanes //= 2
+            ended = self.state[self.lanes :]
+            self.position -= self.lanes
+            if self.position < 0 or (ended >> HALF != 1).any():
+                raise _misfolded()
+            self.words[self.position : self.position + self.lanes] = ended.astype(np.uint32)
+            self.state = self.state[: self.lanes]
+            self._fold += 1
+        self._step += 1
 
     def code(self, cumulative: Table, table: Ints, symbols: Ints | None) -> Ints:
+        if len(table):
+            self._begin()
         n_tables, n_symbols = len(cumulative), cumulative.shape[1] - 1
         # all edges of all tables in one ascending row, table t from t * 2**24: then the place of a slot is symbol and table in one
         edges = np.zeros(n_tables * n_symbols + 1, np.int64)
@@ -215,6 +297,8 @@ class Decoder(Channel):
         return found
 
     def raw(self, n_bits: Ints, symbols: Ints | None) -> Ints:
+        if len(n_bits):
+            self._begin()
         out = np.empty(len(n_bits), np.int64)
         for start in range(0, len(n_bits), self.lanes):
             shift = SLOT_BITS - n_bits[start : start + self.lanes]
@@ -231,13 +315,15 @@ class Decoder(Channel):
         found, rest = [np.empty(ends[-1], np.int64) for _ in range(tables.n_digits)], np.empty(ends[-1], np.int64)
         c = kernel.library()
         assert c is not None
-        position = c.lp_read(
-            *tables.arguments(contexts, ends), kernel.pointer(self.state), kernel.size(self.lanes), kernel.pointer(self.words),
-            kernel.size(len(self.words)), kernel.size(self.position), kernel.pointers(found), kernel.pointer(rest),
+        at = np.array([self.position, self.lanes, self._step, self._fold], np.int64)
+        outcome = c.lp_read(
+            *tables.arguments(contexts, ends), kernel.pointer(self.state), kernel.pointer(self.words), kernel.size(len(self.words)),
+            kernel.pointer(self._folds), kernel.size(len(self._folds)), kernel.pointer(at), kernel.pointers(found), kernel.pointer(rest),
         )  # fmt: skip
-        if position < 0:
-            raise _ended()
-        self.position = position
+        if outcome:
+            raise _ended() if outcome == kernel.ENDED else _misfolded()
+        self.position, self.lanes, self._step, self._fold = at.tolist()
+        self.state = self.state[: self.lanes]
         return found, rest
 
     def _advance(self, x: NDArray[np.uint64], width: Ints, above: Ints) -> None:
@@ -256,12 +342,16 @@ class Decoder(Channel):
 
     def finish(self) -> None:
         """Raise CorruptArchive unless every word was used and every lane is back at its start."""
-        if self.position != len(self.words) or (self.state != LOWER).any():
+        if self.position != len(self.words) or (self.state != LOWER).any() or self._fold != len(self._folds):
             raise CorruptArchive("rANS stream does not end where its encoder began")
 
 
 def _ended() -> CorruptArchive:
     return CorruptArchive("rANS stream ends before its last symbol")
+
+
+def _misfolded() -> CorruptArchive:
+    return CorruptArchive("rANS stream folds lanes that hold more than a word each")
 
 
 class Meter(Channel):
