@@ -66,9 +66,13 @@ class Arrangement:
                         break
 
     def _could_gain(self, column: int) -> bool:
-        """Whether one of the columns told by it tells something of it, by the prices of the first orders."""
+        """Whether a column told by this one may tell it: by its price in the first orders, or as a term of a linear relation."""
         gains, n = self._sampled.gains.get(column, {}), self._sampled.n_rows
-        return any(gains.get(j, 0.0) * n > WORTH_A_TRIAL * self.found[column][1] for j in self._children(column))
+        for j in self._children(column):
+            linear = self.found[j][0].value.linear
+            if gains.get(j, 0.0) * n > WORTH_A_TRIAL * self.found[column][1] or (linear is not None and column in linear.columns):
+                return True
+        return False
 
     def _may_go_on(self) -> bool:
         return self._searches_left > 0 and self._tick()
