@@ -10,7 +10,7 @@ export DO_NOT_TRACK := 1
 export PREFECT_SERVER_ANALYTICS_ENABLED := false
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo check test bench bench-full chaos scale serve clean
+.PHONY: help setup demo check test bench bench-full bench-readme chaos scale serve clean
 
 help:
 	@echo "latentpack: datasets stored as sparse latents plus corrections, proven by decoding"
@@ -20,7 +20,8 @@ help:
 	@echo "  make test        setup, check, then every test; what continuous integration runs"
 	@echo "  make check       ruff, mypy, import contracts"
 	@echo "  make bench       regenerate the benchmark table of the README (DATA=<folder> for datasets of your own)"
-	@echo "  make bench-full  the same with the optional peers too"
+	@echo "  make bench-full  the same at every bound with every peer, those that train and those of other packages too"
+	@echo "  make bench-readme  the README's tables and plot again, from the results there are"
 	@echo "  make chaos       kill runs at random instants and prove the archive whole"
 	@echo "  make scale       a dataset larger than the memory it may use"
 	@echo "  make serve       Prefect server with UI and the served, scheduled pipeline"
@@ -50,11 +51,18 @@ check: setup
 test: setup check
 	$(BIN)/python -m pytest
 
+# ARGS: further options, see benchmarks/bench.py --help
 bench: setup
-	$(BIN)/python benchmarks/bench.py $(if $(DATA),--data $(DATA))
+	$(BIN)/python benchmarks/bench.py $(if $(DATA),--data "$(DATA)") $(ARGS)
 
+# The optional peers are other people's packages: one that has no build for this machine is a dash in the table.
 bench-full: setup
-	$(BIN)/python benchmarks/bench.py --full $(if $(DATA),--data $(DATA))
+	@for peer in openzl pysz zfpy; do \
+		$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt $$peer || echo "without $$peer"; done
+	$(BIN)/python benchmarks/bench.py --full $(if $(DATA),--data "$(DATA)") $(ARGS)
+
+bench-readme: setup
+	$(BIN)/python benchmarks/readme.py
 
 chaos: setup
 	$(BIN)/python benchmarks/chaos.py

@@ -1,24 +1,19 @@
-"""`make bench`: every dataset, bound, peer and latentpack in the same run; writes results.csv and the README's table.
+"""`make bench`: every dataset, bound, peer and latentpack in the same run; writes the CSV, the README's tables and the plot.
 
-    python benchmarks/bench.py                          the bundled flights, lossless / 0.1 % / 1 %
-    python benchmarks/bench.py --data FOLDER            every Parquet and NPY file of a folder
-    python benchmarks/bench.py --full --data FOLDER     the same with the optional peers that are installed
+    python benchmarks/bench.py                          the bundled flights, lossless and 1 %, peers that need no training
+    python benchmarks/bench.py --data FOLDER            every Parquet and NPY file of a folder and the folders in it
+    python benchmarks/bench.py --full --data FOLDER     lossless, 0.1 % and 1 %, every peer
     python benchmarks/bench.py --quick                  one bound, a short training, nothing written
 
-Bytes count everything a reader needs. Speeds are MB/s of Arrow bytes, one thread. Each measurement is its own process.
+Bytes count everything a reader needs. Speeds are MB/s of Arrow bytes by one thread. Each measurement is its own process.
 """
 
 from __future__ import annotations
 
 import argparse
-import csv
-import datetime
 import json
-import os
-import platform
 import subprocess
 import sys
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -27,34 +22,23 @@ HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent
 sys.path.insert(0, str(ROOT))
 
-from benchmarks.peers import LOSSLESS, PEERS, Peer  # noqa: E402
+from benchmarks import readme  # noqa: E402
+from benchmarks.children import ask  # noqa: E402
+from benchmarks.codecs.dataset import NUMERIC, csv_bytes, load, says_something, specs  # noqa: E402
+from benchmarks.ours import measure_ours  # noqa: E402
+from benchmarks.peers import ALL, BUDGET_S, LOSSLESS, Peer  # noqa: E402
+from benchmarks.results import OURS, WITHOUT_LATENTS, complete, machine, read_csv, write_csv  # noqa: E402
+from storage.sources import open_source  # noqa: E402
+from vae_core.errors import LatentpackError  # noqa: E402
 
 BUNDLED = HERE / "data" / "flights"
-RESULTS = HERE / "results.csv"
-BOUNDS = (LOSSLESS, "0.1%", "1%")
-OURS = "latentpack"
+RESULTS = HERE / "results" / "bench.csv"
+BOUNDS, FULL_BOUNDS = (LOSSLESS, "1%"), (LOSSLESS, "0.1%", "1%")
+DEEPSQUEEZE_BOUNDS = tuple(f"{NUMERIC}{share}%" for share in ("0.5", "1", "5", "10"))
+DEEPSQUEEZE_PEERS = ("best-conventional", "vae")
 ENDINGS = (".parquet", ".npy")
-FIELDS = (
-    "dataset", "rows", "columns", "arrow_bytes", "raw_bytes", "bound", "codec", "bytes", "ratio_vs_conventional",
-    "encode_mb_s", "decode_mb_s", "train_s", "peak_rss_bytes", "worst_error_share", "violations", "latent_bytes",
-    "model_bytes", "preview_bytes",
-    "one_column_read_bytes", "thousand_rows_read_bytes", "version", "commit", "date", "cpu", "cores",
-)  # fmt: skip
 
-DECODE = """
-import json, sys, time
-import pyarrow as pa
-from storage import open_archive
-archive = open_archive(sys.argv[1])
-began = time.perf_counter()
-n_bytes = sum(batch.nbytes for batch in archive.to_batches())
-seconds = time.perf_counter() - began
-name = archive.schema.names[0] if len(archive.schema) else None
-one = open_archive(sys.argv[1]); one.to_table(columns=[name] if name else None)
-some = open_archive(sys.argv[1]); middle = some.num_rows // 2; some.to_table(rows=(middle, middle + 1000))
-json.dump({"arrow_bytes": n_bytes, "seconds": seconds, "one_column_read_bytes": one.meter.bytes_read,
-           "thousand_rows_read_bytes": some.meter.bytes_read, "columns": len(archive.schema)}, sys.stdout)
-"""
+Row = dict[str, Any]
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -62,64 +46,57 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = _parser().parse_args(argv)
     sources = datasets(Path(arguments.data) if arguments.data else None, arguments.datasets)
     if not sources:
-        print(f"bench: no Parquet or NPY file in {arguments.data}", file=sys.stderr)
+        print(f"bench: no Parquet or NPY file in {arguments.data or BUNDLED}", file=sys.stderr)
         return 1
-    bounds = [LOSSLESS] if arguments.quick else arguments.bounds.split(",")
-    budget = 10.0 if arguments.quick and arguments.time_budget is None else arguments.time_budget
-    optional = {"sz3", "zfp"}
-    peers = [p for p in PEERS if p.available and (arguments.full or p.name not in optional)]
-    stamp = machine()
-    rows: list[dict[str, Any]] = []
+    out = Path(arguments.out) if arguments.out else None if arguments.quick else RESULTS
+    stamp = machine(ROOT)
+    kept = [row for row in read_csv(out) if row["commit"] == stamp["commit"]] if arguments.resume and out and out.exists() else []
+    rows: list[Row] = [*kept]
+    measured = {(row["dataset"], row["bound"], row["codec"]) for row in rows}
     failures = 0
     for name, source in sources.items():
-        for bound in bounds:
-            for codec in [*peers, None]:
-                label = codec.name if codec else OURS
-                print(f"{name:<28} {bound:<9} {label:<26}", end="", flush=True)
-                try:
-                    row = measure_peer(codec, source, bound) if codec else measure_ours(source, bound, budget)
-                except subprocess.CalledProcessError as error:
-                    failures += 1
-                    print("failed: " + ((error.stderr or "").strip().splitlines() or ["no message"])[-1])
+        about = _about(source, arguments)
+        if about is None:
+            failures += 1
+            print(f"{name:<28} cannot be read")
+            continue
+        for bound, codecs in _cases(arguments, about.pop("schema")):
+            for codec in codecs:
+                label = codec.name if isinstance(codec, Peer) else codec
+                if (name, bound, label) in measured:
                     continue
-                row |= {"dataset": name, "bound": bound, "codec": label, "raw_bytes": _stored_bytes(source), **stamp}
-                rows.append(row)
-                failures += bool(row["violations"])
-                print(
-                    f"{row['bytes']:>13,} B  encode {row['encode_mb_s']:7.1f}  decode {row['decode_mb_s']:7.1f} MB/s",
-                    flush=True,
-                )
-    complete(rows)
-    out = Path(arguments.out) if arguments.out else None if arguments.quick else RESULTS
+                print(f"{name:<28} {bound:<13} {label:<26}", end="", flush=True)
+                row = _measured(codec, source, bound, arguments) | about
+                rows.append({"dataset": name, "bound": bound, "codec": label, **row, **stamp})
+                failures += bool(row.get("violations")) or bool(row.get("failed"))
+                print(_line(row), flush=True)
+                complete(rows)
+                if out is not None:
+                    write_csv(rows, out)  # after every row: a long run that is stopped can be resumed
     if out is not None:
-        write_csv(rows, out)
         print(f"wrote {out}")
     if out == RESULTS:
-        from benchmarks.readme import update
-
-        update(ROOT / "README.md", RESULTS)
+        readme.main([])
     return 1 if failures else 0
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument(
-        "--data",
-        metavar="FOLDER",
-        help="a folder of Parquet and NPY files, each one dataset (default: the bundled flights)",
-    )
-    parser.add_argument("--datasets", metavar="NAME", nargs="*", default=[], help="only these, by file name without its ending")
-    parser.add_argument("--bounds", default=",".join(BOUNDS), help=f"comma-separated (default {','.join(BOUNDS)})")
-    parser.add_argument(
-        "--time-budget",
-        type=float,
-        default=None,
-        metavar="SECONDS",
-        help="training time of latentpack (default: its own)",
-    )
-    parser.add_argument("--full", action="store_true", help="the optional peers too, those that are installed: pysz, zfpy")
-    parser.add_argument("--quick", action="store_true", help="lossless only, 10 s of training, writes nothing: a smoke test")
-    parser.add_argument("--out", metavar="CSV", help="write here instead of benchmarks/results.csv, and leave the README alone")
+    add = parser.add_argument
+    add("--data", metavar="FOLDER", help="a folder, each Parquet and NPY file in it a dataset (default: the bundled flights)")
+    add("--datasets", metavar="NAME", nargs="*", default=[], help="only these, by path within the folder without the ending")
+    add("--bounds", default=None, help=f"comma-separated (default {','.join(BOUNDS)}; with --full {','.join(FULL_BOUNDS)})")
+    add("--peers", metavar="NAME", nargs="*", default=None, help=f"only these of {', '.join(p.name for p in ALL)}")
+    add("--time-budget", type=float, default=None, metavar="SECONDS", help="training time of latentpack (default: its own)")
+    add("--peer-budget", type=float, default=BUDGET_S, metavar="SECONDS", help=f"of each peer that trains (default {BUDGET_S:g})")
+    add("--full", action="store_true", help="all three bounds, and the peers that train")
+    add(
+        "--deepsqueeze", action="store_true",
+        help="also 0.5, 1, 5 and 10 %% of the range on every column of numbers, integers too, in per cent of the CSV",
+    )  # fmt: skip
+    add("--quick", action="store_true", help="lossless only, 10 s of training, writes nothing: a smoke test")
+    add("--resume", action="store_true", help="keep what the CSV holds of this commit, measure the rest")
+    add("--out", metavar="CSV", help=f"write here instead of {RESULTS.relative_to(ROOT)}, and leave README and plot alone")
     return parser
 
 
@@ -128,109 +105,68 @@ def datasets(folder: Path | None, wanted: Sequence[str]) -> dict[str, str]:
     if folder is None:
         found = {"flights": str(BUNDLED)}
     else:
-        found = {path.stem: str(path) for path in sorted(folder.iterdir()) if path.suffix in ENDINGS}
+        paths = sorted(path for path in folder.rglob("*") if path.suffix in ENDINGS and path.is_file())
+        found = {path.relative_to(folder).with_suffix("").as_posix(): str(path.resolve()) for path in paths}
     return {name: source for name, source in found.items() if not wanted or name in wanted}
 
 
-def measure_peer(peer: Peer, source: str, bound: str) -> dict[str, Any]:
-    """One peer in a process of its own."""
-    return _json_of([sys.executable, str(HERE / "peers.py"), peer.name, source, bound])
+def _cases(arguments: argparse.Namespace, schema: Any) -> list[tuple[str, list[Peer | str]]]:
+    """(bound, what is measured at it); bounds that name no column of the schema are lossless again and left out."""
+    wanted = ALL if arguments.peers is None else [p for p in ALL if p.name in arguments.peers]
+    peers: list[Peer | str] = [p for p in wanted if arguments.full or arguments.peers is not None or not p.trained]
+    named = arguments.bounds.split(",") if arguments.bounds else FULL_BOUNDS if arguments.full else BOUNDS
+    cases = [(bound, [*peers, WITHOUT_LATENTS, OURS]) for bound in ([LOSSLESS] if arguments.quick else named)]
+    if arguments.deepsqueeze:
+        few: list[Peer | str] = [p for p in ALL if p.name in DEEPSQUEEZE_PEERS]
+        cases += [(bound, [*few, OURS]) for bound in DEEPSQUEEZE_BOUNDS]
+    return [case for case in cases if says_something(schema, case[0])]
 
 
-def measure_ours(source: str, bound: str, budget: float | None) -> dict[str, Any]:
-    """`latentpack run`, then a full decode by one thread, a one-column and a 1,000-row read of the archive on disk."""
-    with tempfile.TemporaryDirectory() as scratch:
-        archive, report_path = os.path.join(scratch, "archive"), os.path.join(scratch, "report.json")
-        command = [sys.executable, "-m", "flows.cli", "run", source, archive, "--json", report_path, "--quiet"]
-        command += [] if bound == LOSSLESS else ["--tolerance", f"*={bound}"]
-        command += [] if budget is None else ["--time-budget", str(budget)]
-        _run(command)
-        report = json.loads(Path(report_path).read_text(encoding="utf-8"))
-        decoded = _json_of([sys.executable, "-c", DECODE, archive], one_thread=True)
-    shares = [c["max_abs_error"] / c["tolerance"] for c in report["columns"] if c["tolerance_kind"] == "absolute" and c["tolerance"] > 0]
-    return {
-        "rows": report["rows"],
-        "columns": decoded["columns"],
-        "arrow_bytes": decoded["arrow_bytes"],
-        "bytes": report["archive_bytes"],
-        "encode_mb_s": decoded["arrow_bytes"] / 1e6 / max(report["seconds"]["encode"], 1e-9),
-        "decode_mb_s": decoded["arrow_bytes"] / 1e6 / max(decoded["seconds"], 1e-9),
-        "train_s": report["seconds"]["train"],
-        "peak_rss_bytes": report["peak_rss_bytes"],
-        "worst_error_share": max(shares, default=0.0),
-        "violations": sum(c["violations"] for c in report["columns"]),
-        "latent_bytes": report["latents"],
-        "model_bytes": report["model"],
-        "preview_bytes": report["transfer"]["preview_bytes"],
-        "one_column_read_bytes": decoded["one_column_read_bytes"],
-        "thousand_rows_read_bytes": decoded["thousand_rows_read_bytes"],
-    }
-
-
-def complete(rows: list[dict[str, Any]]) -> None:
-    """Fill in what one row learns from another: the table's shape, and the ratio to the best conventional coding."""
-    for row in rows:
-        same = [r for r in rows if r["dataset"] == row["dataset"]]
-        ours = next((r for r in same if r["codec"] == OURS), {})
-        for key in ("rows", "columns", "arrow_bytes"):
-            row.setdefault(key, ours.get(key, ""))
-        best = next((r for r in same if r["codec"] == "best-conventional" and r["bound"] == row["bound"]), None)
-        row["ratio_vs_conventional"] = best["bytes"] / row["bytes"] if best and row["bytes"] else ""
-
-
-def write_csv(rows: Sequence[dict[str, Any]], path: Path) -> None:
-    """The results, one row a measurement, numbers with four significant digits where they are measured speeds."""
-    with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, FIELDS, lineterminator="\n", restval="")
-        writer.writeheader()
-        for row in rows:
-            writer.writerow({k: f"{v:.4g}" if isinstance(v, float) else v for k, v in row.items()})
-
-
-def machine() -> dict[str, Any]:
-    """Where and when, and of which commit."""
-    from importlib.metadata import PackageNotFoundError, version
-
-    cpu = platform.processor() or platform.machine()
-    info = Path("/proc/cpuinfo")
-    if info.exists():
-        names = [line.partition(":")[2].strip() for line in info.read_text().splitlines() if line.startswith("model name")]
-        cpu = names[0] if names else cpu
-    commit = subprocess.run(["git", "describe", "--always", "--dirty"], cwd=ROOT, capture_output=True, text=True).stdout.strip()
+def _about(source: str, arguments: argparse.Namespace) -> Row | None:
+    """What is known of a dataset before anything is measured; None when it cannot be read."""
     try:
-        release = version("latentpack")
-    except PackageNotFoundError:
-        release = ""
-    return {
-        "version": release,
-        "commit": commit,
-        "date": datetime.date.today().isoformat(),
-        "cpu": cpu,
-        "cores": os.cpu_count(),
-    }
+        with open_source(source) as opened:
+            schema = opened.schema
+    except LatentpackError as error:
+        print(error, file=sys.stderr)
+        return None
+    about: Row = {"schema": schema, "raw_bytes": _stored_bytes(source)}
+    if arguments.deepsqueeze:
+        about["csv_bytes"] = csv_bytes(load(source))
+    return about
+
+
+def _measured(codec: Peer | str, source: str, bound: str, arguments: argparse.Namespace) -> Row:
+    """One measurement, or the reason why there is none."""
+    try:
+        if isinstance(codec, Peer):
+            reason = codec.missing(bound)
+            if reason:
+                return {"reason": reason}
+            command = [sys.executable, str(HERE / "peers.py"), codec.name, source, bound, str(arguments.peer_budget)]
+            row: Row = json.loads(ask(command))
+            return row | ({"budget_s": arguments.peer_budget} if codec.trained else {})
+        with open_source(source) as opened:
+            asked = specs(opened.schema, bound)
+        quick = 10.0 if arguments.quick and arguments.time_budget is None else arguments.time_budget
+        preview = "off" if codec == WITHOUT_LATENTS else "auto"
+        return measure_ours(source, asked, preview=preview, budget_s=quick, reads=codec == OURS)
+    except subprocess.CalledProcessError as error:
+        last = ((error.stderr or "").strip().splitlines() or [f"exit {error.returncode}"])[-1]
+        # the CSV is committed: it names no path of the machine it was measured on
+        return {"reason": "failed: " + last.replace(source, "SOURCE").replace(str(ROOT), "."), "failed": True}
+
+
+def _line(row: Row) -> str:
+    if "bytes" not in row:
+        return f"{'–':>13}    {row['reason']}"
+    speed = f"encode {row['encode_mb_s']:7.1f}  decode {row['decode_mb_s']:7.1f} MB/s"
+    return f"{row['bytes']:>13,} B  {speed}" + (f"  {row['violations']} VIOLATIONS" if row["violations"] else "")
 
 
 def _stored_bytes(source: str) -> int:
     path = Path(source)
     return path.stat().st_size if path.is_file() else sum(f.stat().st_size for f in path.rglob("*") if f.is_file())
-
-
-def _json_of(command: Sequence[str], *, one_thread: bool = False) -> dict[str, Any]:
-    value: dict[str, Any] = json.loads(_run(command, one_thread=one_thread))
-    return value
-
-
-def _run(command: Sequence[str], *, one_thread: bool = False) -> str:
-    environment = dict(os.environ, LATENTPACK_SERVER="off")
-    environment["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
-    if one_thread:
-        environment |= {
-            "OMP_NUM_THREADS": "1",
-            "OPENBLAS_NUM_THREADS": "1",
-            "MKL_NUM_THREADS": "1",
-            "ARROW_NUM_THREADS": "1",
-        }
-    return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=True).stdout
 
 
 if __name__ == "__main__":

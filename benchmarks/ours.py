@@ -1,0 +1,95 @@
+"""latentpack as a peer: `latentpack run`, then what reading the archive on disk takes, each in a process of its own.
+
+    python benchmarks/ours.py ARCHIVE      prints one JSON object: a full read, one column, 1,000 rows
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+from benchmarks.children import ask, tell  # noqa: E402
+
+SOME_ROWS = 1_000
+
+
+def measure_ours(
+    source: str, specs: Sequence[str], *, preview: str = "auto", budget_s: float | None = None, reads: bool = True
+) -> dict[str, Any]:
+    """A run with these `--tolerance` options, then the reads by one thread.
+
+    reads : also one column, 1,000 rows, and a full decode without the C kernel
+    """
+    with tempfile.TemporaryDirectory() as scratch:
+        archive, report_path = os.path.join(scratch, "archive"), os.path.join(scratch, "report.json")
+        command = [sys.executable, "-m", "flows.cli", "run", source, archive, "--json", report_path, "--quiet", "--preview", preview]
+        for spec in specs:
+            command += ["--tolerance", spec]
+        command += [] if budget_s is None else ["--time-budget", str(budget_s)]
+        ask(command)
+        report = json.loads(Path(report_path).read_text(encoding="utf-8"))
+        reader = [sys.executable, __file__, archive]
+        read = json.loads(ask(reader))
+        without = json.loads(ask(reader, LATENTPACK_KERNEL="off")) if reads else None
+    return _row(report, read, without)
+
+
+def _row(report: dict[str, Any], read: dict[str, Any], without: dict[str, Any] | None) -> dict[str, Any]:
+    from benchmarks.peers import speeds
+
+    shares = [c["max_abs_error"] / c["tolerance"] for c in report["columns"] if c["tolerance_kind"] == "absolute" and c["tolerance"] > 0]
+    n_bytes = read["arrow_bytes"]
+    row = {
+        "rows": report["rows"],
+        "columns": read["columns"],
+        "arrow_bytes": n_bytes,
+        "bytes": report["archive_bytes"],
+        "conventional_bytes": report["conventional_bytes"],
+        **speeds(n_bytes, read["cells"], report["seconds"]["encode"], read["full_read_s"]),
+        "train_s": report["seconds"]["train"],
+        "peak_rss_bytes": report["peak_rss_bytes"],
+        "worst_error_share": max(shares, default=0.0),
+        "violations": sum(c["violations"] for c in report["columns"]),
+        "latent_bytes": report["latents"],
+        "model_bytes": report["model"],
+        "preview_bytes": report["transfer"]["preview_bytes"],
+    }
+    if without is not None:
+        row |= {key: value for key, value in read.items() if "_read_" in key}
+        row["decode_mb_s_without_kernel"] = n_bytes / 1e6 / max(without["full_read_s"], 1e-9)
+    return row
+
+
+def reads_of(uri: str) -> dict[str, Any]:
+    """Bytes moved and seconds, opening included, of a full read, of the first column and of 1,000 rows from the middle."""
+    from benchmarks.codecs.dataset import n_cells
+    from storage import open_archive
+
+    found: dict[str, Any] = {}
+    began = time.perf_counter()
+    archive = open_archive(uri)
+    n_bytes = cells = 0
+    for batch in archive.to_batches():
+        n_bytes += batch.nbytes
+        cells += n_cells(batch)
+    found |= {"full_read_bytes": archive.meter.bytes_read, "full_read_s": time.perf_counter() - began}
+    names, middle = archive.schema.names, archive.num_rows // 2
+    for label, some in (("one_column", {"columns": names[:1]}), ("thousand_rows", {"rows": (middle, middle + SOME_ROWS)})):
+        began = time.perf_counter()
+        archive = open_archive(uri)
+        archive.to_table(**some)
+        found |= {f"{label}_read_bytes": archive.meter.bytes_read, f"{label}_read_s": time.perf_counter() - began}
+    return found | {"arrow_bytes": n_bytes, "cells": cells, "columns": len(names)}
+
+
+if __name__ == "__main__":
+    tell(reads_of(sys.argv[1]))

@@ -1,0 +1,184 @@
+"""The README's tables, as markdown, from the rows of the CSV. Each is empty when the rows hold nothing for it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+
+from benchmarks.results import OURS, WITHOUT_LATENTS
+
+Row = Mapping[str, str]
+
+SHOWN = (
+    ("parquet-zstd-19", "Parquet zstd-19"),
+    ("quantise+parquet-zstd-19", "quantise + Parquet zstd-19"),
+    ("quantise+pcodec", "quantise + pcodec"),
+    ("best-conventional", "best of these per column"),
+)
+OTHERS = (
+    ("quantise+openzl", "OpenZL"),
+    ("sz3", "SZ3"),
+    ("zfp", "zfp"),
+    ("klt", "KLT + residual"),
+    ("bayes-net", "Bayes net"),
+    ("autoencoder", "autoencoder + residual"),
+    ("vae", "VAE + residual"),
+    (WITHOUT_LATENTS, "latentpack, preview off"),
+    (OURS, "**latentpack**"),
+)
+EVERY = (("parquet-zstd-3", "Parquet zstd-3"), *SHOWN, *OTHERS)
+NUMERIC = "numeric:"
+
+
+def main_table(rows: Sequence[Row]) -> str:
+    """Bytes of the conventional peers and ours; means, and where the numbers come from."""
+    found = _by_case(rows)
+    body, ratios = [], dict[str, list[float]]()
+    for dataset, bound in _cases(rows):
+        ours = found.get((dataset, bound, OURS))
+        if ours is None:
+            continue
+        ratio = _number(ours, "ratio_vs_conventional")
+        if ratio > 0:
+            ratios.setdefault(bound, []).append(ratio)
+        error = "lossless" if bound == "lossless" else f"{100 * float(ours['worst_error_share']):.1f} % of bound"
+        sizes = [_bytes(found.get((dataset, bound, codec))) for codec, _ in SHOWN]
+        decode = f"{float(ours['decode_mb_s']):.0f}"
+        body.append([dataset, _bound(bound), *sizes, f"**{_bytes(ours)}**", f"{ratio:.2f}", error, decode])
+    means = ", ".join(f"{_bound(bound)} {_mean(values):.2f}" for bound, values in ratios.items())
+    head = ["dataset", "bound", *(title for _, title in SHOWN), "**latentpack**", "ratio", "worst error", "decode MB/s"]
+    return _table(head, body, 2) + (
+        "\n\nBytes, everything counted (latents, corrections, model, metadata). *ratio* is the best conventional coding as the report "
+        f"measures it over latentpack, above 1 is a win; geometric mean: {means}. "
+        "Bounds are shares of each float column's range. Decoding by one thread, MB/s of Arrow bytes. "
+        f"Measured on {_all(rows, 'date')} at commit {_all(rows, 'commit', '`')} on {_all(rows, 'cores')} cores of {_all(rows, 'cpu')}: "
+        "`make bench` writes this table from `benchmarks/results/bench.csv`."
+    )
+
+
+def peer_table(rows: Sequence[Row]) -> str:
+    """Every other peer, in proportion to the best conventional coding."""
+    found = _by_case(rows)
+    shown = [(codec, title) for codec, title in OTHERS if any(row["codec"] == codec for row in rows)]
+    cases = [case for case in _cases(rows) if (*case, OURS) in found]
+    if {codec for codec, _ in shown} <= {OURS} or not cases:
+        return ""
+    body = [[case[0], _bound(case[1]), *(_ratio(found.get((*case, codec))) for codec, _ in shown)] for case in cases]
+    budgets = sorted({float(row["budget_s"]) for row in rows if row.get("budget_s")})
+    trained = f" Autoencoders train for {' or '.join(f'{b:g}' for b in budgets)} s." if budgets else ""
+    return _table(["dataset", "bound", *(title for _, title in shown)], body, 2) + (
+        "\n\nBest conventional coding over each peer's bytes: above 1 is smaller. All decode from their bytes alone, within the bound, "
+        "checked. SZ3 and zfp code float columns, KLT numbers, the autoencoders numbers and categories; the rest of each is "
+        f"conventional. *Bayes net*: two parents a column, adaptive counts.{trained} –: not measured, the CSV says why."
+    )
+
+
+def speed_table(rows: Sequence[Row]) -> str:
+    """Speeds and memory of every peer, means over datasets and bounds."""
+    body = []
+    for codec, title in EVERY:
+        mine = [row for row in rows if row["codec"] == codec and row.get("decode_ns_cell")]
+        if mine:
+            means = [_plain(_mean(_number(row, key) for row in mine)) for key in _SPEEDS]
+            trained = [_number(row, "train_s") for row in mine if row.get("train_s")]
+            train = f"{sum(trained) / len(trained):.0f}" if trained and max(trained) > 0 else "–"
+            worst = max(float(row["worst_error_share"] or 0) for row in mine)
+            peak = max(_number(row, "peak_rss_bytes") for row in mine) / 2**20
+            body.append([title, *means, train, f"{peak:,.0f}", f"{worst:.4f}"])
+    if len(body) < 2:
+        return ""
+    head = ["peer", "encode MB/s", "decode MB/s", "encode ns a cell", "decode ns a cell", "training s", "peak MiB", "worst error / bound"]
+    return _table(head, body, 1) + (
+        "\n\nOne thread, each in its own process; geometric means, mean training, largest peak and error. Encoding includes "
+        "choosing the best of the codings a peer has; latentpack's is its encode stage, profiling and verification apart."
+    )
+
+
+_SPEEDS = ("encode_mb_s", "decode_mb_s", "encode_ns_cell", "decode_ns_cell")
+
+
+def read_table(rows: Sequence[Row]) -> str:
+    """What reading a part of an archive moves and takes, in proportion to the whole; decoding without the C kernel."""
+    body = []
+    for row in rows:
+        if row["codec"] == OURS and row.get("full_read_bytes") and not row["bound"].startswith(NUMERIC):
+            parts = [
+                f"{100 * _number(row, f'{part}_read_{unit}') / _number(row, f'full_read_{unit}'):.0f} %"
+                for part in ("one_column", "thousand_rows")
+                for unit in ("bytes", "s")
+            ]
+            seconds = f"{_number(row, 'full_read_s'):.2f}"
+            both = [f"{_number(row, key):.1f}" for key in ("decode_mb_s", "decode_mb_s_without_kernel")]
+            body.append([row["dataset"], _bound(row["bound"]), _group(row["full_read_bytes"]), seconds, *parts, *both])
+    if not body:
+        return ""
+    head = ["dataset", "bound", "whole, bytes", "s", "one column, bytes", "s", "1,000 rows, bytes", "s", "MB/s, C kernel", "numpy"]
+    return _table(head, body, 2) + "\n\nThe first column, and 1,000 rows from the middle, in proportion to a full read; opening included."
+
+
+def deepsqueeze_table(rows: Sequence[Row]) -> str:
+    """DeepSqueeze's setting: per cent of the CSV at bounds on every column of numbers."""
+    found = _by_case(rows)
+    shown = (("best-conventional", "best conventional"), ("vae", "VAE + residual"), (OURS, "**latentpack**"))
+    body = []
+    for dataset, bound in dict.fromkeys((row["dataset"], row["bound"]) for row in rows if row["bound"].startswith(NUMERIC)):
+        cells = [found.get((dataset, bound, codec)) for codec, _ in shown]
+        shares = [f"{100 * _number(r, 'bytes') / _number(r, 'csv_bytes'):.2f} %" if _has(r, "bytes", "csv_bytes") else "–" for r in cells]
+        body.append([dataset, _bound(bound.removeprefix(NUMERIC)), *shares])
+    if not body:
+        return ""
+    return _table(["dataset", "bound", *(title for _, title in shown)], body, 2) + (
+        "\n\nIn per cent of the table as CSV, as DeepSqueeze (SIGMOD 2020) states it: the bound is a share of the range of every column of "
+        "numbers, integers included."
+    )
+
+
+def _table(head: Sequence[str], body: Sequence[Sequence[str]], n_left: int) -> str:
+    lines = ["| " + " | ".join(head) + " |", "|" + ":--|" * n_left + "--:|" * (len(head) - n_left)]
+    return "\n".join([*lines, *("| " + " | ".join(cells) + " |" for cells in body)])
+
+
+def _cases(rows: Sequence[Row]) -> list[tuple[str, str]]:
+    return list(dict.fromkeys((row["dataset"], row["bound"]) for row in rows if not row["bound"].startswith(NUMERIC)))
+
+
+def _by_case(rows: Sequence[Row]) -> dict[tuple[str, str, str], Row]:
+    return {(row["dataset"], row["bound"], row["codec"]): row for row in rows if row.get("bytes")}
+
+
+def _all(rows: Sequence[Row], key: str, quote: str = "") -> str:
+    return ", ".join(f"{quote}{value}{quote}" for value in dict.fromkeys(row[key] for row in rows))
+
+
+def _mean(values: Iterable[float]) -> float:
+    logs = [math.log(value) for value in values if value > 0]
+    return math.exp(sum(logs) / len(logs)) if logs else math.nan
+
+
+def _number(row: Row | None, key: str) -> float:
+    return float((row or {}).get(key) or "nan")
+
+
+def _has(row: Row | None, *keys: str) -> bool:
+    return row is not None and all(row.get(key) for key in keys)
+
+
+def _ratio(row: Row | None) -> str:
+    return f"{_number(row, 'ratio_vs_conventional'):.2f}" if _has(row, "ratio_vs_conventional") else "–"
+
+
+def _bytes(row: Row | None) -> str:
+    return _group(row["bytes"]) if row else "–"
+
+
+def _plain(value: float) -> str:
+    """Three digits, never an exponent."""
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
+
+
+def _group(n_bytes: str) -> str:
+    return f"{int(n_bytes):,}"
+
+
+def _bound(bound: str) -> str:
+    return bound if bound == "lossless" else f"±{bound.replace('%', ' %')}"

@@ -1,0 +1,163 @@
+"""The benchmark of learned and optional peers: bytes alone give the table back, the CSV is what the README shows, folders are walked."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+from benchmarks import bench, peers, readme, results, tables  # noqa: E402
+from benchmarks.codecs import container, dataset, integers  # noqa: E402
+from benchmarks.codecs.shape import LOSSLESS, Effort  # noqa: E402
+
+OTHERS = (*peers.OPTIONAL, *peers.LEARNED)
+
+
+@pytest.fixture(scope="module")
+def table() -> pa.Table:
+    rng = np.random.default_rng(0)
+    n = 700
+    x = np.cumsum(rng.normal(size=n))
+    y = (3 * x + rng.normal(size=n)).astype("float32")
+    y[:3] = np.nan, np.inf, -0.0
+    tensor = pa.FixedSizeListArray.from_arrays(pa.array(rng.normal(size=3 * n).astype("float32")), 3)
+    return pa.table(
+        {
+            "x": pa.array(x, mask=rng.random(n) < 0.1),
+            "y": y,
+            "n": rng.integers(-50, 50, n),
+            "sorted": np.cumsum(rng.integers(0, 3, n)),
+            "wide": rng.integers(-(2**62), 2**62, n),
+            "word": pa.array(rng.choice(["alpha", "beta", "gamma"], n), mask=rng.random(n) < 0.1),
+            "free": [f"text {i * i}" for i in range(n)],
+            "when": pa.array(rng.integers(0, 10**9, n), pa.timestamp("ms", "UTC")),
+            "tensor": tensor,
+        },
+        metadata={b"kept": b"too"},
+    )
+
+
+@pytest.mark.parametrize("bound", [LOSSLESS, "1%", "numeric:5%"])
+@pytest.mark.parametrize("name", [peer.name for peer in OTHERS])
+def test_a_peer_gives_the_table_back_from_its_bytes_alone(name, bound, table):
+    peer = next(p for p in OTHERS if p.name == name)
+    if peer.missing(bound):
+        pytest.skip(peer.missing(bound))
+    bounds = dataset.tolerances(table, bound)
+    decoded = peer.decode(bytes(peer.encode(table, bounds, Effort(2.0))))
+    share, violations = peers.compare(table, decoded, bounds)
+    assert violations == 0 and share <= 1.0
+    assert decoded.schema.equals(table.schema, check_metadata=True)
+
+
+@pytest.mark.parametrize("name", [peer.name for peer in peers.ALL])
+def test_a_peer_takes_a_table_it_cannot_learn_anything_of(name):
+    peer = next(p for p in peers.ALL if p.name == name)
+    if peer.missing(LOSSLESS):
+        pytest.skip(peer.missing(LOSSLESS))
+    one = pa.table({"constant": [7, 7, 7], "empty": pa.array([None, None, None], pa.float64()), "text": ["a", None, "b"]})
+    for table in (one, one.select(["text"]), one.slice(0, 1)):
+        assert peer.decode(peer.encode(table, {}, Effort(1.0))).equals(table)
+
+
+def test_a_peer_that_is_not_installed_says_so_and_one_without_a_lossless_mode_too():
+    import dataclasses
+
+    absent = dataclasses.replace(peers.PEERS[0], needs="no_such_module_anywhere")
+    assert not absent.available and absent.missing("1%") == "the package no_such_module_anywhere is not installed"
+    bounded = dataclasses.replace(peers.PEERS[0], has_lossless=False)
+    assert bounded.missing(LOSSLESS) == "has no lossless mode" and not bounded.missing("1%")
+
+
+@pytest.mark.parametrize("span", [1, 2, 511, 513, 70_000, 1 << 40])
+def test_integers_come_back_whatever_their_span(span):
+    rng = np.random.default_rng(span)
+    values, context = rng.integers(0, span, 900), rng.integers(0, 5, 900)
+    shifted = values - span // 2
+    for code, truth in (
+        (lambda coder, known: integers.code_values(coder, 900, span, [context], [5], known), values),
+        (lambda coder, known: integers.code_residuals(coder, 900, [context], [5], known), shifted),
+    ):
+        coder = integers.Writer()
+        code(coder, truth)
+        assert (code(integers.Reader(coder.finish()), None) == truth).all()
+
+
+def test_parts_of_a_payload_come_back():
+    parts = [b"", b"a", bytes(127), bytes(128), bytes(70_000)]
+    assert container.unpack(container.pack(parts)) == parts
+
+
+def test_a_bound_for_numbers_names_integers_too_and_one_that_names_nothing_is_left_out(table):
+    assert dataset.specs(table.schema, LOSSLESS) == []
+    assert dataset.specs(table.schema, "1%") == ["*=1%"]
+    assert {spec.partition("=")[0] for spec in dataset.specs(table.schema, "numeric:5%")} == {"x", "y", "n", "sorted", "wide", "tensor"}
+    assert dataset.says_something(table.schema, "1%") and dataset.says_something(table.select(["n"]).schema, LOSSLESS)
+    assert not dataset.says_something(table.select(["n"]).schema, "1%")
+
+
+def test_every_file_of_a_folder_and_the_folders_in_it_is_a_dataset(tmp_path):
+    (tmp_path / "deep" / "er").mkdir(parents=True)
+    for path in ("a.parquet", "deep/b.npy", "deep/er/a.parquet", "deep/notes.txt"):
+        (tmp_path / path).write_bytes(b"")
+    assert list(bench.datasets(tmp_path, [])) == ["a", "deep/b", "deep/er/a"]
+    assert list(bench.datasets(tmp_path, ["deep/b"])) == ["deep/b"]
+
+
+def test_the_benchmark_measures_writes_after_every_row_and_resumes(tmp_path, capsys):
+    rng = np.random.default_rng(1)
+    (tmp_path / "data").mkdir()
+    pq.write_table(pa.table({"n": rng.integers(0, 9, 2000), "m": rng.integers(0, 9, 2000)}), tmp_path / "data" / "small.parquet")
+    (tmp_path / "data" / "broken.npy").write_bytes(b"no array")
+    out = tmp_path / "out.csv"
+    command = ["--data", str(tmp_path / "data"), "--peers", "parquet-zstd-3", "bayes-net", "--time-budget", "2", "--out", str(out)]
+    assert bench.main(command) == 1  # for the broken file
+    rows = results.read_csv(out)
+    assert [row["codec"] for row in rows] == ["parquet-zstd-3", "bayes-net", results.WITHOUT_LATENTS, results.OURS]
+    assert {row["bound"] for row in rows} == {LOSSLESS}  # no float column: 1 % would be lossless again
+    ours = rows[-1]
+    assert float(ours["one_column_read_bytes"]) > 0 and float(ours["decode_mb_s_without_kernel"]) > 0
+    for row in rows:
+        assert int(row["violations"]) == 0 and row["commit"] and row["cores"]
+        assert float(row["ratio_vs_conventional"]) == pytest.approx(int(ours["conventional_bytes"]) / int(row["bytes"]), rel=1e-3)
+    capsys.readouterr()
+    assert bench.main([*command, "--resume", "--datasets", "small"]) == 0
+    assert "bayes-net" not in capsys.readouterr().out and results.read_csv(out) == rows
+
+
+def test_the_tables_show_a_dash_for_what_was_not_measured():
+    common = {"dataset": "d", "bound": "1%", "worst_error_share": "0.5", "decode_mb_s": "1"}
+    rows = [
+        common | {"codec": "sz3", "bytes": "", "reason": "the package pysz is not installed"},
+        common | {"codec": "bayes-net", "bytes": "50", "ratio_vs_conventional": "2"},
+        common | {"codec": results.OURS, "bytes": "80", "ratio_vs_conventional": "1.25"},
+    ]
+    assert "| d | ±1 % | – | 2.00 | 1.25 |" in tables.peer_table(rows)
+    wide = [row | {"bound": "numeric:5%", "csv_bytes": "1000"} for row in rows]
+    assert "| d | ±5 % | – | – | 8.00 % |" in tables.deepsqueeze_table(wide) and tables.peer_table(wide) == ""
+
+
+def test_the_readme_and_the_plot_are_what_the_committed_csv_gives(tmp_path):
+    copy = tmp_path / "README.md"
+    page = (ROOT / "README.md").read_text(encoding="utf-8")
+    copy.write_text(page, encoding="utf-8")
+    subprocess.run([sys.executable, str(ROOT / "benchmarks" / "readme.py"), str(copy), str(readme.RESULTS)], check=True)
+    assert copy.read_text(encoding="utf-8") == page
+    assert readme.RESULTS.with_suffix(".svg").exists()
+
+
+def test_the_plot_is_drawn_the_same_each_time(tmp_path):
+    from benchmarks.plot import draw
+
+    rows = results.read_csv(readme.RESULTS)
+    for name in ("a.svg", "b.svg"):
+        draw(rows, tmp_path / name)
+    assert (tmp_path / "a.svg").read_bytes() == (tmp_path / "b.svg").read_bytes()
