@@ -1,4 +1,4 @@
-"""A second reader of the exact layer, in plain Python integers, written from storage/FORMAT.md alone: it must see the same data.
+"""A second reader of the exact layer and of lattices, in plain Python integers, written from storage/FORMAT.md alone: same data.
 
 Slow and short on purpose. It imports nothing of the codec, so that what the page leaves out cannot be borrowed from the code.
 """
@@ -16,6 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import zstandard
+from pcodec import standalone
 
 GOLDEN = Path(__file__).parent / "golden"
 FIXED = {"state": 7, "step": 21, "spread": 65, "level": 7, "fraction": 8}
@@ -281,12 +282,15 @@ def minutes(v: int) -> int:
     return 60 * q + r if r < 60 else -(40 * q + r - 60) - 1
 
 
+KEYS = {"lattice": "tosgb", "decimal": "tfkosgwb", "bits": "tfw"}
+
+
 def spelt_out(plan: dict[str, Any]) -> dict[str, Any]:
     """A plan of version 2 in the words of version 1, as far as this reader needs it."""
     if plan["version"] == 1:
         return plan
     columns = [
-        {"index": j, "range": span, "transform": dict(zip("tosgb", transform, strict=True))}
+        {"index": j, "range": span, "transform": dict(zip(KEYS[transform[0]], transform, strict=True))}
         for j, (_, transform, span, *_) in enumerate(plan["columns"])
     ]
     return {"columns": columns, "codes": [code_in_full(code, columns) for code in plan["codes"]]}
@@ -361,5 +365,104 @@ def test_a_reader_written_from_the_format_document_sees_the_same_data(folder):
                 if cell is not None:
                     x = (cell - transform["o"]) // (transform["s"] * transform["g"])
                     assert code == (minutes(x) if clock else x)
+        first += n_rows
+    assert first == wanted.num_rows
+
+
+INTEGERS = ("B", "b", "H", "h", "I", "i", "q")
+
+
+def integers(t: int, data: bytes, packed: bool) -> list[int]:
+    """Integers of type t from a pcodec stream, or from their bytes in planes."""
+    if packed:
+        return [int(v) for v in standalone.simple_decompress(data)]
+    width = struct.calcsize(INTEGERS[t])
+    n = len(data) // width
+    return [struct.unpack(f"<{INTEGERS[t]}", data[i::n])[0] for i in range(n)]
+
+
+def bits_of(value: float, kind: str) -> int:
+    """The code of a float under the transform `bits`."""
+    n_bits = 8 * struct.calcsize(kind)
+    [b] = struct.unpack("<" + {32: "i", 64: "q"}[n_bits], struct.pack("<" + kind, value))
+    return b ^ (2 ** (n_bits - 1) - 1) if b < 0 else b
+
+
+def lattices(body: bytes, type_of_bits: str) -> list[int]:
+    """Lattices."""
+    at = 0
+
+    def number() -> int:
+        nonlocal at
+        v = shift = 0
+        while True:
+            at += 1
+            v |= (body[at - 1] & 127) << shift
+            shift += 7
+            if body[at - 1] < 128:
+                return (v >> 1) ^ -(v & 1)
+
+    scale = number() if number() == 1 else None
+    segments = [[number() for _ in range(7)] for _ in range(number())]
+    heads = [(number(), number()) for _ in range(number())]
+    how = number()
+    streams = []
+    for t, n_bytes in heads:
+        streams.append(iter(integers(t, body[at : at + n_bytes], True)))
+        at += n_bytes
+    found = []
+    for n_rows, stream, digits, shift, step, base, phase in segments:
+        whole, fraction, half = step >> shift, step % 2**shift, 2**shift // 2
+        for _ in range(n_rows):
+            k = next(streams[stream])
+            a, b = wrap(k * whole + base), wrap(k * fraction + phase)
+            p = wrap(a + (wrap(b + half) >> shift))
+            if digits and abs(p) >= 10**digits and p != -(2**63):
+                g = 10 ** (len(str(abs(p))) - digits)
+                p = wrap(wrap(a + (b >> shift)) + g // 2) // g * g
+            found.append(p)
+    assert all(next(stream, None) is None for stream in streams)
+    if scale is not None:
+        found = [bits_of(p * 2.0**-scale, type_of_bits) for p in found]
+    if how == 1:
+        found = [wrap(p + miss) for p, miss in zip(found, integers(body[at], body[at + 1 :], True), strict=True)]
+    elif how == 2:
+        frame, t = unzstd(body[at + 1 :]), body[at]
+        n = len(frame) // (4 + struct.calcsize(INTEGERS[t]))
+        row = -1
+        for gap, miss in zip(integers(4, frame[: 4 * n], False), integers(t, frame[4 * n :], False), strict=True):
+            row += gap
+            found[row] = wrap(found[row] + miss)
+    else:
+        assert how == 0 and at == len(body)
+    return found
+
+
+@pytest.mark.parametrize("folder", sorted(GOLDEN.glob("1.*/lattices")), ids=lambda folder: folder.parent.name)
+def test_lattices_read_from_the_format_document_are_the_same_values(folder):
+    with pa.ipc.open_file(folder / "expected.arrow") as reader:
+        wanted = reader.read_all()
+    [plan_file] = folder.glob("archive/models/*/plan.json.zst")
+    unpacked = unzstd(plan_file.read_bytes())
+    plan = spelt_out(json.loads(unpacked[4 + int.from_bytes(unpacked[:4], "little") :]))
+    [record_file] = folder.glob("archive/shards/*/shard.json.zst")
+    record = json.loads(unzstd(record_file.read_bytes()))
+    layout, groups = record["layout"], record["groups"]
+    payloads = pq.read_table(record_file.with_name("corrections.parquet")).column("payload").to_pylist()
+    assert set(layout["codings"]) == {"lattices"}
+    first = 0
+    for b, n_rows in enumerate(record["block_rows"]):
+        parts = dict(zip(groups, payloads[b * len(groups) : (b + 1) * len(groups)], strict=True))
+        parts |= pool_of(parts.get("pool", b""), [s for s in layout["sections"] if s not in layout["own"]])
+        for column in plan["columns"]:
+            form, payload = column["transform"], parts[f"c{column['index']}"]
+            kind = {"<f4": "f", "<f8": "d"}.get(form.get("f", ""), "")
+            codes = lattices(payload[5 + int.from_bytes(payload[1:5], "little") :], kind)
+            cells = [v for v in wanted.column(column["index"]).slice(first, n_rows).to_pylist() if v is not None]
+            if form["t"] == "bits":
+                assert codes == [bits_of(cell, kind) for cell in cells] and not form["w"]
+                continue
+            assert form["g"] == 1 and form["b"] == 0
+            assert [(c * form["s"] + form["o"]) / 10 ** form.get("k", 0) for c in codes] == cells
         first += n_rows
     assert first == wanted.num_rows

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from vae_core import sections
 from vae_core.base import GAIN_UNIT
-from vae_core.coders import conventional
+from vae_core.coders import conventional, lattices
 from vae_core.coders.parquet import chunk_bytes
 from vae_core.columns import Codes, ColumnPlan, decode_column, encode_column, one_array
 from vae_core.columns.recode import with_worst_kept
@@ -136,6 +136,10 @@ def _prepare(model: Model, j: int, chunked: pa.ChunkedArray, target: float | Non
     sizes = [(n_bytes, way, coding) for way in ways for coding, n_bytes in _sizes(way, array)]
     n_bytes, way, coding = min(sizes, key=lambda size: size[0])
     reported = round(min(n + (dictionary if uses_codes(name) else 0) for n, _, name in sizes))
+    for tried in ways:
+        if not tried.raw and lattices.worth_trying(tried.plan, tried.codes):
+            found = conventional.measure(tried.plan, array, tried.codes, ["lattices"])[1]  # ours: never reported as conventional
+            n_bytes, way, coding = min((n_bytes, way, coding), (found, tried, "lattices"), key=lambda size: size[0])
     return ColumnState(array, codes, way.codes, way.prefix + coding, n_bytes, reported, holds)
 
 

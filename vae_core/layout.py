@@ -20,7 +20,7 @@ POOL = "pool"
 
 def uses_codes(coding: str) -> bool:
     """Whether a conventional coding stores a column's codes (and so needs its dictionary), not its raw values."""
-    return coding.removeprefix(UNIFORM) in ("pco", "zstd") or coding.removeprefix(UNIFORM).startswith("codes-")
+    return coding.removeprefix(UNIFORM) in ("pco", "zstd", "lattices") or coding.removeprefix(UNIFORM).startswith("codes-")
 
 
 @dataclass(frozen=True, slots=True)

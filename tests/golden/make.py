@@ -111,7 +111,7 @@ def every_coding(n: int) -> tuple[pa.Table, list[str], Callable[..., list[tuple[
     rng = np.random.default_rng(12)
     walk = np.round(rng.normal(size=n).cumsum(), 3)
     columns: dict[str, pa.Array] = {}
-    for name in conventional.CODINGS:
+    for name in (coding for coding in conventional.CODINGS if coding != "lattices"):
         columns[name] = pa.array(walk + len(columns), mask=rng.random(n) < 0.05)
     columns["zstd"] = pa.FixedSizeListArray.from_arrays(pa.array(np.repeat(np.round(walk), 3)), 3)
     columns["ipc"] = pa.array([[f"{v}"] for v in walk])
@@ -123,6 +123,26 @@ def every_coding(n: int) -> tuple[pa.Table, list[str], Callable[..., list[tuple[
         return [(plan.name.partition(" ")[0], 0)]
 
     return pa.table(columns), asked, ranking
+
+
+def every_lattice(n: int) -> pa.Table:
+    """Columns on lattices of hidden steps: with nulls, with rows off them, rounded to significant digits, and a stretch of noise."""
+    rng = np.random.default_rng(16)
+    k = np.round(2000 + 900 * np.sin(np.arange(n) / 25) + rng.normal(size=n) * 60).astype(np.int64)
+    step = np.where(np.arange(n) < n // 3, 3.0379747, 2.718281828)
+    off = rng.random(n) < 0.03
+    wide = rng.integers(0, 90_000, n)
+    blurred = np.round(k * 7.7719 + rng.normal(size=n) * 0.00022, 3)
+    return pa.table({
+        "nulls": pa.array(np.round(k * step, 5), mask=rng.random(n) < 0.1),
+        "off": pa.array(np.round(np.where(off, rng.random(n) * 5000, k * step), 5)),
+        "blurred": pa.array(blurred),
+        "digits": pa.array([float(f"{v:.7g}") for v in k * 6.2137119]),
+        "noise": pa.array(np.where(np.arange(n) % 700 < 350, np.rint(k * 12345.678), rng.integers(0, 10**8, n)).astype(np.int64)),
+        "standardised": pa.array((wide - wide.mean()) / wide.std()),
+        "singles": pa.array((wide * 0.45359237 - 700).astype(np.float32)),
+        "negative": pa.array(np.rint((k - 2000) * 617.283).astype(np.int64) - 10**14),
+    })  # fmt: skip
 
 
 def strange(table: pa.Table) -> pa.Table:
@@ -262,6 +282,8 @@ def main() -> None:
     table, asked, ranking = every_coding(300)
     with mock.patch.object(conventional, "rank", ranking):
         write("codings", [table], asked, block_rows=150)
+    with mock.patch.object(fitting, "_fit_exact", lambda *_: ((), 0.0)):
+        write("lattices", [every_lattice(1400)], block_rows=700)
     table, changed = every_context(900)
     with (
         mock.patch.object(conventional, "rank", lambda *_: [("ipc", 1 << 40)]),

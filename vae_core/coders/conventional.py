@@ -6,6 +6,8 @@ pco         pcodec level 12 over the codes that are values; states and misfits b
 pco-raw     pcodec level 12 over the raw floats of a lossless column
 zstd        zstd 19 over narrowed codes (tensors: images, embeddings)
 ipc         the array itself as an Arrow stream in zstd 19: takes every type, the last resort
+lattices    codes as multiples of hidden steps (`coders.lattices`). Stored like the others, but no part of the floor: it is our
+            own transform, so nothing here ranks it, and its bytes are never what "conventional" is reported as
 """
 
 from __future__ import annotations
@@ -17,8 +19,11 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
-from pcodec import ChunkConfig, standalone
+from pcodec import standalone
 
+from vae_core.coders import lattices
+from vae_core.coders.narrow import NARROW, PCO
+from vae_core.coders.narrow import narrowed as narrowed
 from vae_core.coders.parquet import ENCODINGS, chunk_bytes, from_native, native_of, survives
 from vae_core.columns.codes import STATE_MISFIT, STATE_NULL, Codes
 from vae_core.columns.packing import from_ipc, to_ipc, unpco, unzstd, zstd
@@ -36,10 +41,9 @@ CODINGS = (
     "pco-raw",
     "zstd",
     "ipc",
+    "lattices",
 )
-_NARROW = ("u1", "i1", "u2", "i2", "u4", "i4", "i8")
 _RANK_CELLS = 1 << 20
-_PCO = ChunkConfig(compression_level=12, enable_8_bit=True)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -129,12 +133,14 @@ def encode(plan: ColumnPlan, coding: str, array: pa.Array | pa.ChunkedArray, cod
         storage = storage_of(flat)
         v = raw_values(elements_of(storage) if plan.kind == "tensor" else storage)
         v = v if codes.state is None else v[codes.state == 0]
-        body = standalone.simple_compress(np.ascontiguousarray(v), _PCO)
+        body = standalone.simple_compress(np.ascontiguousarray(v), PCO)
         return Stored(None, bytes([0]) + len(side).to_bytes(4, "little") + side + body)
     values = codes.values if codes.state is None else codes.values[codes.state == 0]
+    if coding == "lattices":
+        return Stored(None, bytes([0]) + len(side).to_bytes(4, "little") + side + lattices.pack(values, lattices.floats_of(plan)))
     narrow, tag = narrowed(values)
     if coding == "pco":
-        body = standalone.simple_compress(narrow, _PCO)
+        body = standalone.simple_compress(narrow, PCO)
     elif coding == "zstd":
         body = zstd(narrow.tobytes())
     else:
@@ -151,15 +157,18 @@ def decode(plan: ColumnPlan, coding: str, stored: Stored, n_rows: int) -> pa.Arr
 
 
 def decode_codes(plan: ColumnPlan, coding: str, stored: Stored, n_rows: int) -> Codes:
-    """The codes of a column stored as codes-*, pco or zstd. Raises CorruptArchive."""
+    """The codes of a column stored as codes-*, pco, zstd or lattices. Raises CorruptArchive."""
     n = n_rows * plan.width
     if coding.startswith("codes-"):
         return _decode_codes(plan, _needed(plan, stored.native), stored.payload, n)
     tag, side, body = _split(plan, stored.payload)
     state, misfits = unpack_side(side, n, plan.value_type)
     n_values = n if state is None else int((state == 0).sum())
-    dtype = np.dtype(_NARROW[tag])
-    if coding == "pco":
+    dtype = np.dtype(NARROW[tag])
+    narrow: NDArray[Any]
+    if coding == "lattices":
+        narrow = lattices.unpack(body, n_values, lattices.floats_of(plan))
+    elif coding == "pco":
         narrow = unpco(body, dtype, n_values)
     else:
         raw = unzstd(body, n_values * dtype.itemsize)
@@ -167,25 +176,15 @@ def decode_codes(plan: ColumnPlan, coding: str, stored: Stored, n_rows: int) -> 
             raise CorruptArchive(f"column {plan.name!r} holds {len(raw)} bytes of codes, expected {n_values} {dtype}")
         narrow = np.frombuffer(raw, dtype)
     if state is None:
-        return Codes(narrow.astype(np.int64))
+        return Codes(narrow.astype(np.int64, copy=False))
     values = np.full(n, plan.fill, np.int64)
     values[state == 0] = narrow
     return Codes(values, state, misfits)
 
 
-def narrowed(values: NDArray[np.int64]) -> tuple[NDArray[Any], int]:
-    """Codes in the smallest integer type that holds them, and its index in the format's list u1 i1 u2 i2 u4 i4 i8."""
-    low, high = (int(values.min()), int(values.max())) if len(values) else (0, 0)
-    for tag, name in enumerate(_NARROW):
-        info = np.iinfo(name)
-        if info.min <= low and high <= info.max:
-            return values.astype(name), tag
-    raise AssertionError("int64 does not fit int64")
-
-
 def _size(plan: ColumnPlan, coding: str, array: pa.Array, codes: Codes | None) -> int | None:
     """Real bytes of a coding, None when it cannot hold the data."""
-    if codes is None and coding.startswith(("codes-", "pco", "zstd")):
+    if codes is None and coding.startswith(("codes-", "pco", "zstd", "lattices")):
         return None
     if coding.startswith("parquet-") and not survives(plan, array):
         return None
@@ -257,10 +256,10 @@ def _decode_raw(plan: ColumnPlan, stored: Stored, n_rows: int) -> pa.Array:
 
 
 def _split(plan: ColumnPlan, payload: bytes | None) -> tuple[int, bytes, bytes]:
-    """(index into _NARROW, side, body) of a payload."""
+    """(index into NARROW, side, body) of a payload."""
     data = _needed(plan, payload)
     size = int.from_bytes(data[1:5], "little")
-    if len(data) < 5 + size or data[0] >= len(_NARROW):
+    if len(data) < 5 + size or data[0] >= len(NARROW):
         raise CorruptArchive(f"the payload of column {plan.name!r} is cut short")
     return data[0], data[5 : 5 + size], data[5 + size :]
 
@@ -300,7 +299,7 @@ def _is_bytes(value_type: pa.DataType) -> bool:
 
 
 def dictionary_bytes(plan: ColumnPlan, coding: str) -> int:
-    """Bytes of the plan's dictionary or levels, which codes-*, pco and zstd need once per dataset beside what is measured."""
+    """Bytes of the plan's dictionary or levels, which codes-*, pco, zstd and lattices need once per dataset beside what is measured."""
     if coding.startswith("parquet-") or coding in ("ipc", "pco-raw"):
         return 0
     return sum(len(blob) for blob in plan.blobs().values())
