@@ -13,7 +13,8 @@ Found = tuple[ColumnCode, float]
 MOVABLE = 16  # columns, the dearest, that are tried at the end
 HEIRS = 2
 WORTH_A_TRIAL = 0.1  # of a column's bits
-SEARCHES_A_COLUMN = 4
+SEARCH_ROWS = 20_000  # of the dataset, for one more search a column
+MOST_SEARCHES = 10
 WORTH_A_PLACE = 0.02  # of all bits, what a column costs for it to be moved
 
 
@@ -50,7 +51,7 @@ class Arrangement:
         codes anew shows.
         """
         # what an order saves grows with the rows it is for
-        self._searches_left = (SEARCHES_A_COLUMN + min(6, self._sampled.n_total // 100_000)) * len(self.order)
+        self._searches_left = min(MOST_SEARCHES, 1 + self._sampled.n_total // SEARCH_ROWS) * len(self.order)
         moved = True
         while moved and self._may_go_on():
             moved = False
