@@ -30,7 +30,8 @@ Progress = Callable[[Mapping[str, Any]], None]
 EXACT_ROWS = 60_000
 EXACT_SHARE = 0.5
 PREVIEW_SHARE = 0.025  # the promise is 3 %: the estimate it is taken of may be off by a sixth
-MIN_PREVIEW_BYTES = 600
+MIN_PREVIEW_BYTES = 400
+PREVIEW_METADATA = 300  # what a shard's latents take beside themselves: their file's frame, their digest, their measured error
 PREVIEW_CELLS = 1_200_000
 MIN_JUDGED_DICTIONARY = 4_096
 UNIFORM_BOUNDS = (0.45 * float(np.sqrt(12.0)), 1.25, 1.0)  # times the rmse target; 0.9 of the half-width that has it on the average
@@ -161,7 +162,7 @@ def _fit_exact(
     sampled = Sampled(n, n_total, decoded_sample(picked), gains=gains)
     best: Arrangement | None = None
     for k, positions in enumerate(candidates):
-        if best is None or time.monotonic() < began + (deadline - began) / len(candidates):
+        if best is None or time.monotonic() < began + (deadline - began) / 2:
             found = Arrangement(sampled, picked, lambda: time.monotonic() < deadline)
             for position in positions:
                 found.add(picked[position].column)
@@ -324,7 +325,7 @@ def _fit_preview(
         p.index for p in model.columns
         if p.kind in ("categorical", "numeric") and not p.opaque and p.index not in taken and p.hi > p.lo
     ]  # fmt: skip
-    budget_bytes = share * model.rate_bits_per_row * n_total / 8
+    budget_bytes = share * model.rate_bits_per_row * n_total / 8 - PREVIEW_METADATA
     if not picked or budget_bytes < MIN_PREVIEW_BYTES:
         return None, []
     table, runs = thinned(sample, max(8_192, min(60_000, PREVIEW_CELLS // len(picked))))

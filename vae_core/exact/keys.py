@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,34 +12,51 @@ from vae_core.exact.recall import MAX_KEYS, key_numbers
 
 Ints = NDArray[np.int64]
 WORTH_A_KEY = 0.98  # of the bits without one more key
+FIRSTS = 2  # first keys of pairs: so many of the best on their own
+NEAREST = 2  # and so many of those that tell most of the column
+
+
+@dataclass(frozen=True, slots=True)
+class _Trial:
+    bits: float
+    keys: tuple[int, ...]
+    key: Ints
 
 
 def best_keys(candidates: Mapping[int, Ints], values: Ints, bits: float) -> tuple[tuple[int, ...], float]:
     """Keys, at most MAX_KEYS, and roughly the bits of a column recalled by them.
 
-    candidates : column -> (n,) values of columns decoded earlier, at the rows that count
+    candidates : column -> (n,) values of columns decoded earlier, at the rows that count; those that tell most of it first
     values     : (n,) of the column itself          bits : what these cost without recall
-    Empty keys when nothing is gained. A cell that is not recalled is taken to cost what one costs without recall.
+    Empty keys when nothing is gained. A cell that is not recalled is taken to cost what one costs without recall. Pairs are
+    tried from several first keys: one of two columns that determine a third together need tell nothing of it alone.
     """
     n = len(values)
+    if not n or not candidates:
+        return (), bits
     numbers = {column: key_numbers([known]) for column, known in candidates.items()}
-    keys: tuple[int, ...] = ()
-    key, best = np.zeros(n, np.int64), float("inf")
-    while n and len(keys) < MAX_KEYS:
-        trials = []
-        for column, number in numbers.items():
-            if column not in keys:
-                joined = key * (int(number.max()) + 1) + number
-                flags, missed = recalled_share(joined, values)
-                trials.append((flags * n + missed * bits, column, joined))
-        if not trials:
+
+    def priced(keys: tuple[int, ...], key: Ints) -> _Trial:
+        flags, missed = recalled_share(key, values)
+        return _Trial(flags * n + missed * bits, keys, key)
+
+    def widened(trial: _Trial) -> list[_Trial]:
+        dense = np.unique(trial.key, return_inverse=True)[1].astype(np.int64)
+        others = [(j, number) for j, number in numbers.items() if j not in trial.keys]
+        return [priced((*trial.keys, j), dense * (int(number.max()) + 1) + number) for j, number in others]
+
+    singles = sorted((priced((j,), number) for j, number in numbers.items()), key=lambda t: (t.bits, t.keys))
+    near = list(candidates)[:NEAREST]
+    firsts = singles[:FIRSTS] + [t for t in singles[FIRSTS:] if t.keys[0] in near]
+    best = singles[0]
+    trials = [pair for first in firsts for pair in widened(first)]
+    while trials:
+        found = min(trials, key=lambda t: (t.bits, t.keys))
+        if found.bits > WORTH_A_KEY * best.bits:
             break
-        found, column, joined = min(trials, key=lambda t: (t[0], t[1]))
-        if found > WORTH_A_KEY * best:
-            break
-        keys, best = (*keys, column), found
-        key = np.unique(joined, return_inverse=True)[1].astype(np.int64)
-    return (keys, best) if best < WORTH_A_KEY * bits else ((), bits)
+        best = found
+        trials = widened(best) if len(best.keys) < MAX_KEYS else []
+    return (best.keys, best.bits) if best.bits < WORTH_A_KEY * bits else ((), bits)
 
 
 def recalled_share(key: Ints, values: Ints) -> tuple[float, float]:

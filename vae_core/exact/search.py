@@ -23,6 +23,7 @@ from vae_core.exact.schedule import LAST_CHUNKS, STEPS, STRIDE, neighbours, pass
 Ints = NDArray[np.int64]
 SHORTLIST = 10
 RELATED = 12
+KEY_ROWS = 30_000
 FINALISTS = 3
 FINAL_ROWS = 15_000
 DEAR_BITS = 0.3  # a cell above which a column learns in short chunks
@@ -104,8 +105,9 @@ def _search_recall(
     if plain[1] * scale < WORTH_RECALLING or not tick():
         return None, *plain
     rows = np.arange(len(values)) if active is None else np.flatnonzero(active)
-    near = {c.column: sampled.decoded.values[c.column][rows] for c in sampled.related(column.column, RELATED)}
-    keys, _ = best_keys(near, values[rows], plain[1])
+    some = rows[:KEY_ROWS]
+    near = {c.column: sampled.decoded.values[c.column][some] for c in sampled.related(column.column, RELATED)}
+    keys, _ = best_keys(near, values[some], plain[1] * len(some) / max(1, len(rows)))
     if not keys:
         return None, *plain
     recalled = Recalled(sampled.decoded, keys, active)
