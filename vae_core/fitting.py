@@ -325,7 +325,7 @@ def _fit_preview(
         p.index for p in model.columns
         if p.kind in ("categorical", "numeric") and not p.opaque and p.index not in taken and p.hi > p.lo
     ]  # fmt: skip
-    budget_bytes = share * model.rate_bits_per_row * n_total / 8 - PREVIEW_METADATA
+    budget_bytes = share * model.rate_bits_per_row * n_total / 8 - PREVIEW_METADATA * (config.preview == "auto")
     if not picked or budget_bytes < MIN_PREVIEW_BYTES:
         return None, []
     table, runs = thinned(sample, max(8_192, min(60_000, PREVIEW_CELLS // len(picked))))
