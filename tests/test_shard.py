@@ -38,7 +38,7 @@ def raw() -> pa.Table:
 
 @pytest.fixture(scope="module")
 def result(raw) -> FitResult:
-    return fitted(raw, TOLERANCES, preview=0.3)
+    return fitted(raw, TOLERANCES, preview=0.5)
 
 
 @pytest.fixture(scope="module")

@@ -19,6 +19,7 @@ from vae_core.coders import conventional, lattices
 from vae_core.coders.parquet import chunk_bytes
 from vae_core.columns import Codes, ColumnPlan, decode_column, encode_column, one_array
 from vae_core.columns.recode import with_worst_kept
+from vae_core.columns.texts import DigitText
 from vae_core.encoded import ColumnOutcome, EncodedBlock, EncodedShard, NativeColumn
 from vae_core.entropy.rans import Encoder
 from vae_core.errors import BadInput
@@ -135,7 +136,11 @@ def _prepare(model: Model, j: int, chunked: pa.ChunkedArray, target: float | Non
     dictionary = model.dictionary_bytes(j) * min(1.0, len(array) / max(1, model.n_rows))
     sizes = [(n_bytes, way, coding) for way in ways for coding, n_bytes in _sizes(way, array)]
     n_bytes, way, coding = min(sizes, key=lambda size: size[0])
-    reported = round(min(n + (dictionary if uses_codes(name) else 0) for n, _, name in sizes))
+    # numbers made of texts are ours, not what a conventional coding has
+    theirs = sizes
+    if isinstance(own.transform, DigitText):
+        theirs = [(n, steps, name) for name, n in _sizes(replace(steps, raw=True), array)]
+    reported = round(min(n + (dictionary if uses_codes(name) else 0) for n, _, name in theirs))
     for tried in ways:
         if not tried.raw and lattices.worth_trying(tried.plan, tried.codes):
             found = conventional.measure(tried.plan, array, tried.codes, ["lattices"])[1]  # ours: never reported as conventional

@@ -29,6 +29,7 @@ Progress = Callable[[Mapping[str, Any]], None]
 
 EXACT_ROWS = 60_000
 EXACT_SHARE = 0.5
+SHARE_OF_ORDERS = 0.6  # of the time for the exact layer: after it no other order is searched
 PREVIEW_SHARE = 0.025  # the promise is 3 %: the estimate it is taken of may be off by a sixth
 MIN_PREVIEW_BYTES = 400
 PREVIEW_METADATA = 300  # what a shard's latents take beside themselves: their file's frame, their digest, their measured error
@@ -162,7 +163,7 @@ def _fit_exact(
     sampled = Sampled(n, n_total, decoded_sample(picked), gains=gains)
     best: Arrangement | None = None
     for k, positions in enumerate(candidates):
-        if best is None or time.monotonic() < began + (deadline - began) / 2:
+        if best is None or time.monotonic() < began + SHARE_OF_ORDERS * (deadline - began):
             found = Arrangement(sampled, picked, lambda: time.monotonic() < deadline)
             for position in positions:
                 found.add(picked[position].column)
@@ -323,7 +324,7 @@ def _fit_preview(
     taken = set() if model.distortion is None else set(model.distortion.columns)
     picked = [
         p.index for p in model.columns
-        if p.kind in ("categorical", "numeric") and not p.opaque and p.index not in taken and p.hi > p.lo
+        if p.is_measured and p.index not in taken and p.hi > p.lo
     ]  # fmt: skip
     budget_bytes = share * model.rate_bits_per_row * n_total / 8 - PREVIEW_METADATA * (config.preview == "auto")
     if not picked or budget_bytes < MIN_PREVIEW_BYTES:

@@ -15,6 +15,7 @@ from vae_core.exact import digits as schemes
 
 TRANSFORMS = {
     "lattice": "osgbu", "ilevels": "n", "decimal": "fkosgwb", "bins": "fwb", "flevels": "fn", "bits": "fw", "dictionary": "n",
+    "digits": "p",
 }  # fmt: skip
 LISTS = ("ilevels", "flevels", "dictionary")
 FLAGS = ("has_state", "opaque")

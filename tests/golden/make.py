@@ -71,6 +71,7 @@ def every_type(n: int) -> pa.Table:
         "float": pa.array(np.where(np.abs(wild) > 1e30, 2.5, wild).astype(np.float32), mask=gone),
         "halffloat": pa.array(np.where(np.abs(wild) > 1e4, 2.5, wild).astype(np.float16)),
         "float bits": pa.array(rng.normal(size=n)),
+        "numbered": pa.array([f"N-{17 + i // 200}/{rng.integers(0, 10**5):05d}" if i % 97 else "none" for i in range(n)], mask=gone),
         "singles": pa.array(rng.normal(size=n).astype(np.float32).astype(np.float64)),
         "levels": pa.array(np.array([0.1234567891, 2 / 3, -1e9, 7e-5, 3.0])[k]),
         "far levels": pa.array(np.array([-(2**60), 3, 7, 2**61, 2**62 + 1])[k]),

@@ -22,6 +22,7 @@ from vae_core.columns.integers import IntegerLattice, IntegerLevels
 from vae_core.columns.physical import integer_range, integers_of, is_integral, raw_values, valid_of
 from vae_core.columns.plan import ColumnPlan, FloatTransform, IntegerTransform, levels_of, storage_type
 from vae_core.columns.profile import MOST_DISTINCT, ColumnProfile, TableProfile, as_type, elements_of, storage_of
+from vae_core.columns.texts import find_pattern, is_text
 from vae_core.errors import BadInput
 from vae_core.tolerance import LOSSLESS, Tolerance, resolve
 
@@ -96,9 +97,10 @@ def _plan(index: int, item: pa.Field, profile: ColumnProfile, sample: pa.Chunked
 
 
 def without_levels(plan: ColumnPlan, sample: pa.ChunkedArray) -> ColumnPlan:
-    """A lossless plan of the same column without its dictionary: the lattice or the bits of floats, anything else verbatim."""
+    """A lossless plan of the same column without its dictionary: the lattice or the bits of floats, the digits of texts, anything
+    else verbatim."""
     if not isinstance(plan.transform, FloatLevels):
-        return ColumnPlan(plan.name, plan.index, plan.field, "verbatim", plan.tolerance)
+        return _digit_text(ColumnPlan(plan.name, plan.index, plan.field, "verbatim", plan.tolerance), plan.has_state, sample)
     values = _sample_of(sample, plan.value_type)
     lattice, rate = _decimals(values)
     opaque = lattice is None or rate > _MOST_OFF_LATTICE
@@ -174,10 +176,10 @@ def _categorical(verbatim: ColumnPlan, storage: pa.DataType, profile: ColumnProf
             kind, opaque = "numeric", True
     else:
         if profile.distinct is None:
-            return verbatim
+            return _digit_text(verbatim, profile.n_null > 0, sample)
         n_present = profile.n_rows - profile.n_null
         if len(profile.distinct) > _MOST_DISTINCT_SHARE * n_present and n_present:
-            return verbatim
+            return _digit_text(verbatim, profile.n_null > 0, sample)
         values = as_type(profile.distinct, inner) if len(profile.distinct) else _some_value(inner)
         if values is None:
             return verbatim
@@ -192,6 +194,23 @@ def _categorical(verbatim: ColumnPlan, storage: pa.DataType, profile: ColumnProf
     return ColumnPlan(
         verbatim.name, verbatim.index, verbatim.field, kind, LOSSLESS, transform, n, 0, n - 1, fill,
         has_state=profile.n_null > 0, opaque=opaque,
+    )  # fmt: skip
+
+
+def _digit_text(verbatim: ColumnPlan, has_state: bool, sample: pa.ChunkedArray) -> ColumnPlan:
+    """The plan of texts of one pattern as numbers; verbatim for anything else."""
+    plain = [storage_of(piece) for piece in sample.chunks]
+    if not plain or not is_text(plain[0].type):
+        return verbatim
+    transform = find_pattern(pa.chunked_array(plain))
+    if transform is None:
+        return verbatim
+    codes = [transform.encode(piece, 0) for piece in plain]
+    values = np.concatenate([c.values if c.state is None else c.values[c.state == 0] for c in codes])
+    fill = int(np.sort(values)[len(values) // 2])
+    return ColumnPlan(
+        verbatim.name, verbatim.index, verbatim.field, "numeric", LOSSLESS, transform, None, int(values.min()), int(values.max()), fill,
+        has_state=has_state or any(c.state is not None for c in codes),
     )  # fmt: skip
 
 

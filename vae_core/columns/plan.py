@@ -14,6 +14,7 @@ from vae_core.columns.floats import Bins, DecimalLattice, FloatLevels, OrderedBi
 from vae_core.columns.integers import IntegerLattice, IntegerLevels
 from vae_core.columns.packing import pack_numbers, pack_values, unpack_numbers, unpack_values
 from vae_core.columns.physical import storage_dtype
+from vae_core.columns.texts import DigitText, is_text, pattern_from_json
 from vae_core.errors import CorruptArchive
 from vae_core.tolerance import LOSSLESS, Tolerance
 
@@ -22,7 +23,7 @@ MOST_WIDTH = 1 << 24
 
 IntegerTransform = IntegerLattice | IntegerLevels
 FloatTransform = DecimalLattice | Bins | FloatLevels | OrderedBits
-Transform = IntegerTransform | FloatTransform | ValueDictionary
+Transform = IntegerTransform | FloatTransform | ValueDictionary | DigitText
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -62,6 +63,11 @@ class ColumnPlan:
         if self.kind == "tensor":
             return kind.value_type
         return kind.value_type if pa.types.is_dictionary(kind) else kind
+
+    @property
+    def is_measured(self) -> bool:
+        """Whether a base layer may speak of the column: its codes are amounts, or few categories."""
+        return self.kind in ("categorical", "numeric") and not self.opaque and not isinstance(self.transform, DigitText)
 
     @property
     def is_lossless(self) -> bool:
@@ -150,6 +156,10 @@ def transform_from_json(data: Mapping[str, Any], blob: bytes | None, value_type:
         if pa.types.is_dictionary(value_type):
             return ValueDictionary(values, value_type.index_type, value_type.ordered)
         return ValueDictionary(values)
+    if tag == "digits":
+        if not is_text(value_type):
+            raise CorruptArchive(f"a pattern of digits on {value_type}")
+        return pattern_from_json(data["p"])
     if tag in ("lattice", "ilevels"):
         if pa.types.is_floating(value_type) or pa.types.is_dictionary(value_type):
             raise CorruptArchive(f"an integer transform on {value_type}")

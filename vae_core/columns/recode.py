@@ -30,6 +30,7 @@ from vae_core.columns.physical import (
 )
 from vae_core.columns.plan import ColumnPlan, FloatTransform, IntegerTransform, storage_type
 from vae_core.columns.profile import elements_of, storage_of
+from vae_core.columns.texts import DigitText
 from vae_core.errors import BadInput, CorruptArchive
 
 
@@ -44,7 +45,7 @@ def encode_column(plan: ColumnPlan, array: pa.Array | pa.ChunkedArray) -> Codes:
     if flat.type != plan.field.type:
         raise BadInput(f"column {plan.name!r} is {flat.type}, the plan was made for {plan.field.type}")
     flat = storage_of(flat)
-    if isinstance(plan.transform, ValueDictionary):
+    if isinstance(plan.transform, ValueDictionary | DigitText):
         return plan.transform.encode(flat, plan.fill)
     if plan.kind != "tensor":
         return _encode_flat(plan, flat)
@@ -71,6 +72,8 @@ def decode_column(plan: ColumnPlan, codes: Codes, *, approximate: bool = False) 
         codes = Codes(np.clip(codes.values, low, high), codes.state, codes.misfits)
     if isinstance(plan.transform, ValueDictionary):
         return _extended(plan, plan.transform.decode(codes))
+    if isinstance(plan.transform, DigitText):
+        return _extended(plan, plan.transform.decode(codes, plan.value_type))
     if isinstance(plan.transform, IntegerLattice | IntegerLevels):
         loose = approximate or (isinstance(plan.transform, IntegerLattice) and plan.transform.bound != 0)
         raw = raw_of_integers(plan.value_type, plan.transform.inverse(codes.values), clip=loose, where=plan.name)
@@ -168,7 +171,7 @@ def _redictionaried(array: pa.ChunkedArray) -> pa.ChunkedArray:
 def _encode_flat(plan: ColumnPlan, array: pa.Array) -> Codes:
     if isinstance(plan.transform, IntegerLattice | IntegerLevels):
         return _encode_integers(plan, plan.transform, array)
-    assert plan.transform is not None and not isinstance(plan.transform, ValueDictionary)
+    assert plan.transform is not None and not isinstance(plan.transform, ValueDictionary | DigitText)
     return _encode_floats(plan, plan.transform, array)
 
 
