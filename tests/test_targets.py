@@ -16,7 +16,7 @@ from strategies import float_values, tables, tolerances_for
 from telemetry import SENSORS, assert_kept, decoded, fitted, resolved, stored_again, telemetry
 from test_cli_pipeline import latentpack
 
-from vae_core import encoding, fitting, latents
+from vae_core import choosing, fitting, latents
 from vae_core.base import GAIN_UNIT, BaseColumn, fit_base
 from vae_core.base.cost import stored_bytes
 from vae_core.columns import STATE_MISFIT, decode_column, encode_column, one_array
@@ -119,7 +119,7 @@ def test_rows_that_miss_their_target_cost_a_few_values_kept_and_not_the_column(k
     shard = encode_shard(model, new, block_rows=1500, targets={"x": TARGET})
     assert_kept(new, decoded(stored_again(model), shard), promised)
     with monkeypatch.context() as patch:
-        patch.setattr(encoding, "with_worst_kept", lambda plan, array, codes, rmse: codes)
+        patch.setattr(choosing, "with_worst_kept", lambda plan, array, codes, rmse: codes)
         raw = encode_shard(model, new, block_rows=1500, targets={"x": TARGET})
     assert_kept(new, decoded(stored_again(model), raw), promised)
     for kept, found in ((True, shard), (False, raw)):
@@ -248,7 +248,7 @@ def test_latents_are_no_finer_than_their_targets_need(waves):
         for j in layer.columns:
             plans[j] = replace(plans[j], tolerance=Tolerance("rmse", target * plans[j].tolerance.value))
         asked = replace(model, columns=tuple(plans))
-        columns = [encoding._prepare(asked, p.index, raw.column(p.index), None) for p in plans]
+        columns = [choosing.prepare(asked, p.index, raw.column(p.index), None) for p in plans]
         found, gain = distortion_latents(asked, columns, [(0, raw.num_rows)])
         assert found is not None and targets_met(asked, layer, columns, [(0, raw.num_rows)], found, gain)
         coarser = [layer.layer.encode(*base_input(asked, layer, columns, 0, raw.num_rows), gain - 1)]

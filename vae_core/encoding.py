@@ -3,23 +3,20 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from vae_core import sections
+from vae_core import choosing, sections
 from vae_core.base import GAIN_UNIT
-from vae_core.coders import conventional, lattices
+from vae_core.coders import conventional
 from vae_core.coders.parquet import chunk_bytes
-from vae_core.columns import Codes, ColumnPlan, decode_column, encode_column, one_array
-from vae_core.columns.recode import with_worst_kept
-from vae_core.columns.texts import DigitText
 from vae_core.encoded import ColumnOutcome, EncodedBlock, EncodedShard, NativeColumn
 from vae_core.entropy.rans import Encoder
 from vae_core.errors import BadInput
@@ -37,16 +34,15 @@ from vae_core.latents import (
 )
 from vae_core.layout import LATENT, LEARNED, POOL, UNIFORM, Layout, uses_codes
 from vae_core.model import Model
-from vae_core.tables import rmse_of
-from vae_core.tolerance import LOSSLESS
+
+T = TypeVar("T")
 
 BLOCK_ROWS = 131_072
-RANK_ROWS = 16_384
-NEAR_BEST = 1.15  # of the ranked sample: codings within this of the best are measured on everything
 OWN_STREAM_BYTES = 48_000
 OWN_SECTION_BYTES = 24_000
 THREADS = 2
 LATENT_ENCODINGS = ("plain", "dictionary", "split")
+FAST, FAST_SPREAD = 3, 1.4  # a zstd level whose bytes are so far from what is stored at most, an encoding beside another
 
 
 def encode_shard(
@@ -67,34 +63,51 @@ def encode_shard(
     """
     if not table.schema.equals(model.schema):
         raise BadInput(f"table has columns {table.schema.names[:6]}…, the model was made for {model.schema.names[:6]}…")
-    with ThreadPoolExecutor(THREADS) as pool:
-        asked = targets or {}
-        columns = list(pool.map(lambda plan: _prepare(model, plan.index, table.column(plan.index), asked.get(plan.name)), model.columns))
+    asked = targets or {}
+    every = range(len(model.columns))
+    columns = _each(lambda j: choosing.prepare(model, j, table.column(j), asked.get(model.columns[j].name)), every)
     spans = even_spans(table.num_rows, block_rows)
+    may_be_learned = {code.column for code in model.codes if columns[code.column].holds}
+    if model.distortion is not None:
+        may_be_learned -= set(model.distortion.columns)
+    _each(lambda j: choosing.settle(model, j, columns[j]), [j for j in every if j not in may_be_learned])
     latents, gain = distortion_latents(model, columns, spans)
     if latents is not None and not latents_pay(model, columns, latents):
         latents, gain = None, GAIN_UNIT
     by_layer = set(model.distortion.columns) if latents is not None and model.distortion is not None else set()
-    codings = [LATENT if j in by_layer else "" for j in range(len(columns))]
-    excluded = {j for j, c in enumerate(codings) if c or not columns[j].holds}
-    learned: dict[int, list[Encoder]] = {}
-    while True:
-        _exclude_unreadable(model, columns, excluded)
-        learned = _learned_blocks(model, columns, spans, excluded)
-        worse = {code.column for code in model.codes} - excluded - set(learned)
-        worse |= {
-            j for j, found in learned.items()
-            if sum(e.bits for e in found) / 8 + _misfit_bytes(columns[j]) >= columns[j].conventional_bytes
-        }  # fmt: skip
-        if not worse:
-            break
-        excluded |= worse
-    for j in range(len(columns)):
-        codings[j] = codings[j] or (LEARNED if j in learned else columns[j].coding)
+    learned = _chosen(model, columns, spans, by_layer)
+    codings = [LATENT if j in by_layer else LEARNED if j in learned else column.coding for j, column in enumerate(columns)]
     if preview is None:
         exact = {j: sum(e.bits for e in found) / 8 + _misfit_bytes(columns[j]) for j, found in learned.items()}
         preview = bool(by_layer) or preview_paid(model, columns, spans, exact)
     return _assemble(model, columns, spans, codings, learned, latents, gain, preview)
+
+
+def _each(work: Callable[[int], T], indices: Iterable[int]) -> list[T]:
+    """What `work` makes of each column, in order."""
+    with ThreadPoolExecutor(THREADS) as pool:
+        return list(pool.map(work, indices))
+
+
+def _chosen(model: Model, columns: Sequence[ColumnState], spans: Sequence[tuple[int, int]], by_layer: set[int]) -> dict[int, list[Encoder]]:
+    """Column -> an encoder a block, for the columns the exact layer takes fewer bytes for than anything else does.
+
+    Nothing is coded twice: a column that is dropped is known to readers all the same, so that the streams of others stay as they are.
+    """
+    excluded = by_layer | {j for j, column in enumerate(columns) if not column.holds}
+    _exclude_unreadable(model, columns, excluded)
+    learned = _learned_blocks(model, columns, spans, excluded)
+    sizes = {j: sum(e.bits for e in found) / 8 + _misfit_bytes(columns[j]) for j, found in learned.items()}
+    unsettled = [j for j, column in enumerate(columns) if not column.coding]
+    _each(lambda j: choosing.settle(model, j, columns[j], sizes.get(j, math.inf)), unsettled)
+    excluded |= {code.column for code in model.codes if sizes.get(code.column, math.inf) >= columns[code.column].conventional_bytes}
+    while dropped := excluded & set(learned):
+        for j in dropped:
+            del learned[j]
+            if not columns[j].coding:
+                choosing.settle(model, j, columns[j])
+        _exclude_unreadable(model, columns, excluded)
+    return learned
 
 
 def even_spans(n_rows: int, block_rows: int) -> list[tuple[int, int]]:
@@ -104,82 +117,14 @@ def even_spans(n_rows: int, block_rows: int) -> list[tuple[int, int]]:
     return [(start, stop - start) for start, stop in itertools.pairwise(edges)]
 
 
-@dataclass(frozen=True, slots=True)
-class _Way:
-    """One way to hold a column conventionally.
-
-    codes : of the plan, None for verbatim    prefix : of its codings' names    raw : only codings of raw values will do
-    """
-
-    plan: ColumnPlan
-    codes: Codes | None
-    prefix: str = ""
-    raw: bool = False
-
-
-def _prepare(model: Model, j: int, chunked: pa.ChunkedArray, target: float | None) -> ColumnState:
-    array = one_array(chunked)
-    own = model.columns[j]
-    codes = None if own.kind == "verbatim" else encode_column(own, array)
-    target = own.tolerance.value if own.tolerance.is_distortion else target
-    steps = _Way(own, codes) if j not in model.uniform else _Way(model.uniform[j], encode_column(model.uniform[j], array), UNIFORM)
-    ways, holds = [steps], True
-    if codes is not None and target is not None and not _meets(steps, array, target):
-        # the sample met the target, these rows miss it: what is smallest of the worst values kept, the layer's fine grid, all kept
-        assert steps.codes is not None
-        closer = replace(steps, codes=with_worst_kept(steps.plan, array, steps.codes, target))
-        ways = [way for way in (closer, *([_Way(own, codes)] if steps.prefix else [])) if _meets(way, array, target)]
-        holds = bool(ways) and not ways[-1].prefix
-        codes = ways[-1].codes if holds else codes
-        ways.append(_Way(replace(own, tolerance=LOSSLESS), codes, raw=True))
-    # the dictionary behind codes is in the model, whatever this shard does: it weighs in what is reported, not in the choice
-    dictionary = model.dictionary_bytes(j) * min(1.0, len(array) / max(1, model.n_rows))
-    sizes = [(n_bytes, way, coding) for way in ways for coding, n_bytes in _sizes(way, array)]
-    n_bytes, way, coding = min(sizes, key=lambda size: size[0])
-    # numbers made of texts are ours, not what a conventional coding has
-    theirs = sizes
-    if isinstance(own.transform, DigitText):
-        theirs = [(n, steps, name) for name, n in _sizes(replace(steps, raw=True), array)]
-    reported = round(min(n + (dictionary if uses_codes(name) else 0) for n, _, name in theirs))
-    for tried in ways:
-        if not tried.raw and lattices.worth_trying(tried.plan, tried.codes):
-            found = conventional.measure(tried.plan, array, tried.codes, ["lattices"])[1]  # ours: never reported as conventional
-            n_bytes, way, coding = min((n_bytes, way, coding), (found, tried, "lattices"), key=lambda size: size[0])
-    return ColumnState(array, codes, way.codes, way.prefix + coding, n_bytes, reported, holds)
-
-
-def _sizes(way: _Way, array: pa.Array) -> list[tuple[str, int]]:
-    """(coding, bytes) over the whole array, best first: the best of codes and the best of raw values at least."""
-    head = _head(way.plan.width, array, way.codes)
-    ranked = [(name, n) for name, n in conventional.rank(way.plan, *head) if not way.raw or not uses_codes(name)]
-    if not ranked:
-        return [conventional.measure(way.plan, array, way.codes, ["ipc"])]
-    if len(array) > len(head[0]):
-        close = [name for name, n in ranked if n <= NEAR_BEST * ranked[0][1] + 256][:3]
-        best = [[n for n in close if uses_codes(n) is coded] for coded in (True, False)]
-        ranked = sorted((conventional.measure(way.plan, array, way.codes, names) for names in best if names), key=lambda m: m[1])
-    return ranked
-
-
-def _meets(way: _Way, array: pa.Array, target: float) -> bool:
-    """Whether the codes of an array decode within a root mean square error."""
-    assert way.codes is not None
-    return rmse_of(array, decode_column(way.plan, way.codes)) <= target
-
-
 def _exclude_unreadable(model: Model, columns: Sequence[ColumnState], excluded: set[int]) -> None:
     """Add the learned columns that are conditioned on one no reader has the codes of.
 
     Of a column stored raw a reader makes codes again only where it is lossless (FORMAT.md, "Transforms").
     """
-    raw = {j for j, column in enumerate(columns) if not model.columns[j].is_lossless and not uses_codes(column.coding)}
+    raw = {j for j, c in enumerate(columns) if c.coding and not model.columns[j].is_lossless and not uses_codes(c.coding)}
     while more := {code.column for code in model.codes if code.columns & raw & excluded} - excluded:
         excluded |= more
-
-
-def _head(width: int, array: pa.Array, codes: Codes | None) -> tuple[pa.Array, Codes | None]:
-    n = max(256, RANK_ROWS // max(1, width // 8))
-    return array.slice(0, n), None if codes is None else slice_codes(codes, 0, n, width)
 
 
 def _misfit_bytes(column: ColumnState) -> int:
@@ -383,4 +328,8 @@ def _natives(
 
 def _latent_encoding(arrays: Sequence[pa.Array]) -> str:
     """The Parquet encoding that takes the fewest bytes for one latent over all blocks: what base.cost reckons with."""
-    return min(LATENT_ENCODINGS, key=lambda encoding: sum(chunk_bytes(array, encoding) for array in arrays))
+    sizes = {encoding: sum(chunk_bytes(array, encoding, FAST) for array in arrays) for encoding in LATENT_ENCODINGS}
+    likely = [encoding for encoding in LATENT_ENCODINGS if sizes[encoding] <= FAST_SPREAD * min(sizes.values()) + 256]
+    if len(likely) == 1:
+        return likely[0]
+    return min(likely, key=lambda encoding: sum(chunk_bytes(array, encoding) for array in arrays))

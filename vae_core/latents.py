@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from vae_core.base import GAIN_UNIT
 from vae_core.base.cost import stored_bytes
-from vae_core.columns import STATE_MISFIT, Codes, decode_column
+from vae_core.columns import STATE_MISFIT, Codes, ColumnPlan, decode_column
 from vae_core.model import Base, Model
 from vae_core.tables import rmse_of
 
@@ -22,23 +22,38 @@ COARSEST_GAIN, FINEST_GAIN = GAIN_UNIT // 2, 64 * GAIN_UNIT
 AMPLE = 0.05  # so much saved pays for any preview of the default share
 
 
+@dataclass(frozen=True, slots=True)
+class Way:
+    """One way to hold a column conventionally.
+
+    codes : of the plan, None for verbatim    prefix : of its codings' names    raw : only codings of raw values will do
+    """
+
+    plan: ColumnPlan
+    codes: Codes | None
+    prefix: str = ""
+    raw: bool = False
+
+
 @dataclass(slots=True)
 class ColumnState:
     """One column of the table while its shard is made: the array, its codes, the best conventional coding and its bytes.
 
     codes  : what the exact layer and the base layers see, None for verbatim
-    stored : what `coding` stores where it stores codes: of the uniform plan, say
-    conventional_bytes : what it costs in this shard     reported_bytes : with this shard's share of a dictionary it needs
+    ways   : how it may be held conventionally
     holds  : the codes keep the column's target, so that a stream of them will do
+    coding : the best conventional one, "" as long as that is open; stored : what it stores where it stores codes: of the uniform plan, say
+    conventional_bytes : what it costs in this shard     reported_bytes : with this shard's share of a dictionary it needs
     """
 
     array: pa.Array
     codes: Codes | None
-    stored: Codes | None
-    coding: str
-    conventional_bytes: int
-    reported_bytes: int
+    ways: tuple[Way, ...]
     holds: bool = True
+    coding: str = ""
+    stored: Codes | None = None
+    conventional_bytes: int = 0
+    reported_bytes: int = 0
     n_bytes: float = 0.0
 
 

@@ -74,11 +74,25 @@ def span(lo: int, hi: int) -> int:
 
 
 def standardise(features: Features, values: NDArray[np.int64], present: NDArray[np.bool_]) -> NDArray[np.float32]:
-    """See Features.transform."""
-    raw = units(features, values)
-    x = (raw - features.center) / features.scale
-    x[~present[:, features.column]] = 0.0
-    return x.astype(np.float32)
+    """See Features.transform. Column by column, the same float64 arithmetic as on `units`; a level's feature has but two values."""
+    x = np.empty((features.n_features, len(values)), np.float32)
+    low, high = (((edge - features.center) / features.scale).astype(np.float32) for edge in (0.0, 1.0))
+    numeric = features.levels < 0
+    for d, count in enumerate(features.counts.tolist()):
+        start = int(features.start[d])
+        column = np.ascontiguousarray(values[:, d])
+        for f in range(start, start + count):
+            if numeric[f]:
+                above = np.clip(column, features.lo[d], features.hi[d]).view(np.uint64) - features.lo[d : d + 1].view(np.uint64)
+                raw = (above >> features.up.astype(np.uint64)[d] if features.up[d] else above).astype(np.float64)
+                raw -= features.center[f]
+                raw /= features.scale[f]
+                x[f] = raw
+            else:
+                x[f] = np.where(column == features.levels[f], high[f], low[f])
+        if not (there := present[:, d]).all():
+            x[start : start + count, ~there] = 0.0
+    return np.ascontiguousarray(x.T)
 
 
 def units(features: Features, values: NDArray[np.int64]) -> NDArray[np.float64]:

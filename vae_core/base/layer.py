@@ -23,6 +23,7 @@ MAX_LATENTS, MAX_COLUMNS, MAX_WINDOW, MAX_LINEAR = 1 << 11, 1 << 12, 256, 1 << 2
 _LATENT_BOUND = 1 << 15
 LATENT_LIMIT = (1 << 14) - 1
 _CHUNK_ELEMENTS = 1 << 21
+_ENCODE_ELEMENTS = 1 << 19
 _VERSION = 1
 
 Evaluator = Callable[[IntegerNetwork, NDArray[np.int64]], NDArray[np.int32]]
@@ -165,7 +166,7 @@ class BaseLayer:
         n_windows = -(-n // w)
         features = self.decoder.features()
         latents = np.zeros((n_windows, self.n_latents), np.int16)
-        step = max(1, _CHUNK_ELEMENTS // (w * features.n_features))
+        step = max(1, _ENCODE_ELEMENTS // (w * features.n_features))
         for first in range(0, n_windows, step):
             rows = slice(first * w, (first + step) * w)
             x = features.transform(values[rows], present[rows])

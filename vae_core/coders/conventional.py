@@ -12,7 +12,7 @@ lattices    codes as multiples of hidden steps (`coders.lattices`). Stored like 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -98,22 +98,29 @@ def rank(plan: ColumnPlan, array: pa.Array | pa.ChunkedArray, codes: Codes | Non
     if n_rows > most:
         flat = flat.slice(0, most)
         codes = None if codes is None else _head(plan, codes, most)
-    sizes = [(coding, _size(plan, coding, flat, codes)) for coding in candidates_for(plan)]
-    found = [(coding, n_bytes) for coding, n_bytes in sizes if n_bytes is not None]
-    if not found:
-        found = [("ipc", _must(_size(plan, "ipc", flat, codes)))]
+    found = sizes(plan, flat, codes, candidates_for(plan)) or sizes(plan, flat, codes, ["ipc"])
     scale = n_rows / max(1, len(flat))
-    return [(coding, round(n_bytes * scale)) for coding, n_bytes in sorted(found, key=lambda pair: pair[1])]
+    return [(coding, round(n_bytes * scale)) for coding, n_bytes in sorted(found.items(), key=lambda pair: pair[1])]
 
 
 def measure(plan: ColumnPlan, array: pa.Array | pa.ChunkedArray, codes: Codes | None, candidates: Sequence[str]) -> tuple[str, int]:
     """The best of the candidates and its bytes over all rows passed; "ipc" when none of them can hold the data."""
     flat = one_array(array)
-    sizes = [(coding, _size(plan, coding, flat, codes)) for coding in candidates]
-    found = [(coding, n_bytes) for coding, n_bytes in sizes if n_bytes is not None]
-    if not found:
-        return "ipc", _must(_size(plan, "ipc", flat, codes))
-    return min(found, key=lambda pair: pair[1])
+    found = sizes(plan, flat, codes, candidates) or sizes(plan, flat, codes, ["ipc"])
+    return min(found.items(), key=lambda pair: pair[1])
+
+
+def sizes(plan: ColumnPlan, array: pa.Array, codes: Codes | None, candidates: Iterable[str], level: int = 19) -> dict[str, int]:
+    """Coding -> bytes over all rows passed, of the candidates that can hold the data; as they are stored at zstd level 19."""
+    asked = tuple(candidates)
+    held = any(coding.startswith("parquet-") for coding in asked) and survives(plan, array)
+    found: dict[str, int] = {}
+    for coding in asked:
+        if codes is None and coding.startswith(("codes-", "pco", "zstd", "lattices")):
+            continue
+        if held or not coding.startswith("parquet-"):
+            found[coding] = _size(plan, coding, array, codes, level)
+    return found
 
 
 def encode(plan: ColumnPlan, coding: str, array: pa.Array | pa.ChunkedArray, codes: Codes | None) -> Stored:
@@ -182,16 +189,11 @@ def decode_codes(plan: ColumnPlan, coding: str, stored: Stored, n_rows: int) -> 
     return Codes(values, state, misfits)
 
 
-def _size(plan: ColumnPlan, coding: str, array: pa.Array, codes: Codes | None) -> int | None:
-    """Real bytes of a coding, None when it cannot hold the data."""
-    if codes is None and coding.startswith(("codes-", "pco", "zstd", "lattices")):
-        return None
-    if coding.startswith("parquet-") and not survives(plan, array):
-        return None
+def _size(plan: ColumnPlan, coding: str, array: pa.Array, codes: Codes | None, level: int) -> int:
     stored = encode(plan, coding, array, codes)
     n_bytes = len(stored.payload or b"")
     if stored.native is not None:
-        n_bytes += chunk_bytes(stored.native, parquet_encoding(coding))
+        n_bytes += chunk_bytes(stored.native, parquet_encoding(coding), level)
     return n_bytes
 
 
@@ -268,11 +270,6 @@ def _needed(plan: ColumnPlan, part: Any) -> Any:
     if part is None:
         raise CorruptArchive(f"column {plan.name!r}: the part that holds it is missing")
     return part
-
-
-def _must(n_bytes: int | None) -> int:
-    assert n_bytes is not None
-    return n_bytes
 
 
 def _head(plan: ColumnPlan, codes: Codes, n_rows: int) -> Codes:

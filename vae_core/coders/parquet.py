@@ -14,16 +14,16 @@ from vae_core.quality import differences
 ENCODINGS = ("plain", "dictionary", "delta", "split")
 
 
-def chunk_bytes(native: pa.Array, encoding: str) -> int:
-    """Bytes of the column chunks (dictionary page included) of one native column in one row group, zstd 19."""
-    data = _write(native, encoding, "zstd")
+def chunk_bytes(native: pa.Array, encoding: str, level: int = 19) -> int:
+    """Bytes of the column chunks (dictionary page included) of one native column in one row group, zstd, 19 as it is stored."""
+    data = _write(native, encoding, "zstd", level)
     group = pq.read_metadata(pa.BufferReader(data))
     if group.num_row_groups == 0:
         return 0
     return sum(group.row_group(0).column(i).total_compressed_size for i in range(group.num_columns))
 
 
-def _write(native: pa.Array, encoding: str, compression: str) -> pa.Buffer:
+def _write(native: pa.Array, encoding: str, compression: str, level: int = 19) -> pa.Buffer:
     schema = pa.schema([pa.field("v", native.type, nullable=native.null_count > 0)])
     encodings: dict[str, str] = {}
     dictionaries: list[str] = []
@@ -41,7 +41,7 @@ def _write(native: pa.Array, encoding: str, compression: str) -> pa.Buffer:
         sink,
         schema,
         compression=compression,
-        compression_level=19 if compression == "zstd" else None,
+        compression_level=level if compression == "zstd" else None,
         use_dictionary=dictionaries,
         column_encoding=encodings or None,
         write_statistics=False,

@@ -1,0 +1,115 @@
+"""What a column is held against where it is learned, and that its stream is coded once."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from telemetry import assert_kept, decoded, fitted, stored_again, telemetry
+
+from vae_core import choosing, encoding
+from vae_core.coders import conventional
+from vae_core.columns import TableProfile, encode_column, one_array, plan_columns
+from vae_core.latents import ColumnState, Way, slice_codes
+from vae_core.model import Model
+from vae_core.shard import encode_shard
+
+
+def columns_of(n: int, seed: int) -> pa.Table:
+    """Columns such as peers are close on: skewed digits, sorted and drifting ones, text, nulls, decimals, runs."""
+    rng = np.random.default_rng(seed)
+    levels = np.array([f"level {k:03d}" for k in range(int(rng.integers(3, 400)))])
+    drift = np.cumsum(rng.integers(-3, 4, n))
+    return pa.table(
+        {
+            "digits": rng.geometric(0.2, n),
+            "drift": drift,
+            "key": pa.array(levels[rng.zipf(1.4, n) % len(levels)]),
+            "cents": np.round(rng.gamma(2.0, 30.0, n), 2),
+            "runs": np.repeat(rng.integers(0, 50, n // 16 + 1), 16)[:n] * 5,
+            "mixed": np.where(np.arange(n) < n // 3, 7, rng.integers(0, 200, n)),
+            "holes": pa.array(drift // 4, mask=rng.random(n) < 0.1),
+            "clock": np.sort(rng.integers(0, 24 * 60, n)) // 60 * 100 + rng.integers(0, 12, n) * 5,
+        }
+    )
+
+
+def states_of(table: pa.Table) -> tuple[Model, list[ColumnState]]:
+    profile = TableProfile(table.schema)
+    profile.update(table)
+    plans = plan_columns(table.schema, profile.finish(), table, {})
+    model = Model(table.schema, tuple(plans), (), n_rows=table.num_rows)
+    return model, [choosing.prepare(model, j, table.column(j), None) for j in range(len(plans))]
+
+
+@pytest.mark.parametrize("n", [20_000, 140_000])
+def test_peers_of_learned_columns_are_reported_as_they_are_or_a_little_below(n):
+    model, states = states_of(columns_of(n, n))
+    about, full = 0, 0
+    for plan, state in zip(model.columns, states, strict=True):
+        choosing.settle(model, plan.index, state, 1.0)
+        assert not state.coding
+        dictionary = model.dictionary_bytes(plan.index)
+        sizes = conventional.sizes(plan, state.array, state.codes, conventional.candidates_for(plan))
+        best = min(size + (dictionary if choosing.uses_codes(name) else 0) for name, size in sizes.items())
+        assert 0.98 * best <= state.reported_bytes <= 1.03 * best + 1, plan.name
+        about, full = about + state.reported_bytes, full + best
+    assert 0.995 * full <= about <= 1.005 * full
+
+
+def test_a_stream_that_is_not_far_below_leaves_nothing_to_a_sample():
+    model, states = states_of(columns_of(40_000, 1))
+    for plan, state in zip(model.columns, states, strict=True):
+        choosing.settle(model, plan.index, state)
+        exact = (state.coding, state.conventional_bytes, state.reported_bytes)
+        again = choosing.prepare(model, plan.index, pa.chunked_array([state.array]), None)
+        choosing.settle(model, plan.index, again, 0.9 * state.conventional_bytes)
+        assert (again.coding, again.conventional_bytes, again.reported_bytes) == exact
+
+
+def test_every_column_is_coded_once_and_every_dropped_one_measured(monkeypatch):
+    raw = telemetry(2000, 0)
+    model = fitted(raw, []).model
+    coded: list[tuple[int, int]] = []
+    code = encoding.code_column
+    monkeypatch.setattr(encoding, "code_column", lambda e, c, d, v, s: (coded.append((c.column, id(d))), code(e, c, d, v, s))[1])
+    whole = encode_shard(model, raw, block_rows=500)
+    assert len(coded) == 4 * len(model.codes)
+    learned = {o.name for o in whole.outcomes if o.coding == "learned"}
+    dropped = sorted(learned)[::2]
+    settle = choosing.settle
+
+    def settled(model: Model, j: int, column: ColumnState, learned: float = math.inf) -> None:
+        settle(model, j, column, learned if model.columns[j].name not in dropped else math.inf)
+        if model.columns[j].name in dropped:
+            column.conventional_bytes = 0
+
+    monkeypatch.setattr(choosing, "settle", settled)
+    coded.clear()
+    some = encode_shard(model, raw, block_rows=500)
+    assert len(coded) == 4 * len(model.codes)
+    assert {o.name for o in some.outcomes if o.coding == "learned"} == learned - set(dropped)
+    assert_kept(raw, decoded(stored_again(model), some))
+
+
+@settings(deadline=None, max_examples=30)
+@given(st.integers(300, 5000), st.integers(256, 4000), st.integers(0, 9))
+def test_a_sample_of_rows_is_a_sample_of_codes(n, n_sampled, seed):
+    table = columns_of(n, seed)
+    model, states = states_of(table)
+    for plan, state in zip(model.columns, states, strict=True):
+        if state.codes is None:
+            continue
+        rows, codes = choosing._sampled(Way(plan, state.codes), state.array, n_sampled)
+        again = encode_column(plan, rows)
+        assert codes is not None and len(rows) == len(codes.values) <= max(n_sampled, 256)
+        assert np.array_equal(again.values, codes.values)
+        assert np.array_equal(0 if again.state is None else again.state, 0 if codes.state is None else codes.state)
+    assert (
+        slice_codes(states[0].codes, 0, 10, 1).values.tolist()
+        == encode_column(model.columns[0], one_array(table[0].slice(0, 10))).values.tolist()
+    )
