@@ -34,6 +34,7 @@ FAST = 3  # the zstd level of a first look, and what 19 may make of its bytes: o
 FAST_SHRINKS, FAST_SHRINKS_CODED, FAST_SHRINKS_REPORTED, DICTIONARY_SHRINKS = 0.5, 0.6, 0.65, 0.93
 SLACK = 512  # bytes: small columns have ratios of their own
 SAMPLED_LESS = 0.99  # a sampled rival is reported at so much of what its sample says
+MOST_MEASURED = 4  # codings on every row of what is stored
 STEADY = 0.98  # of pcodec's bytes: a rival below this is measured
 RUNS = 4  # shorter ones hide from zstd what is alike in neighbouring rows
 
@@ -127,7 +128,7 @@ def _apart(sizes: Mapping[str, int], dictionary: float) -> list[str]:
     return (best if dictionary else _untwinned(best, sizes))[:2]
 
 
-def _untwinned(names: Sequence[str], sizes: Mapping[str, int]) -> list[str]:
+def _untwinned(names: Sequence[str], sizes: Mapping[str, float]) -> list[str]:
     """Codings, best first, without those that do to raw values what a better one does to their codes, or the reverse, for about as much."""
     kept: dict[str, str] = {}
     for name in names:
@@ -149,8 +150,17 @@ def _sizes(way: Way, array: pa.Array, known: Mapping[str, int], dictionary: floa
     if not ranked:
         return [conventional.measure(way.plan, array, way.codes, ["ipc"])]
     if len(array) > len(sample[0]):
-        close = [name for name, n in ranked if n <= NEAR_BEST * ranked[0][1] + 256]
-        close = (close if dictionary else _untwinned(close, dict(ranked)))[:3]
+        # near the best of rows from all over, or of the first, whose long stretch may tell zstd more
+        firsts = _ranked(
+            way, array.slice(0, len(sample[0])), None if way.codes is None else slice_codes(way.codes, 0, len(sample[0]), way.plan.width)
+        )
+        nearness: dict[str, float] = {}
+        for found in (ranked, firsts):
+            for name, n in found:
+                if n <= NEAR_BEST * found[0][1] + 256:
+                    nearness[name] = min(nearness.get(name, math.inf), n / max(1, found[0][1]))
+        close = sorted(nearness, key=lambda name: nearness[name])
+        close = (close if dictionary else _untwinned(close, nearness))[:MOST_MEASURED]
         exact = {name: known[name] for name in close if name in known}
         exact |= conventional.sizes(way.plan, array, way.codes, [name for name in close if name not in known])
         ranked = sorted(exact.items(), key=lambda pair: pair[1]) or [conventional.measure(way.plan, array, way.codes, ["ipc"])]
