@@ -22,6 +22,7 @@ from storage.verity import VerifiedFile
 from storage.writer import load_model
 from vae_core.layout import LATENT
 from vae_core.model import Base, Model
+from vae_core.quality import pooled
 from vae_core.tolerance import LOSSLESS, Tolerance
 
 Models = Callable[[str], Model]
@@ -130,7 +131,7 @@ def column_reports(account: Account, manifest: Manifest) -> list[ColumnReport]:
                 tolerance=0.0 if tolerance.is_lossless else tolerance.value,
                 tolerance_kind="lossless" if tolerance.is_lossless else "rmse" if tolerance.is_distortion else "absolute",
                 max_abs_error=max((error[0] for error in errors), default=0.0),
-                rmse=math.sqrt(sum(error[1] ** 2 * error[2] for error in errors) / n_finite) if n_finite else without,
+                rmse=pooled([(error[1], error[2]) for error in errors]) if n_finite else without,
                 violations=sum(item["violations"] + item["mismatches"] for item in items),
                 mismatches=sum(item["mismatches"] for item in items),
                 n_rows=manifest.n_rows,

@@ -5,6 +5,7 @@ Credentials are never values here. `credentials` is the *name* of a Prefect bloc
 without it fsspec takes them from the environment (AWS_ACCESS_KEY_ID, AWS_ENDPOINT_URL and the like).
 """
 
+import os
 import re
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal
@@ -30,6 +31,11 @@ def _uri(value: str) -> str:
     if CREDENTIALS_IN_URI.match(value):
         raise ValueError("holds a password: name a Prefect block in 'credentials' instead")
     return value
+
+
+def _spelt_out(uri: str) -> str:
+    """A local path from the root on; any other URI as it is."""
+    return uri if "://" in uri else os.path.abspath(uri)
 
 
 def _block(value: str | None) -> str | None:
@@ -273,4 +279,6 @@ class RunRequest(_Settings):
     def _apart(self) -> "RunRequest":
         if self.source.uri.rstrip("/") == self.archive.uri.rstrip("/"):
             raise ValueError(f"source and archive are the same place: {self.source.uri}")
+        if _spelt_out(self.archive.uri).startswith(_spelt_out(self.source.uri).rstrip("/") + "/"):
+            raise ValueError(f"the archive {self.archive.uri} is inside the source {self.source.uri}: put it beside the source")
         return self

@@ -35,6 +35,7 @@ class ProgressLine:
         self._shown_s = float("-inf")
         self._last_line = ""
         self._first_bits: float | None = None
+        self._layer = ""
         self._on_line = False
 
     def __enter__(self) -> ProgressLine:
@@ -56,6 +57,8 @@ class ProgressLine:
             if new_stage:
                 self._finish_line()
                 self._stage, self._stage_began_s, self._first_bits = event.stage, now, None
+            if event.bits_per_row is not None and _layer(event) != self._layer:
+                self._layer, self._first_bits = _layer(event), None  # a layer's rate is its own: not to be compared with another's
             if self._first_bits is None:
                 self._first_bits = event.bits_per_row
             complete = event.total > 0 and event.done >= event.total
@@ -97,9 +100,12 @@ class ProgressLine:
 
     def _training(self, event: ProgressEvent) -> str:
         text = f"{event.bits_per_row:.2f} bits/row"
+        layer = _layer(event)
         if self._first_bits is not None and self._first_bits > (event.bits_per_row or 0.0):
             text = f"{self._first_bits:.2f} → " + text
-        if event.held_out_bits_per_row is not None:
+        if layer:
+            text = f"{layer} layer  {text}"
+        if event.held_out_bits_per_row is not None and event.held_out_bits_per_row != event.bits_per_row:
             text += f" (held out {event.held_out_bits_per_row:.2f})"
         if event.total > 0:
             over = event.done > event.total
@@ -109,3 +115,9 @@ class ProgressLine:
                 else f"  {event.done:.0f} of {event.total:.0f} s"
             )
         return text
+
+
+def _layer(event: ProgressEvent) -> str:
+    """The layer a training event speaks of: exact, preview or distortion; empty where it does not say."""
+    word = event.message.partition(":")[0].partition(" ")[0]
+    return "exact" if word in ("exact", "order") else word

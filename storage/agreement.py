@@ -50,7 +50,7 @@ def agree(claims: Sequence[Claim], *, widen: bool = False) -> pa.Schema:
             joined = _joined(field, other, widen=widen, inferred=claim.inferred or first.inferred)
             if joined is None:
                 joinable = not widen and _joined(field, other, widen=True, inferred=True) is not None
-                hint = "; widening would join them" if joinable else ""
+                hint = "; --widen would join them" if joinable else ""
                 raise BadInput(
                     f"{claim.where}: field {field.name!r} is {_described(other)}, "
                     f"but {_described(field)} in {stated_by[field.name]}{hint}"

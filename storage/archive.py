@@ -13,7 +13,7 @@ from storage.codec import Codec, LearnedCodec
 from storage.manifest import FORMAT_OBJECT, Manifest, ShardRef, list_snapshots, load_manifest, snapshot_path
 from storage.objects import Meter, ObjectStore
 from storage.shards import ShardEntry, load_record
-from storage.verity import read_verified
+from storage.verity import read_whole
 from storage.writer import ENCODER_PREFIX, load_model
 from vae_core.errors import CorruptArchive, LatentpackError, UsageError
 
@@ -161,13 +161,14 @@ class Archive:
         """
         for model in self.manifest.models:
             for ref in model.objects.values():
-                read_verified(self.store, ref)
+                read_whole(self.store, ref)
                 yield ref.path
         for shard in self.manifest.shards:
             entry = load_record(self.store, shard)
+            read_whole(self.store, shard.record)
             yield shard.record.path
             for ref in entry.objects.values():
-                read_verified(self.store, ref)
+                read_whole(self.store, ref)
                 yield ref.path
 
     def _project(self, columns: Sequence[str] | None) -> pa.Schema:

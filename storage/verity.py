@@ -120,6 +120,14 @@ def read_verified(store: ObjectStore, ref: ObjectRef) -> bytes:
     return data
 
 
+def read_whole(store: ObjectStore, ref: ObjectRef) -> bytes:
+    """The same, of an object that holds nothing besides. Raises CorruptArchive naming it."""
+    data = read_verified(store, ref)
+    if store.size(ref.path) != ref.n_bytes:
+        raise CorruptArchive(f"{ref.path}: the object is longer than the {ref.n_bytes} bytes recorded")
+    return data
+
+
 def _fetch(store: ObjectStore, ref: ObjectRef, start: int, stop: int) -> bytes:
     if start == stop:
         return b""

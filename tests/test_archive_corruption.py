@@ -43,6 +43,15 @@ def read_everything(root: Path) -> pa.Table:
     return table
 
 
+def test_bytes_behind_an_object_are_an_error_that_names_it(place: Path) -> None:
+    for path in sorted(p for folder in ("models", "shards") for p in (place / folder).rglob("*") if p.is_file()):
+        data = path.read_bytes()
+        path.write_bytes(data + b"x")
+        with pytest.raises(CorruptArchive, match=path.name):
+            list(open_fake(ObjectStore.open(str(place)), TABLE.schema).check_objects())
+        path.write_bytes(data)
+
+
 def test_a_flipped_bit_anywhere_is_an_error_that_names_the_object(place: Path) -> None:
     rng = random.Random(1)
     n_flips = 0

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pyarrow as pa
 import pytest
@@ -8,7 +10,7 @@ from hypothesis import strategies as st
 from strategies import tables
 
 from vae_core.errors import BadInput
-from vae_core.quality import combine, compare, differences, digest
+from vae_core.quality import combine, compare, differences, digest, pooled
 from vae_core.tolerance import Tolerance
 
 LAW = settings(deadline=None, max_examples=40)
@@ -117,3 +119,10 @@ def test_pieces_combine_into_the_whole():
 def test_a_different_number_of_rows_is_said():
     with pytest.raises(BadInput, match="2 raw rows"):
         compare(pa.table({"x": [1, 2]}), pa.table({"x": [1]}), {})
+
+
+@pytest.mark.parametrize("scale", [1e-200, 1.0, 1e200, 1e307])
+def test_pieces_are_pooled_whatever_their_size(scale):
+    assert pooled([(3.0 * scale, 2), (0.0, 3), (4.0 * scale, 5)]) == pytest.approx(scale * math.sqrt((9 * 2 + 16 * 5) / 10), rel=1e-12)
+    assert pooled([]) == 0.0 and pooled([(0.0, 5)]) == 0.0
+    assert pooled([(math.inf, 1), (1.0, 5)]) == math.inf

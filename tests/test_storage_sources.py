@@ -271,7 +271,7 @@ def test_corruption_inside_a_file_is_bad_input_naming_it(tmp_path, n_kept):
 def test_a_disagreement_names_file_field_and_both_types(tmp_path):
     flights(tmp_path, 1)
     flights(tmp_path, 2, row=pa.array([0.5] * 10, pa.float64()))
-    with pytest.raises(BadInput, match=r"m02\.parquet: field 'row' is double, but int32 in .*m01\.parquet; widening"):
+    with pytest.raises(BadInput, match=r"m02\.parquet: field 'row' is double, but int32 in .*m01\.parquet; --widen"):
         open_source(str(tmp_path))
     source = open_source(str(tmp_path), widen=True)
     assert source.table()["row"].to_pylist() == [*map(float, range(10)), *[0.5] * 10]

@@ -309,3 +309,40 @@ def test_no_chunks_are_an_empty_array_of_any_type(table):
         empty = one_array(pa.chunked_array([], field.type))
         empty.validate(full=True)
         assert isinstance(empty, pa.Array) and len(empty) == 0 and empty.type.equals(field.type)
+
+
+@pytest.mark.parametrize("spec", ["*=1%", "*=rmse:3%", "*=psnr:40"])
+def test_floats_whose_squares_are_no_floats_are_reported_all_the_same(spec, tmp_path):
+    rng = np.random.default_rng(3)
+    (tmp_path / "raw").mkdir()
+    pq.write_table(pa.table({"far": rng.normal(size=3000) * 1e200, "near": rng.normal(size=3000)}), tmp_path / "raw" / "a.parquet")
+    latentpack("run", tmp_path / "raw", tmp_path / "a", "--tolerance", spec, "--time-budget", "4", "--json", tmp_path / "j")
+    found = json.loads((tmp_path / "j").read_text())
+    assert [column["violations"] for column in found["columns"]] == [0, 0]
+
+
+def test_a_target_far_below_any_step_keeps_every_value(tmp_path):
+    rng = np.random.default_rng(4)
+    x = rng.normal(size=1500)
+    x[:3] = np.nan, np.inf, -np.inf
+    (tmp_path / "raw").mkdir()
+    pq.write_table(pa.table({"x": pa.array(x, mask=np.arange(1500) % 9 == 0)}), tmp_path / "raw" / "a.parquet")
+    latentpack("run", tmp_path / "raw", tmp_path / "a", "--tolerance", "x=psnr:1000", "--time-budget", "4")
+
+
+def test_an_archive_inside_its_source_is_refused_before_anything_is_written(tmp_path):
+    pq.write_table(pa.table({"x": [1, 2, 3]}), tmp_path / "a.parquet")
+    refused = latentpack("run", tmp_path, tmp_path / "archive", code=2)
+    assert "inside the source" in refused.stderr and not (tmp_path / "archive").exists()
+
+
+def test_a_preview_that_tells_less_than_the_means_is_left_out():
+    rng = np.random.default_rng(6)
+    n = 4000
+    model = fitted(pa.table({"a": np.arange(n), "b": np.arange(n) * 2 + rng.integers(0, 9, n)}), (), preview=0.5).model
+    assert model.preview is not None
+    for first, kept in ((0, True), (10**6, False)):  # rows as they were, and rows far from all the layer has seen
+        a = np.arange(first, first + n)
+        rows = pa.table({"a": a, "b": a * 2 + rng.integers(0, 9, n)})
+        columns = [choosing.prepare(model, j, rows.column(j), None) for j in range(2)]
+        assert latents.preview_tells(model, columns, n) == kept

@@ -30,6 +30,7 @@ from vae_core.latents import (
     latents_pay,
     pack_misfits,
     preview_paid,
+    preview_tells,
     slice_codes,
 )
 from vae_core.layout import LATENT, LEARNED, POOL, UNIFORM, Layout, uses_codes
@@ -79,7 +80,7 @@ def encode_shard(
     codings = [LATENT if j in by_layer else LEARNED if j in learned else column.coding for j, column in enumerate(columns)]
     if preview is None:
         exact = {j: sum(e.bits for e in found) / 8 + _misfit_bytes(columns[j]) for j, found in learned.items()}
-        preview = bool(by_layer) or preview_paid(model, columns, spans, exact)
+        preview = bool(by_layer) or (preview_paid(model, columns, spans, exact) and preview_tells(model, columns, table.num_rows))
     return _assemble(model, columns, spans, codings, learned, latents, gain, preview)
 
 

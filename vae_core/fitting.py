@@ -28,10 +28,12 @@ from vae_core.tolerance import Tolerance
 Progress = Callable[[Mapping[str, Any]], None]
 
 EXACT_ROWS = 60_000
-EXACT_SHARE = 0.5
+EXACT_SHARE, EXACT_LEAST = 0.5, 0.2
 SHARE_OF_ORDERS = 0.6  # of the time for the exact layer: after it no other order is searched
 PREVIEW_SHARE = 0.025  # the promise is 3 %: the estimate it is taken of may be off by a sixth
 MIN_PREVIEW_BYTES = 400
+LEAST_TARGET = 1e-6
+JUDGED_ROWS = 1 << 15
 PREVIEW_METADATA = 300  # what a shard's latents take beside themselves: their file's frame, their digest, their measured error
 PREVIEW_CELLS = 1_200_000
 MIN_JUDGED_DICTIONARY = 4_096
@@ -152,8 +154,9 @@ def _fit_exact(
         picked.append(SampleColumn(plan.index, codes.values, codes.state, plan.fill, lo, hi, plan.kind == "categorical"))
     if not picked or n == 0:
         return (), 0.0
-    began = time.monotonic()
-    deadline = began + EXACT_SHARE * config.time_budget_s
+    began, budget = time.monotonic(), config.time_budget_s
+    # looking at columns and a distortion layer take of the same budget, but not all of it
+    deadline = max(report.began + EXACT_SHARE * budget, began + EXACT_LEAST * budget)
     rng = np.random.default_rng(config.seed)
     alone = {c.column: _plain_bits(c) for c in picked}
     report("exact", 0, plain := sum(alone.values()) / n, plain)
@@ -224,7 +227,8 @@ def _fit_distortion(
     with the best conventional coding: model, latents, states and misfits of all rows against all rows (measured on the sample)."""
     asked = [p.index for p in plans if p.tolerance.is_distortion and p.kind in ("numeric", "tensor")]
     targets = {j: plans[j].tolerance.value / _code_unit(plans[j]) for j in asked}
-    asked = [j for j in asked if 0 < targets[j] < float("inf")]  # a range beyond what its type can subtract has no unit
+    # a range beyond what its type can subtract has no unit; a target far below a code asks for every value as it is
+    asked = [j for j in asked if LEAST_TARGET < targets[j] < float("inf")]
     if not asked or not sample.table.num_rows or sum(plans[j].width for j in asked) > MAX_COLUMNS:
         return None, []
     table, runs = thinned(sample, max(2_000, 40_000_000 // (8 * sum(plans[j].width for j in asked))))
@@ -294,7 +298,7 @@ def _without_costly_dictionaries(plans: Sequence[ColumnPlan], sample: Sample, n_
     for plan in plans:
         n_bytes = sum(len(blob) for blob in plan.blobs().values()) if plan.kind in ("categorical", "numeric") else 0
         if n_bytes > MIN_JUDGED_DICTIONARY and plan.is_lossless and sample.table.num_rows:
-            array = one_array(sample.table.column(plan.index).slice(0, 1 << 17))
+            array = one_array(sample.table.column(plan.index).slice(0, JUDGED_ROWS))
             other = without_levels(plan, sample.table.column(plan.index))
             scale = n_total / len(array)
             coded = [n for name, n in conventional.rank(plan, array, encode_column(plan, array)) if uses_codes(name)]
@@ -329,13 +333,14 @@ def _fit_preview(
     budget_bytes = share * model.rate_bits_per_row * n_total / 8 - PREVIEW_METADATA * (config.preview == "auto")
     if not picked or budget_bytes < MIN_PREVIEW_BYTES:
         return None, []
+    budget = config.time_budget_s
     table, runs = thinned(sample, max(8_192, min(60_000, PREVIEW_CELLS // len(picked))))
     values, present = matrix(model.columns, picked, table)
     ordered = any(code.value.by_level for code in model.codes)
     found = fit_base(
         base_columns(model.columns, picked, {}), values, present, bits_per_row=8 * budget_bytes / n_total,
         n_rows_total=n_total, runs=runs, windows=(1, 8, 16) if ordered else (1,), seed=config.seed,
-        time_budget_s=0.3 * config.time_budget_s,
+        time_budget_s=min(0.3 * budget, max(0.05 * budget, report.began + budget - time.monotonic())),
         progress=lambda p: report(f"preview {p.stage}", p.step, p.bits_per_row, p.held_out_bits_per_row),
     )  # fmt: skip
     if found.layer is None:

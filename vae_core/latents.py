@@ -19,6 +19,7 @@ from vae_core.tables import rmse_of
 
 ALLOWANCE = 1.004  # of the conventional coding: what an exact shard may take, its preview included
 COARSEST_GAIN, FINEST_GAIN = GAIN_UNIT // 2, 64 * GAIN_UNIT
+WINDOWS, WINDOW_ROWS = 8, 1024
 AMPLE = 0.05  # so much saved pays for any preview of the default share
 
 
@@ -111,6 +112,33 @@ def preview_paid(
         return True
     layer = model.preview.layer
     return sum(stored_bytes(layer.encode(*base_input(model, model.preview, columns, *span))) for span in spans) <= spare
+
+
+def preview_tells(model: Model, columns: Sequence[ColumnState], n_rows: int) -> bool:
+    """Whether the preview of these rows is worth more than the mean of every column: a fit may not know rows like them.
+
+    Judged by windows of rows from all over the shard, in codes: numbers by their mean squared error over their variance,
+    categories by how often they are right over how often the commonest would be.
+    """
+    base = model.preview
+    if base is None or not n_rows:
+        return True
+    starts = sorted({int(k * max(0, n_rows - WINDOW_ROWS) / (WINDOWS - 1)) for k in range(WINDOWS)})
+    seen = [base_input(model, base, columns, start, min(WINDOW_ROWS, n_rows - start)) for start in starts]
+    guessed = np.concatenate([base.layer.decode(base.layer.encode(*part)) for part in seen])
+    values, present = np.concatenate([v for v, _ in seen]), np.concatenate([p for _, p in seen])
+    told = []
+    for k, j in enumerate(base.columns):
+        held = present[:, k]
+        x, y = values[held, k], guessed[held, k]
+        if not len(x) or (x == x[0]).all():
+            continue
+        if model.columns[j].kind == "categorical":
+            told.append(float((x == y).mean()) - float(np.unique(x, return_counts=True)[1].max()) / len(x))
+        else:
+            centred = x.astype(np.float64)
+            told.append(1.0 - float(np.mean(np.square(y - centred))) / float(np.var(centred)))
+    return not told or float(np.mean(np.maximum(told, -1.0))) > 0.0
 
 
 def latents_pay(model: Model, columns: Sequence[ColumnState], latents: Sequence[NDArray[np.integer[Any]]]) -> bool:

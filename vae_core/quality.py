@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from decimal import Decimal
 from typing import Any, cast
@@ -111,19 +111,27 @@ def compare_column(name: str, raw: pa.Array, decoded: pa.Array, tolerance: Toler
 def combine(first: ColumnQuality, second: ColumnQuality) -> ColumnQuality:
     """The quality of both pieces of one column together; `first` holds the earlier rows."""
     n = first.n_finite + second.n_finite
-    square = 0.0 if n == 0 else (first.rmse**2 * first.n_finite + second.rmse**2 * second.n_finite) / n
     row = first.first_violation_row if first.first_violation_row is not None else second.first_violation_row
     return ColumnQuality(
         first.name,
         first.n_rows + second.n_rows,
         first.n_null + second.n_null,
         max(first.max_abs_error, second.max_abs_error),
-        math.sqrt(square),
+        pooled([(first.rmse, first.n_finite), (second.rmse, second.n_finite)]),
         first.violations + second.violations,
         row,
         first.mismatches + second.mismatches,
         n,
     )
+
+
+def pooled(parts: Sequence[tuple[float, int]]) -> float:
+    """The root mean square of pieces, (root mean square, values) each: by shares of the largest, whose square may be no float."""
+    n = sum(count for _, count in parts)
+    most = max((rmse for rmse, count in parts if count), default=0.0)
+    if not n or not 0.0 < most < math.inf:
+        return most
+    return most * math.sqrt(sum((rmse / most) ** 2 * count for rmse, count in parts) / n)
 
 
 def differences(a: pa.Array, b: pa.Array) -> Bools:
