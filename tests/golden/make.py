@@ -30,7 +30,7 @@ from storage import open_archive  # noqa: E402
 from storage.manifest import FORMAT_VERSION, Manifest  # noqa: E402
 from storage.objects import ObjectStore  # noqa: E402
 from storage.writer import commit, stage_model, stage_shard  # noqa: E402
-from vae_core import encoding, fitting  # noqa: E402
+from vae_core import choosing, encoding, fitting  # noqa: E402
 from vae_core.base import fit_base  # noqa: E402
 from vae_core.base.search import BaseFit  # noqa: E402
 from vae_core.coders import conventional  # noqa: E402
@@ -265,6 +265,11 @@ def keep(path: Path, table: pa.Table) -> None:
         writer.write_table(table)
 
 
+def measured_as(sizes: Callable[..., list[tuple[str, int]]]) -> Any:
+    """Conventional codings take what `sizes` says of a way and an array."""
+    return mock.patch.multiple(choosing, _sizes=sizes, _about=lambda *_: None)
+
+
 def main() -> None:
     """Every case."""
     types = every_type(300)
@@ -281,13 +286,13 @@ def main() -> None:
     with mock.patch.object(fitting, "fit_base", networked):
         write("network", [curved.slice(0, 1600), curved.slice(1600)], [f"x{k}=rmse:5%" for k in range(6)])
     table, asked, ranking = every_coding(300)
-    with mock.patch.object(conventional, "rank", ranking):
+    with measured_as(lambda way, array, *_: ranking(way.plan, array, way.codes)):
         write("codings", [table], asked, block_rows=150)
     with mock.patch.object(fitting, "_fit_exact", lambda *_: ((), 0.0)):
         write("lattices", [every_lattice(1400)], block_rows=700)
     table, changed = every_context(900)
     with (
-        mock.patch.object(conventional, "rank", lambda *_: [("ipc", 1 << 40)]),
+        measured_as(lambda *_: [("ipc", 1 << 40)]),
         mock.patch.multiple(encoding, OWN_STREAM_BYTES=300, OWN_SECTION_BYTES=200),
     ):
         write("contexts", [table], block_rows=450, changed=changed)
