@@ -340,7 +340,7 @@ def _fit_preview(
     found = fit_base(
         base_columns(model.columns, picked, {}), values, present, bits_per_row=8 * budget_bytes / n_total,
         n_rows_total=n_total, runs=runs, windows=(1, 8, 16) if ordered else (1,), seed=config.seed,
-        time_budget_s=min(0.3 * budget, max(0.05 * budget, report.began + budget - time.monotonic())),
+        time_budget_s=min(0.3 * budget, max(0.2 * budget, report.began + budget - time.monotonic())),
         progress=lambda p: report(f"preview {p.stage}", p.step, p.bits_per_row, p.held_out_bits_per_row),
     )  # fmt: skip
     if found.layer is None:
