@@ -9,9 +9,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from telemetry import assert_kept, decoded, fitted, profiled, stored_again
 
-from vae_core.columns import STATE_MISFIT, Codes, decode_column, encode_column, plan_columns
+from vae_core.coders import conventional
+from vae_core.columns import STATE_MISFIT, Codes, decode_column, encode_column, one_array, plan_columns
 from vae_core.columns.texts import DIGIT, DigitText, find_pattern, pattern_from_json
 from vae_core.errors import CorruptArchive
+from vae_core.layout import uses_codes
 from vae_core.shard import encode_shard
 
 LAW = settings(deadline=None, max_examples=100)
@@ -77,6 +79,9 @@ def test_growing_numbers_in_texts_cost_their_steps_and_the_peer_stays_text():
     outcome = {o.name: o for o in shard.outcomes}["id"]
     assert outcome.coding in ("learned", "pco", "codes-delta", "lattices")
     assert outcome.n_bytes < 1.1 * 3 * n / 8 < 0.5 * outcome.conventional_bytes  # steps are three bits; the peer holds texts
+    names = [name for name in conventional.candidates_for(model.columns[0]) if not uses_codes(name)]
+    texts = conventional.sizes(model.columns[0], one_array(table["id"]), None, names)
+    assert outcome.conventional_bytes == min(texts.values())
     assert_kept(table, decoded(stored_again(model), shard))
 
 

@@ -73,7 +73,8 @@ def settle(model: Model, j: int, column: ColumnState, learned: float = math.inf)
     n_bytes, way, coding = min(sizes, key=lambda size: size[0])
     theirs = [(name, n) for n, _, name in sizes]
     if of_texts:  # numbers made of texts are ours, not what a conventional coding has
-        theirs = _sizes(replace(first, raw=True), column.array, {}, 0.0)
+        raw = [name for name in conventional.candidates_for(first.plan) if not uses_codes(name)]
+        theirs = list(conventional.sizes(first.plan, column.array, None, raw or ["ipc"]).items())
     column.reported_bytes = round(min(_whole(name, n, dictionary) for name, n in theirs))
     for tried in column.ways:
         if not tried.raw and lattices.worth_trying(tried.plan, tried.codes):
@@ -171,7 +172,7 @@ def _ranked(way: Way, array: pa.Array, codes: Codes | None) -> list[tuple[str, i
     """(coding, bytes) of a sample, best first, of the codings that a first look does not rule out."""
     if way.plan.width > 1:
         return _allowed(way, conventional.rank(way.plan, array, codes))
-    names = conventional.candidates_for(way.plan)
+    names = [name for name in conventional.candidates_for(way.plan) if not way.raw or not uses_codes(name)]
     fast = conventional.sizes(way.plan, array, codes, names, FAST)
     best = min(fast.values(), default=0)
     shrinks = FAST_SHRINKS if codes is None else FAST_SHRINKS_CODED
