@@ -161,3 +161,9 @@ def test_the_plot_is_drawn_the_same_each_time(tmp_path):
     for name in ("a.svg", "b.svg"):
         draw(rows, tmp_path / name)
     assert (tmp_path / "a.svg").read_bytes() == (tmp_path / "b.svg").read_bytes()
+
+
+def test_the_csv_of_a_table_is_counted_where_there_can_be_one(table):
+    flat = pa.table({"n": [1, 22], "word": ["a", None]})
+    assert dataset.csv_bytes(flat) == len(b'"n","word"\n1,"a"\n22,\n')
+    assert dataset.csv_bytes(table.select(["tensor"])) is None

@@ -19,7 +19,6 @@ from vae_core.exact.features import (
     Decoded,
     Feature,
     Surroundings,
-    context,
 )
 from vae_core.exact.schedule import STEPS
 
@@ -56,7 +55,7 @@ def test_every_feature_is_a_level_below_its_size_for_any_int64(feature, n, data)
         step, column() if known else None, column() if known else None,
         column() if guessed else None, rng.integers(0, FRACTIONS, n) if guessed else None,
     )  # fmt: skip
-    [levels] = context([feature], decoded, np.arange(n), around, {})
+    levels = decoded.feature(feature) if feature.column >= 0 else around.levels(feature, n)
     assert levels.shape == (n,) and levels.dtype == np.int64 and ((levels >= 0) & (levels < feature.size)).all()
 
 

@@ -332,8 +332,8 @@ def pool_of(payload: bytes, names: list[str]) -> dict[str, bytes]:
     return found
 
 
-@pytest.mark.parametrize("folder", sorted(GOLDEN.glob("1.*/contexts")), ids=lambda folder: folder.parent.name)
-def test_a_reader_written_from_the_format_document_sees_the_same_data(folder):
+def golden(folder: Path) -> tuple[pa.Table, dict[str, Any], dict[str, Any], list[bytes]]:
+    """A golden archive of one model and one shard: the rows it shall give, the plan spelt out, the record, the payloads."""
     with pa.ipc.open_file(folder / "expected.arrow") as reader:
         wanted = reader.read_all()
     [plan_file] = folder.glob("archive/models/*/plan.json.zst")
@@ -341,8 +341,14 @@ def test_a_reader_written_from_the_format_document_sees_the_same_data(folder):
     plan = spelt_out(json.loads(unpacked[4 + int.from_bytes(unpacked[:4], "little") :]))
     [record_file] = folder.glob("archive/shards/*/shard.json.zst")
     record = json.loads(unzstd(record_file.read_bytes()))
-    layout, n_blocks = record["layout"], len(record["block_rows"])
     payloads = pq.read_table(record_file.with_name("corrections.parquet")).column("payload").to_pylist()
+    return wanted, plan, record, payloads
+
+
+@pytest.mark.parametrize("folder", sorted(GOLDEN.glob("1.*/contexts")), ids=lambda folder: folder.parent.name)
+def test_a_reader_written_from_the_format_document_sees_the_same_data(folder):
+    wanted, plan, record, payloads = golden(folder)
+    layout, n_blocks = record["layout"], len(record["block_rows"])
     assert len(payloads) == n_blocks * len(record["groups"]) and base64.b64decode(record["payload_lengths"] + "===")
     assert set(layout["codings"]) == {"learned"}
     first = 0
@@ -440,15 +446,8 @@ def lattices(body: bytes, type_of_bits: str) -> list[int]:
 
 @pytest.mark.parametrize("folder", sorted(GOLDEN.glob("1.*/lattices")), ids=lambda folder: folder.parent.name)
 def test_lattices_read_from_the_format_document_are_the_same_values(folder):
-    with pa.ipc.open_file(folder / "expected.arrow") as reader:
-        wanted = reader.read_all()
-    [plan_file] = folder.glob("archive/models/*/plan.json.zst")
-    unpacked = unzstd(plan_file.read_bytes())
-    plan = spelt_out(json.loads(unpacked[4 + int.from_bytes(unpacked[:4], "little") :]))
-    [record_file] = folder.glob("archive/shards/*/shard.json.zst")
-    record = json.loads(unzstd(record_file.read_bytes()))
+    wanted, plan, record, payloads = golden(folder)
     layout, groups = record["layout"], record["groups"]
-    payloads = pq.read_table(record_file.with_name("corrections.parquet")).column("payload").to_pylist()
     assert set(layout["codings"]) == {"lattices"}
     first = 0
     for b, n_rows in enumerate(record["block_rows"]):

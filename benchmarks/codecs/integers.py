@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vae_core.entropy.rans import Channel, Decoder, Encoder
+from vae_core.exact.cells import code_raw
 from vae_core.exact.costs import ALL_WEIGHTS, extend, root
 from vae_core.exact.counts import AdaptiveCounts
 
@@ -77,12 +78,12 @@ def code_residuals(
         n_symbols = int(coder.channel.raw(np.array([RAW_BITS]), None)[0])
         token = code_symbols(coder, n, n_symbols, contexts, sizes, None)
         n_bits = _token_bits(token)
-        return _from_tokens(token, n_bits, _code_raw(coder, n_bits, None))
+        return _from_tokens(token, n_bits, code_raw(coder.channel, n_bits, None))
     token, raw = _to_tokens(residuals)
     n_symbols = int(token.max(initial=0)) + 1
     coder.channel.raw(np.array([RAW_BITS]), np.array([n_symbols]))
     code_symbols(coder, n, n_symbols, contexts, sizes, token)
-    _code_raw(coder, _token_bits(token), raw)
+    code_raw(coder.channel, _token_bits(token), raw)
     return residuals
 
 
@@ -180,16 +181,3 @@ def _from_tokens(token: Ints, n_bits: Ints, raw: Ints) -> Ints:
     beyond = ((4 + ((step >> 1) & 3)) << n_bits) | raw
     size = beyond + EXACT - 63
     return np.where(token <= 2 * EXACT, small, np.where(step & 1, -size, size))
-
-
-def _code_raw(coder: Writer | Reader, n_bits: Ints, raw: Ints | None) -> Ints:
-    """Raw bits of each row, low 16 first."""
-    value = np.zeros(len(n_bits), np.int64)
-    for shift in range(0, 64, RAW_BITS):
-        where = np.flatnonzero(n_bits > shift)
-        if not len(where):
-            break
-        width = np.minimum(n_bits[where] - shift, RAW_BITS)
-        piece = None if raw is None else (raw[where] >> shift) & ((np.int64(1) << width) - 1)
-        value[where] |= coder.channel.raw(width, piece) << shift
-    return value

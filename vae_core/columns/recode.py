@@ -153,7 +153,8 @@ def one_array(array: pa.Array | pa.ChunkedArray) -> pa.Array:
     if pa.types.is_dictionary(storage_type(array.type)):
         try:
             array = array.unify_dictionaries()
-        except (pa.ArrowInvalid, pa.ArrowNotImplementedError):  # nulls among the values of a dictionary, or nothing else
+        except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
+            # pyarrow unifies neither dictionaries with nulls among their values nor those of null type, and has no way to ask
             array = _redictionaried(array)
     combined = array.combine_chunks()
     return combined if not isinstance(combined, pa.ChunkedArray) else combined.chunk(0)

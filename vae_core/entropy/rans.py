@@ -4,9 +4,8 @@ A *step* codes a vector of symbols at once; symbol i of a step goes through lane
 Frequencies need not sum to a power of two: a symbol with cumulative counts [c, c') of a total T owns the slots
 [c * 2**24 // T, c' * 2**24 // T), so encoder and decoder agree by integer arithmetic alone (FORMAT.md, "Entropy coding").
 
-The encoder, the decoder and the cost meter share one shape, `Channel`: the model walks a block once, hands every step its
-tables, and gets the symbols back. What the walk is for (writing, reading, counting bits) is the channel's business, so the
-two directions cannot drift apart.
+Encoder and decoder share one shape, `Channel`: the model walks a block once, hands every step its tables, and gets the symbols
+back. What the walk is for, writing or reading, is the channel's business, so the two directions cannot drift apart.
 """
 
 from __future__ import annotations
@@ -50,7 +49,6 @@ class Channel(ABC):
     """
 
     writes: bool
-    takes_passes = False  # whether it has code_pass, for where the C kernel is there
 
     @abstractmethod
     def code(self, cumulative: Table, table: Ints, symbols: Ints | None) -> Ints:
@@ -60,18 +58,17 @@ class Channel(ABC):
     def raw(self, n_bits: Ints, symbols: Ints | None) -> Ints:
         """Code n integers below 2**n_bits[i] (each 0..16) as equally likely; returns them, (n,) int64."""
 
+    @abstractmethod
     def code_pass(
         self, tables: PassTables, contexts: Sequence[Contexts], ends: Ints, symbols: Sequence[Ints] | None, raw: Ints | None
     ) -> tuple[list[Ints], Ints]:
         """Code all rows of a pass by the kernel (PassTables.arguments); returns (n,) int64 symbols of each digit and raw bits."""
-        raise NotImplementedError
 
 
 class Encoder(Channel):
     """Collects the slots of every symbol; `finish` runs the coder backwards over them."""
 
     writes = True
-    takes_passes = True
 
     def __init__(self) -> None:
         self._slots: list[Slots] = []
@@ -230,7 +227,6 @@ class Decoder(Channel):
     """Reads a stream of `Encoder.finish`. Raises CorruptArchive when the stream cannot be what an encoder wrote."""
 
     writes = False
-    takes_passes = True
 
     def __init__(self, stream: bytes) -> None:
         if len(stream) < 6:
@@ -352,23 +348,3 @@ def _ended() -> CorruptArchive:
 
 def _misfolded() -> CorruptArchive:
     return CorruptArchive("rANS stream folds lanes that hold more than a word each")
-
-
-class Meter(Channel):
-    """Counts the bits a walk would write, per step label, and writes nothing."""
-
-    writes = True
-
-    def __init__(self) -> None:
-        self.bits = 0.0
-
-    def code(self, cumulative: Table, table: Ints, symbols: Ints | None) -> Ints:
-        assert symbols is not None
-        width = cumulative[table, symbols + 1] - cumulative[table, symbols]
-        self.bits += float(np.log2(cumulative[table, -1]).sum() - np.log2(width).sum())
-        return symbols
-
-    def raw(self, n_bits: Ints, symbols: Ints | None) -> Ints:
-        assert symbols is not None
-        self.bits += float(n_bits.sum())
-        return symbols

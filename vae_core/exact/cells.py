@@ -1,4 +1,4 @@
-"""The walk over one column of a block: the same code writes, reads and counts bits, depending on the channel it is given."""
+"""The walk over one column of a block: the same code writes and reads, depending on the channel it is given."""
 
 from __future__ import annotations
 
@@ -98,7 +98,7 @@ def code_cells(
     Rows that are not active keep what `own` holds, and must hold the same on both sides.
     """
     n_rows, by_level = decoded.n_rows, plan.by_level
-    tables = _kernel_tables(plan, n_rows) if channel.takes_passes and kernel.available() else _numpy_tables(plan)
+    tables = _kernel_tables(plan, n_rows) if kernel.available() else _numpy_tables(plan)
     for step, all_rows in passes(n_rows, by_level):
         rows = all_rows if active is None else all_rows[active[all_rows]]
         if not len(rows):
@@ -172,12 +172,12 @@ def _code_pass(
             before = got[k][chunk] = channel.code(cumulative, table, None if known is None else known[k][chunk])
             counts.update(numbers, before)
         n_raw = plan.scheme.n_raw([digit[chunk] for digit in got])
-        rest[chunk] = _code_raw(channel, n_raw, None if raw is None else raw[chunk])
+        rest[chunk] = code_raw(channel, n_raw, None if raw is None else raw[chunk])
     return got, rest
 
 
-def _code_raw(channel: Channel, n_bits: Ints, raw: Ints | None) -> Ints:
-    """Raw bits of each row, low 16 first."""
+def code_raw(channel: Channel, n_bits: Ints, raw: Ints | None) -> Ints:
+    """Code the (n,) raw bits of rows, n_bits 0..64 each, 16 at a time from the low end; returns them, (n,) int64."""
     value = np.zeros(len(n_bits), np.int64)
     for shift in range(0, 64, MAX_RAW_BITS):
         where = np.flatnonzero(n_bits > shift)

@@ -12,7 +12,6 @@ Binned features search `edges` (FORMAT.md, "Exact layer"); an exact one clips to
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -173,17 +172,3 @@ def middle(left: Ints, right: Ints) -> Ints:
     """floor((left + right) / 2) without overflow."""
     found: Ints = (left >> 1) + (right >> 1) + (left & right & 1)
     return found
-
-
-def context(
-    features: Sequence[Feature], decoded: Decoded, rows: Ints, around: Surroundings, extra: Mapping[int, Ints]
-) -> list[Ints]:
-    """(n,) levels of each feature at the given rows. `extra` overrides by position (the digit coded before)."""
-    return [
-        extra[k]
-        if k in extra
-        else around.levels(f, len(rows))
-        if f.column < 0
-        else decoded.feature(f)[rows]
-        for k, f in enumerate(features)
-    ]
