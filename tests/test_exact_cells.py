@@ -13,13 +13,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_exact_digits import schemes
 from test_exact_features import features
-from test_exact_linear import any_int64s, linears
+from test_exact_linear import any_int64s, forward_linears, linears
 
 from vae_core.entropy import kernel
 from vae_core.entropy.rans import Decoder, Encoder
 from vae_core.errors import CorruptArchive
 from vae_core.exact.cells import (
     FLAGS,
+    MAX_SORT_KEYS,
     CellPlan,
     ColumnCode,
     DigitPlan,
@@ -31,9 +32,9 @@ from vae_core.exact.cells import (
 )
 from vae_core.exact.counts import MAX_CELLS, n_contexts
 from vae_core.exact.digits import Direct, Residual
-from vae_core.exact.features import COLUMN_KINDS, N_STATES, OWN_KINDS, Decoded, Feature
+from vae_core.exact.features import AROUND_KINDS, COLUMN_KINDS, N_STATES, OWN_KINDS, Decoded, Feature
 from vae_core.exact.recall import MAX_KEYS
-from vae_core.exact.schedule import LAST_CHUNKS
+from vae_core.exact.schedule import LAST_CHUNKS, LONG_CHUNK
 
 LAW = settings(deadline=None, max_examples=40)
 N_EARLIER = 3
@@ -58,7 +59,11 @@ def column_codes(draw: st.DrawFn) -> ColumnCode:
     scheme = draw(schemes())
     linear = draw(linears()) if isinstance(scheme, Residual) else None
     last_chunk = draw(st.sampled_from(LAST_CHUNKS))
-    value = CellPlan(scheme, linear, draw(digit_plans(scheme.sizes, (*COLUMN_KINDS, *OWN_KINDS))), last_chunk)
+    own, keys = OWN_KINDS, None
+    if draw(st.booleans()):
+        keys = tuple(draw(st.lists(st.integers(0, N_EARLIER - 1), max_size=MAX_SORT_KEYS)))
+        linear, own = draw(forward_linears()), tuple(kind for kind in OWN_KINDS if kind not in AROUND_KINDS)
+    value = CellPlan(scheme, linear, draw(digit_plans(scheme.sizes, (*COLUMN_KINDS, *own))), last_chunk, keys)
     states = (N_STATES + 1,)
     state = CellPlan(Direct.over(0, N_STATES - 1), None, draw(digit_plans(states, (*COLUMN_KINDS, "left", "right", "level"))))
     recall = None
@@ -173,7 +178,7 @@ def test_long_columns_under_wide_contexts_are_the_same_by_the_kernel_and_by_nump
 
 def test_the_longest_block_there_may_be_is_the_same_by_the_kernel_and_by_numpy():
     n = 1 << 22
-    plan = CellPlan(Direct.over(0, 2), None, (DigitPlan((), (1,)),), LAST_CHUNKS[1])
+    plan = CellPlan(Direct.over(0, 2), None, (DigitPlan((), (1,)),), LONG_CHUNK)
     values = np.zeros(n, np.int64)
     values[-3:] = 2, 1, 0
     fast, slow = Encoder(), Encoder()
@@ -199,6 +204,7 @@ def test_a_code_names_the_columns_it_is_conditioned_on(code):
         named |= {t.column for t in (*code.value.linear.terms, *code.value.linear.anchor_terms)}
     if code.recall is not None:
         named |= set(code.recall.keys)
+    named |= set(code.value.forward or ())
     assert code.columns == named - {-1}
     if any(f.column >= 0 for plan in (code.state, code.value) for d in plan.digits for f in d.features):
         with pytest.raises(CorruptArchive, match="not decoded before"):

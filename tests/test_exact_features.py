@@ -14,6 +14,7 @@ from vae_core.exact.features import (
     COLUMN_KINDS,
     FRACTIONS,
     N_STATES,
+    NOISE_LEVELS,
     OWN_KINDS,
     STEP_CLASSES,
     Decoded,
@@ -32,7 +33,7 @@ def features(draw: st.DrawFn, n_columns: int = N_COLUMNS, kinds: tuple[str, ...]
     column = draw(st.integers(0, n_columns - 1)) if kind in COLUMN_KINDS else -1
     if kind == "value":
         return Feature(kind, column, draw(INT64), draw(st.integers(1, 40)))
-    fixed = {"state": N_STATES, "step": STEP_CLASSES, "spread": 65, "level": len(STEPS) + 1, "fraction": FRACTIONS}
+    fixed = {"state": N_STATES, "step": STEP_CLASSES, "spread": 65, "level": len(STEPS) + 1, "fraction": FRACTIONS, "noise": NOISE_LEVELS}
     if kind in fixed:
         return Feature(kind, column, 0, fixed[kind])
     edges = tuple(sorted(set(draw(st.lists(INT64, max_size=6)))))

@@ -11,7 +11,7 @@ from test_exact_digits import INT64
 from vae_core.errors import CorruptArchive
 from vae_core.exact import linear as linear_module
 from vae_core.exact.features import Decoded, middle
-from vae_core.exact.linear import Linear, Term
+from vae_core.exact.linear import LAGS, Linear, Term
 from vae_core.exact.schedule import STRIDE, neighbours, passes
 
 LAW = settings(deadline=None, max_examples=40)
@@ -27,6 +27,16 @@ def linears(draw: st.DrawFn) -> Linear:
     around = st.one_of(at, bend, st.builds(Term, st.just("mean"), st.just(-1), WEIGHTS))
     terms = tuple(draw(st.lists(around, max_size=3)))
     return Linear(terms, draw(BIASES), tuple(draw(st.lists(at, max_size=2))), draw(BIASES))
+
+
+@st.composite
+def forward_linears(draw: st.DrawFn) -> Linear:
+    """Predictions of rows one after another."""
+    kinds = st.sampled_from([*LAGS])
+    other = st.builds(Term, kinds, st.integers(0, N_COLUMNS - 1), WEIGHTS)
+    own = st.builds(Term, st.sampled_from([k for k, lag in LAGS.items() if lag > 0]), st.just(-1), WEIGHTS)
+    terms = tuple(draw(st.lists(st.one_of(other, own), max_size=4)))
+    return Linear(terms, draw(BIASES), tuple(draw(st.lists(other, max_size=2))), draw(BIASES))
 
 
 def wrapped(value: int) -> int:
@@ -77,7 +87,7 @@ def test_the_middle_of_two_int64_is_the_floor_of_their_mean(a, b):
 
 
 @LAW
-@given(linears())
+@given(st.one_of(linears(), forward_linears()))
 def test_a_prediction_comes_back_from_its_json(linear):
     assert linear_module.from_json(json.loads(json.dumps(linear.to_json())), N_COLUMNS) == linear
 
@@ -95,6 +105,8 @@ def test_columns_and_neighbours_are_told():
         [[["at", 0, 1 << 40]], 0, [], 0], [[["sin", 0, 1]], 0, [], 0], [[], 1 << 62, [], 0], [[], 0, [["mean", -1, 1]], 0],
         [[], 0, [["bend", 0, 1]], 0], [[], "x", [], 0], [[["at", None, 1]], 0, [], 0], 7,
         [[], float("inf"), [], 0], [[["at", 0, float("nan")]], 0, [], 0], [[["bend", -1, 5]], 0, [], 0], [[["at", -1, 5]], 0, [], 0],
+        [[["lag0", -1, 5]], 0, [], 0], [[["lag33", -1, 5]], 0, [], 0], [[["lead1", -1, 5]], 0, [], 0], [[], 0, [["lag1", -1, 5]], 0],
+        [[["lag1", N_COLUMNS, 5]], 0, [], 0], [[["lag1", -1, 5], ["mean", -1, 1]], 0, [], 0],
     ],
 )  # fmt: skip
 def test_a_prediction_that_nothing_writes_is_refused(parts):

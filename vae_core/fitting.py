@@ -336,7 +336,7 @@ def _fit_preview(
     budget = config.time_budget_s
     table, runs = thinned(sample, max(8_192, min(60_000, PREVIEW_CELLS // len(picked))))
     values, present = matrix(model.columns, picked, table)
-    ordered = any(code.value.by_level for code in model.codes)
+    ordered = any(code.value.in_order for code in model.codes)
     found = fit_base(
         base_columns(model.columns, picked, {}), values, present, bits_per_row=8 * budget_bytes / n_total,
         n_rows_total=n_total, runs=runs, windows=(1, 8, 16) if ordered else (1,), seed=config.seed,

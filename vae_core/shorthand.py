@@ -20,7 +20,7 @@ TRANSFORMS = {
 LISTS = ("ilevels", "flevels", "dictionary")
 FLAGS = ("has_state", "opaque")
 STATES = [["direct", 0, 7, 0], None, [[[], [16]]], 1024]
-SIZES = {"state": 7, "step": 21, "spread": 65, "level": 7, "fraction": 8}
+SIZES = {"state": 7, "step": 21, "spread": 65, "level": 7, "fraction": 8, "noise": 48}
 OF_COLUMN = ("value", "bins", "state", "before", "step")
 EDGELESS = ("value", *SIZES)
 WITH_NONE = ("left", "right", "between")
@@ -112,14 +112,14 @@ def _long_code(short: list[Any], columns: list[Any]) -> list[Any]:
 
 
 def _short_plan(plan: list[Any]) -> list[Any]:
-    scheme, prediction, digits, chunk = plan
-    return [scheme, prediction, [[[_short_feature(f) for f in found[k:]], w] for k, (found, w) in _numbered(digits)], chunk]
+    scheme, prediction, digits, *rest = plan
+    return [scheme, prediction, [[[_short_feature(f) for f in found[k:]], w] for k, (found, w) in _numbered(digits)], *rest]
 
 
 def _long_plan(short: list[Any]) -> list[Any]:
-    scheme, prediction, digits, chunk = short
+    scheme, prediction, digits, *rest = short
     first = ["digit", -1, 0, schemes.from_json(scheme).sizes[0], []]
-    return [scheme, prediction, [[[first][:k] + [_long_feature(f) for f in found], w] for k, (found, w) in _numbered(digits)], chunk]
+    return [scheme, prediction, [[[first][:k] + [_long_feature(f) for f in found], w] for k, (found, w) in _numbered(digits)], *rest]
 
 
 def _numbered(digits: list[Any]) -> Iterator[tuple[int, Any]]:

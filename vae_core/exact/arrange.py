@@ -82,7 +82,7 @@ class Arrangement:
         return [j for j in self.order if column in self.found[j][0].columns]
 
     def _search(self, column: int, before: Sequence[int]) -> Found:
-        ordered = {j for j in before if self.found[j][0].by_level}
+        ordered = {j for j in before if self.found[j][0].in_order}
         sampled = replace(self._sampled, placed=[self._columns[j] for j in before], ordered=ordered)
         return search_column(sampled, self._columns[column], self._tick)
 

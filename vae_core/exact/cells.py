@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,13 +18,15 @@ from vae_core.exact import features as features_module
 from vae_core.exact import linear as linear_module
 from vae_core.exact.counts import MAX_CELLS, AdaptiveCounts, n_contexts
 from vae_core.exact.digits import Digits, Direct
-from vae_core.exact.features import N_STATES, Decoded, Feature, Surroundings
+from vae_core.exact.features import AROUND_KINDS, N_STATES, Decoded, Feature, Surroundings
+from vae_core.exact.forward import Lanes, Walk
 from vae_core.exact.linear import Linear
 from vae_core.exact.recall import MAX_KEYS, Recalled
-from vae_core.exact.schedule import LAST_CHUNKS, STRIDE, chunks, every, neighbours, passes
+from vae_core.exact.schedule import DEFAULT_CHUNK, LAST_CHUNKS, STRIDE, chunks, every, neighbours, passes
 
 Ints = NDArray[np.int64]
 MAX_FEATURES = 4
+MAX_SORT_KEYS = 2
 FLAGS = Direct.over(0, 1)
 _NONE = np.empty(0, np.int64)
 
@@ -41,33 +44,45 @@ class DigitPlan:
 
 @dataclass(frozen=True, slots=True)
 class CellPlan:
-    """How the integers of one column are coded."""
+    """How the integers of one column are coded.
+
+    forward : None, or rows are coded one after another (`forward`), sorted by these earlier columns
+    """
 
     scheme: Digits
     linear: Linear | None
     digits: tuple[DigitPlan, ...]
-    last_chunk: int = LAST_CHUNKS[0]
+    last_chunk: int = DEFAULT_CHUNK
+    forward: tuple[int, ...] | None = None
 
     @property
     def by_level(self) -> bool:
         """Whether rows are coded coarse to fine, with neighbours as context."""
+        if self.forward is not None:
+            return False
         return (self.linear is not None and self.linear.by_level) or any(f.by_level for d in self.digits for f in d.features)
+
+    @property
+    def in_order(self) -> bool:
+        """Whether it looks at the column's own rows before or around."""
+        return self.by_level or self.forward is not None
 
     @property
     def columns(self) -> set[int]:
         """Earlier columns this one is conditioned on."""
-        found = {f.column for d in self.digits for f in d.features if f.column >= 0}
+        found = {f.column for d in self.digits for f in d.features if f.column >= 0} | set(self.forward or ())
         return found | (self.linear.columns if self.linear else set())
 
     def to_json(self) -> list[Any]:
         linear = None if self.linear is None else self.linear.to_json()
-        return [self.scheme.to_json(), linear, [d.to_json() for d in self.digits], self.last_chunk]
+        found = [self.scheme.to_json(), linear, [d.to_json() for d in self.digits], self.last_chunk]
+        return found if self.forward is None else [*found, list(self.forward)]
 
 
 def cell_plan_from_json(parts: Any, n_columns: int) -> CellPlan:
     """The inverse of CellPlan.to_json. Raises CorruptArchive when the plan could not be decoded safely."""
     try:
-        scheme_parts, linear_parts, digit_parts, last_chunk = parts
+        scheme_parts, linear_parts, digit_parts, last_chunk, *forward_parts = parts
         scheme = digits_module.from_json(scheme_parts)
         linear = None if linear_parts is None else linear_module.from_json(linear_parts, n_columns)
         found = []
@@ -75,6 +90,7 @@ def cell_plan_from_json(parts: Any, n_columns: int) -> CellPlan:
             features = [] if k == 0 else [Feature("digit", -1, 0, scheme.sizes[k - 1])]
             features += [features_module.from_json(p, n_columns) for p in feature_parts[len(features) :]]
             found.append(DigitPlan(tuple(features), tuple(int(w) for w in weights)))
+        forward = tuple(int(j) for j in forward_parts[0]) if forward_parts else None
     except (TypeError, ValueError, IndexError, KeyError, OverflowError) as error:
         raise CorruptArchive(f"model holds a malformed column code: {str(parts)[:60]}") from error
     if len(found) != len(scheme.sizes) or (scheme.to_json()[0] == "residual" and linear is None):
@@ -87,7 +103,13 @@ def cell_plan_from_json(parts: Any, n_columns: int) -> CellPlan:
             raise CorruptArchive(f"model holds smoothing weights outside 1..65535: {digit.weights}")
     if last_chunk not in LAST_CHUNKS:
         raise CorruptArchive(f"model learns in chunks of {last_chunk!r} rows, not one of {LAST_CHUNKS}")
-    return CellPlan(scheme, linear, tuple(found), last_chunk)
+    if len(forward_parts) > 1 or (forward is None and linear is not None and linear.is_forward):
+        raise CorruptArchive("model holds a column code that predicts from rows before, of rows in no order")
+    if forward is not None:
+        around = any(f.kind in AROUND_KINDS for d in found for f in d.features)
+        if linear is None or linear.by_level or around or len(forward) > MAX_SORT_KEYS or not all(0 <= j < n_columns for j in forward):
+            raise CorruptArchive("model holds a column code of rows one after another that looks behind them, or sorts by no column")
+    return CellPlan(scheme, linear, tuple(found), last_chunk, forward)
 
 
 def code_cells(
@@ -97,6 +119,9 @@ def code_cells(
 
     Rows that are not active keep what `own` holds, and must hold the same on both sides.
     """
+    if plan.forward is not None:
+        _code_forward(channel, plan, decoded, own, active)
+        return
     n_rows, by_level = decoded.n_rows, plan.by_level
     tables = _kernel_tables(plan, n_rows) if kernel.available() else _numpy_tables(plan)
     for step, all_rows in passes(n_rows, by_level):
@@ -116,13 +141,56 @@ def code_cells(
         known = raw = None
         if channel.writes:
             known, _, raw = plan.scheme.split(own[rows], guess)
-        if isinstance(tables, PassTables):
-            ends = np.array([chunk.stop for chunk in chunks(len(rows), plan.last_chunk)], np.int64)
-            got, raw = channel.code_pass(tables, contexts, ends, known, raw)
-        else:
-            got, raw = _code_pass(channel, plan, tables, contexts, len(rows), known, raw)
+        got, raw = _coded(channel, plan, tables, contexts, chunks(len(rows), plan.last_chunk), known, raw)
         if not channel.writes:
             own[rows] = plan.scheme.join(got, raw, guess)
+
+
+def _code_forward(channel: Channel, plan: CellPlan, decoded: Decoded, own: Ints, active: NDArray[np.bool_] | None) -> None:
+    """As code_cells, for rows one after another: a step is a pass of a row of every lane."""
+    assert plan.forward is not None and plan.linear is not None
+    lanes = Lanes(decoded, plan.forward, np.arange(decoded.n_rows) if active is None else np.flatnonzero(active))
+    tables = _kernel_tables(plan, max(1, lanes.n_lanes)) if kernel.available() else _numpy_tables(plan)
+    walk = Walk(lanes, plan.linear, decoded)
+    kind = np.int32 if isinstance(tables, PassTables) else np.int64
+    fixed = {
+        f: decoded.feature(f)[lanes.rows].astype(kind, copy=False) for d in plan.digits for f in d.features if f.column >= 0
+    }
+    truth = own[lanes.rows] if channel.writes else None
+    for step in range(lanes.n_steps):
+        here = slice(int(lanes.edges[step]), int(lanes.edges[step + 1]))
+        n, around = here.stop - here.start, walk.around(step)
+        contexts = []
+        for digit in plan.digits:
+            levels = [
+                None if f.kind == "digit" else fixed[f][here] if f.column >= 0 else around.levels(f, n).astype(kind, copy=False)
+                for f in digit.features
+            ]
+            contexts.append(Contexts.of([f.size for f in digit.features], levels))
+        known = raw = values = None
+        if truth is not None:
+            values = truth[here]
+            known, _, raw = plan.scheme.split(values, around.guess)
+        got, raw = _coded(channel, plan, tables, contexts, chunks(n, plan.last_chunk, here.start), known, raw)
+        if values is None:
+            values = plan.scheme.join(got, raw, around.guess)
+            own[lanes.rows[here]] = values
+        walk.learn(step, values)
+
+
+def _coded(
+    channel: Channel,
+    plan: CellPlan,
+    tables: PassTables | list[AdaptiveCounts],
+    contexts: list[Contexts],
+    parts: Iterable[slice],
+    known: list[Ints] | None,
+    raw: Ints | None,
+) -> tuple[list[Ints], Ints]:
+    """Symbols of each digit and raw bits of a pass, by the kernel where there is one."""
+    if isinstance(tables, PassTables):
+        return channel.code_pass(tables, contexts, np.array([part.stop for part in parts], np.int64), known, raw)
+    return _code_pass(channel, plan, tables, contexts, list(parts), known, raw)
 
 
 def _numpy_tables(plan: CellPlan) -> list[AdaptiveCounts]:
@@ -157,14 +225,14 @@ def _code_pass(
     plan: CellPlan,
     tables: list[AdaptiveCounts],
     contexts: list[Contexts],
-    n_rows: int,
+    parts: list[slice],
     known: list[Ints] | None,
     raw: Ints | None,
 ) -> tuple[list[Ints], Ints]:
     """Symbols of each digit and raw bits of a pass: what kernel.c does in one call."""
-    got = [np.empty(n_rows, np.int64) for _ in tables]
-    rest = np.empty(n_rows, np.int64)
-    for chunk in chunks(n_rows, plan.last_chunk):
+    got = [np.empty(parts[-1].stop, np.int64) for _ in tables]
+    rest = np.empty(parts[-1].stop, np.int64)
+    for chunk in parts:
         n, before = chunk.stop - chunk.start, None
         for k, counts in enumerate(tables):
             numbers = contexts[k].numbers(chunk, n, before)
@@ -224,9 +292,9 @@ class ColumnCode:
         return self.state.columns | self.value.columns | (self.recall.columns if self.recall else set())
 
     @property
-    def by_level(self) -> bool:
+    def in_order(self) -> bool:
         """Whether its values, or which of them repeat, are told by neighbouring rows."""
-        return self.value.by_level or (self.recall is not None and self.recall.same.by_level)
+        return self.value.in_order or (self.recall is not None and self.recall.same.in_order)
 
     def to_json(self) -> list[Any]:
         found = [self.column, self.fill, self.clock, self.state.to_json(), self.value.to_json()]

@@ -6,6 +6,9 @@
     left, right   this column's decoded neighbours, bins                 between   their mean, bins
     spread        size class of their difference                         level     the pass (distance to the neighbours)
     guess         the linear prediction, bins                            digit     the digit coded just before (added by the coder)
+    fraction      what the prediction lost to rounding, in eighths       noise     how far predictions were off in the rows before
+
+Of rows coded one after another (`forward`) left is the row before, and noise is known; right, between, spread and level are not.
 
 Binned features search `edges` (FORMAT.md, "Exact layer"); an exact one clips to [lo, lo + size - 2] with one level for the rest.
 """
@@ -25,12 +28,14 @@ from vae_core.exact.schedule import STEPS
 Ints = NDArray[np.int64]
 
 COLUMN_KINDS = ("value", "bins", "state", "before", "step")
-OWN_KINDS = ("left", "right", "between", "spread", "level", "guess", "fraction")
+OWN_KINDS = ("left", "right", "between", "spread", "level", "guess", "fraction", "noise")
 NEIGHBOUR_KINDS = ("left", "right", "between", "spread", "level")
+AROUND_KINDS = ("right", "between", "spread", "level")  # that rows coded one after another do not have
 MAX_LEVELS = 1 << 16
 N_STATES = 7
 STEP_CLASSES = 21
 FRACTIONS = 8
+NOISE_LEVELS = 48
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +85,7 @@ def from_json(parts: Any, n_columns: int) -> Feature:
             feature = Feature(kind, column, lo, size, tuple(edges))
         case _:
             raise CorruptArchive(f"model names an unknown feature: {str(parts)[:60]}")
-    expected = {"state": N_STATES, "step": STEP_CLASSES, "spread": 65, "level": len(STEPS) + 1, "fraction": FRACTIONS}.get(kind)
+    expected = {"state": N_STATES, "step": STEP_CLASSES, "spread": 65, "level": len(STEPS) + 1, "fraction": FRACTIONS, "noise": NOISE_LEVELS}.get(kind)
     if kind in ("bins", "before", "left", "right", "between", "guess"):
         expected = len(edges) + 1 + (kind in ("left", "right", "between"))
     if (expected is not None and size != expected) or list(edges) != sorted(edges) or not -(2**63) <= lo < 2**63:
@@ -137,13 +142,15 @@ def step_class(values: Ints, before: Ints) -> Ints:
 
 @dataclass(frozen=True, slots=True)
 class Surroundings:
-    """What a column knows of itself when a pass is coded: neighbour values (n,) each, the pass, the prediction, its fraction."""
+    """What a column knows of itself when a pass is coded: neighbour values (n,) each, the pass, the prediction, its fraction, and
+    the level of its noise."""
 
     step: int
     left: Ints | None
     right: Ints | None
     guess: Ints | None
     fraction: Ints | None = None
+    noise: Ints | None = None
 
     def levels(self, feature: Feature, n: int) -> Ints:
         """(n,) levels of one of the column's own features; a neighbour that does not exist is the last level."""
@@ -151,14 +158,16 @@ class Surroundings:
             return np.full(n, 0 if self.step == 0 else 1 + STEPS.index(self.step), np.int64)
         if feature.kind == "fraction":
             return self.fraction if self.fraction is not None else np.zeros(n, np.int64)
+        if feature.kind == "noise":
+            return self.noise if self.noise is not None else np.zeros(n, np.int64)
         if feature.kind == "guess":
             return feature.levels(self.guess) if self.guess is not None else np.zeros(n, np.int64)
+        if feature.kind == "left" and self.left is not None:
+            return feature.levels(self.left)
         if self.left is None or self.right is None:
             return np.full(n, feature.size - 1, np.int64)
         with np.errstate(over="ignore"):
             match feature.kind:
-                case "left":
-                    return feature.levels(self.left)
                 case "right":
                     return feature.levels(self.right)
                 case "between":
@@ -166,6 +175,13 @@ class Surroundings:
                 case _:
                     spread: Ints = np.minimum(_bit_length(np.maximum(np.abs(self.right - self.left), 0)), 63)
                     return spread
+
+
+def noise_level(noise: Ints) -> Ints:
+    """(n,) mean distances from the prediction, in 256ths, as two levels an octave from 1/16 on; the last level is of no knowledge."""
+    size = np.maximum(_bit_length(noise), 2)
+    level: Ints = 2 * (size - 4) + ((noise >> (size - 2)) & 1)
+    return np.clip(level, 0, NOISE_LEVELS - 2)
 
 
 def middle(left: Ints, right: Ints) -> Ints:

@@ -3,7 +3,8 @@
     guess = (sum_j w_j f_j + bias + 2**15) >> 16        int64 arithmetic that wraps, the same everywhere
 
 f_j is an earlier column at the same row ("at"), the mean of the column's own two neighbours ("mean"), or how far an earlier
-column departs from the mean of its own two neighbours at the same distance ("bend").
+column departs from the mean of its own two neighbours at the same distance ("bend"). Of rows coded one after another (`forward`)
+it is the column itself so many rows before ("lag3"), or an earlier column so many rows before or behind ("lead1").
 """
 
 from __future__ import annotations
@@ -20,6 +21,8 @@ from vae_core.exact.features import Decoded, middle
 Ints = NDArray[np.int64]
 SHIFT = 16
 TERM_KINDS = ("at", "mean", "bend")
+MOST_LAG, MOST_LEAD = 32, 4
+LAGS = {"at": 0} | {f"lag{k}": k for k in range(1, MOST_LAG + 1)} | {f"lead{k}": -k for k in range(1, MOST_LEAD + 1)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +32,11 @@ class Term:
     kind: str
     column: int
     weight: int
+
+    @property
+    def lag(self) -> int:
+        """Rows before the one predicted that it reads, in the order of a forward plan; negative: behind."""
+        return LAGS[self.kind]
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +51,12 @@ class Linear:
     @property
     def by_level(self) -> bool:
         """Whether it reads neighbouring rows."""
-        return any(term.kind != "at" for term in self.terms)
+        return any(term.kind in ("mean", "bend") for term in self.terms)
+
+    @property
+    def is_forward(self) -> bool:
+        """Whether it reads rows before, of rows coded one after another."""
+        return any(LAGS.get(term.kind) for term in (*self.terms, *self.anchor_terms))
 
     @property
     def columns(self) -> set[int]:
@@ -99,9 +112,12 @@ def from_json(parts: Any, n_columns: int) -> Linear:
     except (TypeError, ValueError, OverflowError) as error:
         raise CorruptArchive(f"model holds a malformed linear prediction: {str(parts)[:60]}") from error
     for term in (*read, *anchors):
-        known = term.column == -1 if term.kind == "mean" else 0 <= term.column < n_columns
-        if term.kind not in TERM_KINDS or not known or abs(term.weight) >= 1 << 40:
+        own = term.kind == "mean" or (term.kind.startswith("lag") and term.column == -1)
+        known = term.column == -1 if own else 0 <= term.column < n_columns
+        if term.kind not in (*TERM_KINDS, *LAGS) or not known or abs(term.weight) >= 1 << 40:
             raise CorruptArchive(f"model holds a malformed linear term: {term}")
-    if any(t.kind != "at" for t in anchors) or max(abs(linear.bias), abs(linear.anchor_bias)) >= 1 << 62:
+    if linear.by_level and linear.is_forward:
+        raise CorruptArchive("model holds a linear prediction both of rows around and of rows one after another")
+    if any(t.kind in ("mean", "bend") or t.column < 0 for t in anchors) or max(abs(linear.bias), abs(linear.anchor_bias)) >= 1 << 62:
         raise CorruptArchive("model holds a linear prediction of anchors from rows that are not decoded yet")
     return linear

@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 
 STRIDE = 32
 FIRST_CHUNK = 64
-LAST_CHUNKS = (1024, 8192)  # for columns that cost much, and for those that cost little
+LAST_CHUNKS = (64, 256, 1024, 8192)  # short ones where rows that are near tell most, long ones for columns that cost little
+DEFAULT_CHUNK, LONG_CHUNK = 1024, 8192
 STEPS = tuple(1 << k for k in range(STRIDE.bit_length() - 1, -1, -1))  # 32 (anchors), 16, 8, 4, 2, 1
 
 Ints = NDArray[np.int64]
@@ -39,12 +40,12 @@ def every(step: int) -> slice:
     return slice(None) if step == 0 else slice(0, None, STRIDE) if step == STRIDE else slice(step, None, 2 * step)
 
 
-def chunks(n_rows: int, last: int) -> Iterator[slice]:
-    """Slices of a pass of n_rows rows; a chunk is half as long as what came before it in the pass,
-    within FIRST_CHUNK and `last`: where much is to be learned, fresh counts are worth more than long vectors."""
+def chunks(n_rows: int, last: int, before: int = 0) -> Iterator[slice]:
+    """Slices of a pass of n_rows rows; a chunk is half as long as what came before it, in the pass and `before` it, within
+    FIRST_CHUNK and `last`: where much is to be learned, fresh counts are worth more than long vectors."""
     start = 0
     while start < n_rows:
-        length = min(last, max(FIRST_CHUNK, start // 2))
+        length = min(last, max(FIRST_CHUNK, (before + start) // 2))
         yield slice(start, min(n_rows, start + length))
         start += length
 

@@ -3,34 +3,49 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
+from vae_core.entropy import kernel
+from vae_core.entropy.rans import Encoder
 from vae_core.exact import regress
-from vae_core.exact.cells import FLAGS, CellPlan, ColumnCode, DigitPlan, Recall, to_minutes
+from vae_core.exact.cells import FLAGS, CellPlan, ColumnCode, DigitPlan, Recall, code_cells, to_minutes
 from vae_core.exact.costs import ALL_WEIGHTS, RANK_WEIGHTS, Chain, extend, root
 from vae_core.exact.counts import MAX_CELLS
 from vae_core.exact.digits import Digits, Direct, Residual
-from vae_core.exact.features import FRACTIONS, MAX_LEVELS, N_STATES, STEP_CLASSES, Decoded, Feature, Surroundings
+from vae_core.exact.features import FRACTIONS, MAX_LEVELS, N_STATES, NOISE_LEVELS, STEP_CLASSES, Decoded, Feature, Surroundings
+from vae_core.exact.forward import Lanes, Walk
 from vae_core.exact.keys import best_keys
+from vae_core.exact.lags import forward_terms, sort_orders
 from vae_core.exact.linear import Linear, term_values
 from vae_core.exact.ordering import PRESCREEN_ROWS, SampleColumn, quantile_edges
 from vae_core.exact.recall import Recalled
-from vae_core.exact.schedule import LAST_CHUNKS, STEPS, STRIDE, neighbours, passes
+from vae_core.exact.schedule import DEFAULT_CHUNK, LONG_CHUNK, STEPS, STRIDE, neighbours, passes
 
 Ints = NDArray[np.int64]
 SHORTLIST = 10
 RELATED = 12
 KEY_ROWS = 30_000
 FINALISTS = 3
+MOST_TRIALS = 3  # schemes that are searched for contexts
 FINAL_ROWS = 15_000
 DEAR_BITS = 0.3  # a cell above which a column learns in short chunks
 MAX_PARENTS = 3
 WORTH_RECALLING = 16_000.0  # bits of a column over the dataset
+SHORTER_CHUNKS, WORTH_SHORTER = (256, 64), 0.006  # of a column's bits
 MAX_EXACT_LEVELS = MAX_LEVELS - 2
 MIN_GAIN_BITS = 500.0  # what naming one more feature costs in the stored plan, with a margin
+
+
+@dataclass(frozen=True, slots=True)
+class Option:
+    """A way to write a column worth a look. forward: as in CellPlan."""
+
+    scheme: Digits
+    linear: Linear | None = None
+    forward: tuple[int, ...] | None = None
 
 
 @dataclass(slots=True)
@@ -82,12 +97,14 @@ def search_column(sampled: Sampled, column: SampleColumn, tick: Callable[[], boo
     active: NDArray[np.bool_] | None = None
     if column.state is not None:
         state_plan, state_bits = _search_cells(
-            sampled, column.column, column.state.astype(np.int64), None, [(Direct.over(0, N_STATES - 1), None)], tick
+            sampled, column.column, column.state.astype(np.int64), None, [Option(Direct.over(0, N_STATES - 1))], tick
         )
         active = column.state == 0
     options = _options(sampled, values, active, column, clock)
     value_plan, bits = _search_cells(sampled, column.column, values, active, options, tick)
     recall, value_plan, bits = _search_recall(sampled, column, values, active, (value_plan, bits), clock, tick)
+    if recall is None:
+        value_plan = _in_chunks(sampled, value_plan, values, active)
     return ColumnCode(column.column, column.fill, clock, state_plan, value_plan, recall), bits + state_bits
 
 
@@ -112,32 +129,73 @@ def _search_recall(
         return None, *plain
     recalled = Recalled(sampled.decoded, keys, active)
     same = recalled.same(values)
-    flags, flag_bits = _search_cells(sampled, column.column, same, recalled.seen, [(FLAGS, None)], tick)
+    flags, flag_bits = _search_cells(sampled, column.column, same, recalled.seen, [Option(FLAGS)], tick)
     rest = same == 0 if active is None else (same == 0) & active
     options = _options(sampled, values, rest, column, clock, alone=True)
     value, bits = _search_cells(sampled, column.column, values, rest, options, tick, alone=True)
     if bits + flag_bits > plain[1] - MIN_GAIN_BITS / scale:
         return None, *plain
+    flags, value = _in_chunks(sampled, flags, same, recalled.seen), _in_chunks(sampled, value, values, rest)
     return Recall(keys, flags), value, bits + flag_bits
+
+
+def _in_chunks(sampled: Sampled, plan: CellPlan, own: Ints, active: NDArray[np.bool_] | None) -> CellPlan:
+    """The plan, its counts learned in shorter chunks where that saves what the time of decoding them is worth.
+
+    No estimate shows it: the sample is coded. Without a kernel that takes long, and counts stay as they are.
+    """
+    if plan.forward is not None or plan.last_chunk != DEFAULT_CHUNK or not kernel.available():
+        return plan
+    best = _coded_bits(sampled, plan, own, active)
+    for last in SHORTER_CHUNKS:
+        shorter = replace(plan, last_chunk=last)
+        bits = _coded_bits(sampled, shorter, own, active)
+        if bits > (1 - WORTH_SHORTER) * best:
+            break
+        plan, best = shorter, bits
+    return plan
+
+
+def _coded_bits(sampled: Sampled, plan: CellPlan, own: Ints, active: NDArray[np.bool_] | None) -> float:
+    encoder = Encoder()
+    code_cells(encoder, plan, sampled.decoded, own.copy(), active)
+    return encoder.bits
 
 
 def _options(
     sampled: Sampled, values: Ints, active: NDArray[np.bool_] | None, column: SampleColumn, clock: bool, alone: bool = False
-) -> list[tuple[Digits, Linear | None]]:
-    """The digit schemes worth a look: the value itself, and its distance from one or two predictions; `alone`: none of its
-    own neighbouring rows."""
+) -> list[Option]:
+    """The digit schemes worth a look: the value itself, and its distance from predictions; `alone`: none of its own neighbouring
+    rows."""
     lo, hi = (int(to_minutes(np.array([v], np.int64))[0]) for v in (column.lo, column.hi)) if clock else (column.lo, column.hi)
-    found: list[tuple[Digits, Linear | None]] = []
+    found: list[Option] = []
     if hi - lo < 1 << 16:
-        found.append((Direct.over(lo, hi), None))
+        found.append(Option(Direct.over(lo, hi)))
     valid = np.arange(len(values)) if active is None else np.flatnonzero(active)
     if hi - lo >= 8 and not (column.categorical and hi - lo < 1 << 16):
-        for linear in _predictions(sampled, column.column, values, valid, hi - lo)[: 1 if alone else 2]:
+        predicted = [(linear, None) for linear in _predictions(sampled, column.column, values, valid, hi - lo)[: 1 if alone else 2]]
+        forward = [] if alone or hi - lo >= 1 << 44 else _forward(sampled, column.column, values, valid)
+        for linear, keys in [*predicted, *forward]:
             spread = min(62, max(2, (hi - lo).bit_length()))
-            found.append((Residual(spread), linear))
+            found.append(Option(Residual(spread), linear, keys))
             if hi - lo < 1 << 8:
-                found.append((Direct.over(lo, hi), linear))
-    return found or [(Residual(62), Linear((), lo << 16 if abs(lo) < 1 << 45 else 0))]
+                found.append(Option(Direct.over(lo, hi), linear, keys))
+    return found or [Option(Residual(62), Linear((), lo << 16 if abs(lo) < 1 << 45 else 0))]
+
+
+def _forward(sampled: Sampled, column: int, values: Ints, valid: Ints) -> list[tuple[Linear, tuple[int, ...]]]:
+    """Predictions of rows one after another, and the keys of the order they are in."""
+    near = sampled.related(column, regress.MAX_PAIRED)
+    known = {c.column: sampled.decoded.values[c.column] for c in sampled.placed}
+    numeric = {c.column: known[c.column] for c in near if not c.categorical and 2 < c.hi - c.lo < 1 << 44}
+    found = []
+    for keys in sort_orders(known, values, valid):
+        lanes = Lanes(sampled.decoded, keys, valid)
+        terms, bias = forward_terms(lanes, values, numeric, sampled.n_total)
+        if any(term.column < 0 for term in terms):
+            alone = _predictions(sampled, column, values, valid, 0)[0]
+            found.append((Linear(terms, bias, alone.terms, alone.bias), keys))
+    return found
 
 
 def _level_of_rows(n_rows: int) -> tuple[Ints, Ints, Ints]:
@@ -187,20 +245,33 @@ class _Bench:
     column: int
     own: Ints
     active: Ints
-    scheme: Digits
-    linear: Linear | None
+    option: Option
     alone: bool = False  # without features of the column's own neighbouring rows
     digits: list[Ints] = field(default_factory=list)
     raw_bits: float = 0.0
     guess: Ints | None = None
     fraction: Ints | None = None
+    noise: Ints | None = None
+    before: Ints | None = None
     geometry: tuple[Ints, Ints, Ints] | None = None
     cache: dict[Feature, Ints] = field(default_factory=dict)
     shortlists: dict[int, list[Feature]] = field(default_factory=dict)
 
+    @property
+    def scheme(self) -> Digits:
+        """How values are written as digits."""
+        return self.option.scheme
+
+    @property
+    def linear(self) -> Linear | None:
+        """The prediction."""
+        return self.option.linear
+
     def __post_init__(self) -> None:
         self.geometry = _level_of_rows(self.sampled.n_rows)
-        if self.linear is not None:
+        if self.option.forward is not None:
+            self._walk(self.option.forward)
+        elif self.linear is not None:
             guess, fraction = np.zeros(self.sampled.n_rows, np.int64), np.zeros(self.sampled.n_rows, np.int64)
             step_of, left_of, right_of = self.geometry
             anchor = step_of >= STRIDE if self.linear.by_level else np.zeros(len(step_of), bool)
@@ -210,6 +281,22 @@ class _Bench:
             self.guess, self.fraction = guess[self.active], fraction[self.active]
         self.digits, n_raw, _ = self.scheme.split(self.own[self.active], self.guess)
         self.raw_bits = float(n_raw.sum())
+
+    def _walk(self, keys: tuple[int, ...]) -> None:
+        """What is known of each row when rows are coded one after another."""
+        assert self.linear is not None
+        lanes = Lanes(self.sampled.decoded, keys, self.active)
+        walk, truth = Walk(lanes, self.linear, self.sampled.decoded), self.own[lanes.rows]
+        found = [np.zeros(self.sampled.n_rows, np.int64) for _ in range(4)]
+        for step in range(lanes.n_steps):
+            here = slice(int(lanes.edges[step]), int(lanes.edges[step + 1]))
+            around, rows = walk.around(step), lanes.rows[here]
+            left = truth[here] if around.left is None else around.left  # a first row of a lane, of which there are few
+            for into, part in zip(found, (around.guess, around.fraction, around.noise, left), strict=True):
+                assert part is not None
+                into[rows] = part
+            walk.learn(step, truth[here])
+        self.guess, self.fraction, self.noise, self.before = (part[self.active] for part in found)
 
     def levels(self, feature: Feature) -> Ints:
         """(n_active,) levels."""
@@ -224,8 +311,8 @@ class _Bench:
         assert self.geometry is not None
         step_of, left_of, right_of = (g[self.active] for g in self.geometry)
         out = np.zeros(len(self.active), np.int64)
-        if feature.kind in ("guess", "fraction"):
-            return Surroundings(0, None, None, self.guess, self.fraction).levels(feature, len(out))
+        if feature.kind in ("guess", "fraction", "noise") or self.option.forward is not None:
+            return Surroundings(0, self.before, None, self.guess, self.fraction, self.noise).levels(feature, len(out))
         for step in STEPS:
             here = np.flatnonzero(step_of == step)
             known = step < STRIDE
@@ -239,18 +326,18 @@ def _search_cells(
     column: int,
     own: Ints,
     active: NDArray[np.bool_] | None,
-    options: Sequence[tuple[Digits, Linear | None]],
+    options: Sequence[Option],
     tick: Callable[[], bool],
     alone: bool = False,
 ) -> tuple[CellPlan, float]:
     rows = np.arange(len(own)) if active is None else np.flatnonzero(active)
     trials = []
-    for scheme, linear in options:
-        bench = _Bench(sampled, column, own, rows, scheme, linear, alone)
+    for option in options:
+        bench = _Bench(sampled, column, own, rows, option, alone)
         trials.append((_quick_bits(bench), bench))
     trials.sort(key=lambda t: t[0])
     best: tuple[CellPlan, float] | None = None
-    for quick, bench in trials[:2]:
+    for quick, bench in trials[:MOST_TRIALS]:
         if best is not None and (quick > 1.15 * trials[0][0] or not tick()):
             break
         found = _search_digits(bench, tick)
@@ -294,7 +381,10 @@ def _candidates(bench: _Bench, n_symbols: int) -> list[Feature]:
             found.append(Feature("step", c.column, 0, STEP_CLASSES))
     own = bench.own[bench.active]
     fine, coarse = quantile_edges(own, 128), quantile_edges(own, 16)
-    if len(fine) and not bench.alone:
+    if bench.option.forward is not None:
+        found += [Feature("left", -1, 0, len(edges) + 2, edges) for edges in (fine, coarse) if edges]
+        found.append(Feature("noise", -1, 0, NOISE_LEVELS))
+    elif len(fine) and not bench.alone:
         found += [Feature(kind, -1, 0, len(fine) + 2, fine) for kind in ("left", "right")]
         found += [Feature(kind, -1, 0, len(coarse) + 2, coarse) for kind in ("left", "right", "between")]
         found += [Feature("spread", -1, 0, 65), Feature("level", -1, 0, len(STEPS) + 1)]
@@ -354,7 +444,8 @@ def _search_digits(bench: _Bench, tick: Callable[[], bool]) -> tuple[CellPlan, f
         plans.append(DigitPlan(tuple(features), chain.weights))
         total += chain.bits
     dear = total > DEAR_BITS * max(1, len(bench.active))
-    return CellPlan(bench.scheme, bench.linear, tuple(plans), LAST_CHUNKS[0] if dear else LAST_CHUNKS[1]), total
+    plan = CellPlan(bench.scheme, bench.linear, tuple(plans), DEFAULT_CHUNK if dear else LONG_CHUNK, bench.option.forward)
+    return plan, total
 
 
 class _Thinned:

@@ -1,0 +1,107 @@
+"""Rows coded one after another, in lanes: what a column was in the rows before tells what it is, however they are sorted.
+
+Where rows are in order (telemetry), or are once they are sorted by columns decoded before (devices whose rows are mixed, stations
+that report at the same hours), a prediction from many rows before is worth more than one from two rows around it. To decode
+without a loop over rows, the rows in their order are cut into *lanes* of equal length, and one row of every lane is coded at a
+step: its predictions read the rows before it in its lane, and columns decoded earlier at any row.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vae_core.errors import CorruptArchive
+from vae_core.exact.features import NOISE_LEVELS, Decoded, Surroundings, noise_level
+from vae_core.exact.linear import SHIFT, Linear, Term
+
+Ints = NDArray[np.int64]
+STEPS = 256  # rows of a lane, unless there are more rows than MOST_LANES of them
+MOST_LANES = 512
+MOST_SURPRISE = 1 << 40
+
+
+class Lanes:
+    """The active rows of a block in coding order.
+
+    rows  : (n,) row numbers, step after step; within a step lane after lane
+    edges : (n_steps + 1,) where each step begins
+    """
+
+    def __init__(self, decoded: Decoded, keys: Sequence[int], active: Ints) -> None:
+        """active: (n,) row numbers, ascending. keys: earlier columns the rows are sorted by, the first one above all; ties keep
+        their order. Raises CorruptArchive when a key is not decoded."""
+        missing = [j for j in keys if j not in decoded.values]
+        if missing:
+            raise CorruptArchive(f"model sorts a column by column {missing[0]}, which is not decoded before it")
+        self._sorted = active
+        if keys:
+            self._sorted = active[np.lexsort([decoded.values[j][active] for j in reversed(keys)])]
+        n = len(active)
+        length = max(STEPS, -(-n // MOST_LANES))
+        self.n_lanes = -(-n // length)
+        self.n_steps = min(n, length)
+        place = np.arange(self.n_steps)[:, None] + length * np.arange(self.n_lanes)
+        self._places = place[place < n]  # of the coded rows in the sorted ones
+        self.rows = self._sorted[self._places]
+        counts = np.minimum(self.n_lanes, (n - np.arange(self.n_steps) + length - 1) // length)
+        self.edges = np.concatenate([[0], np.cumsum(counts)])
+
+    def shifted(self, values: Ints, lag: int) -> Ints:
+        """(n,) what a column, (n_rows,) values, holds `lag` rows before each row, in coding order; at the ends what is nearest."""
+        if not lag:
+            return values[self.rows]
+        return values[self._sorted[np.clip(self._places - lag, 0, len(self._sorted) - 1)]]
+
+
+class Walk:
+    """The prediction of a column step by step: what it knows of each lane."""
+
+    def __init__(self, lanes: Lanes, linear: Linear, decoded: Decoded) -> None:
+        """Raises CorruptArchive when the prediction reads a column that is not decoded."""
+        self._lanes = lanes
+        self._own = [term for term in linear.terms if term.column < 0]
+        n = len(lanes.rows)
+        self._totals = _fixed([t for t in linear.terms if t.column >= 0], linear.bias, lanes, decoded, slice(0, n))
+        first = slice(0, int(lanes.edges[1]) if n else 0)
+        self._totals[first] = _fixed(linear.anchor_terms, linear.anchor_bias, lanes, decoded, first)
+        self._past = np.zeros((lanes.n_steps, lanes.n_lanes), np.int64)
+        self._noise = np.zeros(lanes.n_lanes, np.int64)
+        self._guess: Ints = np.empty(0, np.int64)
+
+    def around(self, step: int) -> Surroundings:
+        """What is known of the rows of a step."""
+        start, stop = self._lanes.edges[step : step + 2]
+        total, n = self._totals[start:stop], stop - start
+        if step == 0:
+            left, noise = None, np.full(n, NOISE_LEVELS - 1, np.int64)
+        else:
+            with np.errstate(over="ignore"):
+                for term in self._own:
+                    total = total + np.int64(term.weight) * self._past[max(step - term.lag, 0), :n]
+            left = self._past[step - 1, :n]
+            noise = noise_level(self._noise[:n]) if step > 1 else np.full(n, NOISE_LEVELS - 1, np.int64)
+        self._guess = total >> SHIFT
+        return Surroundings(0, left, None, self._guess, (total >> (SHIFT - 3)) & 7, noise)
+
+    def learn(self, step: int, values: Ints) -> None:
+        """(n,) values of the rows of a step, now known."""
+        n = len(values)
+        self._past[step, :n] = values
+        with np.errstate(over="ignore"):
+            surprise = np.abs(values - self._guess)
+        surprise = np.where(surprise < 0, MOST_SURPRISE, np.minimum(surprise, MOST_SURPRISE)) << 8
+        self._noise[:n] = surprise if step == 1 else self._noise[:n] + ((surprise - self._noise[:n]) >> 3)
+
+
+def _fixed(terms: Sequence[Term], bias: int, lanes: Lanes, decoded: Decoded, part: slice) -> Ints:
+    """(n,) sums of the terms that read other columns, and what rounds them, for a part of the coding order."""
+    total = np.full(len(lanes.rows[part]), bias + (1 << (SHIFT - 1)), np.int64)
+    with np.errstate(over="ignore"):
+        for term in terms:
+            if term.column not in decoded.values:
+                raise CorruptArchive(f"model predicts a column from column {term.column}, which is not decoded before it")
+            total += np.int64(term.weight) * lanes.shifted(decoded.values[term.column], term.lag)[part]
+    return total
