@@ -19,7 +19,7 @@ import zstandard
 from pcodec import standalone
 
 GOLDEN = Path(__file__).parent / "golden"
-FIXED = {"state": 7, "step": 21, "spread": 65, "level": 7, "fraction": 8}
+FIXED = {"state": 7, "step": 21, "spread": 65, "level": 7, "fraction": 8, "noise": 48}
 NEAR = {"left", "right", "between", "spread", "level"}
 
 
@@ -150,6 +150,55 @@ def integer(scheme: list[Any], digits: list[int], raw: int, guess: int) -> int:
     return wrap(guess - m if digits[0] % 2 else guess + m)
 
 
+class Lanes:
+    """Rows of a forward plan."""
+
+    def __init__(self, values: dict[int, list[int]], keys: list[int], active: list[bool]) -> None:
+        self.values = values
+        self.rows = sorted((i for i, a in enumerate(active) if a), key=lambda i: tuple(values[j][i] for j in keys))
+        n = len(self.rows)
+        self.length = max(256, -(-n // 512))
+        self.place = {row: place for place, row in enumerate(self.rows)}
+        self.steps = [self.rows[t :: self.length] for t in range(min(n, self.length))]
+        self.noise: dict[int, int] = {}
+
+    def step(self, i: int) -> int:
+        return self.place[i] % self.length
+
+    def before(self, i: int, lag: int) -> int:
+        """The row whose value of the column itself is lag `lag` of row i."""
+        return self.rows[self.place[i] - min(lag, self.step(i))]
+
+    def total(self, prediction: list[Any], i: int, own: list[int]) -> int:
+        terms, bias, first_terms, first_bias = prediction
+        if self.step(i) == 0:
+            terms, bias = first_terms, first_bias
+        found = bias + 2**15
+        for kind, column, weight in terms:
+            lag = 0 if kind == "at" else int(kind[3:]) if kind.startswith("lag") else -int(kind[4:])
+            if column < 0:
+                found += weight * own[self.before(i, lag)]
+            else:
+                found += weight * self.values[column][self.rows[max(0, min(len(self.rows) - 1, self.place[i] - lag))]]
+        return wrap(found)
+
+    def level_of_noise(self, i: int) -> int:
+        if self.step(i) < 2:
+            return 47
+        m = self.noise[self.place[i] // self.length]
+        b = max(2, m.bit_length())
+        return max(0, min(46, 2 * (b - 4) + (m >> (b - 2)) % 2))
+
+    def learn(self, rows: list[int], totals: dict[int, int], own: list[int]) -> None:
+        for i in rows:
+            lane, off = self.place[i] // self.length, wrap(own[i] - (totals[i] >> 16))
+            s = 256 * min(2**40, abs(off))
+            if self.step(i) == 1:
+                self.noise[lane] = s
+            elif self.step(i) > 1:
+                self.noise[lane] += (s - self.noise[lane]) >> 3
+
+
 class Block:
     """The columns of a block as far as they are known: values (minutes for a clock) and states."""
 
@@ -158,7 +207,9 @@ class Block:
         self.values: dict[int, list[int]] = {}
         self.states: dict[int, list[int]] = {}
 
-    def level(self, feature: list[Any], i: int, near: tuple[int, int] | None, own: list[int], step: int, total: int | None) -> int:
+    def level(
+        self, feature: list[Any], i: int, near: tuple[int, int] | None, own: list[int], step: int, total: int | None, lanes: Lanes | None
+    ) -> int:
         kind, column, lo, size, edges = feature
 
         def bins(value: int) -> int:
@@ -181,6 +232,11 @@ class Block:
             return 0 if step == 0 else 1 + (32, 16, 8, 4, 2, 1).index(step)
         if kind in ("guess", "fraction"):
             return 0 if total is None else bins(total >> 16) if kind == "guess" else (total >> 13) % 8
+        if kind == "noise":
+            return 0 if lanes is None else lanes.level_of_noise(i)
+        if lanes is not None:
+            assert kind == "left"
+            return bins(own[lanes.before(i, 1)]) if lanes.step(i) else len(edges) + 1
         if near is None:
             return (FIXED.get(kind) or len(edges) + 2) - 1
         left, right = own[near[0]], own[near[1]]
@@ -188,7 +244,11 @@ class Block:
             return min(63, bits(wrap(right - left)))
         return bins({"left": left, "right": right, "between": (left + right) >> 1}[kind])
 
-    def total(self, prediction: list[Any], by_level: bool, i: int, near: tuple[int, int] | None, own: list[int]) -> int:
+    def total(
+        self, prediction: list[Any], by_level: bool, i: int, near: tuple[int, int] | None, own: list[int], lanes: Lanes | None
+    ) -> int:
+        if lanes is not None:
+            return lanes.total(prediction, i, own)
         terms, bias, anchor_terms, anchor_bias = prediction
         if near is None and any(kind != "at" for kind, _, _ in terms):
             terms, bias = anchor_terms, anchor_bias
@@ -207,32 +267,37 @@ class Block:
         return wrap(found)
 
     def read(self, stream: Stream, plan: list[Any], own: list[int], active: list[bool]) -> None:
-        scheme, prediction, digit_plans, longest = plan
+        scheme, prediction, digit_plans, longest, *keys = plan
         n_symbols = sizes_of(scheme)
         digits = [Digit(n, weights) for n, (_, weights) in zip(n_symbols, digit_plans, strict=True)]
         features = [found for found, _ in digit_plans]
+        lanes = Lanes(self.values, keys[0], active) if keys else None
         by_level = any(f[0] in NEAR for found in features for f in found)
         by_level |= prediction is not None and any(kind != "at" for kind, _, _ in prediction[0])
+        by_level &= lanes is None
+        done = 0
         passes = [(0, range(self.n_rows))]
         if by_level:
             passes = [(32, range(0, self.n_rows, 32)), *((s, range(s, self.n_rows, 2 * s)) for s in (16, 8, 4, 2, 1))]
+        if lanes is not None:
+            passes = [(0, rows) for rows in lanes.steps]
         for step, all_rows in passes:
             rows = [i for i in all_rows if active[i]]
-            start = 0
+            start, before, known = 0, done if lanes is not None else 0, dict[int, Any]()
+            done += len(rows)
             while start < len(rows):
-                chunk = rows[start : start + min(longest, max(64, start // 2))]
+                chunk = rows[start : start + min(longest, max(64, (before + start) // 2))]
                 start += len(chunk)
                 near = {i: (i - step, i + step if i + step < self.n_rows else i - step) if 0 < step < 32 else None for i in chunk}
-                totals = {i: None if prediction is None else self.total(prediction, by_level, i, near[i], own) for i in chunk}
+                totals = {i: None if prediction is None else self.total(prediction, by_level, i, near[i], own, lanes) for i in chunk}
+                known |= totals
                 got: list[list[int]] = []
                 learned = []
                 for k, digit in enumerate(digits):
                     contexts = []
                     for place, i in enumerate(chunk):
-                        levels = [
-                            got[0][place] if f[0] == "digit" else self.level(f, i, near[i], own, step, totals[i]) for f in features[k]
-                        ]
-                        contexts.append(tuple(levels))
+                        around = near[i], own, step, totals[i], lanes
+                        contexts.append(tuple(got[0][place] if f[0] == "digit" else self.level(f, i, *around) for f in features[k]))
                     tables = {c: digit.table(c) for c in set(contexts)}
                     got.append(stream.symbols([tables[c] for c in contexts]))
                     learned.append(contexts)
@@ -247,6 +312,8 @@ class Block:
                 for digit, contexts, symbols in zip(digits, learned, got, strict=True):
                     for context, symbol in zip(contexts, symbols, strict=True):
                         digit.learn(context, symbol)
+            if lanes is not None:
+                lanes.learn(rows, known, own)
 
     def column(self, stream: Stream, code: list[Any]) -> None:
         column, fill, clock, state_plan, value_plan, *recall = code
@@ -286,7 +353,7 @@ KEYS = {"lattice": "tosgb", "decimal": "tfkosgwb", "bits": "tfw"}
 
 
 def spelt_out(plan: dict[str, Any]) -> dict[str, Any]:
-    """A plan of version 2 in the words of version 1, as far as this reader needs it."""
+    """A plan of version 2 or 3 in the words of version 1, as far as this reader needs it."""
     if plan["version"] == 1:
         return plan
     columns = [
@@ -304,11 +371,11 @@ def code_in_full(code: list[Any], columns: list[Any]) -> list[Any]:
 
 
 def plan_in_full(plan: list[Any]) -> list[Any]:
-    scheme, prediction, digits, chunk = plan
+    scheme, prediction, digits, *rest = plan
     found = [[[feature_in_full(f) for f in features], weights] for features, weights in digits]
     if len(found) == 2:
         found[1][0].insert(0, ["digit", -1, 0, 0, []])
-    return [scheme, prediction, found, chunk]
+    return [scheme, prediction, found, *rest]
 
 
 def feature_in_full(feature: list[Any]) -> list[Any]:

@@ -22,7 +22,7 @@ from vae_core.quality import compare, digest
 GOLDEN = Path(__file__).parent / "golden"
 FORMAT = Path(__file__).parent.parent / "storage" / "FORMAT.md"
 EVERY = {"types", "lossless", "tolerance", "distortion", "network", "codings", "contexts"}
-CASES = {"1.0": EVERY, "1.1": EVERY | {"lattices"}}
+CASES = {"1.0": EVERY, "1.1": EVERY | {"lattices"}, "1.2": EVERY | {"lattices"}}
 WITH_PREVIEW = {"tolerance", "distortion"}
 MOST_BYTES = 60_000
 
@@ -101,9 +101,11 @@ def test_the_golden_archives_use_all_that_this_release_can_read():
                     kinds |= {feature.kind for digit in plan.digits for feature in digit.features} | {plan.scheme.to_json()[0]}
                     if plan.linear is not None:
                         kinds |= {term.kind for term in (*plan.linear.terms, *plan.linear.anchor_terms)}
+                kinds |= {"forward"} if code.value.forward is not None else set()
+                kinds |= {"sorted"} if code.value.forward else set()
                 kinds |= ({"clock"} if code.clock else set()) | ({"recall"} if code.recall else set())
     assert set(CODINGS) | {"learned", "latent"} <= codings and any(coding.startswith("uniform/") for coding in codings)
-    assert {*COLUMN_KINDS, *OWN_KINDS, *TERM_KINDS, "digit", "direct", "residual", "clock", "recall"} <= kinds
+    assert {*COLUMN_KINDS, *OWN_KINDS, *TERM_KINDS, "digit", "direct", "residual", "clock", "recall", "forward", "sorted", "lead1"} <= kinds
     assert layers == {"preview", "network"} and streams > 1
 
 

@@ -34,6 +34,7 @@ FAST = 3  # the zstd level of a first look, and what 19 may make of its bytes: o
 FAST_SHRINKS, FAST_SHRINKS_CODED, FAST_SHRINKS_REPORTED, DICTIONARY_SHRINKS = 0.5, 0.6, 0.65, 0.93
 SLACK = 512  # bytes: small columns have ratios of their own
 SAMPLED_LESS = 0.99  # a sampled rival is reported at so much of what its sample says
+IN_BLOCKS = 3  # codings measured as they are stored, where that is in several blocks
 MOST_MEASURED = 4  # codings on every row of what is stored
 STEADY = 0.98  # of pcodec's bytes: a rival below this is measured
 RUNS = 4  # shorter ones hide from zstd what is alike in neighbouring rows
@@ -58,8 +59,12 @@ def prepare(model: Model, j: int, chunked: pa.ChunkedArray, target: float | None
     return ColumnState(array, codes, tuple(ways), holds=holds)
 
 
-def settle(model: Model, j: int, column: ColumnState, learned: float = math.inf) -> None:
-    """Find the column's conventional coding and its bytes. learned : bytes of its stream; far below, the coding is left open."""
+def settle(model: Model, j: int, column: ColumnState, spans: Sequence[tuple[int, int]], learned: float = math.inf) -> None:
+    """Find the column's conventional coding and its bytes.
+
+    spans   : (first row, rows) of the blocks it would be stored in; what is reported is measured in one piece
+    learned : bytes of its stream; far below, the coding is left open
+    """
     # the dictionary behind codes is in the model, whatever this shard does: it weighs in what is reported, not in the choice
     dictionary = model.dictionary_bytes(j) * min(1.0, len(column.array) / max(1, model.n_rows))
     first, known = column.ways[0], dict[str, int]()
@@ -76,12 +81,26 @@ def settle(model: Model, j: int, column: ColumnState, learned: float = math.inf)
         raw = [name for name in conventional.candidates_for(first.plan) if not uses_codes(name)]
         theirs = list(conventional.sizes(first.plan, column.array, None, raw or ["ipc"]).items())
     column.reported_bytes = round(min(_whole(name, n, dictionary) for name, n in theirs))
+    if len(spans) > 1:
+        near = [(way, name) for n, way, name in sorted(sizes, key=lambda size: size[0]) if n <= NEAR_BEST * n_bytes + SLACK][:IN_BLOCKS]
+        n_bytes, way, coding = min(((_in_blocks(way, name, column.array, spans), way, name) for way, name in near), key=lambda s: s[0])
     for tried in column.ways:
         if not tried.raw and lattices.worth_trying(tried.plan, tried.codes):
             # ours: never reported as conventional
             found = conventional.measure(tried.plan, column.array, tried.codes, ["lattices"])[1]
             n_bytes, way, coding = min((n_bytes, way, coding), (found, tried, "lattices"), key=lambda size: size[0])
     column.stored, column.coding, column.conventional_bytes = way.codes, way.prefix + coding, n_bytes
+
+
+def _in_blocks(way: Way, coding: str, array: pa.Array, spans: Sequence[tuple[int, int]]) -> int:
+    """Bytes of a coding of a column stored block by block: what zstd finds alike in rows far apart is lost to it there."""
+    width = way.plan.width
+    return sum(
+        conventional.measure(
+            way.plan, array.slice(start, n), None if way.codes is None else slice_codes(way.codes, start, n, width), [coding]
+        )[1]
+        for start, n in spans
+    )
 
 
 def _about(way: Way, array: pa.Array, dictionary: float, learned: float, known: dict[str, int]) -> float | None:

@@ -37,9 +37,9 @@ from vae_core.coders import conventional  # noqa: E402
 from vae_core.exact.cells import FLAGS, MAX_FEATURES, CellPlan, ColumnCode, DigitPlan, Recall  # noqa: E402
 from vae_core.exact.counts import MAX_CELLS, n_contexts  # noqa: E402
 from vae_core.exact.digits import Digits, Direct, Residual  # noqa: E402
-from vae_core.exact.features import COLUMN_KINDS, FRACTIONS, N_STATES, OWN_KINDS, STEP_CLASSES, Feature  # noqa: E402
+from vae_core.exact.features import COLUMN_KINDS, FIXED_SIZES, N_STATES, OWN_KINDS, Feature  # noqa: E402
 from vae_core.exact.linear import Linear, Term  # noqa: E402
-from vae_core.exact.schedule import LAST_CHUNKS, STEPS  # noqa: E402
+from vae_core.exact.schedule import LAST_CHUNKS  # noqa: E402
 from vae_core.model import Model  # noqa: E402
 from vae_core.shard import encode_shard  # noqa: E402
 
@@ -173,15 +173,30 @@ def every_context(n: int) -> tuple[pa.Table, Callable[[Model], Model]]:
     }
     told = np.asarray(columns["key"].fill_null(9)) * 1000 + t // 60 % 24
     columns["told"] = pa.array(np.where(rng.random(n) < 0.1, 7, told), mask=rng.random(n) < 0.1)
+    columns["trend"] = pa.array(np.round(20 * walk + rng.normal(size=n)).astype(np.int64), mask=rng.random(n) < 0.05)
+    columns["mixed"] = pa.array(np.where(rng.random(n) < 0.05, 2**40, 7 * (t // 60 % 24) + rng.integers(-9, 9, n)))
 
     def feature(kind: str, column: int) -> Feature:
-        fixed = {"state": N_STATES, "step": STEP_CLASSES, "spread": 65, "level": len(STEPS) + 1, "fraction": FRACTIONS}
-        if kind in fixed:
-            return Feature(kind, column, 0, fixed[kind])
+        if kind in FIXED_SIZES:
+            return Feature(kind, column, 0, FIXED_SIZES[kind])
         if kind == "value":
             return Feature(kind, column, -1, 12)
         edges = (-40, 0, 3, 25, 1200)
         return Feature(kind, column, 0, len(edges) + 1 + (kind in ("left", "right", "between")), edges)
+
+    def one_after_another(keys: tuple[int, ...], terms: Sequence[Term], anchors: Sequence[Term], last_chunk: int) -> CellPlan:
+        scheme = Residual(20)
+        first = DigitPlan((feature("noise", -1), feature("left", -1), feature("value", 0)), (2, 7, 30, 9))
+        second = DigitPlan((Feature("digit", -1, 0, scheme.sizes[0]), feature("fraction", -1), feature("guess", -1)), (3, 1, 8, 2))
+        return CellPlan(scheme, Linear(tuple(terms), -(1 << 14), tuple(anchors), 1 << 15), (first, second), last_chunk, keys)
+
+    forward = {
+        7: one_after_another(
+            (), [Term("lag1", -1, 70_000), Term("lag3", -1, -4_000), Term("lag2", 2, 900), Term("lead4", 4, 500)],
+            [Term("at", 2, 131_072), Term("lag1", 4, 77)], LAST_CHUNKS[0],
+        ),
+        8: one_after_another((1, 0), [Term("lag1", -1, 60_000), Term("lag32", -1, 5_000), Term("lead1", 7, 20)], [], LAST_CHUNKS[1]),
+    }  # fmt: skip
 
     def changed(model: Model) -> Model:
         codes: list[ColumnCode] = []
@@ -201,10 +216,9 @@ def every_context(n: int) -> tuple[pa.Table, Callable[[Model], Model]]:
             last_chunk = LAST_CHUNKS[j % len(LAST_CHUNKS)]
             flags = CellPlan(FLAGS, None, (DigitPlan((feature("right", -1), feature("value", 0)), (5, 6, 7)),))
             recall = {4: Recall((2,), flags), 6: Recall((0, 1), flags)}.get(j)
+            value = CellPlan(scheme, linear, tuple(digits), last_chunk)
             codes.append(ColumnCode(
-                j, model.columns[j].fill, j == 1,
-                CellPlan(Direct.over(0, N_STATES - 1), None, (state,)), CellPlan(scheme, linear, tuple(digits), last_chunk),
-                recall,
+                j, model.columns[j].fill, j == 1, CellPlan(Direct.over(0, N_STATES - 1), None, (state,)), forward.get(j, value), recall
             ))  # fmt: skip
         return Model.from_files(replace(model, codes=tuple(codes)).to_files())
 
@@ -267,7 +281,8 @@ def keep(path: Path, table: pa.Table) -> None:
 
 def measured_as(sizes: Callable[..., list[tuple[str, int]]]) -> Any:
     """Conventional codings take what `sizes` says of a way and an array."""
-    return mock.patch.multiple(choosing, _sizes=sizes, _about=lambda *_: None)
+    in_blocks = lambda way, coding, array, _: dict(sizes(way, array))[coding]  # noqa: E731
+    return mock.patch.multiple(choosing, _sizes=sizes, _about=lambda *_: None, _in_blocks=in_blocks)
 
 
 def main() -> None:

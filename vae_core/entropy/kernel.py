@@ -92,7 +92,7 @@ def pointer(array: NDArray[Any]) -> ctypes.c_void_p:
 def address(array: NDArray[Any]) -> int:
     """The same as a number."""
     assert array.flags.c_contiguous
-    return int(array.ctypes.data)
+    return int(array.__array_interface__["data"][0])  # as array.ctypes.data, in half the time
 
 
 def pointers(arrays: Sequence[NDArray[Any]]) -> Any:

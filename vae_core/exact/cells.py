@@ -152,7 +152,7 @@ def _code_forward(channel: Channel, plan: CellPlan, decoded: Decoded, own: Ints,
     lanes = Lanes(decoded, plan.forward, np.arange(decoded.n_rows) if active is None else np.flatnonzero(active))
     tables = _kernel_tables(plan, max(1, lanes.n_lanes)) if kernel.available() else _numpy_tables(plan)
     walk = Walk(lanes, plan.linear, decoded)
-    kind = np.int32 if isinstance(tables, PassTables) else np.int64
+    kind: type[np.signedinteger[Any]] = np.int32 if isinstance(tables, PassTables) else np.int64
     fixed = {
         f: decoded.feature(f)[lanes.rows].astype(kind, copy=False) for d in plan.digits for f in d.features if f.column >= 0
     }
@@ -162,7 +162,7 @@ def _code_forward(channel: Channel, plan: CellPlan, decoded: Decoded, own: Ints,
         n, around = here.stop - here.start, walk.around(step)
         contexts = []
         for digit in plan.digits:
-            levels = [
+            levels: list[NDArray[np.signedinteger[Any]] | None] = [
                 None if f.kind == "digit" else fixed[f][here] if f.column >= 0 else around.levels(f, n).astype(kind, copy=False)
                 for f in digit.features
             ]

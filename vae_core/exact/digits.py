@@ -9,6 +9,7 @@ Any int64 can be coded: what lies outside the alphabet takes the escape symbol a
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -135,28 +136,18 @@ class Residual:
         raw = np.where(inside, rest & ((np.int64(1) << low) - 1), values)
         return digits, np.where(inside, low, 64), raw
 
-    def _tokens(self) -> tuple[Ints, Ints]:
-        """Of every token: the magnitude its class begins with, extra bits. The escape has none."""
-        token = np.arange(self.escape + 1)
-        kind = np.where(token == self.escape, 0, (token + 1) >> 1)
-        extra = np.where(kind < 4, 0, ((kind - 4) >> 1) + 1)
-        return np.where(kind < 4, kind, (2 + (kind & 1)) << extra), extra
-
     def n_raw(self, digits: list[Ints]) -> Ints:
-        _, extra = self._tokens()
-        n_bits = np.maximum(extra - LOW_BITS, 0)
-        n_bits[self.escape] = 64
-        return n_bits.take(digits[0])
+        return _tokens(self.bits).n_raw.take(digits[0])
 
     def join(self, digits: list[Ints], raw: Ints, prediction: Ints | None) -> Ints:
         assert prediction is not None
-        token, (base, extra) = digits[0], self._tokens()
+        token, tokens = digits[0], _tokens(self.bits)
         found = raw
-        if len(self.sizes) > 1:
-            found = digits[1] << np.maximum(extra - LOW_BITS, 0).take(token)
+        if len(digits) > 1:
+            found = digits[1] << tokens.low.take(token)
             found |= raw
-        found = found & ((np.int64(1) << extra) - 1).take(token)
-        found += base.take(token)
+        found = found & tokens.mask.take(token)
+        found += tokens.base.take(token)
         minus = -(token & 1)  # odd tokens are negative: x ^ -1 - -1 is -x
         found ^= minus
         found -= minus
@@ -166,6 +157,28 @@ class Residual:
 
     def to_json(self) -> list[Any]:
         return ["residual", self.bits]
+
+
+@dataclass(frozen=True, slots=True)
+class _Tokens:
+    """Of every token: the magnitude its class begins with, the bits that follow it and which of them are raw; the escape has none."""
+
+    base: Ints
+    mask: Ints
+    low: Ints
+    n_raw: Ints
+
+
+@lru_cache(maxsize=64)
+def _tokens(bits: int) -> _Tokens:
+    escape = Residual(bits).escape
+    token = np.arange(escape + 1)
+    kind = np.where(token == escape, 0, (token + 1) >> 1)
+    extra = np.where(kind < 4, 0, ((kind - 4) >> 1) + 1)
+    low = np.maximum(extra - LOW_BITS, 0)
+    n_raw = low.copy()
+    n_raw[escape] = 64
+    return _Tokens(np.where(kind < 4, kind, (2 + (kind & 1)) << extra), (np.int64(1) << extra) - 1, low, n_raw)
 
 
 def _signed(kind: Ints, negative: NDArray[np.bool_]) -> Ints:

@@ -36,6 +36,9 @@ N_STATES = 7
 STEP_CLASSES = 21
 FRACTIONS = 8
 NOISE_LEVELS = 48
+FIXED_SIZES = {
+    "state": N_STATES, "step": STEP_CLASSES, "spread": 65, "level": len(STEPS) + 1, "fraction": FRACTIONS, "noise": NOISE_LEVELS,
+}  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +88,7 @@ def from_json(parts: Any, n_columns: int) -> Feature:
             feature = Feature(kind, column, lo, size, tuple(edges))
         case _:
             raise CorruptArchive(f"model names an unknown feature: {str(parts)[:60]}")
-    expected = {"state": N_STATES, "step": STEP_CLASSES, "spread": 65, "level": len(STEPS) + 1, "fraction": FRACTIONS, "noise": NOISE_LEVELS}.get(kind)
+    expected = FIXED_SIZES.get(kind)
     if kind in ("bins", "before", "left", "right", "between", "guess"):
         expected = len(edges) + 1 + (kind in ("left", "right", "between"))
     if (expected is not None and size != expected) or list(edges) != sorted(edges) or not -(2**63) <= lo < 2**63:

@@ -51,9 +51,9 @@ class Lanes:
 
     def shifted(self, values: Ints, lag: int) -> Ints:
         """(n,) what a column, (n_rows,) values, holds `lag` rows before each row, in coding order; at the ends what is nearest."""
-        if not lag:
-            return values[self.rows]
-        return values[self._sorted[np.clip(self._places - lag, 0, len(self._sorted) - 1)]]
+        rows = self._sorted[np.clip(self._places - lag, 0, len(self._sorted) - 1)] if lag else self.rows
+        found: Ints = values[rows]
+        return found
 
 
 class Walk:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,7 +16,7 @@ Floats = NDArray[np.float64]
 OWN_LAGS = (1, 2, 3, 4, 5, 6, 8, 12, 16)
 OTHER_KINDS = ("at", "lag1", "lag2", "lead1")
 MOST_OTHERS = 10  # columns that may tell
-FIT_ROWS = 8_000
+FIT_ROWS = 5_000
 MOST_TERMS = 20
 TERM_BITS = 40.0  # what a term takes in the stored plan, with a margin
 WORTH_SORTING = 0.15  # bits a row
@@ -32,7 +33,7 @@ def sort_orders(known: Mapping[int, Ints], own: Ints, active: Ints) -> list[tupl
         return []
     values = own[active]
     plain = _size(values - float(np.median(values)))
-    found = [(_size(np.diff(values.astype(np.float64))), ())]
+    found: list[tuple[float, tuple[int, ...]]] = [(_size(np.diff(values.astype(np.float64))), ())]
     for j, other in known.items():
         key = other[active]
         if (np.diff(key) >= 0).all():
@@ -43,7 +44,7 @@ def sort_orders(known: Mapping[int, Ints], own: Ints, active: Ints) -> list[tupl
     return [keys for size, keys in found[:MOST_ORDERS] if size < plain + UNRELATED]
 
 
-def _size(x: Floats) -> float:
+def _size(x: NDArray[np.floating[Any]]) -> float:
     return float(np.log2(1 + np.abs(x)).mean())
 
 
@@ -53,41 +54,54 @@ def forward_terms(lanes: Lanes, own: Ints, others: Mapping[int, Ints], n_total: 
     own    : (n_rows,) the column      others : column -> (n_rows,) numeric columns that may tell, those that tell most first
     Least absolute deviations by reweighting; a term stays if it saves over all n_total rows what it takes in the plan.
     """
-    candidates = [(f"lag{k}", -1) for k in OWN_LAGS]
-    candidates += [(kind, j) for j in list(others)[:MOST_OTHERS] for kind in OTHER_KINDS]
+    names = [(f"lag{k}", -1) for k in OWN_LAGS] + [(kind, j) for j in list(others)[:MOST_OTHERS] for kind in OTHER_KINDS]
     n = len(lanes.rows)
     picked = np.linspace(0, n - 1, min(n, FIT_ROWS)).astype(np.int64)
-    columns = [lanes.shifted(own if j < 0 else others[j], LAGS[kind])[picked].astype(np.float64) for kind, j in candidates]
-    target = own[lanes.rows][picked].astype(np.float64)
-    center = np.array([float(np.median(x)) for x in columns])
-    design = np.stack([*columns, np.ones(len(target))], axis=1)
-    design[:, :-1] -= center
-    middle = float(np.median(target))
-    weights = _fitted(design, target - middle, n_total)
-    kept = [(kind, j, round(float(w) * (1 << SHIFT))) for (kind, j), w in zip(candidates, weights, strict=False)]
-    bias = middle + float(weights[-1]) - sum(w / (1 << SHIFT) * c for (_, _, w), c in zip(kept, center, strict=True))
-    terms = tuple(Term(kind, j, w) for kind, j, w in kept if w)
-    if any(abs(t.weight) >= 1 << 40 for t in terms) or not abs(bias) < 1 << 44:
-        return (), round(middle) << SHIFT if abs(middle) < 1 << 44 else 0
-    return terms, round(bias * (1 << SHIFT))
+    columns = np.stack([lanes.shifted(own if j < 0 else others[j], LAGS[kind])[picked] for kind, j in names], axis=1)
+    target = own[lanes.rows][picked]
+    # levels and steps, not lags: what a walk does from row to row is small beside where it is, and a step is one term
+    basis = _levels_and_steps(len(names))
+    center = np.median(columns, axis=0).astype(np.int64)
+    with np.errstate(over="ignore"):
+        design = ((columns - center) @ basis).astype(np.float64)
+        step = (target - columns[:, 0]).astype(np.float64)
+    weights = _fitted(np.concatenate([design, np.ones((len(target), 1))], axis=1), step, n_total)
+    units = basis @ np.rint(weights[:-1] * (1 << SHIFT))
+    units[0] += 1 << SHIFT
+    bias = float(weights[-1]) * (1 << SHIFT) - float((basis @ np.rint(weights[:-1] * (1 << SHIFT))) @ center.astype(np.float64))
+    terms = tuple(Term(kind, j, int(w)) for (kind, j), w in zip(names, units, strict=True) if w)
+    if (np.abs(units) >= 1 << 40).any() or not abs(bias) < 1 << 60:
+        return (), 0
+    return terms, round(bias)
+
+
+def _levels_and_steps(n: int) -> Floats:
+    """(n, n) what each variable of a fit is in lags: of the column itself, then of each other, the first as it is, then the
+    difference of each from the one before."""
+    basis = np.eye(n)
+    firsts = {0, *range(len(OWN_LAGS), n, len(OTHER_KINDS))}
+    for k in range(n):
+        if k not in firsts:
+            basis[k - 1, k], basis[k, k] = 1.0, -1.0
+    return basis
 
 
 def _fitted(design: Floats, target: Floats, n_total: int) -> Floats:
     """(k,) weights of (n, k) columns, the last one the bias; 0 for those that do not pay."""
-    size = np.abs(design).max(axis=0)
+    size = np.sqrt(np.square(design).mean(axis=0))
     used = size > 0
     scaled = design / np.where(used, size, 1.0)
     weights = np.zeros(design.shape[1])
     absolute = np.ones(len(target))
-    for _ in range(3):
-        for _ in range(4):
+    for rounds in (4, 3, 3):
+        for _ in range(rounds):
             part = scaled[:, used]
             gram = (part * absolute[:, None]).T @ part
             gram[np.diag_indices_from(gram)] += 1e-9 * absolute.sum()
             found = np.linalg.solve(gram, (part * absolute[:, None]).T @ target)
             absolute = 1 / np.maximum(np.abs(target - part @ found), 0.5)
         squares = float((absolute * np.square(target - part @ found)).sum()) + 1e-12
-        kept = _paying(gram, found, squares, len(target), n_total)
+        kept = _paying(gram, found, squares, n_total)
         weights[:] = 0
         weights[used] = found
         if kept.all():
@@ -97,14 +111,15 @@ def _fitted(design: Floats, target: Floats, n_total: int) -> Floats:
     return weights / np.where(size > 0, size, 1.0)
 
 
-def _paying(gram: Floats, weights: Floats, squares: float, n: int, n_total: int) -> NDArray[np.bool_]:
+def _paying(gram: Floats, weights: NDArray[np.floating[Any]], squares: float, n_total: int) -> NDArray[np.bool_]:
     """Which of the terms, the bias (last) always, are worth their place: backward elimination on the normal equations."""
     kept = np.ones(len(weights), bool)
     inverse, w = np.linalg.inv(gram), weights.copy()
     while kept[:-1].any():
         # by what leaving one out adds to the squares
-        rise = np.where(kept, np.square(w) / np.maximum(np.diag(inverse), 1e-300), np.inf)
-        rise[-1] = np.inf
+        rise = np.full(len(w), np.inf)
+        own = np.diag(inverse)[:-1][kept[:-1]]
+        rise[:-1][kept[:-1]] = np.where(own > 0, np.square(w[:-1][kept[:-1]]) / np.where(own > 0, own, 1.0), 0.0)
         least = int(rise.argmin())
         bits = 0.5 * n_total * np.log2(1 + rise[least] / squares)
         if bits > TERM_BITS and int(kept.sum()) - 1 <= MOST_TERMS:

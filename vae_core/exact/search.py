@@ -29,6 +29,7 @@ SHORTLIST = 10
 RELATED = 12
 KEY_ROWS = 30_000
 FINALISTS = 3
+FORWARD_BITS = 0.02  # a row that steps have to save: they take their time
 MOST_TRIALS = 3  # schemes that are searched for contexts
 FINAL_ROWS = 15_000
 DEAR_BITS = 0.3  # a cell above which a column learns in short chunks
@@ -173,9 +174,9 @@ def _options(
         found.append(Option(Direct.over(lo, hi)))
     valid = np.arange(len(values)) if active is None else np.flatnonzero(active)
     if hi - lo >= 8 and not (column.categorical and hi - lo < 1 << 16):
-        predicted = [(linear, None) for linear in _predictions(sampled, column.column, values, valid, hi - lo)[: 1 if alone else 2]]
-        forward = [] if alone or hi - lo >= 1 << 44 else _forward(sampled, column.column, values, valid)
-        for linear, keys in [*predicted, *forward]:
+        predicted = _predictions(sampled, column.column, values, valid, hi - lo)
+        forward = [] if alone or hi - lo >= 1 << 44 else _forward(sampled, column.column, values, valid, predicted[0])
+        for linear, keys in [*((linear, None) for linear in predicted[: 1 if alone else 2]), *forward]:
             spread = min(62, max(2, (hi - lo).bit_length()))
             found.append(Option(Residual(spread), linear, keys))
             if hi - lo < 1 << 8:
@@ -183,8 +184,10 @@ def _options(
     return found or [Option(Residual(62), Linear((), lo << 16 if abs(lo) < 1 << 45 else 0))]
 
 
-def _forward(sampled: Sampled, column: int, values: Ints, valid: Ints) -> list[tuple[Linear, tuple[int, ...]]]:
-    """Predictions of rows one after another, and the keys of the order they are in."""
+def _forward(
+    sampled: Sampled, column: int, values: Ints, valid: Ints, alone: Linear
+) -> list[tuple[Linear, tuple[int, ...]]]:
+    """Predictions of rows one after another, and the keys of the order they are in; `alone` is that of the first row of a lane."""
     near = sampled.related(column, regress.MAX_PAIRED)
     known = {c.column: sampled.decoded.values[c.column] for c in sampled.placed}
     numeric = {c.column: known[c.column] for c in near if not c.categorical and 2 < c.hi - c.lo < 1 << 44}
@@ -193,7 +196,6 @@ def _forward(sampled: Sampled, column: int, values: Ints, valid: Ints) -> list[t
         lanes = Lanes(sampled.decoded, keys, valid)
         terms, bias = forward_terms(lanes, values, numeric, sampled.n_total)
         if any(term.column < 0 for term in terms):
-            alone = _predictions(sampled, column, values, valid, 0)[0]
             found.append((Linear(terms, bias, alone.terms, alone.bias), keys))
     return found
 
@@ -340,11 +342,16 @@ def _search_cells(
     for quick, bench in trials[:MOST_TRIALS]:
         if best is not None and (quick > 1.15 * trials[0][0] or not tick()):
             break
-        found = _search_digits(bench, tick)
-        if best is None or found[1] < best[1]:
-            best = found
+        plan, bits = _search_digits(bench, tick)
+        if best is None or _priced(plan, bits, len(rows)) < _priced(*best, len(rows)):
+            best = plan, bits
     assert best is not None
     return best
+
+
+def _priced(plan: CellPlan, bits: float, n_rows: int) -> float:
+    """Bits, and what decoding step by step is taken to cost."""
+    return bits + (FORWARD_BITS * n_rows if plan.forward is not None else 0.0)
 
 
 def _quick_bits(bench: _Bench) -> float:
