@@ -31,6 +31,9 @@ from vae_core.shard import encode_shard
 
 log = logging.getLogger(__name__)
 
+BLOCK_BYTES = 16 << 20
+LEAST_BLOCK_ROWS, MOST_BLOCK_ROWS = 131_072, 524_288
+
 
 class PartPlan(BaseModel):
     """One part of the source and the shard it becomes: a reference, small enough to hand to a task.
@@ -39,12 +42,14 @@ class PartPlan(BaseModel):
     shard   : identifier of the shard
     model   : ModelRef as JSON
     targets : column -> root mean square error it may have at most
+    block_rows : rows of each of its blocks, about
     """
 
     model_config = ConfigDict(frozen=True)
 
     run: str
     name: str
+    block_rows: int
     part: dict[str, Any]
     shard: str
     model: dict[str, Any]
@@ -88,7 +93,13 @@ def default_workers() -> int:
 def rows_a_shard(settings: EncodingSettings, row_bytes: float) -> int:
     """Rows of a shard: bounded by count and by Arrow bytes, whole blocks when it holds more than one."""
     rows = max(1, min(settings.shard_rows, int(settings.shard_bytes / max(row_bytes, 1.0))))
-    return rows - rows % settings.block_rows if rows > settings.block_rows else rows
+    block = rows_a_block(settings, row_bytes)
+    return rows - rows % block if rows > block else rows
+
+
+def rows_a_block(settings: EncodingSettings, row_bytes: float) -> int:
+    """Rows of a block: as asked for, else by Arrow bytes. Every block learns anew, and narrow rows take many to pay for that."""
+    return settings.block_rows or max(LEAST_BLOCK_ROWS, min(MOST_BLOCK_ROWS, int(BLOCK_BYTES / max(row_bytes, 1.0))))
 
 
 def plan_parts(request: RunRequest, plan: Plan, trained: Trained) -> list[PartPlan]:
@@ -98,6 +109,7 @@ def plan_parts(request: RunRequest, plan: Plan, trained: Trained) -> list[PartPl
         files = source.fingerprints(set(plan.encode))
     run_folder(plan.run).joinpath("files.json").write_text(json.dumps([asdict(file) for file in files]), encoding="utf-8")
     prints = {file.path: str(file.digest) for file in files}
+    block_rows = rows_a_block(request.encoding, trained.row_bytes)
     return [
         PartPlan(
             run=plan.run,
@@ -105,16 +117,17 @@ def plan_parts(request: RunRequest, plan: Plan, trained: Trained) -> list[PartPl
             part=part.to_json(),
             model=trained.model,
             targets=trained.targets,
-            shard=shard_id(part_fingerprint(part, prints, request), trained.ref.digest, FORMAT_VERSION),
+            block_rows=block_rows,
+            shard=shard_id(part_fingerprint(part, prints, request, block_rows), trained.ref.digest, FORMAT_VERSION),
         )
         for part in parts
     ]
 
 
-def part_fingerprint(part: SourcePart, prints: Mapping[str, str], request: RunRequest) -> str:
+def part_fingerprint(part: SourcePart, prints: Mapping[str, str], request: RunRequest, block_rows: int) -> str:
     """sha256 over what decides a part's rows and blocks: content of its files, slices, widening, block size."""
     slices = [[prints[path], start, stop] for path, start, stop in part.slices]
-    settings = [request.source.widen, request.encoding.block_rows, request.training.preview]
+    settings = [request.source.widen, block_rows, request.training.preview]
     return hashlib.sha256(json.dumps([slices, settings]).encode()).hexdigest()
 
 
@@ -147,7 +160,7 @@ def part(planned: PartPlan, request: RunRequest) -> PartResult:
     encoded = encode_shard(
         model_of(request.archive, planned.model),
         table,
-        block_rows=request.encoding.block_rows,
+        block_rows=planned.block_rows,
         preview={"auto": None, "off": False}.get(str(request.training.preview), True),
         targets=planned.targets,
     )

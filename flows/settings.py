@@ -198,8 +198,14 @@ class TrainingSettings(_Settings):
 class EncodingSettings(_Settings):
     """Shape of the archive and use of the machine."""
 
-    block_rows: int = Field(default=131_072, ge=1_024, le=1_048_576, title="Block rows", description="Rows a random read decodes at least.")
-    shard_rows: int = Field(default=524_288, ge=1, title="Shard rows", description="Most rows of a shard: one task, one pair of objects.")
+    block_rows: int | None = Field(
+        default=None,
+        ge=1_024,
+        le=1_048_576,
+        title="Block rows",
+        description="Rows a random read decodes at least. Empty: 16 MiB of them, 131,072 to 524,288 rows.",
+    )
+    shard_rows: int = Field(default=1_048_576, ge=1, title="Shard rows", description="Most rows of a shard: one task, one pair of objects.")
     shard_bytes: int = Field(
         default=128 * MIB,
         ge=MIB,

@@ -157,7 +157,7 @@ class Lanes:
         self.values = values
         self.rows = sorted((i for i, a in enumerate(active) if a), key=lambda i: tuple(values[j][i] for j in keys))
         n = len(self.rows)
-        self.length = max(256, -(-n // 512))
+        self.length = max(512, -(-n // 512))
         self.place = {row: place for place, row in enumerate(self.rows)}
         self.steps = [self.rows[t :: self.length] for t in range(min(n, self.length))]
         self.noise: dict[int, int] = {}

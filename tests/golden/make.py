@@ -195,7 +195,7 @@ def every_context(n: int) -> tuple[pa.Table, Callable[[Model], Model]]:
             (), [Term("lag1", -1, 70_000), Term("lag3", -1, -4_000), Term("lag2", 2, 900), Term("lead4", 4, 500)],
             [Term("at", 2, 131_072), Term("lag1", 4, 77)], LAST_CHUNKS[0],
         ),
-        8: one_after_another((1, 0), [Term("lag1", -1, 60_000), Term("lag32", -1, 5_000), Term("lead1", 7, 20)], [], LAST_CHUNKS[1]),
+        8: one_after_another((1, 0), [Term("lag1", -1, 60_000), Term("lag200", -1, 5_000), Term("lead1", 7, 20)], [], LAST_CHUNKS[1]),
     }  # fmt: skip
 
     def changed(model: Model) -> Model:
@@ -305,12 +305,12 @@ def main() -> None:
         write("codings", [table], asked, block_rows=150)
     with mock.patch.object(fitting, "_fit_exact", lambda *_: ((), 0.0)):
         write("lattices", [every_lattice(1400)], block_rows=700)
-    table, changed = every_context(900)
+    table, changed = every_context(1800)
     with (
         measured_as(lambda *_: [("ipc", 1 << 40)]),
         mock.patch.multiple(encoding, OWN_STREAM_BYTES=300, OWN_SECTION_BYTES=200),
     ):
-        write("contexts", [table], block_rows=450, changed=changed)
+        write("contexts", [table], block_rows=900, changed=changed)
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ from vae_core.exact.features import NOISE_LEVELS, Decoded, Surroundings, noise_l
 from vae_core.exact.linear import SHIFT, Linear, Term
 
 Ints = NDArray[np.int64]
-STEPS = 256  # rows of a lane, unless there are more rows than MOST_LANES of them
+STEPS = 512  # rows of a lane, unless there are more rows than MOST_LANES of them
 MOST_LANES = 512
 MOST_SURPRISE = 1 << 40
 
@@ -26,8 +26,9 @@ MOST_SURPRISE = 1 << 40
 class Lanes:
     """The active rows of a block in coding order.
 
-    rows  : (n,) row numbers, step after step; within a step lane after lane
-    edges : (n_steps + 1,) where each step begins
+    rows        : (n,) row numbers, step after step; within a step lane after lane
+    edges       : (n_steps + 1,) where each step begins
+    sorted_rows : (n,) row numbers in their order, lane after lane
     """
 
     def __init__(self, decoded: Decoded, keys: Sequence[int], active: Ints) -> None:
@@ -36,22 +37,22 @@ class Lanes:
         missing = [j for j in keys if j not in decoded.values]
         if missing:
             raise CorruptArchive(f"model sorts a column by column {missing[0]}, which is not decoded before it")
-        self._sorted = active
+        self.sorted_rows = active
         if keys:
-            self._sorted = active[np.lexsort([decoded.values[j][active] for j in reversed(keys)])]
+            self.sorted_rows = active[np.lexsort([decoded.values[j][active] for j in reversed(keys)])]
         n = len(active)
         length = max(STEPS, -(-n // MOST_LANES))
         self.n_lanes = -(-n // length)
         self.n_steps = min(n, length)
         place = np.arange(self.n_steps)[:, None] + length * np.arange(self.n_lanes)
         self._places = place[place < n]  # of the coded rows in the sorted ones
-        self.rows = self._sorted[self._places]
+        self.rows = self.sorted_rows[self._places]
         counts = np.minimum(self.n_lanes, (n - np.arange(self.n_steps) + length - 1) // length)
         self.edges = np.concatenate([[0], np.cumsum(counts)])
 
     def shifted(self, values: Ints, lag: int) -> Ints:
         """(n,) what a column, (n_rows,) values, holds `lag` rows before each row, in coding order; at the ends what is nearest."""
-        rows = self._sorted[np.clip(self._places - lag, 0, len(self._sorted) - 1)] if lag else self.rows
+        rows = self.sorted_rows[np.clip(self._places - lag, 0, len(self.sorted_rows) - 1)] if lag else self.rows
         found: Ints = values[rows]
         return found
 

@@ -9,11 +9,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vae_core.exact.forward import Lanes
-from vae_core.exact.linear import LAGS, SHIFT, Term
+from vae_core.exact.linear import LAGS, MOST_LAG, SHIFT, Term
 
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
-OWN_LAGS = (1, 2, 3, 4, 5, 6, 8, 12, 16)
+OWN_LAGS = (1, 2, 3, 4, 5, 6, 7, 8, 12, 16)
+SEASONS, SHORTEST_SEASON, RECURRENT = 2, 9, 0.08  # how many, in rows, and how much of a step is to be seen in the one a season before
 OTHER_KINDS = ("at", "lag1", "lag2", "lead1")
 MOST_OTHERS = 10  # columns that may tell
 FIT_ROWS = 5_000
@@ -54,36 +55,57 @@ def forward_terms(lanes: Lanes, own: Ints, others: Mapping[int, Ints], n_total: 
     own    : (n_rows,) the column      others : column -> (n_rows,) numeric columns that may tell, those that tell most first
     Least absolute deviations by reweighting; a term stays if it saves over all n_total rows what it takes in the plan.
     """
+    seasons = _seasons(own[lanes.sorted_rows])
     names = [(f"lag{k}", -1) for k in OWN_LAGS] + [(kind, j) for j in list(others)[:MOST_OTHERS] for kind in OTHER_KINDS]
+    names += [(f"lag{k}", -1) for season in seasons for k in range(season - 1, season + 3)]
     n = len(lanes.rows)
     picked = np.linspace(0, n - 1, min(n, FIT_ROWS)).astype(np.int64)
     columns = np.stack([lanes.shifted(own if j < 0 else others[j], LAGS[kind])[picked] for kind, j in names], axis=1)
     target = own[lanes.rows][picked]
     # levels and steps, not lags: what a walk does from row to row is small beside where it is, and a step is one term
-    basis = _levels_and_steps(len(names))
+    basis = _levels_and_steps(len(names), len(seasons))
     center = np.median(columns, axis=0).astype(np.int64)
     with np.errstate(over="ignore"):
         design = ((columns - center) @ basis).astype(np.float64)
         step = (target - columns[:, 0]).astype(np.float64)
     weights = _fitted(np.concatenate([design, np.ones((len(target), 1))], axis=1), step, n_total)
     units = basis @ np.rint(weights[:-1] * (1 << SHIFT))
+    bias = float(weights[-1]) * (1 << SHIFT) - float(units @ center.astype(np.float64))
     units[0] += 1 << SHIFT
-    bias = float(weights[-1]) * (1 << SHIFT) - float((basis @ np.rint(weights[:-1] * (1 << SHIFT))) @ center.astype(np.float64))
-    terms = tuple(Term(kind, j, int(w)) for (kind, j), w in zip(names, units, strict=True) if w)
+    sums: dict[tuple[str, int], int] = {}
+    for name, w in zip(names, units, strict=True):  # a lag of a season may be one of the others
+        sums[name] = sums.get(name, 0) + int(w)
+    terms = tuple(Term(kind, j, w) for (kind, j), w in sums.items() if w)
     if (np.abs(units) >= 1 << 40).any() or not abs(bias) < 1 << 60:
         return (), 0
     return terms, round(bias)
 
 
-def _levels_and_steps(n: int) -> Floats:
-    """(n, n) what each variable of a fit is in lags: of the column itself, then of each other, the first as it is, then the
-    difference of each from the one before."""
+def _levels_and_steps(n: int, n_seasons: int) -> Floats:
+    """(n, k) what each variable of a fit is in lags: of the column itself, then of each other, the first as it is, then the
+    difference of each from the one before; of each season the differences alone."""
     basis = np.eye(n)
-    firsts = {0, *range(len(OWN_LAGS), n, len(OTHER_KINDS))}
+    last = n - 4 * n_seasons
+    firsts = {0, *range(len(OWN_LAGS), last, len(OTHER_KINDS)), *range(last, n, 4)}
     for k in range(n):
         if k not in firsts:
             basis[k - 1, k], basis[k, k] = 1.0, -1.0
-    return basis
+    return np.delete(basis, np.arange(last, n, 4), axis=1)
+
+
+def _seasons(values: Ints) -> list[int]:
+    """Numbers of rows after which the steps of (n,) values recur: peaks of their autocorrelation, the highest first."""
+    steps = np.diff(values.astype(np.float64))
+    if len(steps) < 4 * MOST_LAG:
+        return []
+    low, high = np.quantile(steps, [0.02, 0.98])
+    steps = np.clip(steps, low, high)
+    steps -= steps.mean()
+    power = np.square(np.abs(np.fft.rfft(steps, 2 * len(steps))))
+    found = np.fft.irfft(power)[: MOST_LAG - 1]
+    found = found / max(float(found[0]), 1e-300)
+    peaks = [k for k in range(SHORTEST_SEASON, len(found) - 1) if found[k] > RECURRENT and found[k] >= found[k - 1 : k + 2].max()]
+    return sorted(peaks, key=lambda k: -found[k])[:SEASONS]
 
 
 def _fitted(design: Floats, target: Floats, n_total: int) -> Floats:
