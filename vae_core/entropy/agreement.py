@@ -1,7 +1,9 @@
-"""Whether a compiled kernel gives the bits of the specification: one small pass by it, and by the formulas of FORMAT.md in Python."""
+"""Whether a compiled kernel gives the bits of the specification: one small pass of either kind by it, and by the formulas of
+FORMAT.md in Python."""
 
 from __future__ import annotations
 
+import math
 from itertools import accumulate
 from typing import Any
 
@@ -9,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vae_core.entropy import kernel
+from vae_core.entropy.lanes import KernelWalk, OwnFeature
 from vae_core.entropy.passes import N_RAW_STEPS, Contexts, PassTables
 
 Ints = NDArray[np.int64]
@@ -23,7 +26,12 @@ LOWER = 1 << 32
 
 
 def agrees(c: Any) -> bool:
-    """Whether lp_write, lp_encode and lp_read do what they should."""
+    """Whether the kernel does what it should."""
+    return _agrees_in_passes(c) and _agrees_forward(c)
+
+
+def _agrees_in_passes(c: Any) -> bool:
+    """Of lp_write, lp_encode and lp_read."""
     rng = np.random.default_rng(7)
     symbols = [np.minimum(rng.geometric(0.3, N_ROWS) - 1, size - 1) for size in SYMBOLS]
     raw = rng.integers(-(1 << 63), (1 << 63) - 1, N_ROWS)
@@ -67,6 +75,48 @@ def agrees(c: Any) -> bool:
     )  # fmt: skip
     same = all(np.array_equal(a, b) for a, b in zip([*got, rest], [*symbols, raw], strict=True))
     return same and bool(outcome == 0 and at[0] == n and at[1] == LANES and (state[:LANES] == LOWER).all())
+
+
+def _agrees_forward(c: Any) -> bool:
+    """Of lp_walk, by which lp_read_forward goes, too: five lanes of twelve rows, the last of nine, under each of the own features."""
+    rng = np.random.default_rng(8)
+    n_lanes, length = 5, 12
+    edges = np.cumsum([0] + [n_lanes] * 9 + [n_lanes - 1] * 3)
+    n = int(edges[-1])
+    values, fixed = rng.integers(-900, 900, n), rng.integers(-(1 << 26), 1 << 26, n)
+    values[::17] = -(1 << 63)
+    terms = [(1, 40_000), (3, -9_000), (7, 30_001)]
+    kinds, bins, sizes = ("noise", "left", "guess", "fraction"), (-300, 0, 250), (48, 5, 4, 8)
+    own = []
+    for place, (kind, size) in enumerate(zip(kinds, sizes, strict=True)):
+        strides = [math.prod(sizes[place + 1 : at]) if at > place else 0 for at in range(5)]
+        own.append(OwnFeature(0, kind, () if size in (48, 8) else bins, tuple(strides)))
+    known: list[tuple[int, list[int]]] = []  # guess, levels of the features
+    past: list[list[int]] = [[] for _ in range(n_lanes)]
+    noise = [0] * n_lanes
+    for step in range(length):
+        for lane in range(int(edges[step + 1] - edges[step])):
+            i, mine = int(edges[step]) + lane, past[lane]
+            total = int(fixed[i]) + (sum(w * mine[max(0, step - lag)] for lag, w in terms) if step else 0)
+            total = (total + (1 << 63)) % (1 << 64) - (1 << 63)
+            size = max(2, noise[lane].bit_length())
+            level = 47 if step < 2 else min(46, max(0, 2 * (size - 4) + (noise[lane] >> (size - 2)) % 2))
+            binned = [sum(e <= x for e in bins) for x in (mine[-1] if step else 0, total >> 16)]
+            known.append((total >> 16, [level, binned[0] if step else 4, binned[1], (total >> 13) % 8]))
+            off = (int(values[i]) - (total >> 16) + (1 << 63)) % (1 << 64) - (1 << 63)
+            surprise = min(1 << 40, abs(off)) << 8
+            noise[lane] = surprise if step == 1 else noise[lane] + ((surprise - noise[lane]) >> 3)
+            mine.append(int(values[i]))
+    tables = PassTables([(9, [math.prod(sizes[:k]) for k in range(5)], [16] * 5, [0] * 5)], RAW_BITS, 64)
+    contexts = Contexts.of(sizes, [np.zeros(n, np.int32) for _ in sizes])
+    tables.bind([contexts])
+    walk = KernelWalk(edges, n_lanes, terms, fixed, own)
+    c.lp_walk(walk.pointer, tables.digits, kernel.pointer(values))
+    for k in range(1, 5):
+        base, wanted = contexts.bases[k], [sum(level * own[f].strides[k] for f, level in enumerate(levels)) for _, levels in known]
+        if base is None or base.tolist() != wanted:
+            return False
+    return walk.guess.tolist() == [guess for guess, _ in known]
 
 
 def _slots(contexts: list[list[Ints | None]], symbols: list[Ints], raw: Ints) -> list[list[tuple[int, int]]]:

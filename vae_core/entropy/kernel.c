@@ -219,6 +219,133 @@ int64_t lp_read(digit *digits, int64_t n_digits, const int64_t *ends, int64_t n_
     return 0;
 }
 
+/* Rows one after another: exact/forward.py is the specification. */
+
+#define SHIFT 16
+#define NOISE_LEVELS 48
+#define MOST_SURPRISE ((int64_t)1 << 40)
+
+enum { LEFT, GUESS, FRACTION, NOISE };
+
+typedef struct {
+    int64_t digit, kind, n_edges;
+    const int64_t *edges;
+    const int64_t *strides; /* of each level of the digit: what one level more of the feature adds to the context number */
+} own_feature;
+
+typedef struct {
+    int64_t n_steps, n_lanes, n_terms, n_own, last_chunk;
+    const int64_t *edges;             /* where each step begins, n_steps + 1 of them */
+    const int64_t *lags, *weights;    /* of the terms that read the column itself */
+    const int64_t *fixed;             /* of each row: the sum of all other terms */
+    const own_feature *own;
+    int64_t *past;                    /* (n_steps, n_lanes) values */
+    int64_t *noise;                   /* of each lane */
+    int64_t *guess;                   /* of each row */
+    uint8_t *fraction, *level;        /* of each row: of the prediction, of the noise */
+    int64_t is_residual, lo, shift, escape; /* the scheme */
+} walk;
+
+static int64_t bits_of(int64_t x) { return x <= 0 ? 0 : 64 - __builtin_clzll((uint64_t)x); }
+
+static int64_t bins(const own_feature *f, int64_t x) {
+    int64_t low = 0, high = f->n_edges;
+    while (low < high) {
+        int64_t half = (low + high) >> 1;
+        if (f->edges[half] <= x) low = half + 1;
+        else high = half;
+    }
+    return low;
+}
+
+/* Predictions of a step, and what its rows add to their contexts. */
+static void predict(const walk *w, digit *digits, int64_t step) {
+    int64_t first = w->edges[step];
+    for (int64_t i = first; i < w->edges[step + 1]; i++) {
+        int64_t lane = i - first;
+        uint64_t total = (uint64_t)w->fixed[i];
+        for (int64_t k = 0; step && k < w->n_terms; k++) {
+            int64_t back = step > w->lags[k] ? step - w->lags[k] : 0;
+            total += (uint64_t)w->weights[k] * (uint64_t)w->past[back * w->n_lanes + lane];
+        }
+        int64_t noise = w->noise[lane], size = bits_of(noise) > 2 ? bits_of(noise) : 2;
+        int64_t level = 2 * (size - 4) + ((noise >> (size - 2)) & 1);
+        level = step < 2 ? NOISE_LEVELS - 1 : level < 0 ? 0 : level > NOISE_LEVELS - 2 ? NOISE_LEVELS - 2 : level;
+        w->guess[i] = (int64_t)total >> SHIFT;
+        w->fraction[i] = ((int64_t)total >> (SHIFT - 3)) & 7;
+        w->level[i] = (uint8_t)level;
+        for (int64_t k = 0; digits && k < w->n_own; k++) {
+            const own_feature *f = &w->own[k];
+            int64_t found = level;
+            if (f->kind == LEFT) found = step ? bins(f, w->past[(step - 1) * w->n_lanes + lane]) : f->n_edges + 1;
+            if (f->kind == GUESS) found = bins(f, w->guess[i]);
+            if (f->kind == FRACTION) found = w->fraction[i];
+            digit *d = &digits[f->digit];
+            for (int64_t at = 0; at <= d->depth; at++)
+                if (f->strides[at]) ((int32_t *)d->contexts[at])[i] += (int32_t)(found * f->strides[at]);
+        }
+    }
+}
+
+/* Values of a step, now known. */
+static void remember(const walk *w, int64_t step, const int64_t *values) {
+    int64_t first = w->edges[step];
+    for (int64_t i = first; i < w->edges[step + 1]; i++) {
+        int64_t lane = i - first;
+        int64_t off = (int64_t)((uint64_t)values[i] - (uint64_t)w->guess[i]);
+        uint64_t size = off < 0 ? -(uint64_t)off : (uint64_t)off;
+        int64_t surprise = (int64_t)(size < (uint64_t)MOST_SURPRISE ? size : (uint64_t)MOST_SURPRISE) << 8;
+        w->past[step * w->n_lanes + lane] = values[i];
+        w->noise[lane] = step == 1 ? surprise : w->noise[lane] + ((surprise - w->noise[lane]) >> 3);
+    }
+}
+
+static int64_t join(const walk *w, const int64_t *const *symbols, int64_t n_digits, int64_t raw, int64_t i) {
+    int64_t token = symbols[0][i];
+    if (token == w->escape) return raw;
+    uint64_t below = n_digits > 1 ? (uint64_t)symbols[1][i] : 0;
+    if (!w->is_residual) return (int64_t)((((uint64_t)token << w->shift) | below) + (uint64_t)w->lo);
+    int64_t kind = (token + 1) >> 1, extra = kind < 4 ? 0 : ((kind - 4) >> 1) + 1, low = extra > 5 ? extra - 5 : 0;
+    uint64_t rest = ((below << low) | (uint64_t)raw) & (((uint64_t)1 << extra) - 1);
+    uint64_t size = rest + (kind < 4 ? (uint64_t)kind : (uint64_t)(2 + (kind & 1)) << extra);
+    return (int64_t)((uint64_t)w->guess[i] + (token & 1 ? -size : size));
+}
+
+/* Walk over known values: predictions of all rows, and their contexts where there are digits. */
+void lp_walk(const walk *w, digit *digits, const int64_t *values) {
+    for (int64_t step = 0; step < w->n_steps; step++) {
+        predict(w, digits, step);
+        remember(w, step, values);
+    }
+}
+
+/* As lp_read, for rows one after another; `values` takes what the symbols make. */
+int64_t lp_read_forward(digit *digits, int64_t n_digits, const walk *w, const uint8_t *n_raw, uint64_t *state, uint32_t *words,
+                        int64_t n_words, const int64_t *folds, int64_t n_folds, int64_t *at, int64_t *const *symbols, int64_t *raw,
+                        int64_t *values) {
+    smoother *smooth = SMOOTH_BEST;
+    stream in = {state, words, n_words, folds, n_folds, at[0], at[1], at[2], at[3], 0};
+    for (int64_t step = 0; step < w->n_steps; step++) {
+        predict(w, digits, step);
+        for (int64_t start = w->edges[step], stop; start < w->edges[step + 1]; start = stop) {
+            int64_t length = start / 2 < 64 ? 64 : start / 2;
+            stop = start + (length < w->last_chunk ? length : w->last_chunk);
+            if (stop > w->edges[step + 1]) stop = w->edges[step + 1];
+            for (int64_t k = 0; k < n_digits; k++) {
+                const int64_t *before = k ? symbols[k - 1] : 0;
+                if (!read_digit(&digits[k], smooth, &in, start, stop, before, symbols[k])) return in.error;
+                learn(&digits[k], start, stop, before, symbols[k]);
+            }
+            if (!read_raw(n_raw, &in, start, stop, symbols[0], raw)) return in.error;
+        }
+        for (int64_t i = w->edges[step]; i < w->edges[step + 1]; i++)
+            values[i] = join(w, (const int64_t *const *)symbols, n_digits, raw[i], i);
+        remember(w, step, values);
+    }
+    at[0] = in.position, at[1] = in.lanes, at[2] = in.step, at[3] = in.fold;
+    return 0;
+}
+
 /* The slots of the symbols of a pass as lp_read will ask for them; lengths of the steps they make. Returns the number of steps. */
 int64_t lp_write(digit *digits, int64_t n_digits, const int64_t *ends, int64_t n_chunks, const uint8_t *n_raw,
                  const int64_t *const *symbols, const int64_t *raw, uint32_t *low, uint32_t *width, int64_t *lengths) {

@@ -49,7 +49,7 @@ def library() -> Any | None:
     except (OSError, subprocess.SubprocessError) as error:
         log.info("no C kernel, numpy does the work: %s", error)
         return None
-    for name in ("lp_read", "lp_write"):
+    for name in ("lp_read", "lp_write", "lp_read_forward"):
         getattr(loaded, name).restype = ctypes.c_int64
     from vae_core.entropy.agreement import agrees  # made of this module's pieces
 

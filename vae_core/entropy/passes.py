@@ -114,18 +114,31 @@ class PassTables:
         structure.n_chance = 1
         self._kept += [counts, seen, chance, cumulative, scale, numbers, tables]
 
+    @property
+    def digits(self) -> Any:
+        """The structures of kernel.c, good while this object lives."""
+        return self._structures
+
+    def bind(self, contexts: Sequence[Contexts]) -> None:
+        """Point the structures to the contexts of a pass, until the next one."""
+        tables = []
+        for structure, digit in zip(self._structures, contexts, strict=True):
+            tables.append((ctypes.c_void_p * len(digit.bases))(*(None if a is None else kernel.address(a) for a in digit.bases)))
+            structure.contexts = ctypes.addressof(tables[-1])
+        self._bound = (tables, contexts)
+
     def arguments(self, contexts: Sequence[Contexts], ends: Ints) -> list[Any]:
         """The first arguments of lp_read and lp_write for a pass, good while this object lives and until the next pass.
 
         contexts : of each digit
         ends     : (n_chunks,) ends of the chunks, the last one n_rows
         """
-        tables = []
-        for structure, digit in zip(self._structures, contexts, strict=True):
-            assert all(base is None or (base.dtype == np.int32 and len(base) == ends[-1]) for base in digit.bases)
-            tables.append((ctypes.c_void_p * len(digit.bases))(*(None if a is None else kernel.address(a) for a in digit.bases)))
-            structure.contexts = ctypes.addressof(tables[-1])
-        self._bound = (tables, contexts, ends)  # alive until the next pass
-        return [
-            self._structures, kernel.size(self.n_digits), kernel.pointer(ends), kernel.size(len(ends)), kernel.pointer(self._raw_bits)
-        ]  # fmt: skip
+        assert all(base is None or (base.dtype == np.int32 and len(base) == ends[-1]) for digit in contexts for base in digit.bases)
+        self.bind(contexts)
+        self._ends = ends  # alive until the next pass
+        return [self._structures, kernel.size(self.n_digits), kernel.pointer(ends), kernel.size(len(ends)), self.raw_bits]
+
+    @property
+    def raw_bits(self) -> Any:
+        """The address of the bits that follow each first digit."""
+        return kernel.pointer(self._raw_bits)

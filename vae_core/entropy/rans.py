@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vae_core.entropy import kernel
+from vae_core.entropy.lanes import KernelWalk
 from vae_core.entropy.passes import N_RAW_STEPS, Contexts, PassTables
 from vae_core.errors import CorruptArchive
 
@@ -63,6 +64,10 @@ class Channel(ABC):
         self, tables: PassTables, contexts: Sequence[Contexts], ends: Ints, symbols: Sequence[Ints] | None, raw: Ints | None
     ) -> tuple[list[Ints], Ints]:
         """Code all rows of a pass by the kernel (PassTables.arguments); returns (n,) int64 symbols of each digit and raw bits."""
+
+    def read_forward(self, tables: PassTables, contexts: Sequence[Contexts], walk: KernelWalk) -> Ints:
+        """(n,) values of rows one after another, in coding order, by the kernel; of channels that read."""
+        raise NotImplementedError
 
 
 class Encoder(Channel):
@@ -316,11 +321,31 @@ class Decoder(Channel):
             *tables.arguments(contexts, ends), kernel.pointer(self.state), kernel.pointer(self.words), kernel.size(len(self.words)),
             kernel.pointer(self._folds), kernel.size(len(self._folds)), kernel.pointer(at), kernel.pointers(found), kernel.pointer(rest),
         )  # fmt: skip
+        self._moved(at, outcome)
+        return found, rest
+
+    def read_forward(self, tables: PassTables, contexts: Sequence[Contexts], walk: KernelWalk) -> Ints:
+        """(n,) values of rows one after another, in coding order, by the kernel."""
+        n = len(walk.guess)
+        found, rest, values = [np.empty(n, np.int64) for _ in range(tables.n_digits)], np.empty(n, np.int64), np.empty(n, np.int64)
+        c = kernel.library()
+        assert c is not None
+        tables.bind(contexts)
+        at = np.array([self.position, self.lanes, self._step, self._fold], np.int64)
+        outcome = c.lp_read_forward(
+            tables.digits, kernel.size(tables.n_digits), walk.pointer, tables.raw_bits, kernel.pointer(self.state),
+            kernel.pointer(self.words), kernel.size(len(self.words)), kernel.pointer(self._folds), kernel.size(len(self._folds)),
+            kernel.pointer(at), kernel.pointers(found), kernel.pointer(rest), kernel.pointer(values),
+        )  # fmt: skip
+        self._moved(at, outcome)
+        return values
+
+    def _moved(self, at: Ints, outcome: int) -> None:
+        """Where the kernel left the stream. Raises CorruptArchive where it says so."""
         if outcome:
             raise _ended() if outcome == kernel.ENDED else _misfolded()
         self.position, self.lanes, self._step, self._fold = at.tolist()
         self.state = self.state[: self.lanes]
-        return found, rest
 
     def _advance(self, x: NDArray[np.uint64], width: Ints, above: Ints) -> None:
         """x <- width * (x >> 24) + above for the first len(x) lanes, in place, one word refilled where that fell below 2**32."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -10,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vae_core.entropy import kernel
+from vae_core.entropy.lanes import OwnFeature
 from vae_core.entropy.passes import Contexts, PassTables
 from vae_core.entropy.rans import MAX_RAW_BITS, Channel
 from vae_core.errors import CorruptArchive
@@ -19,7 +21,7 @@ from vae_core.exact import linear as linear_module
 from vae_core.exact.counts import MAX_CELLS, AdaptiveCounts, n_contexts
 from vae_core.exact.digits import Digits, Direct
 from vae_core.exact.features import AROUND_KINDS, N_STATES, Decoded, Feature, Surroundings
-from vae_core.exact.forward import Lanes, Walk
+from vae_core.exact.forward import Lanes, Walk, kernel_walk
 from vae_core.exact.linear import Linear
 from vae_core.exact.recall import MAX_KEYS, Recalled
 from vae_core.exact.schedule import DEFAULT_CHUNK, LAST_CHUNKS, STRIDE, chunks, every, neighbours, passes
@@ -150,32 +152,63 @@ def _code_forward(channel: Channel, plan: CellPlan, decoded: Decoded, own: Ints,
     """As code_cells, for rows one after another: a step is a pass of a row of every lane."""
     assert plan.forward is not None and plan.linear is not None
     lanes = Lanes(decoded, plan.forward, np.arange(decoded.n_rows) if active is None else np.flatnonzero(active))
-    tables = _kernel_tables(plan, max(1, lanes.n_lanes)) if kernel.available() else _numpy_tables(plan)
-    walk = Walk(lanes, plan.linear, decoded)
-    kind: type[np.signedinteger[Any]] = np.int32 if isinstance(tables, PassTables) else np.int64
-    fixed = {
-        f: decoded.feature(f)[lanes.rows].astype(kind, copy=False) for d in plan.digits for f in d.features if f.column >= 0
-    }
+    if kernel.available() and len(lanes.rows):
+        _code_forward_by_kernel(channel, plan, decoded, own, lanes)
+        return
+    tables, walk = _numpy_tables(plan), Walk(lanes, plan.linear, decoded)
+    fixed = {f: decoded.feature(f)[lanes.rows] for d in plan.digits for f in d.features if f.column >= 0}
     truth = own[lanes.rows] if channel.writes else None
     for step in range(lanes.n_steps):
         here = slice(int(lanes.edges[step]), int(lanes.edges[step + 1]))
         n, around = here.stop - here.start, walk.around(step)
         contexts = []
         for digit in plan.digits:
-            levels: list[NDArray[np.signedinteger[Any]] | None] = [
-                None if f.kind == "digit" else fixed[f][here] if f.column >= 0 else around.levels(f, n).astype(kind, copy=False)
-                for f in digit.features
+            levels = [
+                None if f.kind == "digit" else fixed[f][here] if f.column >= 0 else around.levels(f, n) for f in digit.features
             ]
             contexts.append(Contexts.of([f.size for f in digit.features], levels))
         known = raw = values = None
         if truth is not None:
             values = truth[here]
             known, _, raw = plan.scheme.split(values, around.guess)
-        got, raw = _coded(channel, plan, tables, contexts, chunks(n, plan.last_chunk, here.start), known, raw)
+        got, raw = _code_pass(channel, plan, tables, contexts, list(chunks(n, plan.last_chunk, here.start)), known, raw)
         if values is None:
             values = plan.scheme.join(got, raw, around.guess)
             own[lanes.rows[here]] = values
         walk.learn(step, values)
+
+
+def _code_forward_by_kernel(channel: Channel, plan: CellPlan, decoded: Decoded, own: Ints, lanes: Lanes) -> None:
+    """As _code_forward, in one call."""
+    assert plan.linear is not None
+    tables = _kernel_tables(plan, lanes.n_lanes)
+    contexts, features = [], []
+    for k, digit in enumerate(plan.digits):
+        sizes = [f.size for f in digit.features]
+        levels: list[NDArray[np.int32] | None] = []
+        for place, f in enumerate(digit.features):
+            if f.kind == "digit":
+                levels.append(None)
+            elif f.column >= 0:
+                levels.append(decoded.feature(f)[lanes.rows].astype(np.int32))
+            else:  # the kernel adds what it finds
+                levels.append(np.zeros(len(lanes.rows), np.int32))
+                strides = [0] * (place + 1) + [n_contexts(sizes[place + 1 : at]) for at in range(place + 1, len(sizes) + 1)]
+                features.append(OwnFeature(k, f.kind, f.edges, tuple(strides)))
+        contexts.append(Contexts.of(sizes, levels))
+    scheme = plan.scheme
+    numbers = (0, scheme.lo, scheme.shift, scheme.escape) if isinstance(scheme, Direct) else (1, 0, 0, scheme.escape)
+    walk = kernel_walk(lanes, plan.linear, decoded, features, plan.last_chunk, numbers)
+    if not channel.writes:
+        own[lanes.rows] = channel.read_forward(tables, contexts, walk)
+        return
+    truth = own[lanes.rows]
+    tables.bind(contexts)
+    walk.over(truth, tables.digits)
+    known, _, raw = scheme.split(truth, walk.guess)
+    steps = itertools.pairwise(lanes.edges.tolist())
+    ends = [start + part.stop for start, stop in steps for part in chunks(stop - start, plan.last_chunk, start)]
+    channel.code_pass(tables, contexts, np.array(ends, np.int64), known, raw)
 
 
 def _coded(

@@ -8,11 +8,14 @@ step: its predictions read the rows before it in its lane, and columns decoded e
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
+from vae_core.entropy import kernel
+from vae_core.entropy.lanes import KernelWalk, OwnFeature
 from vae_core.errors import CorruptArchive
 from vae_core.exact.features import NOISE_LEVELS, Decoded, Surroundings, noise_level
 from vae_core.exact.linear import SHIFT, Linear, Term
@@ -64,10 +67,7 @@ class Walk:
         """Raises CorruptArchive when the prediction reads a column that is not decoded."""
         self._lanes = lanes
         self._own = [term for term in linear.terms if term.column < 0]
-        n = len(lanes.rows)
-        self._totals = _fixed([t for t in linear.terms if t.column >= 0], linear.bias, lanes, decoded, slice(0, n))
-        first = slice(0, int(lanes.edges[1]) if n else 0)
-        self._totals[first] = _fixed(linear.anchor_terms, linear.anchor_bias, lanes, decoded, first)
+        self._totals = fixed_totals(lanes, linear, decoded)
         self._past = np.zeros((lanes.n_steps, lanes.n_lanes), np.int64)
         self._noise = np.zeros(lanes.n_lanes, np.int64)
         self._guess: Ints = np.empty(0, np.int64)
@@ -95,6 +95,46 @@ class Walk:
             surprise = np.abs(values - self._guess)
         surprise = np.where(surprise < 0, MOST_SURPRISE, np.minimum(surprise, MOST_SURPRISE)) << 8
         self._noise[:n] = surprise if step == 1 else self._noise[:n] + ((surprise - self._noise[:n]) >> 3)
+
+
+def fixed_totals(lanes: Lanes, linear: Linear, decoded: Decoded) -> Ints:
+    """(n,) what a prediction sums of other columns, in coding order. Raises CorruptArchive when one of them is not decoded."""
+    n = len(lanes.rows)
+    found = _fixed([t for t in linear.terms if t.column >= 0], linear.bias, lanes, decoded, slice(0, n))
+    first = slice(0, int(lanes.edges[1]) if n else 0)
+    found[first] = _fixed(linear.anchor_terms, linear.anchor_bias, lanes, decoded, first)
+    return found
+
+
+def kernel_walk(
+    lanes: Lanes, linear: Linear, decoded: Decoded, own: Sequence[OwnFeature] = (), last_chunk: int = 0,
+    scheme: tuple[int, int, int, int] = (0, 0, 0, 0),
+) -> KernelWalk:
+    """The same walk by the kernel."""
+    terms = [(term.lag, term.weight) for term in linear.terms if term.column < 0]
+    return KernelWalk(lanes.edges, lanes.n_lanes, terms, fixed_totals(lanes, linear, decoded), own, last_chunk, scheme)
+
+
+def known_of_rows(lanes: Lanes, linear: Linear, decoded: Decoded, own: Ints) -> Ints:
+    """(4, n) prediction, its fraction, the level of the noise, and the value before, for each row in coding order, of a column,
+    (n_rows,) values, that is known. The first row of a lane stands for the one before it."""
+    truth = own[lanes.rows]
+    found = np.empty((4, len(truth)), np.int64)
+    if kernel.available() and len(truth):
+        walk = kernel_walk(lanes, linear, decoded)
+        walk.over(truth)
+        found[:3] = walk.guess, walk.fraction, walk.level
+    else:
+        slow = Walk(lanes, linear, decoded)
+        for step, (start, stop) in enumerate(itertools.pairwise(lanes.edges.tolist())):
+            around = slow.around(step)
+            assert around.guess is not None and around.fraction is not None and around.noise is not None
+            found[:3, start:stop] = around.guess, around.fraction, around.noise
+            slow.learn(step, truth[start:stop])
+    for step, (start, stop) in enumerate(itertools.pairwise(lanes.edges.tolist())):
+        first = int(lanes.edges[max(0, step - 1)])
+        found[3, start:stop] = truth[first : first + stop - start]
+    return found
 
 
 def _fixed(terms: Sequence[Term], bias: int, lanes: Lanes, decoded: Decoded, part: slice) -> Ints:

@@ -16,7 +16,7 @@ from vae_core.exact.costs import ALL_WEIGHTS, RANK_WEIGHTS, Chain, extend, root
 from vae_core.exact.counts import MAX_CELLS
 from vae_core.exact.digits import Digits, Direct, Residual
 from vae_core.exact.features import FRACTIONS, MAX_LEVELS, N_STATES, NOISE_LEVELS, STEP_CLASSES, Decoded, Feature, Surroundings
-from vae_core.exact.forward import Lanes, Walk
+from vae_core.exact.forward import Lanes, known_of_rows
 from vae_core.exact.keys import best_keys
 from vae_core.exact.lags import forward_terms, sort_orders
 from vae_core.exact.linear import Linear, term_values
@@ -288,17 +288,9 @@ class _Bench:
         """What is known of each row when rows are coded one after another."""
         assert self.linear is not None
         lanes = Lanes(self.sampled.decoded, keys, self.active)
-        walk, truth = Walk(lanes, self.linear, self.sampled.decoded), self.own[lanes.rows]
-        found = [np.zeros(self.sampled.n_rows, np.int64) for _ in range(4)]
-        for step in range(lanes.n_steps):
-            here = slice(int(lanes.edges[step]), int(lanes.edges[step + 1]))
-            around, rows = walk.around(step), lanes.rows[here]
-            left = truth[here] if around.left is None else around.left  # a first row of a lane, of which there are few
-            for into, part in zip(found, (around.guess, around.fraction, around.noise, left), strict=True):
-                assert part is not None
-                into[rows] = part
-            walk.learn(step, truth[here])
-        self.guess, self.fraction, self.noise, self.before = (part[self.active] for part in found)
+        found = np.zeros((4, self.sampled.n_rows), np.int64)
+        found[:, lanes.rows] = known_of_rows(lanes, self.linear, self.sampled.decoded, self.own)
+        self.guess, self.fraction, self.noise, self.before = found[:, self.active]
 
     def levels(self, feature: Feature) -> Ints:
         """(n_active,) levels."""

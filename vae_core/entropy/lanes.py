@@ -1,0 +1,104 @@
+"""Rows one after another in one call of the C kernel: what kernel.c needs to know of lanes, prediction and own features.
+
+The same walk in numpy is exact/forward.py, step by step: the specification, and what runs where there is no kernel.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vae_core.entropy import kernel
+
+Ints = NDArray[np.int64]
+KINDS = ("left", "guess", "fraction", "noise")  # as in kernel.c
+
+
+@dataclass(frozen=True, slots=True)
+class OwnFeature:
+    """A feature of the column itself.
+
+    digit : whose context it enters      kind : one of KINDS      edges : of its bins
+    strides : for each level of the digit what one more of it adds to the context number
+    """
+
+    digit: int
+    kind: str
+    edges: tuple[int, ...]
+    strides: tuple[int, ...]
+
+
+class _OwnFeature(ctypes.Structure):
+    """kernel.c: own_feature."""
+
+    _fields_ = (
+        ("digit", ctypes.c_int64),
+        ("kind", ctypes.c_int64),
+        ("n_edges", ctypes.c_int64),
+        ("edges", ctypes.c_void_p),
+        ("strides", ctypes.c_void_p),
+    )
+
+
+class _Walk(ctypes.Structure):
+    """kernel.c: walk."""
+
+    _fields_ = (
+        *((name, ctypes.c_int64) for name in ("n_steps", "n_lanes", "n_terms", "n_own", "last_chunk")),
+        *((name, ctypes.c_void_p) for name in ("edges", "lags", "weights", "fixed", "own", "past", "noise", "guess", "fraction", "level")),
+        *((name, ctypes.c_int64) for name in ("is_residual", "lo", "shift", "escape")),
+    )
+
+
+class KernelWalk:
+    """The walk of one plan over one block.
+
+    guess           : (n,) int64 in coding order, once walked
+    fraction, level : (n,) uint8 likewise, of the prediction and of the noise
+    """
+
+    def __init__(
+        self,
+        edges: Ints,
+        n_lanes: int,
+        terms: Sequence[tuple[int, int]],
+        fixed: Ints,
+        own: Sequence[OwnFeature] = (),
+        last_chunk: int = 0,
+        scheme: tuple[int, int, int, int] = (0, 0, 0, 0),
+    ) -> None:
+        """edges: (n_steps + 1,) where steps begin. terms: (lag, weight) of the column itself. fixed: (n,) sums of all other terms.
+        scheme: whether it is a residual's; lo and shift of a direct one; the escape symbol."""
+        n, n_steps = len(fixed), len(edges) - 1
+        self.guess = np.empty(n, np.int64)
+        self.fraction, self.level = np.empty(n, np.uint8), np.empty(n, np.uint8)
+        lags, weights = (np.array([term[k] for term in terms], np.int64) for k in (0, 1))
+        past, noise = np.zeros(max(1, n_steps * n_lanes), np.int64), np.zeros(max(1, n_lanes), np.int64)
+        structures = (_OwnFeature * len(own))()
+        kept: list[NDArray[Any]] = [np.ascontiguousarray(edges, np.int64), lags, weights, np.ascontiguousarray(fixed), past, noise]
+        for structure, feature in zip(structures, own, strict=True):
+            bins, strides = np.array(feature.edges, np.int64), np.array(feature.strides, np.int64)
+            structure.digit, structure.kind, structure.n_edges = feature.digit, KINDS.index(feature.kind), len(bins)
+            structure.edges, structure.strides = kernel.address(bins), kernel.address(strides)
+            kept += [bins, strides]
+        self._kept = (kept, structures)  # what the structure points to
+        addresses = [kernel.address(array) for array in (*kept[:4], past, noise, self.guess, self.fraction, self.level)]
+        self.structure = _Walk(
+            n_steps, n_lanes, len(terms), len(own), last_chunk, *addresses[:4], ctypes.addressof(structures), *addresses[4:], *scheme
+        )
+
+    @property
+    def pointer(self) -> Any:
+        """Its address for the kernel, good while this object lives."""
+        return ctypes.byref(self.structure)
+
+    def over(self, values: Ints, digits: Any = None) -> None:
+        """Walk over (n,) known values in coding order; `digits` as PassTables has them: their contexts are completed."""
+        library = kernel.library()
+        assert library is not None
+        library.lp_walk(self.pointer, digits, kernel.pointer(np.ascontiguousarray(values, np.int64)))
