@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
 
 from vae_core.exact import regress
 from vae_core.exact.cells import FLAGS, CellPlan, ColumnCode, DigitPlan, Recall, to_minutes
-from vae_core.exact.costs import ALL_WEIGHTS, RANK_WEIGHTS, Chain, extend, root
+from vae_core.exact.costs import ALL_WEIGHTS, RANK_WEIGHT, Chain, extend, rank, root
 from vae_core.exact.counts import MAX_CELLS
 from vae_core.exact.digits import Digits, Direct, Residual
 from vae_core.exact.features import FRACTIONS, MAX_LEVELS, N_STATES, STEP_CLASSES, Decoded, Feature, Surroundings
@@ -19,6 +20,7 @@ from vae_core.exact.linear import Linear, term_values
 from vae_core.exact.ordering import PRESCREEN_ROWS, SampleColumn, quantile_edges
 from vae_core.exact.recall import Recalled
 from vae_core.exact.schedule import LAST_CHUNKS, STEPS, STRIDE, neighbours, passes
+from vae_core.exact.tally import Narrow, narrow
 
 Ints = NDArray[np.int64]
 SHORTLIST = 10
@@ -39,6 +41,7 @@ class Sampled:
 
     decoded : all columns' integers (minutes of clocks)       placed  : those coded before this one
     gains   : as ordering.orders has them                     ordered : the placed ones that gain from their neighbouring rows
+    _edges, _levels : of columns, which every search asks for again
     """
 
     n_rows: int
@@ -47,6 +50,20 @@ class Sampled:
     placed: list[SampleColumn] = field(default_factory=list)
     ordered: set[int] = field(default_factory=set)
     gains: dict[int, dict[int, float]] = field(default_factory=dict)
+    _edges: dict[tuple[int, int], tuple[int, ...]] = field(default_factory=dict)
+    _levels: dict[Feature, Narrow] = field(default_factory=dict)
+
+    def edges(self, column: int, n_bins: int) -> tuple[int, ...]:
+        """Edges that split the values of a column evenly."""
+        if (column, n_bins) not in self._edges:
+            self._edges[column, n_bins] = quantile_edges(self.decoded.values[column], n_bins)
+        return self._edges[column, n_bins]
+
+    def levels(self, feature: Feature) -> Narrow:
+        """(n_rows,) levels of a feature of another column."""
+        if feature not in self._levels:
+            self._levels[feature] = narrow(self.decoded.computed(feature), feature.size)
+        return self._levels[feature]
 
     def related(self, column: int, n: int) -> list[SampleColumn]:
         """At most n columns placed earlier, those that tell most of a column first."""
@@ -140,6 +157,7 @@ def _options(
     return found or [(Residual(62), Linear((), lo << 16 if abs(lo) < 1 << 45 else 0))]
 
 
+@lru_cache(4)
 def _level_of_rows(n_rows: int) -> tuple[Ints, Ints, Ints]:
     """(step, left, right) of every row under the by-level schedule; neighbours are -1 on anchors."""
     step_of, left_of, right_of = (np.zeros(n_rows, np.int64) for _ in range(3))
@@ -180,58 +198,118 @@ def _bias(values: Ints) -> int:
 
 
 @dataclass(slots=True)
-class _Bench:
-    """One digit scheme on the sample: its digits, and the levels of any feature, for the active rows."""
+class _Rows:
+    """The active rows of a column of the sample, and what is known of them whatever the digits.
+
+    own : (n_rows,) the column itself        active : (n_active,) rows        alone : without features of its own neighbouring rows
+    """
 
     sampled: Sampled
     column: int
     own: Ints
     active: Ints
+    alone: bool
+    step_of: Ints = field(init=False)
+    _around: tuple[Ints, Ints, Ints] = field(init=False)  # the active rows that have neighbours, these
+    _levels: dict[Feature, Narrow] = field(default_factory=dict)
+    _candidates: list[Feature] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.step_of, left_of, right_of = (g[self.active] for g in _level_of_rows(self.sampled.n_rows))
+        known = np.flatnonzero(self.step_of < STRIDE)
+        self._around = known, self.own[left_of[known]], self.own[right_of[known]]
+
+    def levels(self, feature: Feature) -> Narrow:
+        """(n_active,) levels."""
+        if feature not in self._levels:
+            if feature.column < 0:
+                found = narrow(self._own_levels(feature), feature.size)
+            else:
+                found = self.sampled.levels(feature)
+                if len(self.active) < len(found):
+                    found = found[self.active]
+            self._levels[feature] = found
+        return self._levels[feature]
+
+    def _own_levels(self, feature: Feature) -> Ints:
+        if feature.kind == "level":
+            return np.searchsorted(-np.array(STEPS), -self.step_of) + 1
+        known, left, right = self._around
+        out = np.full(len(self.active), feature.size - 1, np.int64)
+        out[known] = Surroundings(STEPS[-1], left, right, None).levels(feature, len(known))
+        return out
+
+    def candidates(self) -> list[Feature]:
+        """Every feature there is, whatever the digits."""
+        if self._candidates:
+            return self._candidates
+        found: list[Feature] = []
+        for c in self.sampled.related(self.column, RELATED):
+            values = self.sampled.decoded.values[c.column]
+            low, high = int(values.min(initial=0)), int(values.max(initial=0))
+            if high - low < MAX_EXACT_LEVELS:
+                found.append(Feature("value", c.column, low, high - low + 2))
+            if high - low > 20 and not c.categorical:
+                for n_bins in (8, 32) if high - low < 200 else (8, 32, 128):
+                    edges = self.sampled.edges(c.column, n_bins)
+                    found.append(Feature("bins", c.column, 0, len(edges) + 1, edges))
+            if c.state is not None:
+                found.append(Feature("state", c.column, 0, N_STATES))
+            if c.column in self.sampled.ordered:
+                edges = self.sampled.edges(c.column, 16)
+                found.append(Feature("before", c.column, 0, len(edges) + 1, edges))
+                found.append(Feature("step", c.column, 0, STEP_CLASSES))
+        own = self.own[self.active]
+        fine, coarse = quantile_edges(own, 128), quantile_edges(own, 16)
+        if len(fine) and not self.alone:
+            found += [Feature(kind, -1, 0, len(fine) + 2, fine) for kind in ("left", "right")]
+            found += [Feature(kind, -1, 0, len(coarse) + 2, coarse) for kind in ("left", "right", "between")]
+            found += [Feature("spread", -1, 0, 65), Feature("level", -1, 0, len(STEPS) + 1)]
+        self._candidates = found
+        return found
+
+
+@dataclass(slots=True)
+class _Bench:
+    """One digit scheme on the sample: its digits, and the levels of any feature, for the active rows."""
+
+    rows: _Rows
     scheme: Digits
     linear: Linear | None
-    alone: bool = False  # without features of the column's own neighbouring rows
-    digits: list[Ints] = field(default_factory=list)
+    digits: list[Narrow] = field(default_factory=list)
     raw_bits: float = 0.0
     guess: Ints | None = None
-    fraction: Ints | None = None
-    geometry: tuple[Ints, Ints, Ints] | None = None
-    cache: dict[Feature, Ints] = field(default_factory=dict)
+    _levels: dict[Feature, Narrow] = field(default_factory=dict)
+    _candidates: list[Feature] = field(default_factory=list)
     shortlists: dict[int, list[Feature]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        self.geometry = _level_of_rows(self.sampled.n_rows)
+        rows, sampled = self.rows, self.rows.sampled
         if self.linear is not None:
-            guess, fraction = np.zeros(self.sampled.n_rows, np.int64), np.zeros(self.sampled.n_rows, np.int64)
-            step_of, left_of, right_of = self.geometry
+            guess, fraction = np.zeros(sampled.n_rows, np.int64), np.zeros(sampled.n_rows, np.int64)
+            step_of, left_of, right_of = _level_of_rows(sampled.n_rows)
             anchor = step_of >= STRIDE if self.linear.by_level else np.zeros(len(step_of), bool)
-            for rows, alone in ((np.flatnonzero(anchor), True), (np.flatnonzero(~anchor), not self.linear.by_level)):
-                left, right = (None, None) if alone else (left_of[rows], right_of[rows])
-                guess[rows], fraction[rows] = self.linear.guess(self.sampled.decoded, rows, self.own, left, right)
-            self.guess, self.fraction = guess[self.active], fraction[self.active]
-        self.digits, n_raw, _ = self.scheme.split(self.own[self.active], self.guess)
+            for picked, alone in ((np.flatnonzero(anchor), True), (np.flatnonzero(~anchor), not self.linear.by_level)):
+                left, right = (None, None) if alone else (left_of[picked], right_of[picked])
+                guess[picked], fraction[picked] = self.linear.guess(sampled.decoded, picked, rows.own, left, right)
+            self.guess = guess[rows.active]
+            for n_bins in (8, 32, 128):
+                edges = quantile_edges(self.guess, n_bins)
+                feature = Feature("guess", -1, 0, len(edges) + 1, edges)
+                self._levels[feature] = narrow(feature.levels(self.guess), feature.size)
+            self._levels[Feature("fraction", -1, 0, FRACTIONS)] = narrow(fraction[rows.active], FRACTIONS)
+        self._candidates = [*rows.candidates(), *self._levels]
+        digits, n_raw, _ = self.scheme.split(rows.own[rows.active], self.guess)
+        self.digits = [narrow(digit, size) for digit, size in zip(digits, self.scheme.sizes, strict=True)]
         self.raw_bits = float(n_raw.sum())
 
-    def levels(self, feature: Feature) -> Ints:
-        """(n_active,) levels."""
-        if feature not in self.cache:
-            if feature.column >= 0:
-                self.cache[feature] = self.sampled.decoded.feature(feature)[self.active]
-            else:
-                self.cache[feature] = self._own_levels(feature)
-        return self.cache[feature]
+    def candidates(self, n_symbols: int) -> list[Feature]:
+        """Every feature that fits a table with n_symbols symbols."""
+        return [f for f in self._candidates if f.size * n_symbols <= MAX_CELLS]
 
-    def _own_levels(self, feature: Feature) -> Ints:
-        assert self.geometry is not None
-        step_of, left_of, right_of = (g[self.active] for g in self.geometry)
-        out = np.zeros(len(self.active), np.int64)
-        if feature.kind in ("guess", "fraction"):
-            return Surroundings(0, None, None, self.guess, self.fraction).levels(feature, len(out))
-        for step in STEPS:
-            here = np.flatnonzero(step_of == step)
-            known = step < STRIDE
-            left, right = (self.own[left_of[here]], self.own[right_of[here]]) if known else (None, None)
-            out[here] = Surroundings(step, left, right, None).levels(feature, len(here))
-        return out
+    def level(self, feature: Feature) -> tuple[Narrow, int]:
+        """(n_active,) levels, and how many there are."""
+        return self._levels[feature] if feature in self._levels else self.rows.levels(feature), feature.size
 
 
 def _search_cells(
@@ -243,12 +321,9 @@ def _search_cells(
     tick: Callable[[], bool],
     alone: bool = False,
 ) -> tuple[CellPlan, float]:
-    rows = np.arange(len(own)) if active is None else np.flatnonzero(active)
-    trials = []
-    for scheme, linear in options:
-        bench = _Bench(sampled, column, own, rows, scheme, linear, alone)
-        trials.append((_quick_bits(bench), bench))
-    trials.sort(key=lambda t: t[0])
+    rows = _Rows(sampled, column, own, np.arange(len(own)) if active is None else np.flatnonzero(active), alone)
+    benches = [_Bench(rows, scheme, linear) for scheme, linear in options]
+    trials = sorted(((_quick_bits(bench), bench) for bench in benches), key=lambda t: t[0])
     best: tuple[CellPlan, float] | None = None
     for quick, bench in trials[:2]:
         if best is not None and (quick > 1.15 * trials[0][0] or not tick()):
@@ -270,110 +345,85 @@ def _quick_bits(bench: _Bench) -> float:
             bits += extend(chain, bench.digits[k - 1], scheme.sizes[k - 1], symbols, size).bits
             continue
         short = _shortlist(bench, 0, symbols, size)[:1]
-        bits += min([chain.bits, *(extend(chain, bench.levels(f), f.size, symbols, size, RANK_WEIGHTS).bits for f in short)])
+        bits += min([chain.bits, *rank(chain, [bench.level(f) for f in short], symbols, size)])
     return bits
 
 
-def _candidates(bench: _Bench, n_symbols: int) -> list[Feature]:
-    """Every feature that fits a table with n_symbols symbols."""
-    found: list[Feature] = []
-    for c in bench.sampled.related(bench.column, RELATED):
-        values = bench.sampled.decoded.values[c.column]
-        low, high = int(values.min(initial=0)), int(values.max(initial=0))
-        if high - low < MAX_EXACT_LEVELS:
-            found.append(Feature("value", c.column, low, high - low + 2))
-        if high - low > 20 and not c.categorical:
-            for n_bins in (8, 32) if high - low < 200 else (8, 32, 128):
-                edges = quantile_edges(values, n_bins)
-                found.append(Feature("bins", c.column, 0, len(edges) + 1, edges))
-        if c.state is not None:
-            found.append(Feature("state", c.column, 0, N_STATES))
-        if c.column in bench.sampled.ordered:
-            edges = quantile_edges(values, 16)
-            found.append(Feature("before", c.column, 0, len(edges) + 1, edges))
-            found.append(Feature("step", c.column, 0, STEP_CLASSES))
-    own = bench.own[bench.active]
-    fine, coarse = quantile_edges(own, 128), quantile_edges(own, 16)
-    if len(fine) and not bench.alone:
-        found += [Feature(kind, -1, 0, len(fine) + 2, fine) for kind in ("left", "right")]
-        found += [Feature(kind, -1, 0, len(coarse) + 2, coarse) for kind in ("left", "right", "between")]
-        found += [Feature("spread", -1, 0, 65), Feature("level", -1, 0, len(STEPS) + 1)]
-    if bench.guess is not None:
-        for n_bins in (8, 32, 128):
-            edges = quantile_edges(bench.guess, n_bins)
-            found.append(Feature("guess", -1, 0, len(edges) + 1, edges))
-        found.append(Feature("fraction", -1, 0, FRACTIONS))
-    return [f for f in found if f.size * n_symbols <= MAX_CELLS]
-
-
-def _shortlist(bench: _Bench, digit: int, symbols: Ints, n_symbols: int) -> list[Feature]:
+def _shortlist(bench: _Bench, digit: int, symbols: Narrow, n_symbols: int) -> list[Feature]:
     """The candidates that gain most alone, on a thinned sample, best first."""
     if digit not in bench.shortlists:
         stride = max(1, len(symbols) // PRESCREEN_ROWS)
-        thin = symbols[::stride]
-        base = root(thin, n_symbols)
-        scored = [
-            (extend(base, bench.levels(f)[::stride], f.size, thin, n_symbols, RANK_WEIGHTS).bits, k, f)
-            for k, f in enumerate(_candidates(bench, n_symbols))
-        ]
-        scored.sort(key=lambda s: (s[0], s[1]))
-        bench.shortlists[digit] = [f for bits, _, f in scored if bits < base.bits * 1.02 + 50][:SHORTLIST]
+        thin = np.ascontiguousarray(symbols[::stride])
+        base, candidates = root(thin, n_symbols), bench.candidates(n_symbols)
+        prices = rank(base, [(level[::stride], size) for level, size in map(bench.level, candidates)], thin, n_symbols)
+        scored = sorted((bits, k) for k, bits in enumerate(prices) if bits < base.bits * 1.02 + 50)
+        bench.shortlists[digit] = [candidates[k] for _, k in scored[:SHORTLIST]]
     return bench.shortlists[digit]
 
 
 def _search_digits(bench: _Bench, tick: Callable[[], bool]) -> tuple[CellPlan, float]:
     plans, total = [], bench.raw_bits
-    scale = bench.sampled.n_total / max(1, bench.sampled.n_rows)
+    sampled = bench.rows.sampled
+    scale = sampled.n_total / max(1, sampled.n_rows)
     for k, symbols in enumerate(bench.digits):
         n_symbols = bench.scheme.sizes[k]
         features: list[Feature] = []
         chain = root(symbols, n_symbols)
-        if k:
-            features.append(Feature("digit", -1, 0, bench.scheme.sizes[k - 1]))
-            chain = extend(chain, bench.digits[k - 1], features[0].size, symbols, n_symbols)
         thinly = _Thinned(symbols, n_symbols)
         if k:
-            thinly.chain = thinly.given(bench.digits[k - 1], features[0].size)
+            features.append(Feature("digit", -1, 0, bench.scheme.sizes[k - 1]))
+            before = bench.digits[k - 1], bench.scheme.sizes[k - 1]
+            chain = extend(chain, *before, symbols, n_symbols)
+            thinly.extend(before)
         short = _shortlist(bench, k, symbols, n_symbols) if chain.bits * scale > MIN_GAIN_BITS else []
         if k and short:
             short = short[:5]
         while len(features) < MAX_PARENTS and chain.bits * scale > MIN_GAIN_BITS:
-            usable = [f for f in short if f not in features and chain.n_contexts * f.size * n_symbols <= MAX_CELLS]
+            usable = [f for f in short if f not in features and chain.n_possible * f.size * n_symbols <= MAX_CELLS]
             if not usable or (features and not tick()):
                 break
             if len(usable) > FINALISTS:
-                usable = sorted(usable, key=lambda f: thinly.given(bench.levels(f), f.size).bits)[:FINALISTS]
-            best = min(usable, key=lambda f: extend(chain, bench.levels(f), f.size, symbols, n_symbols, RANK_WEIGHTS).bits)
-            deeper = extend(chain, bench.levels(best), best.size, symbols, n_symbols)
+                usable = _cheapest(usable, thinly.rank([bench.level(f) for f in usable]))[:FINALISTS]
+            best = _cheapest(usable, rank(chain, [bench.level(f) for f in usable], symbols, n_symbols))[0]
+            deeper = extend(chain, *bench.level(best), symbols, n_symbols)
             if (chain.bits - deeper.bits) * scale < MIN_GAIN_BITS:
                 break
             features.append(best)
             chain = deeper
-            thinly.chain = thinly.given(bench.levels(best), best.size)
+            thinly.extend(bench.level(best))
         chain = _refine(bench, k, features, symbols, n_symbols)
         plans.append(DigitPlan(tuple(features), chain.weights))
         total += chain.bits
-    dear = total > DEAR_BITS * max(1, len(bench.active))
+    dear = total > DEAR_BITS * max(1, len(bench.rows.active))
     return CellPlan(bench.scheme, bench.linear, tuple(plans), LAST_CHUNKS[0] if dear else LAST_CHUNKS[1]), total
+
+
+def _cheapest(features: Sequence[Feature], bits: Sequence[float]) -> list[Feature]:
+    """The features by their bits."""
+    return [features[k] for k in sorted(range(len(features)), key=lambda k: bits[k])]
 
 
 class _Thinned:
     """A context chain over every so many rows: enough to tell which of many features are worth a look at all of them."""
 
-    def __init__(self, symbols: Ints, n_symbols: int) -> None:
+    def __init__(self, symbols: Narrow, n_symbols: int) -> None:
         self._stride = max(1, len(symbols) // FINAL_ROWS)
-        self._symbols, self._n_symbols = symbols[:: self._stride], n_symbols
-        self.chain = root(self._symbols, n_symbols)
+        self._symbols, self._n_symbols = np.ascontiguousarray(symbols[:: self._stride]), n_symbols
+        self._chain = root(self._symbols, n_symbols)
 
-    def given(self, level: Ints, size: int) -> Chain:
-        """The chain with one more feature, (n,) levels of all rows."""
-        return extend(self.chain, level[:: self._stride], size, self._symbols, self._n_symbols, RANK_WEIGHTS)
+    def extend(self, level: tuple[Narrow, int]) -> None:
+        """One more feature, (n,) levels of all rows and how many there are."""
+        self._chain = extend(self._chain, level[0][:: self._stride], level[1], self._symbols, self._n_symbols, (RANK_WEIGHT,))
+
+    def rank(self, levels: Sequence[tuple[Narrow, int]]) -> list[float]:
+        """Bits with one more feature, for each of several."""
+        return rank(self._chain, [(level[:: self._stride], size) for level, size in levels], self._symbols, self._n_symbols)
 
 
-def _refine(bench: _Bench, k: int, features: Sequence[Feature], symbols: Ints, n_symbols: int) -> Chain:
+def _refine(bench: _Bench, k: int, features: Sequence[Feature], symbols: Narrow, n_symbols: int) -> Chain:
     """The chain again, its smoothing weights chosen from the full grid."""
     chain = root(symbols, n_symbols)
     for f in features:
-        level = bench.digits[k - 1] if f.kind == "digit" else bench.levels(f)
-        chain = extend(chain, level, f.size, symbols, n_symbols, ALL_WEIGHTS)
+        level = (bench.digits[k - 1], f.size) if f.kind == "digit" else bench.level(f)
+        chain = extend(chain, *level, symbols, n_symbols, ALL_WEIGHTS)
     return chain
