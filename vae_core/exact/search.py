@@ -19,6 +19,7 @@ from vae_core.exact.keys import best_keys
 from vae_core.exact.linear import Linear, term_values
 from vae_core.exact.ordering import PRESCREEN_ROWS, SampleColumn, quantile_edges
 from vae_core.exact.recall import Recalled
+from vae_core.exact.regress import Regression
 from vae_core.exact.schedule import LAST_CHUNKS, STEPS, STRIDE, neighbours, passes
 from vae_core.exact.tally import Narrow, narrow
 
@@ -41,7 +42,7 @@ class Sampled:
 
     decoded : all columns' integers (minutes of clocks)       placed  : those coded before this one
     gains   : as ordering.orders has them                     ordered : the placed ones that gain from their neighbouring rows
-    _edges, _levels : of columns, which every search asks for again
+    searched, regressions, _edges, _levels : of columns, what other searches found that this one may ask for again
     """
 
     n_rows: int
@@ -50,6 +51,8 @@ class Sampled:
     placed: list[SampleColumn] = field(default_factory=list)
     ordered: set[int] = field(default_factory=set)
     gains: dict[int, dict[int, float]] = field(default_factory=dict)
+    searched: dict[tuple[int, tuple[int, ...], frozenset[int]], tuple[ColumnCode, float]] = field(default_factory=dict)
+    regressions: dict[int, Regression] = field(default_factory=dict)
     _edges: dict[tuple[int, int], tuple[int, ...]] = field(default_factory=dict)
     _levels: dict[Feature, Narrow] = field(default_factory=dict)
 
@@ -93,6 +96,18 @@ def search_column(sampled: Sampled, column: SampleColumn, tick: Callable[[], boo
 
     `tick` tells whether time is left; without it the search keeps what it has.
     """
+    # all that the search looks at: what else is placed makes no difference
+    related = tuple(c.column for c in sampled.related(column.column, max(RELATED, regress.MAX_PAIRED)))
+    situation = column.column, related, frozenset(sampled.ordered.intersection(related[:RELATED]))
+    if situation not in sampled.searched:
+        found = _search_column(sampled, column, tick)
+        if not tick():
+            return found
+        sampled.searched[situation] = found
+    return sampled.searched[situation]
+
+
+def _search_column(sampled: Sampled, column: SampleColumn, tick: Callable[[], bool]) -> tuple[ColumnCode, float]:
     clock = looks_like_clock(column)
     values = sampled.decoded.values[column.column]
     state_plan, state_bits = CellPlan(Direct.over(0, N_STATES - 1), None, (DigitPlan((), (16,)),)), 0.0
@@ -149,7 +164,7 @@ def _options(
         found.append((Direct.over(lo, hi), None))
     valid = np.arange(len(values)) if active is None else np.flatnonzero(active)
     if hi - lo >= 8 and not (column.categorical and hi - lo < 1 << 16):
-        for linear in _predictions(sampled, column.column, values, valid, hi - lo)[: 1 if alone else 2]:
+        for linear in _predictions(sampled, column.column, values, valid, hi - lo, alone):
             spread = min(62, max(2, (hi - lo).bit_length()))
             found.append((Residual(spread), linear))
             if hi - lo < 1 << 8:
@@ -167,9 +182,9 @@ def _level_of_rows(n_rows: int) -> tuple[Ints, Ints, Ints]:
     return step_of, left_of, right_of
 
 
-def _predictions(sampled: Sampled, column: int, values: Ints, valid: Ints, span: int) -> list[Linear]:
-    """Linear predictions from earlier columns alone, and with neighbouring rows."""
-    rng = np.random.default_rng(len(sampled.placed))
+def _predictions(sampled: Sampled, column: int, values: Ints, valid: Ints, span: int, alone: bool) -> list[Linear]:
+    """Linear predictions from earlier columns alone, and with neighbouring rows; `alone`: the column's rest after recall."""
+    rng = np.random.default_rng(column)  # the same rows whenever the column is searched for
     step_of, left_of, right_of = _level_of_rows(sampled.n_rows)
     inner = valid[step_of[valid] < STRIDE]
     rows = np.sort(rng.permutation(inner)[:8000])
@@ -177,18 +192,22 @@ def _predictions(sampled: Sampled, column: int, values: Ints, valid: Ints, span:
         return [Linear((), _bias(values[valid]))]
     near = sampled.related(column, regress.MAX_PAIRED)
     numeric = [c.column for c in near if not c.categorical and 2 < c.hi - c.lo < 1 << 44]
-    target = values[rows].astype(np.float64)
+    regression = Regression(values[rows].astype(np.float64))
+    if not alone:
+        regression = sampled.regressions.setdefault(column, regression)
 
     def variable(kind: str, column: int) -> regress.Variable:
         found = term_values(kind, column, sampled.decoded, rows, values, left_of[rows], right_of[rows])
         return regress.Variable(kind, column, found.astype(np.float64))
 
     at = [variable("at", c) for c in numeric]
-    alone = regress.fit(target, at)
-    around = regress.fit(target, [variable("mean", -1), *(variable("bend", c) for c in numeric), *at])
-    found = [Linear(alone.terms, alone.bias)]
-    if around.terms and any(t.kind != "at" for t in around.terms) and around.score < alone.score - 0.05:
-        found.append(regress.linear(around, alone))
+    plain = regression.fit(at)
+    if alone:
+        return [Linear(plain.terms, plain.bias)]
+    around = regression.fit([variable("mean", -1), *(variable("bend", c) for c in numeric), *at])
+    found = [Linear(plain.terms, plain.bias)]
+    if around.terms and any(t.kind != "at" for t in around.terms) and around.score < plain.score - 0.05:
+        found.append(regress.linear(around, plain))
     return found
 
 
