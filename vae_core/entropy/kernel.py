@@ -1,7 +1,7 @@
-"""The optional C kernel for the inner loops of the coder; numpy (rans.py, counts.py) is the specification and always there.
+"""Optional C for inner loops, kernel.c those of the coder; numpy (rans.py, counts.py) is the specification and always there.
 
-kernel.c is compiled on first use with the system's C compiler into the user's cache folder, and used only after a self-test
-gave the specification's bits. Without a compiler, or with LATENTPACK_KERNEL=off, numpy does the work: same bits, slower.
+A source is compiled on first use with the system's C compiler into the user's cache folder, and used only after a self-test
+gave the specification's results. Without a compiler, or with LATENTPACK_KERNEL=off, numpy does the work: same bits, slower.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import os
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -24,8 +24,10 @@ log = logging.getLogger(__name__)
 SOURCE = Path(__file__).with_name("kernel.c")
 # no contraction to fused multiply-add: what is computed in floating point is to be the same everywhere
 FLAGS = ("-O3", "-fPIC", "-shared", "-ffp-contract=off")
+LIBRARIES = ("-lm",)
 COMPILE_SECONDS = 60
 ENDED = -1  # as in kernel.c
+ADDRESS = ctypes.c_void_p
 
 
 def cache_folder() -> Path:
@@ -39,39 +41,52 @@ def cache_folder() -> Path:
 @cache
 def library() -> Any | None:
     """The loaded kernel, None when there is none to be had."""
+    loaded = load(SOURCE, ("lp_read", "lp_write", "lp_read_forward"))
+    if loaded is None:
+        return None
+    from vae_core.entropy.agreement import agrees  # made of this module's pieces
+
+    return agreeing(loaded, SOURCE, agrees)
+
+
+def load(source: Path, counting: Sequence[str]) -> Any | None:
+    """A C source compiled and loaded, None where that cannot be; `counting` names its functions that return an int64."""
     if os.environ.get("LATENTPACK_KERNEL", "on") == "off":
         return None
     compiler = next((found for name in ("cc", "gcc", "clang") if (found := shutil.which(name))), None)
     if compiler is None:
         return None
     try:
-        loaded = ctypes.CDLL(str(_compiled(compiler)))
+        loaded = ctypes.CDLL(str(_compiled(compiler, source)))
     except (OSError, subprocess.SubprocessError) as error:
-        log.info("no C kernel, numpy does the work: %s", error)
+        log.info("no %s, numpy does the work: %s", source.name, error)
         return None
-    for name in ("lp_read", "lp_write", "lp_read_forward"):
+    for name in counting:
         getattr(loaded, name).restype = ctypes.c_int64
-    from vae_core.entropy.agreement import agrees  # made of this module's pieces
-
-    if not agrees(loaded):
-        log.warning("the compiled kernel does not give the specification's bits: numpy does the work")
-        return None
     return loaded
 
 
-def _compiled(compiler: str) -> Path:
-    """The kernel as a shared object, compiled unless the cache has this source by this compiler."""
-    source = SOURCE.read_bytes()
-    key = hashlib.sha256(b"\0".join((source, os.path.realpath(compiler).encode(), *(f.encode() for f in FLAGS)))).hexdigest()
+def agreeing(loaded: Any, source: Path, agrees: Callable[[Any], bool]) -> Any | None:
+    """The loaded library if it passes its self-test, else None."""
+    if agrees(loaded):
+        return loaded
+    log.warning("%s as compiled here does not give the specification's bits: numpy does the work", source.name)
+    return None
+
+
+def _compiled(compiler: str, source: Path) -> Path:
+    """A source as a shared object, compiled unless the cache has it by this compiler."""
+    flags = (*FLAGS, *LIBRARIES)
+    key = hashlib.sha256(b"\0".join((source.read_bytes(), os.path.realpath(compiler).encode(), *(f.encode() for f in flags)))).hexdigest()
     folder = cache_folder()
-    target = folder / f"kernel-{key[:20]}.so"
+    target = folder / f"{source.stem}-{key[:20]}.so"
     if target.exists():
         return target
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     handle, name = tempfile.mkstemp(suffix=".so", dir=folder)
     os.close(handle)
     try:
-        command = [compiler, *FLAGS, "-o", name, str(SOURCE)]
+        command = [compiler, *FLAGS, "-o", name, str(source), *LIBRARIES]
         subprocess.run(command, check=True, capture_output=True, timeout=COMPILE_SECONDS)
         os.replace(name, target)
     finally:

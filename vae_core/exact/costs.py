@@ -3,19 +3,26 @@
 The code length of adaptive counts is the marginal likelihood of a Dirichlet-multinomial; a longer context is charged its own
 marginal with the shorter one's (plug-in) distribution as the base measure, less what the plug-in already explains, so a
 context of singletons gains nothing.
+
+The counting is done by tally.c where there is a compiler; what is here of it is the specification.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from vae_core.exact import tally
+from vae_core.exact.tally import Narrow, narrow, rising
+
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
 LOG_2 = float(np.log(2))
-RANK_WEIGHTS = (16,)
+RANK_WEIGHT = 16
 SEARCH_WEIGHTS = (2, 16, 128)
 ALL_WEIGHTS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
 
@@ -24,16 +31,110 @@ ALL_WEIGHTS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
 class Chain:
     """A context chain over a sample of n symbols.
 
-    context : (n,) int64 context numbers         n_contexts : their range       chance : (n,) plug-in probability of each symbol
-    bits    : estimated code length              weights    : a_0..a_k chosen   plug_in_bits : -sum(log2 chance)
+    context : (n,) int32 numbers of the contexts met   n_contexts : how many these are    n_possible : how many a table has room for
+    chance  : (n,) plug-in probability of each symbol  plug_in_bits : -sum(log2 chance)
+    bits    : estimated code length                    weights    : a_0..a_k chosen
     """
 
-    context: Ints
+    context: Narrow
     n_contexts: int
+    n_possible: int
     chance: Floats
     bits: float
     weights: tuple[int, ...]
     plug_in_bits: float
+
+
+def root(symbols: NDArray[Any], n_symbols: int) -> Chain:
+    """The chain without any context."""
+    n = len(symbols)
+    nothing, uniform_bits = np.zeros(n, np.int32), n * float(np.log2(n_symbols))
+    empty = Chain(nothing, 1, 1, np.full(n, 1 / n_symbols), uniform_bits, (), uniform_bits)
+    return extend(empty, nothing, 1, symbols, n_symbols)
+
+
+def extend(
+    chain: Chain, level: NDArray[Any], size: int, symbols: NDArray[Any], n_symbols: int, weights: tuple[int, ...] = SEARCH_WEIGHTS
+) -> Chain:
+    """The chain with one more feature of `size` levels."""
+    level, symbols = narrow(level, size), narrow(symbols, n_symbols)
+    n_possible = chain.n_possible * size
+    if not len(symbols):
+        return Chain(chain.context, 0, n_possible, chain.chance, 0.0, (*chain.weights, weights[0]), 0.0)
+    c = tally.library()
+    if c is None:
+        pairs = _Pairs(chain, level, size, symbols, n_symbols)
+        bits, weight = min(((pairs.bits(w), w) for w in weights), key=lambda found: found[0])
+        context, n_contexts, chance, plug_in_bits = pairs.context, pairs.n_contexts, *pairs.chances(weight)
+    else:
+        context, n_contexts, chance, weight, bits, plug_in_bits = tally.extend(
+            c, symbols, n_symbols, chain.context, chain.n_contexts, chain.chance, level, size, weights
+        )
+    bits += chain.bits - chain.plug_in_bits
+    return Chain(context, n_contexts, n_possible, chance, bits, (*chain.weights, weight), plug_in_bits)
+
+
+def rank(chain: Chain, features: Sequence[tuple[NDArray[Any], int]], symbols: NDArray[Any], n_symbols: int) -> list[float]:
+    """Bits of the chain with one more feature, for each of several, (n,) levels and their number; by one weight alone."""
+    if not len(symbols) or not features:
+        return [0.0] * len(features)
+    symbols = narrow(symbols, n_symbols)
+    levels, sizes = [narrow(level, size) for level, size in features], [size for _, size in features]
+    c = tally.library()
+    if c is None:
+        found = [_Pairs(chain, level, size, symbols, n_symbols).bits(RANK_WEIGHT) for level, size in zip(levels, sizes, strict=True)]
+    else:
+        found = tally.rank(c, symbols, n_symbols, chain.context, chain.n_contexts, chain.chance, levels, sizes, RANK_WEIGHT)
+    return [chain.bits - chain.plug_in_bits + bits for bits in found]
+
+
+class _Pairs:
+    """The pairs of symbol and context, one level deeper than a chain, that a sample has.
+
+    context : (n,) int32 contexts, renumbered       n_contexts : how many
+    """
+
+    def __init__(self, chain: Chain, level: Narrow, size: int, symbols: Narrow, n_symbols: int) -> None:
+        n, n_keys = len(symbols), chain.n_contexts * size * n_symbols
+        key = (chain.context.astype(np.int64) * size + level) * n_symbols + symbols
+        if n_keys <= 4 * n + 4096:
+            dense = np.bincount(key, minlength=n_keys)
+            pairs = np.flatnonzero(dense)
+            self._counts = dense[pairs]
+            position = np.zeros(len(dense), np.int64)
+            position[pairs] = np.arange(len(pairs))
+            self._pair = position[key]
+        else:
+            pairs, self._pair, self._counts = np.unique(key, return_inverse=True, return_counts=True)
+        first = np.empty(len(pairs), np.int64)
+        first[self._pair] = np.arange(n)
+        self._prior = chain.chance[first]
+        owner = pairs // n_symbols
+        fresh = np.concatenate([[True], owner[1:] != owner[:-1]])
+        self._totals = np.add.reduceat(self._counts, np.flatnonzero(fresh))
+        self._owner = np.cumsum(fresh) - 1
+        self._single = self._counts == 1
+        self._several = np.flatnonzero(~self._single)
+        self.n_contexts = len(self._totals)
+
+    def bits(self, weight: int) -> float:
+        """What the symbols take under a smoothing weight."""
+        base = weight / 16 * self._prior
+        total = float(rising(weight, len(self._pair))[self._totals].sum()) - float(np.log(base[self._single]).sum())
+        start = base[self._several]
+        return (total - float((_log_gamma(start + self._counts[self._several]) - _log_gamma(start)).sum())) / LOG_2
+
+    @property
+    def context(self) -> Narrow:
+        """(n,) context of each row."""
+        found: Narrow = self._owner.astype(np.int32)[self._pair]
+        return found
+
+    def chances(self, weight: int) -> tuple[Floats, float]:
+        """(n,) plug-in probability of each symbol, and the bits by these."""
+        a = weight / 16
+        chance = ((self._counts + a * self._prior) / (self._totals[self._owner] + a))[self._pair]
+        return chance, float(-np.log2(chance).sum())
 
 
 def _log_gamma(x: Floats) -> Floats:
@@ -44,73 +145,3 @@ def _log_gamma(x: Floats) -> Floats:
     z = x + 7
     series: Floats = (z - 0.5) * np.log(z) - z + 0.9189385332046727 + (1 / 12 - 1 / (360 * z * z)) / z - np.log(product)
     return series
-
-
-def _rising(base: Floats, counts: Ints, singles: NDArray[np.bool_], more: Ints) -> float:
-    """Sum of log(Gamma(base + count) / Gamma(base)); `singles` marks counts of one, `more` indexes the others."""
-    total = float(np.log(base[singles]).sum())
-    if len(more):
-        start = base[more]
-        total += float((_log_gamma(start + counts[more]) - _log_gamma(start)).sum())
-    return total
-
-
-def root(symbols: Ints, n_symbols: int) -> Chain:
-    """The chain without any context."""
-    empty = Chain(np.zeros(len(symbols), np.int64), 1, np.full(len(symbols), 1 / n_symbols), 0.0, (), 0.0)
-    uniform_bits = len(symbols) * np.log2(n_symbols)
-    empty = Chain(empty.context, 1, empty.chance, uniform_bits, (), uniform_bits)
-    return _deepen(empty, empty.context, 1, symbols, n_symbols, SEARCH_WEIGHTS)
-
-
-def extend(
-    chain: Chain, level: Ints, size: int, symbols: Ints, n_symbols: int, weights: tuple[int, ...] = SEARCH_WEIGHTS
-) -> Chain:
-    """The chain with one more feature of `size` levels."""
-    return _deepen(chain, chain.context * size + level, chain.n_contexts * size, symbols, n_symbols, weights)
-
-
-def _deepen(
-    base: Chain, context: Ints, n_contexts: int, symbols: Ints, n_symbols: int, weights: tuple[int, ...]
-) -> Chain:
-    n = len(symbols)
-    if n == 0:
-        return Chain(context, n_contexts, base.chance, 0.0, (*base.weights, weights[0]), 0.0)
-    key = context * n_symbols + symbols
-    if n_contexts * n_symbols <= 4 * n + 4096:
-        dense = np.bincount(key, minlength=n_contexts * n_symbols)
-        pairs = np.flatnonzero(dense)
-        pair_counts = dense[pairs]
-        position = np.zeros(len(dense), np.int64)
-        position[pairs] = np.arange(len(pairs))
-        inverse = position[key]
-    else:
-        pairs, inverse, pair_counts = np.unique(key, return_inverse=True, return_counts=True)
-    first = np.empty(len(pairs), np.int64)
-    first[inverse] = np.arange(n)
-    owner_of_pair = pairs // n_symbols
-    starts = np.flatnonzero(np.concatenate([[True], owner_of_pair[1:] != owner_of_pair[:-1]]))
-    total_counts = np.add.reduceat(pair_counts, starts)
-    totals = total_counts.astype(np.float64)
-    single, alone = pair_counts == 1, total_counts == 1
-    several, crowded = np.flatnonzero(~single), np.flatnonzero(~alone)
-    owner = np.cumsum(np.concatenate([[False], owner_of_pair[1:] != owner_of_pair[:-1]]))
-    prior = base.chance[first]
-    best: tuple[float, int] | None = None
-    for weight in weights:
-        a = weight / 16
-        bits = (_rising(np.full(len(totals), a), total_counts, alone, crowded) - _rising(a * prior, pair_counts, single, several)) / LOG_2
-        if best is None or bits < best[0]:
-            best = bits, weight
-    assert best is not None
-    a = best[1] / 16
-    pair_chance = (pair_counts + a * prior) / (totals[owner] + a)
-    chance = pair_chance[inverse]
-    return Chain(
-        context,
-        n_contexts,
-        chance,
-        base.bits - base.plug_in_bits + best[0],
-        (*base.weights, best[1]),
-        float(-np.log2(chance).sum()),
-    )

@@ -111,10 +111,11 @@ class Decoded:
     def feature(self, feature: Feature) -> Ints:
         """(n_rows,) levels of a feature of an earlier column, cached for the block."""
         if feature not in self._cache:
-            self._cache[feature] = self._compute(feature)
+            self._cache[feature] = self.computed(feature)
         return self._cache[feature]
 
-    def _compute(self, feature: Feature) -> Ints:
+    def computed(self, feature: Feature) -> Ints:
+        """The same, not cached."""
         column = feature.column
         if column not in self.values:
             raise CorruptArchive(f"model conditions a column on column {column}, which is not decoded before it")

@@ -11,16 +11,14 @@ order is searched for, on thinned rows, under a rough price of every column give
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from vae_core.exact.costs import RANK_WEIGHTS, Chain, extend, root
-from vae_core.exact.keys import recalled_share
-from vae_core.exact.recall import key_numbers
+from vae_core.exact.costs import RANK_WEIGHT, extend, rank, root
+from vae_core.exact.keys import numbered, recalled_share
 
 Ints = NDArray[np.int64]
 PRESCREEN_ROWS = 6_000
@@ -136,8 +134,7 @@ class _Prices:
     def __init__(self, binned: list[tuple[Ints, int]], values: list[Ints], within: list[float | None]) -> None:
         self._binned, self._values = binned, values
         self._roots = [root(level, size) for level, size in binned]
-        self._numbers = [key_numbers([v]) for v in values]
-        self._distinct = [int(x.max(initial=0)) + 1 for x in self._numbers]
+        self._numbers, self._distinct = zip(*(numbered(v) for v in values), strict=True)
         self._n_thin, self._n = max(1, len(binned[0][0])), max(1, len(values[0]))
         self._coarse = [r.bits / self._n_thin for r in self._roots]
         self.full = np.array([
@@ -149,28 +146,26 @@ class _Prices:
     def of(self, i: int) -> list[_Tie]:
         """What the other columns, one or two at a time, tell of a column."""
         others = [j for j in range(len(self._binned)) if j != i]
-        chains = {j: self._given(self._roots[i], i, j) for j in others}
         found = {}
-        for j, chain in chains.items():
+        for j, bits in zip(others, rank(self._roots[i], [self._binned[j] for j in others], *self._binned[i]), strict=True):
             # a key of fewer values than there are bins is no more than a table
             keyed = self._distinct[i] > 1 and self._distinct[j] > N_BINS
-            found[j] = self._tie(i, 1 << j, chain, self._numbers[j] if keyed else None)
+            found[j] = self._tie(i, 1 << j, bits, self._numbers[j] if keyed else None)
         full = float(self.full[i])
         if full <= CHEAP_BITS:
             return list(found.values())
         near = sorted(found, key=lambda j: (found[j].bits(full), j))[:PAIRED]
         pairs = []
-        for a, b in itertools.combinations(near, 2):
-            keyed = self._distinct[a] * self._distinct[b] > N_BINS
-            key = self._numbers[a] * self._distinct[b] + self._numbers[b] if keyed else None
-            pairs.append(self._tie(i, 1 << a | 1 << b, self._given(chains[a], i, b), key))
+        for k, a in enumerate(near):
+            chain = extend(self._roots[i], *self._binned[a], *self._binned[i], (RANK_WEIGHT,))
+            for b, bits in zip(near[k + 1 :], rank(chain, [self._binned[b] for b in near[k + 1 :]], *self._binned[i]), strict=True):
+                keyed = self._distinct[a] * self._distinct[b] > N_BINS
+                key = self._numbers[a] * self._distinct[b] + self._numbers[b] if keyed else None
+                pairs.append(self._tie(i, 1 << a | 1 << b, bits, key))
         return [*found.values(), *pairs]
 
-    def _given(self, chain: Chain, i: int, j: int) -> Chain:
-        return extend(chain, *self._binned[j], *self._binned[i], RANK_WEIGHTS)
-
-    def _tie(self, i: int, given: int, chain: Chain, key: Ints | None) -> _Tie:
-        table = float(self.full[i]) - self._coarse[i] + chain.bits / self._n_thin
+    def _tie(self, i: int, given: int, bits: float, key: Ints | None) -> _Tie:
+        table = float(self.full[i]) - self._coarse[i] + bits / self._n_thin
         flags, missed = (float("inf"), 1.0) if key is None else recalled_share(key, self._values[i])
         return _Tie(given, table, flags, missed)
 

@@ -18,6 +18,11 @@ Floats = NDArray[np.float64]
 MAX_TERMS = 6
 MAX_PAIRED = 24
 MIN_GAIN_BITS = 0.03
+LIKELY = 3  # variables solved for at each step
+PAIR_ROWS = 400
+SIGNS = ((1.0, 1.0), (1.0, -1.0), (-1.0, 1.0))
+SETTLED = 1e-9  # of a code, what a solution may still move
+Name = tuple[str, int]
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +32,11 @@ class Variable:
     kind: str
     column: int
     values: Floats
+
+    @property
+    def name(self) -> Name:
+        """What tells it from the other variables of a target."""
+        return self.kind, self.column
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,87 +52,122 @@ def _score(residual: Floats) -> float:
     return float(np.log2(1 + np.abs(np.round(residual))).mean())
 
 
-def _solve(columns: list[Floats], target: Floats, scale: float) -> tuple[Floats, Floats]:
-    """Weights (len(columns) + 1, the last the bias) of a reweighted least-squares fit, and its residual."""
-    design = np.stack([*columns, np.ones(len(target))], axis=1)
-    size = np.abs(design).max(axis=0)
+class Regression:
+    """Fits of one (n,) float64 target. What it cost to solve is remembered: columns come and go, the best of them recur."""
+
+    def __init__(self, target: Floats) -> None:
+        self._target = target
+        self._solved: dict[tuple[Name, ...], tuple[Floats, float]] = {}
+        self._sums: dict[tuple[Name, Name], tuple[float, float, float]] = {}
+
+    def fit(self, variables: Sequence[Variable], max_terms: int = MAX_TERMS) -> Fitted:
+        """Greedy forward selection of at most max_terms variables."""
+        target = self._target
+        if not len(target):
+            return Fitted((), 0, 0.0)
+        solution, chosen = np.array([float(np.median(target))]), list[int]()
+        residual = target - solution[0]
+        score = _score(residual)
+        centered = np.stack([v.values for v in variables]) if variables else np.zeros((0, len(target)))
+        centered -= centered.mean(axis=1, keepdims=True)
+        spread = np.sqrt(np.square(centered).mean(axis=1))
+        pair = self._best_sum(variables) if max_terms >= 2 else None
+        if pair is not None:
+            i, j, sign_i, sign_j = pair
+            left = target - sign_i * variables[i].values - sign_j * variables[j].values
+            middle = float(np.median(left))
+            if _score(left - middle) < min(score, self._next(variables, centered, spread, [], residual, score)[1]) - 2 * MIN_GAIN_BITS:
+                chosen, solution, residual = [i, j], np.array([sign_i, sign_j, middle]), left - middle
+                score = _score(residual)
+        while len(chosen) < max_terms and score > 0.02 and len(target) >= 16:
+            added, better = self._next(variables, centered, spread, chosen, residual, score)
+            if added is None:
+                break
+            chosen.append(added)
+            score, (solution, _) = better, self._solution([variables[k] for k in chosen])
+            residual = target - _at(variables, chosen, solution)
+        weights = [round(float(w) * (1 << SHIFT)) for w in solution]
+        terms = tuple(Term(variables[k].kind, variables[k].column, w) for k, w in zip(chosen, weights, strict=False) if w)
+        if any(abs(w) >= 1 << 40 for w in weights[:-1]) or abs(weights[-1]) >= 1 << 61:
+            return Fitted((), 0, float("inf"))
+        return Fitted(terms, weights[-1], score)
+
+    def _next(
+        self, variables: Sequence[Variable], centered: Floats, spread: Floats, chosen: list[int], residual: Floats, score: float
+    ) -> tuple[int | None, float]:
+        """The variable to add to those chosen and the score with it; None and the score without where none gains enough."""
+        bounded = np.clip(residual, *np.quantile(residual, [0.02, 0.98]))
+        gains = np.abs(centered @ (bounded - bounded.mean())) / np.where(spread > 0, spread, np.inf)
+        gains[chosen] = 0.0
+        likely = [int(k) for k in np.argsort(-gains, kind="stable")[:LIKELY] if gains[k] > 0]
+        scores = [self._solution([variables[c] for c in (*chosen, k)])[1] for k in likely]
+        if not scores or min(scores) > score - MIN_GAIN_BITS:
+            return None, score
+        best = int(np.argmin(scores))
+        return likely[best], scores[best]
+
+    def _solution(self, variables: Sequence[Variable]) -> tuple[Floats, float]:
+        """Weights of variables, the last the bias, and the score of what they leave."""
+        names = tuple(v.name for v in variables)
+        if names not in self._solved:
+            self._solved[names] = _solve([v.values for v in variables], self._target, 0.5)
+        return self._solved[names]
+
+    def _best_sum(self, variables: Sequence[Variable]) -> tuple[int, int, float, float] | None:
+        """Two variables and signs whose sum is nearest the target: neither need show any correlation alone."""
+        pick = np.linspace(0, len(self._target) - 1, min(len(self._target), PAIR_ROWS)).astype(np.int64)
+        y, paired = self._target[pick], variables[:MAX_PAIRED]
+        values = np.stack([v.values[pick] for v in paired]) if paired else np.zeros((0, len(pick)))
+        for i, a in enumerate(paired):
+            fresh = [j for j in range(i) if (a.name, paired[j].name) not in self._sums]
+            if not fresh:
+                continue
+            rest = np.stack([y - sign_i * values[i] - sign_j * values[fresh] for sign_i, sign_j in SIGNS])
+            rest -= np.median(rest, axis=2, keepdims=True)
+            scores = np.log2(1 + np.abs(rest)).mean(axis=2)
+            for j, best, score in zip(fresh, scores.argmin(axis=0), scores.min(axis=0), strict=True):
+                self._sums[a.name, paired[j].name] = float(score), *SIGNS[best]
+        sums = [(self._sums[a.name, paired[j].name], i, j) for i, a in enumerate(paired) for j in range(i)]
+        if not sums:
+            return None
+        (_, sign_i, sign_j), i, j = min(sums, key=lambda s: s[0][0])
+        return i, j, sign_i, sign_j
+
+
+def _at(variables: Sequence[Variable], chosen: Sequence[int], solution: Floats) -> Floats:
+    found = np.full(len(variables[0].values), solution[-1])
+    for k, weight in zip(chosen, solution, strict=False):
+        found += weight * variables[k].values
+    return found
+
+
+def _solve(columns: list[Floats], target: Floats, scale: float) -> tuple[Floats, float]:
+    """Weights (len(columns) + 1, the last the bias) of a reweighted least-squares fit, and the score of its residual."""
+    design = np.stack([*columns, np.ones(len(target))])
+    size = np.abs(design).max(axis=1)
     size[size == 0] = 1
-    scaled = design / size
+    scaled = design / size[:, None]
     weight = np.ones(len(target))
-    solution = np.zeros(design.shape[1])
+    solution = np.zeros(len(design))
     residual = target
     for _ in range(12):
-        gram = (scaled * weight[:, None]).T @ scaled
+        weighted = scaled * weight
+        gram = weighted @ scaled.T
         gram[np.diag_indices_from(gram)] += 1e-9 * weight.sum()
-        solution = np.linalg.solve(gram, (scaled * weight[:, None]).T @ target) / size
-        residual = target - design @ solution
+        before, solution = solution, np.linalg.solve(gram, weighted @ target) / size
+        residual = target - solution @ design
+        if (np.abs(solution - before) * size).max() < SETTLED * scale:
+            break
         weight = 1 / np.maximum(np.abs(residual), scale)
         weight /= weight.max()
     near = np.round(solution * 4) / 4
+    score = _score(residual)
     if (np.abs(near - solution)[:-1] < 0.01).all() and len(solution) > 1:
-        snapped = target - design[:, :-1] @ near[:-1]
+        snapped = target - near[:-1] @ design[:-1]
         bias = float(np.median(snapped))
-        if _score(snapped - bias) <= _score(residual):
-            solution, residual = np.concatenate([near[:-1], [bias]]), snapped - bias
-    return solution, residual
-
-
-def _best_pair(target: Floats, variables: Sequence[Variable]) -> tuple[int, int, float, float] | None:
-    """Two variables and signs whose sum is nearest the target: neither need show any correlation alone."""
-    pick = np.linspace(0, len(target) - 1, min(len(target), 400)).astype(np.int64) if len(target) else np.empty(0, np.int64)
-    y = target[pick]
-    best, best_score = None, float("inf")
-    values = [v.values[pick] for v in variables[:MAX_PAIRED]]
-    for i, a in enumerate(values):
-        for j in range(i):
-            for sign_i, sign_j in ((1.0, 1.0), (1.0, -1.0), (-1.0, 1.0)):
-                rest = y - sign_i * a - sign_j * values[j]
-                score = float(np.log2(1 + np.abs(rest - np.median(rest))).mean())
-                if score < best_score:
-                    best, best_score = (i, j, sign_i, sign_j), score
-    return best
-
-
-def fit(target: Floats, variables: Sequence[Variable], max_terms: int = MAX_TERMS) -> Fitted:
-    """Greedy forward selection of at most max_terms variables for (n,) float64 targets."""
-    bias = float(np.median(target)) if len(target) else 0.0
-    residual = target - bias
-    chosen: list[int] = []
-    solution = np.array([bias])
-    score = _score(residual) if len(target) else 0.0
-    pair = _best_pair(target, variables) if max_terms >= 2 else None
-    if pair is not None:
-        i, j, sign_i, sign_j = pair
-        left = target - sign_i * variables[i].values - sign_j * variables[j].values
-        middle = float(np.median(left))
-        if _score(left - middle) < min(score, fit(target, variables, 1).score) - 2 * MIN_GAIN_BITS:
-            chosen, solution, residual = [i, j], np.array([sign_i, sign_j, middle]), left - middle
-            score = _score(residual)
-    spread = [float(v.values.std()) if len(target) else 0.0 for v in variables]
-    while len(chosen) < max_terms and score > 0.02 and len(target) >= 16:
-        bounded = np.clip(residual, *np.quantile(residual, [0.02, 0.98]))
-        bounded = bounded - bounded.mean()
-        gains = [
-            abs(float(bounded @ (v.values - v.values.mean()))) / s if s > 0 and k not in chosen else 0.0
-            for k, (v, s) in enumerate(zip(variables, spread, strict=True))
-        ]
-        best: tuple[float, int, Floats, Floats] | None = None
-        for k in sorted(range(len(variables)), key=lambda i: -gains[i])[:3]:
-            if gains[k] <= 0:
-                continue
-            trial, left = _solve([variables[c].values for c in (*chosen, k)], target, 0.5)
-            trial_score = _score(left)
-            if best is None or trial_score < best[0]:
-                best = trial_score, k, trial, left
-        if best is None or best[0] > score - MIN_GAIN_BITS:
-            break
-        score, added, solution, residual = best
-        chosen.append(added)
-    weights = [round(float(w) * (1 << SHIFT)) for w in solution]
-    terms = tuple(Term(variables[k].kind, variables[k].column, w) for k, w in zip(chosen, weights, strict=False) if w)
-    if any(abs(w) >= 1 << 40 for w in weights[:-1]) or abs(weights[-1]) >= 1 << 61:
-        return Fitted((), 0, float("inf"))
-    return Fitted(terms, weights[-1], score)
+        if (other := _score(snapped - bias)) <= score:
+            solution, score = np.concatenate([near[:-1], [bias]]), other
+    return solution, score
 
 
 def linear(with_neighbours: Fitted, without: Fitted) -> Linear:

@@ -1,0 +1,168 @@
+"""A way to write a column tried on the sample: its digits, and the levels of every feature it may be conditioned on."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vae_core.exact.counts import MAX_CELLS
+from vae_core.exact.digits import Digits
+from vae_core.exact.features import FRACTIONS, MAX_LEVELS, N_STATES, NOISE_LEVELS, STEP_CLASSES, Feature, Surroundings
+from vae_core.exact.forward import Lanes, known_of_rows
+from vae_core.exact.linear import Linear
+from vae_core.exact.options import Option
+from vae_core.exact.ordering import quantile_edges
+from vae_core.exact.sampled import Sampled, level_of_rows
+from vae_core.exact.schedule import STEPS, STRIDE
+from vae_core.exact.tally import Narrow, narrow
+
+Ints = NDArray[np.int64]
+RELATED = 12  # columns whose features are looked at
+MAX_EXACT_LEVELS = MAX_LEVELS - 2
+
+
+@dataclass(slots=True)
+class Rows:
+    """The active rows of a column of the sample, and what is known of them whatever the digits.
+
+    own : (n_rows,) the column itself        active : (n_active,) rows        alone : without features of its own neighbouring rows
+    """
+
+    sampled: Sampled
+    column: int
+    own: Ints
+    active: Ints
+    alone: bool
+    step_of: Ints = field(init=False)
+    _around: tuple[Ints, Ints, Ints] = field(init=False)  # the active rows that have neighbours, these
+    _levels: dict[Feature, Narrow] = field(default_factory=dict)
+    _candidates: list[Feature] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.step_of, left_of, right_of = (g[self.active] for g in level_of_rows(self.sampled.n_rows))
+        known = np.flatnonzero(self.step_of < STRIDE)
+        self._around = known, self.own[left_of[known]], self.own[right_of[known]]
+
+    def levels(self, feature: Feature) -> Narrow:
+        """(n_active,) levels."""
+        if feature not in self._levels:
+            if feature.column < 0:
+                found = narrow(self._own_levels(feature), feature.size)
+            else:
+                found = self.sampled.levels(feature)
+                if len(self.active) < len(found):
+                    found = found[self.active]
+            self._levels[feature] = found
+        return self._levels[feature]
+
+    def _own_levels(self, feature: Feature) -> Ints:
+        if feature.kind == "level":
+            return np.searchsorted(-np.array(STEPS), -self.step_of) + 1
+        known, left, right = self._around
+        out = np.full(len(self.active), feature.size - 1, np.int64)
+        out[known] = Surroundings(STEPS[-1], left, right, None).levels(feature, len(known))
+        return out
+
+    def candidates(self) -> list[Feature]:
+        """Every feature there is, whatever the digits."""
+        if self._candidates:
+            return self._candidates
+        found: list[Feature] = []
+        for c in self.sampled.related(self.column, RELATED):
+            values = self.sampled.decoded.values[c.column]
+            low, high = int(values.min(initial=0)), int(values.max(initial=0))
+            if high - low < MAX_EXACT_LEVELS:
+                found.append(Feature("value", c.column, low, high - low + 2))
+            if high - low > 20 and not c.categorical:
+                for n_bins in (8, 32) if high - low < 200 else (8, 32, 128):
+                    edges = self.sampled.edges(c.column, n_bins)
+                    found.append(Feature("bins", c.column, 0, len(edges) + 1, edges))
+            if c.state is not None:
+                found.append(Feature("state", c.column, 0, N_STATES))
+            if c.column in self.sampled.ordered:
+                edges = self.sampled.edges(c.column, 16)
+                found.append(Feature("before", c.column, 0, len(edges) + 1, edges))
+                found.append(Feature("step", c.column, 0, STEP_CLASSES))
+        own = self.own[self.active]
+        fine, coarse = quantile_edges(own, 128), quantile_edges(own, 16)
+        if len(fine) and not self.alone:
+            found += [Feature(kind, -1, 0, len(fine) + 2, fine) for kind in ("left", "right")]
+            found += [Feature(kind, -1, 0, len(coarse) + 2, coarse) for kind in ("left", "right", "between")]
+            found += [Feature("spread", -1, 0, 65), Feature("level", -1, 0, len(STEPS) + 1)]
+        self._candidates = found
+        return found
+
+
+@dataclass(slots=True)
+class Bench:
+    """One digit scheme on the sample: its digits, and the levels of any feature, for the active rows."""
+
+    rows: Rows
+    option: Option
+    digits: list[Narrow] = field(default_factory=list)
+    raw_bits: float = 0.0
+    guess: Ints | None = None
+    _levels: dict[Feature, Narrow] = field(default_factory=dict)
+    _candidates: list[Feature] = field(default_factory=list)
+    shortlists: dict[int, list[Feature]] = field(default_factory=dict)
+
+    @property
+    def scheme(self) -> Digits:
+        """How values are written as digits."""
+        return self.option.scheme
+
+    def __post_init__(self) -> None:
+        rows, others = self.rows, self.rows.candidates()
+        if self.option.forward is not None:
+            self._walk(self.option.forward)
+            others = [f for f in others if f.column >= 0]
+        elif self.option.linear is not None:
+            self._predict(self.option.linear)
+        self._candidates = [*others, *self._levels]
+        digits, n_raw, _ = self.scheme.split(rows.own[rows.active], self.guess)
+        self.digits = [narrow(digit, size) for digit, size in zip(digits, self.scheme.sizes, strict=True)]
+        self.raw_bits = float(n_raw.sum())
+
+    def _predict(self, linear: Linear) -> None:
+        """What a prediction from other columns or rows around tells."""
+        rows, sampled = self.rows, self.rows.sampled
+        guess, fraction = np.zeros(sampled.n_rows, np.int64), np.zeros(sampled.n_rows, np.int64)
+        step_of, left_of, right_of = level_of_rows(sampled.n_rows)
+        anchor = step_of >= STRIDE if linear.by_level else np.zeros(len(step_of), bool)
+        for picked, alone in ((np.flatnonzero(anchor), True), (np.flatnonzero(~anchor), not linear.by_level)):
+            left, right = (None, None) if alone else (left_of[picked], right_of[picked])
+            guess[picked], fraction[picked] = linear.guess(sampled.decoded, picked, rows.own, left, right)
+        self._know_guess(guess[rows.active], fraction[rows.active])
+
+    def _walk(self, keys: tuple[int, ...]) -> None:
+        """What is known of each row when rows are coded one after another."""
+        rows, sampled = self.rows, self.rows.sampled
+        assert self.option.linear is not None
+        lanes = Lanes(sampled.decoded, keys, rows.active)
+        found = np.zeros((4, sampled.n_rows), np.int64)
+        found[:, lanes.rows] = known_of_rows(lanes, self.option.linear, sampled.decoded, rows.own)
+        guess, fraction, noise, before = found[:, rows.active]
+        for n_bins in (128, 16):
+            edges = quantile_edges(before, n_bins)
+            feature = Feature("left", -1, 0, len(edges) + 2, edges)
+            self._levels[feature] = narrow(feature.levels(before), feature.size)
+        self._levels[Feature("noise", -1, 0, NOISE_LEVELS)] = narrow(noise, NOISE_LEVELS)
+        self._know_guess(guess, fraction)
+
+    def _know_guess(self, guess: Ints, fraction: Ints) -> None:
+        self.guess = guess
+        for n_bins in (8, 32, 128):
+            edges = quantile_edges(guess, n_bins)
+            feature = Feature("guess", -1, 0, len(edges) + 1, edges)
+            self._levels[feature] = narrow(feature.levels(guess), feature.size)
+        self._levels[Feature("fraction", -1, 0, FRACTIONS)] = narrow(fraction, FRACTIONS)
+
+    def candidates(self, n_symbols: int) -> list[Feature]:
+        """Every feature that fits a table with n_symbols symbols."""
+        return [f for f in self._candidates if f.size * n_symbols <= MAX_CELLS]
+
+    def level(self, feature: Feature) -> tuple[Narrow, int]:
+        """(n_active,) levels, and how many there are."""
+        return self._levels[feature] if feature in self._levels else self.rows.levels(feature), feature.size

@@ -1,0 +1,99 @@
+"""The ways to write a column worth a look: digit schemes, predictions, and the order its rows are coded in."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vae_core.exact import regress
+from vae_core.exact.cells import to_minutes
+from vae_core.exact.digits import Digits, Direct, Residual
+from vae_core.exact.forward import Lanes
+from vae_core.exact.lags import forward_terms, sort_orders
+from vae_core.exact.linear import Linear, term_values
+from vae_core.exact.ordering import SampleColumn
+from vae_core.exact.regress import Regression
+from vae_core.exact.sampled import Sampled, level_of_rows
+from vae_core.exact.schedule import STRIDE
+
+Ints = NDArray[np.int64]
+
+
+@dataclass(frozen=True, slots=True)
+class Option:
+    """A way to write a column. forward: as in CellPlan."""
+
+    scheme: Digits
+    linear: Linear | None = None
+    forward: tuple[int, ...] | None = None
+
+
+def options(
+    sampled: Sampled, values: Ints, active: NDArray[np.bool_] | None, column: SampleColumn, clock: bool, alone: bool = False
+) -> list[Option]:
+    """The digit schemes worth a look: the value itself, and its distance from predictions; `alone`: none of its own neighbouring
+    rows."""
+    lo, hi = (int(to_minutes(np.array([v], np.int64))[0]) for v in (column.lo, column.hi)) if clock else (column.lo, column.hi)
+    found: list[Option] = []
+    if hi - lo < 1 << 16:
+        found.append(Option(Direct.over(lo, hi)))
+    valid = np.arange(len(values)) if active is None else np.flatnonzero(active)
+    if hi - lo >= 8 and not (column.categorical and hi - lo < 1 << 16):
+        predicted = _predictions(sampled, column.column, values, valid, hi - lo, alone)
+        forward = [] if alone or hi - lo >= 1 << 44 else _forward(sampled, column.column, values, valid, predicted[0])
+        for linear, keys in [*((linear, None) for linear in predicted), *forward]:
+            spread = min(62, max(2, (hi - lo).bit_length()))
+            found.append(Option(Residual(spread), linear, keys))
+            if hi - lo < 1 << 8:
+                found.append(Option(Direct.over(lo, hi), linear, keys))
+    return found or [Option(Residual(62), Linear((), lo << 16 if abs(lo) < 1 << 45 else 0))]
+
+
+def _forward(sampled: Sampled, column: int, values: Ints, valid: Ints, alone: Linear) -> list[tuple[Linear, tuple[int, ...]]]:
+    """Predictions of rows one after another, and the keys of the order they are in; `alone` is that of the first row of a lane."""
+    near = sampled.related(column, regress.MAX_PAIRED)
+    known = {c.column: sampled.decoded.values[c.column] for c in near}
+    numeric = {c.column: known[c.column] for c in near if not c.categorical and 2 < c.hi - c.lo < 1 << 44}
+    found = []
+    for keys in sort_orders(known, values, valid):
+        lanes = Lanes(sampled.decoded, keys, valid)
+        terms, bias = forward_terms(lanes, values, numeric, sampled.n_total)
+        if any(term.column < 0 for term in terms):
+            found.append((Linear(terms, bias, alone.terms, alone.bias), keys))
+    return found
+
+
+def _predictions(sampled: Sampled, column: int, values: Ints, valid: Ints, span: int, alone: bool) -> list[Linear]:
+    """Linear predictions from earlier columns alone, and with neighbouring rows; `alone`: the column's rest after recall."""
+    rng = np.random.default_rng(column)  # the same rows whenever the column is searched for
+    step_of, left_of, right_of = level_of_rows(sampled.n_rows)
+    inner = valid[step_of[valid] < STRIDE]
+    rows = np.sort(rng.permutation(inner)[:8000])
+    if len(rows) < 64 or span >= 1 << 52:
+        return [Linear((), _bias(values[valid]))]
+    near = sampled.related(column, regress.MAX_PAIRED)
+    numeric = [c.column for c in near if not c.categorical and 2 < c.hi - c.lo < 1 << 44]
+    regression = Regression(values[rows].astype(np.float64))
+    if not alone:
+        regression = sampled.regressions.setdefault(column, regression)
+
+    def variable(kind: str, column: int) -> regress.Variable:
+        found = term_values(kind, column, sampled.decoded, rows, values, left_of[rows], right_of[rows])
+        return regress.Variable(kind, column, found.astype(np.float64))
+
+    at = [variable("at", c) for c in numeric]
+    plain = regression.fit(at)
+    if alone:
+        return [Linear(plain.terms, plain.bias)]
+    around = regression.fit([variable("mean", -1), *(variable("bend", c) for c in numeric), *at])
+    found = [Linear(plain.terms, plain.bias)]
+    if around.terms and any(t.kind != "at" for t in around.terms) and around.score < plain.score - 0.05:
+        found.append(regress.linear(around, plain))
+    return found
+
+
+def _bias(values: Ints) -> int:
+    middle = int(np.median(values)) if len(values) else 0
+    return middle << 16 if abs(middle) < 1 << 45 else 0

@@ -1,0 +1,84 @@
+"""The sample a search looks at, as the coder will see it when it comes to a column."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vae_core.exact.cells import ColumnCode, to_minutes
+from vae_core.exact.features import Decoded, Feature
+from vae_core.exact.ordering import SampleColumn, quantile_edges
+from vae_core.exact.regress import Regression
+from vae_core.exact.schedule import neighbours, passes
+from vae_core.exact.tally import Narrow, narrow
+
+Ints = NDArray[np.int64]
+
+
+@dataclass(slots=True)
+class Sampled:
+    """The sample as the coder will see it when it comes to a column.
+
+    decoded : all columns' integers (minutes of clocks)       placed  : those coded before this one
+    gains   : as ordering.orders has them                     ordered : the placed ones that gain from their neighbouring rows
+    searched, regressions, _edges, _levels : of columns, what other searches found that this one may ask for again
+    """
+
+    n_rows: int
+    n_total: int
+    decoded: Decoded
+    placed: list[SampleColumn] = field(default_factory=list)
+    ordered: set[int] = field(default_factory=set)
+    gains: dict[int, dict[int, float]] = field(default_factory=dict)
+    searched: dict[tuple[int, tuple[int, ...], frozenset[int]], tuple[ColumnCode, float]] = field(default_factory=dict)
+    regressions: dict[int, Regression] = field(default_factory=dict)
+    _edges: dict[tuple[int, int], tuple[int, ...]] = field(default_factory=dict)
+    _levels: dict[Feature, Narrow] = field(default_factory=dict)
+
+    def edges(self, column: int, n_bins: int) -> tuple[int, ...]:
+        """Edges that split the values of a column evenly."""
+        if (column, n_bins) not in self._edges:
+            self._edges[column, n_bins] = quantile_edges(self.decoded.values[column], n_bins)
+        return self._edges[column, n_bins]
+
+    def levels(self, feature: Feature) -> Narrow:
+        """(n_rows,) levels of a feature of another column."""
+        if feature not in self._levels:
+            self._levels[feature] = narrow(self.decoded.computed(feature), feature.size)
+        return self._levels[feature]
+
+    def related(self, column: int, n: int) -> list[SampleColumn]:
+        """At most n columns placed earlier, those that tell most of a column first."""
+        gains = self.gains.get(column, {})
+        return sorted(self.placed, key=lambda c: -gains.get(c.column, 0.0))[:n]
+
+
+def decoded_sample(columns: Sequence[SampleColumn]) -> Decoded:
+    """All columns of a sample as a coder knows them once they are decoded."""
+    found = Decoded(len(columns[0].values) if columns else 0)
+    for c in columns:
+        found.values[c.column] = to_minutes(c.values) if looks_like_clock(c) else c.values
+        found.states[c.column] = c.state
+    return found
+
+
+def looks_like_clock(column: SampleColumn) -> bool:
+    """HHMM integers: all in 0..2400 with minutes below 60, and enough of them to tell."""
+    valid = column.values if column.state is None else column.values[column.state == 0]
+    if len(valid) < 200 or column.lo < 0 or column.hi > 2400 or column.hi < 1000:
+        return False
+    return bool((valid % 100 < 60).all()) and len(np.unique(valid)) > 48
+
+
+@lru_cache(4)
+def level_of_rows(n_rows: int) -> tuple[Ints, Ints, Ints]:
+    """(step, left, right) of every row under the by-level schedule; neighbours are -1 on anchors."""
+    step_of, left_of, right_of = (np.zeros(n_rows, np.int64) for _ in range(3))
+    for step, rows in passes(n_rows, True):
+        left, right = neighbours(step, rows, n_rows)
+        step_of[rows], left_of[rows], right_of[rows] = step, left, right
+    return step_of, left_of, right_of
