@@ -18,21 +18,12 @@ from test_exact_linear import any_int64s, forward_linears, linears
 from vae_core.entropy import kernel
 from vae_core.entropy.rans import Decoder, Encoder
 from vae_core.errors import CorruptArchive
-from vae_core.exact.cells import (
-    FLAGS,
-    MAX_SORT_KEYS,
-    CellPlan,
-    ColumnCode,
-    DigitPlan,
-    Recall,
-    code_column,
-    column_code_from_json,
-    from_minutes,
-    to_minutes,
-)
+from vae_core.exact.cells import code_column
+from vae_core.exact.clock import from_minutes, to_minutes
 from vae_core.exact.counts import MAX_CELLS, n_contexts
 from vae_core.exact.digits import Direct, Residual
 from vae_core.exact.features import AROUND_KINDS, COLUMN_KINDS, N_STATES, OWN_KINDS, Decoded, Feature
+from vae_core.exact.plans import FLAGS, MAX_SORT_KEYS, CellPlan, ColumnCode, DigitPlan, Recall, column_code_from_json
 from vae_core.exact.recall import MAX_KEYS
 from vae_core.exact.schedule import LAST_CHUNKS, LONG_CHUNK
 

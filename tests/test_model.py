@@ -31,7 +31,7 @@ def raw() -> pa.Table:
 
 @pytest.fixture(scope="module")
 def model(raw) -> Model:
-    found = fitted(raw, TOLERANCES, preview=0.4).model
+    found = fitted(raw, TOLERANCES, preview=0.8).model
     assert found.preview is not None and found.distortion is not None and found.uniform and found.codes
     return found
 

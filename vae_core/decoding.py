@@ -19,7 +19,8 @@ from vae_core.columns import STATE_MISFIT, Codes, ColumnPlan, decode_column, enc
 from vae_core.encoded import Needs
 from vae_core.entropy.rans import Decoder
 from vae_core.errors import CorruptArchive, UsageError
-from vae_core.exact.cells import code_column, to_minutes
+from vae_core.exact.cells import code_column
+from vae_core.exact.clock import to_minutes
 from vae_core.exact.features import N_STATES, Decoded
 from vae_core.layout import LATENT, LEARNED, POOL, Layout, uses_codes
 from vae_core.model import Base, Model

@@ -20,7 +20,8 @@ from vae_core.coders.parquet import chunk_bytes
 from vae_core.encoded import ColumnOutcome, EncodedBlock, EncodedShard, NativeColumn
 from vae_core.entropy.rans import Encoder
 from vae_core.errors import BadInput
-from vae_core.exact.cells import code_column, from_minutes, to_minutes
+from vae_core.exact.cells import code_column
+from vae_core.exact.clock import from_minutes, to_minutes
 from vae_core.exact.features import Decoded
 from vae_core.latents import (
     ColumnState,

@@ -15,9 +15,9 @@ from vae_core.base.layer import MAX_COLUMNS
 from vae_core.coders import conventional, lattices
 from vae_core.columns import Codes, ColumnPlan, TableProfile, decode_column, encode_column, one_array, plan_columns, without_levels
 from vae_core.exact.arrange import Arrangement
-from vae_core.exact.cells import ColumnCode
 from vae_core.exact.costs import root
 from vae_core.exact.ordering import SampleColumn, orders
+from vae_core.exact.plans import ColumnCode
 from vae_core.exact.sampled import Sampled, decoded_sample
 from vae_core.latents import beside
 from vae_core.layout import uses_codes

@@ -20,7 +20,7 @@ from safetensors.numpy import load, save
 from vae_core.base import BaseLayer
 from vae_core.columns import ColumnPlan
 from vae_core.errors import CorruptArchive
-from vae_core.exact.cells import ColumnCode, column_code_from_json
+from vae_core.exact.plans import ColumnCode, column_code_from_json
 from vae_core.shorthand import shorten, spell_out
 
 PLAN, DECODER, ENCODER = "plan.json.zst", "decoder.safetensors", "encoder.safetensors"

@@ -34,11 +34,12 @@ from vae_core import choosing, encoding, fitting  # noqa: E402
 from vae_core.base import fit_base  # noqa: E402
 from vae_core.base.search import BaseFit  # noqa: E402
 from vae_core.coders import conventional  # noqa: E402
-from vae_core.exact.cells import FLAGS, MAX_FEATURES, CellPlan, ColumnCode, DigitPlan, Recall  # noqa: E402
+from vae_core.exact.cells import Recall  # noqa: E402
 from vae_core.exact.counts import MAX_CELLS, n_contexts  # noqa: E402
 from vae_core.exact.digits import Digits, Direct, Residual  # noqa: E402
 from vae_core.exact.features import COLUMN_KINDS, FIXED_SIZES, N_STATES, OWN_KINDS, Feature  # noqa: E402
 from vae_core.exact.linear import Linear, Term  # noqa: E402
+from vae_core.exact.plans import FLAGS, MAX_FEATURES, CellPlan, ColumnCode, DigitPlan  # noqa: E402
 from vae_core.exact.schedule import LAST_CHUNKS  # noqa: E402
 from vae_core.model import Model  # noqa: E402
 from vae_core.shard import encode_shard  # noqa: E402

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
-from vae_core.exact.cells import ColumnCode
 from vae_core.exact.ordering import SampleColumn
+from vae_core.exact.plans import ColumnCode
 from vae_core.exact.sampled import Sampled
 from vae_core.exact.search import MIN_GAIN_BITS, search_column
 

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vae_core.exact import regress
-from vae_core.exact.cells import to_minutes
+from vae_core.exact.clock import to_minutes
 from vae_core.exact.digits import Digits, Direct, Residual
 from vae_core.exact.forward import Lanes
 from vae_core.exact.lags import forward_terms, sort_orders

@@ -9,9 +9,10 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
-from vae_core.exact.cells import ColumnCode, to_minutes
+from vae_core.exact.clock import to_minutes
 from vae_core.exact.features import Decoded, Feature
 from vae_core.exact.ordering import SampleColumn, quantile_edges
+from vae_core.exact.plans import ColumnCode
 from vae_core.exact.regress import Regression
 from vae_core.exact.schedule import neighbours, passes
 from vae_core.exact.tally import Narrow, narrow

@@ -12,7 +12,7 @@ from vae_core.entropy import kernel
 from vae_core.entropy.rans import Encoder
 from vae_core.exact import regress
 from vae_core.exact.bench import RELATED, Bench, Rows
-from vae_core.exact.cells import FLAGS, CellPlan, ColumnCode, DigitPlan, Recall, code_cells
+from vae_core.exact.cells import code_cells
 from vae_core.exact.costs import ALL_WEIGHTS, RANK_WEIGHT, Chain, extend, rank, root
 from vae_core.exact.counts import MAX_CELLS
 from vae_core.exact.digits import Direct
@@ -21,6 +21,7 @@ from vae_core.exact.keys import best_keys
 from vae_core.exact.options import Option
 from vae_core.exact.options import options as options_of
 from vae_core.exact.ordering import PRESCREEN_ROWS, SampleColumn
+from vae_core.exact.plans import FLAGS, CellPlan, ColumnCode, DigitPlan, Recall
 from vae_core.exact.recall import Recalled
 from vae_core.exact.sampled import Sampled, looks_like_clock
 from vae_core.exact.schedule import DEFAULT_CHUNK, LONG_CHUNK

@@ -1,0 +1,173 @@
+"""How a column is coded, as data: what a model stores of it, checked as it is read."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from vae_core.errors import CorruptArchive
+from vae_core.exact import digits as digits_module
+from vae_core.exact import features as features_module
+from vae_core.exact import linear as linear_module
+from vae_core.exact.counts import MAX_CELLS, n_contexts
+from vae_core.exact.digits import Digits, Direct
+from vae_core.exact.features import AROUND_KINDS, N_STATES, Feature
+from vae_core.exact.linear import Linear
+from vae_core.exact.recall import MAX_KEYS
+from vae_core.exact.schedule import DEFAULT_CHUNK, LAST_CHUNKS
+
+MAX_FEATURES = 4
+MAX_SORT_KEYS = 2
+FLAGS = Direct.over(0, 1)
+
+
+@dataclass(frozen=True, slots=True)
+class DigitPlan:
+    """How one digit is conditioned: features (a later digit has the digit before it first, as kind "digit"), weights a_k."""
+
+    features: tuple[Feature, ...]
+    weights: tuple[int, ...]
+
+    def to_json(self) -> list[Any]:
+        return [[f.to_json() for f in self.features], list(self.weights)]
+
+
+@dataclass(frozen=True, slots=True)
+class CellPlan:
+    """How the integers of one column are coded.
+
+    forward : None, or rows are coded one after another (`forward`), sorted by these earlier columns
+    """
+
+    scheme: Digits
+    linear: Linear | None
+    digits: tuple[DigitPlan, ...]
+    last_chunk: int = DEFAULT_CHUNK
+    forward: tuple[int, ...] | None = None
+
+    @property
+    def by_level(self) -> bool:
+        """Whether rows are coded coarse to fine, with neighbours as context."""
+        if self.forward is not None:
+            return False
+        return (self.linear is not None and self.linear.by_level) or any(f.by_level for d in self.digits for f in d.features)
+
+    @property
+    def in_order(self) -> bool:
+        """Whether it looks at the column's own rows before or around."""
+        return self.by_level or self.forward is not None
+
+    @property
+    def columns(self) -> set[int]:
+        """Earlier columns this one is conditioned on."""
+        found = {f.column for d in self.digits for f in d.features if f.column >= 0} | set(self.forward or ())
+        return found | (self.linear.columns if self.linear else set())
+
+    def to_json(self) -> list[Any]:
+        linear = None if self.linear is None else self.linear.to_json()
+        found = [self.scheme.to_json(), linear, [d.to_json() for d in self.digits], self.last_chunk]
+        return found if self.forward is None else [*found, list(self.forward)]
+
+
+def cell_plan_from_json(parts: Any, n_columns: int) -> CellPlan:
+    """The inverse of CellPlan.to_json. Raises CorruptArchive when the plan could not be decoded safely."""
+    try:
+        scheme_parts, linear_parts, digit_parts, last_chunk, *forward_parts = parts
+        scheme = digits_module.from_json(scheme_parts)
+        linear = None if linear_parts is None else linear_module.from_json(linear_parts, n_columns)
+        found = []
+        for k, (feature_parts, weights) in enumerate(digit_parts):
+            features = [] if k == 0 else [Feature("digit", -1, 0, scheme.sizes[k - 1])]
+            features += [features_module.from_json(p, n_columns) for p in feature_parts[len(features) :]]
+            found.append(DigitPlan(tuple(features), tuple(int(w) for w in weights)))
+        forward = tuple(int(j) for j in forward_parts[0]) if forward_parts else None
+    except (TypeError, ValueError, IndexError, KeyError, OverflowError) as error:
+        raise CorruptArchive(f"model holds a malformed column code: {str(parts)[:60]}") from error
+    if len(found) != len(scheme.sizes) or (scheme.to_json()[0] == "residual" and linear is None):
+        raise CorruptArchive("model holds a column code whose digits do not fit its scheme")
+    for size, digit in zip(scheme.sizes, found, strict=True):
+        sizes = [f.size for f in digit.features]
+        if len(sizes) > MAX_FEATURES or n_contexts(sizes) * size > MAX_CELLS or len(digit.weights) != len(sizes) + 1:
+            raise CorruptArchive(f"model asks for a table of {n_contexts(sizes)} contexts by {size} symbols")
+        if any(not 1 <= w < 1 << 16 for w in digit.weights):
+            raise CorruptArchive(f"model holds smoothing weights outside 1..65535: {digit.weights}")
+    if last_chunk not in LAST_CHUNKS:
+        raise CorruptArchive(f"model learns in chunks of {last_chunk!r} rows, not one of {LAST_CHUNKS}")
+    if len(forward_parts) > 1 or (forward is None and linear is not None and linear.is_forward):
+        raise CorruptArchive("model holds a column code that predicts from rows before, of rows in no order")
+    if forward is not None:
+        around = any(f.kind in AROUND_KINDS for d in found for f in d.features)
+        if linear is None or linear.by_level or around or len(forward) > MAX_SORT_KEYS or not all(0 <= j < n_columns for j in forward):
+            raise CorruptArchive("model holds a column code of rows one after another that looks behind them, or sorts by no column")
+    return CellPlan(scheme, linear, tuple(found), last_chunk, forward)
+
+
+@dataclass(frozen=True, slots=True)
+class Recall:
+    """Which rows are what their key last was: `keys`, earlier columns, and how the flags of rows with a seen key are coded."""
+
+    keys: tuple[int, ...]
+    same: CellPlan
+
+    @property
+    def columns(self) -> set[int]:
+        """Earlier columns it reads."""
+        return set(self.keys) | self.same.columns
+
+
+@dataclass(frozen=True, slots=True)
+class ColumnCode:
+    """How one dataset column is coded: first its states, where a block has any, then the values of rows that hold one.
+
+    column : index into the model's columns        fill : what `values` holds where the state is not "value"
+    clock  : values are HHMM and are coded as minutes (misreadings are impossible: the map is a bijection on all integers)
+    recall : None, or how rows are found that repeat their key's last value; `value` is then of the others
+    """
+
+    column: int
+    fill: int
+    clock: bool
+    state: CellPlan
+    value: CellPlan
+    recall: Recall | None = None
+
+    @property
+    def columns(self) -> set[int]:
+        """Earlier columns this one is conditioned on."""
+        return self.state.columns | self.value.columns | (self.recall.columns if self.recall else set())
+
+    @property
+    def in_order(self) -> bool:
+        """Whether its values, or which of them repeat, are told by neighbouring rows."""
+        return self.value.in_order or (self.recall is not None and self.recall.same.in_order)
+
+    def to_json(self) -> list[Any]:
+        found = [self.column, self.fill, self.clock, self.state.to_json(), self.value.to_json()]
+        return found if self.recall is None else [*found, [list(self.recall.keys), self.recall.same.to_json()]]
+
+
+def column_code_from_json(parts: Any, n_columns: int) -> ColumnCode:
+    """The inverse of ColumnCode.to_json."""
+    match parts:
+        case [int(column), int(fill), bool(clock), state, value, *more] if (
+            0 <= column < n_columns and -(2**63) <= fill < 2**63 and len(more) <= 1
+        ):
+            recall = _recall_from_json(more[0], n_columns) if more else None
+            plans = cell_plan_from_json(state, n_columns), cell_plan_from_json(value, n_columns)
+            code = ColumnCode(column, fill, clock, *plans, recall)
+        case _:
+            raise CorruptArchive(f"model holds a malformed column code: {str(parts)[:60]}")
+    if code.state.linear is not None or code.state.scheme.sizes != (N_STATES + 1,):
+        raise CorruptArchive(f"model codes the states of column {column} with an alphabet that is not theirs")
+    return code
+
+
+def _recall_from_json(parts: Any, n_columns: int) -> Recall:
+    match parts:
+        case [[*keys], plan] if 1 <= len(keys) <= MAX_KEYS and all(isinstance(j, int) and 0 <= j < n_columns for j in keys):
+            same = cell_plan_from_json(plan, n_columns)
+        case _:
+            raise CorruptArchive(f"model holds a malformed recall: {str(parts)[:60]}")
+    if same.linear is not None or same.scheme != FLAGS:
+        raise CorruptArchive("model codes the flags of a recall with an alphabet that is not theirs")
+    return Recall(tuple(keys), same)
