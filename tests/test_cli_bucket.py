@@ -78,30 +78,6 @@ def test_a_bucket_that_is_not_there_is_bad_input_before_anything_is_trained(use,
     assert "s3://bucket-of-nobody/" in capsys.readouterr().err.splitlines()[-1]
 
 
-@pytest.fixture
-def bucket(tmp_path, monkeypatch):
-    from moto.server import ThreadedMotoServer
-
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    for name, value in {
-        "AWS_ACCESS_KEY_ID": "key",
-        "AWS_SECRET_ACCESS_KEY": "secret",
-        "AWS_ENDPOINT_URL": f"http://{host}:{port}",
-        "AWS_DEFAULT_REGION": "us-east-1",
-        "LATENTPACK_SERVER": "off",
-        "LATENTPACK_HOME": str(tmp_path / "home"),
-    }.items():
-        monkeypatch.setenv(name, value)
-    fsspec.filesystem("s3").clear_instance_cache()
-    store = fsspec.filesystem("s3")
-    store.call_s3("create_bucket", Bucket="bucket")
-    yield store
-    store.clear_instance_cache()
-    server.stop()
-
-
 def test_a_dataset_goes_from_bucket_to_bucket_and_back_to_a_file(bucket, tmp_path, capsys):
     days = []
     for day in (1, 2):
