@@ -70,7 +70,9 @@ examples:
 """
 
 SAMPLE_HELP = """\
-Draw rows the model imagines: the archive's schema, no row of the archive. The same seed gives the same rows.
+Draw rows that look like the archive's, with its schema: learned columns cell by cell from distributions learned of decoded
+rows, all others together from one of those rows, a distortion layer's from the prior of its latents. The same seed gives the
+same rows. Rows are imagined, not anonymous: single values, and whole rows of columns that are not learned, are the data's.
 
 example:
   latentpack sample archive/ imagined.parquet --rows 1000 --seed 7

@@ -17,15 +17,16 @@ from vae_core.errors import LatentpackError, UsageError
 EXIT_UNEXPECTED = 1
 EXIT_INTERRUPTED = 130
 EXIT_BROKEN_PIPE = 141
-# Prefect reads these when it is first imported: no telemetry, and no notice of it between our lines.
-QUIET_PREFECT = {"DO_NOT_TRACK": "1", "PREFECT_SERVER_ANALYTICS_ENABLED": "false"}
+# Read by libraries when they are first imported. Prefect: no telemetry, and no notice of it between our lines. numpy: its
+# products are small, and two threads of BLAS wait for each other at every one where another process has a core.
+ENVIRONMENT = {"DO_NOT_TRACK": "1", "PREFECT_SERVER_ANALYTICS_ENABLED": "false", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code. Never raises but for argparse's SystemExit."""
     arguments = parser().parse_args(argv)
     debug: bool = getattr(arguments, "debug", False)
-    for name, value in QUIET_PREFECT.items():
+    for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     try:
         _configure_logging(debug)

@@ -138,6 +138,8 @@ def survey_run(request: RunRequest, run: str, created_at: str) -> str:
 def decide(request: RunRequest, source: Source, run: str | None, created_at: str) -> Plan:
     """The plan of a run on an opened source."""
     manifest = latest_manifest(request.archive)
+    if manifest is None:
+        store_of(request.archive).check_bucket()  # before hours of training, not after
     asked = parse_tolerances([f"{name}={spec}" for name, spec in request.tolerance.columns.items()], source.schema)
     common: dict[str, Any] = {
         "run": run or "",

@@ -9,7 +9,7 @@ import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
@@ -18,7 +18,13 @@ from numpy.typing import NDArray
 from storage.formats.npy import METADATA_KEY, to_numpy
 from vae_core.errors import BadInput, UsageError
 
+if TYPE_CHECKING:
+    from storage.archive import Archive
+
 FORMATS = (".parquet", ".csv", ".arrow", ".npy")
+# what new rows are drawn from: rows decoded for it, and of these, in runs, rows and bytes to learn from
+DECODED_ROWS, DECODED_RUN_ROWS = 1 << 20, 1 << 17
+KNOWN_ROWS, KNOWN_RUN_ROWS, KNOWN_BYTES = 1 << 16, 1 << 11, 256 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,15 +71,36 @@ def export(
 
 
 def export_sample(archive_uri: str, out: str | os.PathLike[str], *, n_rows: int, seed: int) -> Exported:
-    """Draw n_rows seeded rows from the archive's model into `out`, with the archive's exact schema."""
+    """Draw n_rows seeded rows that look like the archive's into `out`, with its exact schema."""
     check_suffix(out)
     from storage import open_archive
-    from vae_core.shard import sample_rows
+    from vae_core.shard import nulls, sample_rows
 
     archive = open_archive(archive_uri)
-    table = sample_rows(archive.newest_model(), n_rows, seed)
+    if archive.num_rows:
+        table = sample_rows(archive.newest_model(), _known_rows(archive, seed), n_rows, seed)
+    else:
+        table = nulls(archive.schema, n_rows)
     n_written = write_file(out, table.schema, table.to_batches(), table.num_rows)
     return Exported(table.num_rows, table.num_columns, n_written, archive.meter.bytes_read)
+
+
+def _known_rows(archive: Archive, seed: int) -> pa.Table:
+    """Rows to learn from: all there are, or runs of rows from all over the archive, bounded in rows and bytes."""
+    from storage.sampling import compact, draw_runs
+
+    n_decoded = min(archive.num_rows, DECODED_ROWS)
+    stretches = [(0, archive.num_rows)]
+    if n_decoded < archive.num_rows:
+        stretches = draw_runs(archive.num_rows, n_decoded, DECODED_RUN_ROWS, seed)
+    batches = []
+    for stretch in stretches:
+        for batch in archive.to_batches(rows=stretch):
+            n = batch.num_rows
+            share = n / n_decoded * min(KNOWN_ROWS, KNOWN_BYTES * n / max(1, batch.nbytes))
+            runs = draw_runs(n, max(1, int(share)), KNOWN_RUN_ROWS, seed) if share < n else [(0, n)]
+            batches += [compact(batch.slice(start, stop - start)) for start, stop in runs]
+    return pa.Table.from_batches(batches, archive.schema)
 
 
 def check_suffix(out: str | os.PathLike[str]) -> str:

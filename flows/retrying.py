@@ -3,7 +3,7 @@
 from typing import Any
 
 from storage.transient import is_transient
-from vae_core.errors import LatentpackError
+from vae_core.errors import LatentpackError, Unreachable
 
 RETRIES: dict[str, Any] = {"retries": 3, "retry_delay_seconds": [2, 10, 30]}
 
@@ -11,7 +11,7 @@ RETRIES: dict[str, Any] = {"retries": 3, "retry_delay_seconds": [2, 10, 30]}
 def may_pass(error: BaseException) -> bool:
     """Whether trying again could help."""
     if isinstance(error, LatentpackError):
-        return False
+        return isinstance(error, Unreachable)
     return isinstance(error, (OSError, TimeoutError, ConnectionError)) and is_transient(error)
 
 

@@ -17,6 +17,14 @@ BLOCK_NAME = re.compile(r"[a-z0-9][a-z0-9-]*/[a-z0-9][a-z0-9-]*")
 CREDENTIALS_IN_URI = re.compile(r"^[a-z0-9+.-]+(::[a-z0-9+.-]+)*://[^/@]*:[^/@]*@", re.IGNORECASE)
 SECONDS_A_DAY = 86_400.0
 
+# A Prefect server holds parameters against the JSON schema of the flow and nothing else: what only a validator here would
+# refuse becomes a run that fails. So the schema has patterns (of regular expressions that Python and browsers both read);
+# the validators stay, for what no pattern says and for readable messages everywhere else.
+NOT_BLANK = r"^(?![A-Za-z0-9+.:-]*://[^/@]*:[^/@]*@).*\S"
+BLOCK_OR_BLANK = r"^ *([a-z0-9][a-z0-9-]*/[a-z0-9][a-z0-9-]*)? *$"
+TOLERANCE_SPEC = r"^ *(lossless|exact|((abs|absolute|rmse): *)?[0-9]*\.?[0-9]+(e[+-]?[0-9]{1,2})? ?%?|psnr: *[0-9]*\.?[0-9]+) *$"
+PREVIEW_SHARE = r"^ *(auto|off|[0-9]*\.?[0-9]+ ?%) *$"
+
 
 class _Settings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
@@ -51,6 +59,7 @@ class SourceSettings(_Settings):
 
     uri: str = Field(
         title="Source",
+        json_schema_extra={"pattern": NOT_BLANK},
         description="A file, folder or glob on any fsspec URI: Parquet, CSV, JSON lines, Arrow IPC or NPY.",
         examples=["s3://bucket/flights/*.parquet", "/data/flights"],
     )
@@ -62,6 +71,7 @@ class SourceSettings(_Settings):
     credentials: str | None = Field(
         default=None,
         title="Credentials block",
+        json_schema_extra={"pattern": BLOCK_OR_BLANK},
         description="Name of a Prefect block with storage options, as type/name. Empty: the worker's environment.",
         examples=["latentpack-storage/team-bucket"],
     )
@@ -75,12 +85,14 @@ class ArchiveSettings(_Settings):
 
     uri: str = Field(
         title="Archive",
+        json_schema_extra={"pattern": NOT_BLANK},
         description="A folder on any fsspec URI. Created on the first run, extended by a new snapshot on later ones.",
         examples=["s3://bucket/archives/flights", "/data/archives/flights"],
     )
     credentials: str | None = Field(
         default=None,
         title="Credentials block",
+        json_schema_extra={"pattern": BLOCK_OR_BLANK},
         description="Name of a Prefect block with storage options, as type/name. Empty: the worker's environment.",
         examples=["latentpack-storage/team-bucket"],
     )
@@ -107,7 +119,8 @@ def _tolerances(value: Any) -> Any:
     return value
 
 
-Tolerances = Annotated[dict[str, str], BeforeValidator(_tolerances)]
+Spec = Annotated[str, Field(json_schema_extra={"pattern": TOLERANCE_SPEC})]
+Tolerances = Annotated[dict[str, Spec], BeforeValidator(_tolerances)]
 
 
 class ToleranceSettings(_Settings):
@@ -165,6 +178,7 @@ class TrainingSettings(_Settings):
     preview: str = Field(
         default="auto",
         title="Preview",
+        json_schema_extra={"pattern": PREVIEW_SHARE},
         description="Share of the archive its preview latents may take: auto, off, or a percentage such as 3%.",
     )
     seed: int = Field(default=0, ge=0, lt=2**63, title="Seed", description="Same seed, same data, same model.")

@@ -4,7 +4,6 @@ What came out is a `Trained`, a small JSON document in the run's folder; the mod
 """
 
 import logging
-import os
 from collections import Counter
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -177,7 +176,6 @@ def fit_config(request: RunRequest) -> FitConfig:
         seed=request.training.seed,
         time_budget_s=request.training.time_budget_s,
         preview=request.training.preview_share,
-        threads=max(1, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1),
     )
 
 

@@ -10,7 +10,7 @@ from storage.errors import BadInput
 from storage.formats.recognise import format_by_name
 from storage.metering import Meter
 from storage.objects import ObjectInfo, ObjectStore, resolve
-from storage.transient import persist, shown
+from storage.transient import FIRST_ATTEMPTS, persist, shown
 
 log = logging.getLogger(__name__)
 
@@ -31,7 +31,7 @@ def list_source(
         return ObjectStore(uri if root == path else _parent(uri, path, root), fs, root, meter, storage_options)
 
     fs.invalidate_cache()
-    kind = persist(lambda: _kind(fs, path), where)
+    kind = persist(lambda: _kind(fs, path), where, attempts=FIRST_ATTEMPTS)
     meter.record_request()
     if kind == "file":
         folder, _, name = path.rpartition("/")
@@ -43,7 +43,10 @@ def list_source(
     if any(c in path for c in "*?["):
         root = _fixed_part(path)
         store = store_at(root)
-        matches = persist(lambda: fs.glob(path, detail=True), where)
+        try:
+            matches = persist(lambda: fs.glob(path, detail=True), where)
+        except FileNotFoundError:  # not even the bucket
+            matches = {}
         meter.record_request()
         infos = [
             store.info(name.removeprefix(root).lstrip("/"))

@@ -9,10 +9,10 @@ from __future__ import annotations
 import errno
 import os
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from typing import Any, TypeVar
 
 import fsspec
 from fsspec.core import url_to_fs
@@ -20,13 +20,15 @@ from fsspec.implementations.local import LocalFileSystem
 from fsspec.implementations.memory import MemoryFileSystem
 
 from storage.durable import create_durably, is_leftover, remove_dead_leftovers, replace_durably
-from storage.errors import BadInput, Conflict
+from storage.errors import BadInput, Conflict, Unreachable
 from storage.metering import Meter, Moved
-from storage.transient import persist, shown
+from storage.transient import ATTEMPTS, FIRST_ATTEMPTS, persist, shown
 
 __all__ = ["Meter", "Moved", "ObjectInfo", "ObjectStore", "check_path"]
 
 _MEMORY_LOCK = threading.Lock()
+T = TypeVar("T")
+S3_PATIENCE: Mapping[str, Any] = {"connect_timeout": 5, "retries": {"total_max_attempts": 2, "mode": "standard"}}
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,8 +58,8 @@ def check_path(path: str) -> str:
 class ObjectStore:
     """Objects under one root URI. Build it with `ObjectStore.open`.
 
-    Paths are relative; see `check_path`. A missing object is FileNotFoundError, refused access BadInput, anything else
-    an OSError after a few patient attempts.
+    Paths are relative; see `check_path`. A missing object is FileNotFoundError, refused access BadInput, a store that
+    does not answer Unreachable after a few patient attempts, anything else an OSError.
     """
 
     def __init__(self, uri: str, fs: Any, root: str, meter: Meter, storage_options: Mapping[str, Any] | None) -> None:
@@ -68,6 +70,7 @@ class ObjectStore:
         self.is_local = isinstance(fs, LocalFileSystem)
         self._storage_options = dict(storage_options or {})
         self._swept_folders: set[str] = set()
+        self._has_answered = self.is_local
 
     @classmethod
     def open(
@@ -93,7 +96,7 @@ class ObjectStore:
     def read(self, path: str) -> bytes:
         """All bytes of an object."""
         full = self.full_path(path)
-        data: bytes = persist(lambda: self.fs.cat_file(full), self.shown(path))
+        data: bytes = self._persist(lambda: self.fs.cat_file(full), path)
         self.meter.record_read(len(data))
         return data
 
@@ -104,14 +107,14 @@ class ObjectStore:
         if length == 0:
             return b""
         full = self.full_path(path)
-        data: bytes = persist(lambda: self.fs.cat_file(full, start=offset, end=offset + length), self.shown(path))
+        data: bytes = self._persist(lambda: self.fs.cat_file(full, start=offset, end=offset + length), path)
         self.meter.record_read(len(data))
         return data
 
     def download(self, path: str, local_path: str) -> int:
         """The object as the local file `local_path`; returns its size in bytes."""
         full = self.full_path(path)
-        persist(lambda: self.fs.get_file(full, local_path), self.shown(path))
+        self._persist(lambda: self.fs.get_file(full, local_path), path)
         with open(local_path, "rb") as file:
             n_bytes = file.seek(0, 2)
         self.meter.record_read(n_bytes)
@@ -133,7 +136,7 @@ class ObjectStore:
         """Size, ETag and time of one object, as they are now. Raises FileNotFoundError."""
         full = self.full_path(path)
         self._forget_listings(full)
-        detail = persist(lambda: self.fs.info(full), self.shown(path))
+        detail = self._persist(lambda: self.fs.info(full), path)
         self.meter.record_request()
         if detail.get("type") == "directory":
             raise FileNotFoundError(f"{self.shown(path)}: is a folder")
@@ -144,7 +147,7 @@ class ObjectStore:
         folder = prefix.rpartition("/")[0]
         full = f"{self.root}/{check_path(folder)}" if folder else self.root
         self._forget_listings(full)
-        found = persist(lambda: self._find(full), self.shown(prefix))
+        found = self._persist(lambda: self._find(full), prefix)
         self.meter.record_request()
         files = {self._relative(name): detail for name, detail in found.items() if detail.get("type") != "directory"}
         wanted = sorted(p for p in files if p.startswith(prefix) and not is_leftover(p))
@@ -156,18 +159,18 @@ class ObjectStore:
         """Put `data` at `path`, replacing what was there; readers see the old bytes or the new, never a mixture."""
         full = self._ready_to_write(path)
         if self.is_local:
-            persist(lambda: replace_durably(full, data), self.shown(path))
+            self._persist(lambda: replace_durably(full, data), path)
         else:
-            persist(lambda: self.fs.pipe_file(full, data), self.shown(path))
+            self._persist(lambda: self.fs.pipe_file(full, data), path)
         self.meter.record_write(len(data))
 
     def put_file(self, path: str, local_path: str) -> None:
         """Put the bytes of a local file at `path`, replacing what was there, without holding them in memory."""
         full = self._ready_to_write(path)
         if self.is_local:
-            n_bytes = persist(lambda: replace_durably(full, _opened(local_path)), self.shown(path))
+            n_bytes = self._persist(lambda: replace_durably(full, _opened(local_path)), path)
         else:
-            persist(lambda: self.fs.put_file(local_path, full), self.shown(path))
+            self._persist(lambda: self.fs.put_file(local_path, full), path)
             with open(local_path, "rb") as file:
                 n_bytes = file.seek(0, 2)
         self.meter.record_write(n_bytes)
@@ -197,18 +200,41 @@ class ObjectStore:
         """Remove an object; no error when it is gone already."""
         full = self.full_path(path)
         try:
-            persist(lambda: self.fs.rm_file(full), self.shown(path))
+            self._persist(lambda: self.fs.rm_file(full), path)
         except FileNotFoundError:
             return
         finally:
             self.meter.record_request()
             self._forget_listings(full)
 
+    def check_bucket(self) -> None:
+        """Raise BadInput when a first object could not be written because there is no such bucket; says nothing elsewhere."""
+        if "s3" not in _protocols(self.fs):
+            return
+        bucket = self.root.partition("/")[0]
+        try:
+            self._persist(lambda: self.fs.call_s3("head_bucket", Bucket=bucket), "")
+        except FileNotFoundError as error:
+            raise BadInput(f"{shown(self.uri)}: there is no bucket {bucket!r}; create it, or check the name") from error
+        except (OSError, BadInput) as error:  # who may write need not be allowed to ask
+            if isinstance(error, Unreachable):
+                raise
+
     def sweep(self) -> int:
         """Remove the unfinished temporaries of dead writers anywhere under the root; returns how many."""
         return remove_dead_leftovers(self.root) if self.is_local else 0
 
     # -- inside -------------------------------------------------------------------------------------------------------
+
+    def _persist(self, action: Callable[[], T], path: str) -> T:
+        """`action()` with patience, but with little for a store that has not answered yet."""
+        try:
+            found = persist(action, self.shown(path), attempts=ATTEMPTS if self._has_answered else FIRST_ATTEMPTS)
+        except FileNotFoundError:
+            self._has_answered = True
+            raise
+        self._has_answered = True
+        return found
 
     def _create_remotely(self, path: str, full: str, data: bytes) -> None:
         """Exclusive create on a server. Raises FileExistsError.
@@ -235,17 +261,15 @@ class ObjectStore:
                 if (refused and not doubtful) or self.read(path) != data:
                     raise FileExistsError(full) from error
 
-        persist(attempt, self.shown(path))
+        self._persist(attempt, path)
         self._forget_listings(full)
 
     def _single_attempt_filesystem(self) -> Any:
         """The same filesystem with the client's own retries off, where the client is s3fs."""
         if "s3" not in _protocols(self.fs):
             return self.fs
-        options = dict(self._storage_options)
-        config = dict(options.get("config_kwargs") or {})
-        config["retries"] = {"total_max_attempts": 1}
-        options["config_kwargs"] = config
+        options = _patient(self._storage_options)
+        options["config_kwargs"]["retries"] = {"total_max_attempts": 1}
         fs = fsspec.filesystem("s3", **options)
         fs.retries = 1
         return fs
@@ -285,11 +309,20 @@ class ObjectStore:
 def resolve(uri: str, storage_options: Mapping[str, Any] | None = None) -> tuple[Any, str]:
     """The fsspec filesystem of `uri` and the path on it. Raises BadInput for an unknown or not installed scheme."""
     options = dict(storage_options or {})
+    if uri.startswith(("s3://", "s3a://")):
+        options = _patient(options)
     try:
         fs, path = url_to_fs(uri, **options)
     except (ValueError, ImportError) as error:
         raise BadInput(f"{shown(uri)}: no filesystem for this scheme ({str(error).splitlines()[0]})") from error
     return fs, path
+
+
+def _patient(storage_options: Mapping[str, Any]) -> dict[str, Any]:
+    """Options of s3fs with bounds on how long a dead address is tried: what is tried again beyond that, `persist` does."""
+    options = dict(storage_options)
+    options["config_kwargs"] = {**S3_PATIENCE, **(options.get("config_kwargs") or {})}
+    return options
 
 
 def _protocols(fs: Any) -> tuple[str, ...]:

@@ -9,12 +9,13 @@ from collections.abc import Callable
 from typing import TypeVar
 from urllib.parse import urlsplit, urlunsplit
 
-from storage.errors import BadInput, LatentpackError
+from storage.errors import BadInput, LatentpackError, Unreachable
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 ATTEMPTS = 4
+FIRST_ATTEMPTS = 2  # where nothing has ever answered, patience is for a wrong address
 FIRST_DELAY_S = 0.2
 
 _TRANSIENT_ERRNOS = {
@@ -32,6 +33,8 @@ _TRANSIENT_ERRNOS = {
     errno.EREMOTEIO if hasattr(errno, "EREMOTEIO") else errno.EIO,
 }
 _CLIENT_LIBRARIES = {"botocore", "aiobotocore", "aiohttp", "urllib3", "requests", "gcsfs", "azure"}
+_NO_CREDENTIALS = {"NoCredentialsError", "PartialCredentialsError", "CredentialRetrievalError", "TokenRetrievalError", "ProfileNotFound"}
+_NO_REQUEST = {"ParamValidationError", "InvalidRegionError", "NoRegionError", "UnknownServiceError", "InvalidProxiesConfigError"}
 
 
 def shown(uri: str) -> str:
@@ -46,40 +49,51 @@ def shown(uri: str) -> str:
 
 def is_transient(error: BaseException) -> bool:
     """Whether the same request may well succeed a moment later."""
-    if isinstance(error, TimeoutError | ConnectionError | InterruptedError | BlockingIOError):
+    if isinstance(error, Unreachable | TimeoutError | ConnectionError | InterruptedError | BlockingIOError):
         return True
     return isinstance(error, OSError) and error.errno in _TRANSIENT_ERRNOS
 
 
 def translated(error: Exception, where: str) -> Exception:
     """A storage client's own exception as one of ours or an OSError, in one line that names `where`."""
+    name = type(error).__name__
     if isinstance(error, LatentpackError | FileNotFoundError | FileExistsError):
         return error
-    if isinstance(error, PermissionError) or type(error).__name__ in {"NoCredentialsError", "PartialCredentialsError"}:
+    if isinstance(error, PermissionError) or name in _NO_CREDENTIALS:
         return BadInput(f"{where}: access refused; give credentials by the environment or storage options")
+    if isinstance(error, ConnectionError | TimeoutError):
+        return _unreachable(error, where)
     if isinstance(error, OSError):
         return error
+    if name in _NO_REQUEST or (isinstance(error, ValueError) and str(error).startswith("Invalid endpoint")):
+        return BadInput(f"{where}: {_first_line(error)}; check the address, for S3 also AWS_ENDPOINT_URL")
     if type(error).__module__.partition(".")[0] in _CLIENT_LIBRARIES:
-        return ConnectionError(f"{where}: {type(error).__name__}: {_first_line(error)}")
+        return _unreachable(error, where)
     return error
 
 
-def persist(action: Callable[[], T], where: str, *, sleep: Callable[[float], None] = time.sleep) -> T:
+def _unreachable(error: Exception, where: str) -> Unreachable:
+    return Unreachable(f"{where}: the storage does not answer ({_first_line(error)}); check the network and, for S3, AWS_ENDPOINT_URL")
+
+
+def persist(action: Callable[[], T], where: str, *, attempts: int = ATTEMPTS, sleep: Callable[[float], None] = time.sleep) -> T:
     """`action()`, again after a growing pause when it fails in a way that may pass.
 
-    Raises what the last attempt raised, translated: BadInput for refused access, OSError otherwise.
+    Raises what the last attempt raised, translated: Unreachable where nothing answers, BadInput for refused access,
+    OSError otherwise.
     """
-    for attempt in range(ATTEMPTS):
+    for attempt in range(attempts):
         try:
             return action()
         except Exception as error:
             final = translated(error, where)
-            if not is_transient(final) or attempt == ATTEMPTS - 1:
+            if isinstance(error, LatentpackError) or not is_transient(final) or attempt == attempts - 1:
                 if final is error:
                     raise
                 raise final from error
             delay = FIRST_DELAY_S * 4**attempt
-            log.warning("%s: %s; again in %.1f s", where, _first_line(error), delay)
+            level = logging.WARNING if attempts == ATTEMPTS else logging.INFO
+            log.log(level, "%s: %s; again in %.1f s", where, _first_line(error), delay)
             sleep(delay)
     raise AssertionError("unreachable: the last attempt returns or raises")
 

@@ -2,7 +2,9 @@
 
 import os
 import signal
+import urllib.request
 
+import pytest
 from hypothesis import HealthCheck, settings
 
 # A shell that puts the tests in the background makes them ignore interrupts, and their children would inherit that.
@@ -21,3 +23,30 @@ os.environ["AWS_EC2_METADATA_DISABLED"] = "true"
 settings.register_profile("here", deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
 settings.register_profile("ci", settings.get_profile("here"), derandomize=True, print_blob=True)
 settings.load_profile("ci" if os.environ.get("CI") else "here")
+
+
+@pytest.fixture
+def bucket(tmp_path, monkeypatch):
+    """An S3 server with a bucket called `bucket`, and the environment that leads to it."""
+    import fsspec
+    from moto.server import ThreadedMotoServer
+
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    for name, value in {
+        "AWS_ACCESS_KEY_ID": "key",
+        "AWS_SECRET_ACCESS_KEY": "secret",
+        "AWS_ENDPOINT_URL": f"http://{host}:{port}",
+        "AWS_DEFAULT_REGION": "us-east-1",
+        "LATENTPACK_SERVER": "off",
+        "LATENTPACK_HOME": str(tmp_path / "home"),
+    }.items():
+        monkeypatch.setenv(name, value)
+    urllib.request.urlopen(urllib.request.Request(f"http://{host}:{port}/moto-api/reset", method="POST")).close()
+    fsspec.filesystem("s3").clear_instance_cache()
+    store = fsspec.filesystem("s3")
+    store.call_s3("create_bucket", Bucket="bucket")
+    yield store
+    store.clear_instance_cache()
+    server.stop()

@@ -9,6 +9,7 @@ import pyarrow as pa
 import pytest
 
 from vae_core import fitting
+from vae_core.base import search
 from vae_core.columns import TableProfile
 from vae_core.model import FitConfig, FitResult, Model, Sample
 from vae_core.quality import compare
@@ -77,7 +78,7 @@ def fitted(
 ) -> FitResult:
     """A model of a table, fitted on all of it.
 
-    `seconds` plan the steps of training; the search for contexts has all the time it wants, so that no clock decides.
+    `seconds` plan the steps of training; all else has the time it wants, so that no clock decides.
     One thread: on a busy machine two of them wait for each other at every step.
     """
     import torch
@@ -86,6 +87,7 @@ def fitted(
     torch.set_num_threads(1)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(fitting, "EXACT_SHARE", 1000.0)
+        patch.setattr(search, "GRACE_S", 1000.0)
         return fitting.fit(Sample(table, (table.num_rows,)), profiled(table), table.schema, resolved(table, tolerances), config)
 
 

@@ -3,14 +3,19 @@ does not pay."""
 
 from __future__ import annotations
 
+import math
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 
-from vae_core.base import BaseColumn, BaseLayer, fit_base
+from vae_core.base import BaseColumn, BaseLayer, fit_base, search
 from vae_core.base.columns import fit_features, units
 from vae_core.base.cost import entropy_bits, stored_bytes
+from vae_core.base.measuring import settle
 from vae_core.base.objective import gaussian_rate, rounded_rate
+from vae_core.base.task import prepare
 from vae_core.base.windows import split_windows
 
 
@@ -41,6 +46,41 @@ def one_thread():  # type: ignore[no-untyped-def]
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
+
+
+@pytest.fixture(autouse=True)
+def patience(monkeypatch):  # type: ignore[no-untyped-def]
+    """No clock decides, however busy the machine."""
+    monkeypatch.setattr(search, "GRACE_S", 1000.0)
+
+
+def test_a_budget_that_runs_out_leaves_the_first_linear_layer(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(search, "GRACE_S", 0.0)
+    columns, codes = smooth()
+    fit = fit_base(columns, codes, time_budget_s=1e-6)
+    assert fit.layer is not None and {(row["kind"], row["window"]) for row in fit.compared} == {("klt", 1)}
+    assert fit.curve == () and (rmse(fit.layer, codes) <= 60.0 * 1.05).all()
+
+
+@pytest.mark.parametrize("bits_per_row", [None, 3.0])
+def test_no_further_step_is_tried_after_the_deadline(bits_per_row: float | None) -> None:
+    columns, codes = smooth()
+    task = prepare(columns, codes, None, None, None, None)
+    made = search.klt_candidate(task, 1, math.inf)
+    assert made is not None
+    other = prepare(tuple(replace(c, rmse=20.0) for c in columns), codes, None, bits_per_row, None, None)
+    split = task.split(1)
+    export = search.linear_layer("klt", columns, task.features, 1, made[1], task.windows(split.train, 1))
+    tried: list[float] = []
+
+    def counted(step: float) -> BaseLayer:
+        tried.append(step)
+        return export(step)
+
+    settle(other, counted, split.held, 0.0)
+    assert len(tried) == 1
+    settle(other, counted, split.held, math.inf)
+    assert len(tried) > 3
 
 
 def test_every_column_meets_its_target_with_latents_alone() -> None:

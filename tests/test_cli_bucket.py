@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import socket
+import time
+
 import fsspec
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -9,29 +12,70 @@ import pytest
 
 from flows import cli
 
+ARCHIVE = "s3://bucket/archive"
+USES = {
+    "a source": ("run", "s3://bucket/days.parquet", "archive"),
+    "sources": ("run", "s3://bucket/*.parquet", "archive"),
+    "an archive to be": ("run", "days.parquet", ARCHIVE),
+    "read": ("read", ARCHIVE, "out.parquet"),
+    "verify": ("verify", ARCHIVE),
+    "info": ("info", ARCHIVE),
+    "vacuum": ("vacuum", ARCHIVE),
+    "sample": ("sample", ARCHIVE, "out.parquet", "--rows", "3"),
+}
+
 
 @pytest.fixture
-def bucket(tmp_path, monkeypatch):
-    from moto.server import ThreadedMotoServer
-
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
+def nowhere(tmp_path, monkeypatch):
+    """Credentials, and an endpoint that nothing listens at."""
+    with socket.socket() as closed:
+        closed.bind(("127.0.0.1", 0))
+        endpoint = f"http://127.0.0.1:{closed.getsockname()[1]}"
     for name, value in {
         "AWS_ACCESS_KEY_ID": "key",
         "AWS_SECRET_ACCESS_KEY": "secret",
-        "AWS_ENDPOINT_URL": f"http://{host}:{port}",
+        "AWS_ENDPOINT_URL": endpoint,
         "AWS_DEFAULT_REGION": "us-east-1",
         "LATENTPACK_SERVER": "off",
         "LATENTPACK_HOME": str(tmp_path / "home"),
     }.items():
         monkeypatch.setenv(name, value)
+    monkeypatch.chdir(tmp_path)
+    pq.write_table(pa.table({"x": [1, 2, 3]}), "days.parquet")
     fsspec.filesystem("s3").clear_instance_cache()
-    store = fsspec.filesystem("s3")
-    store.call_s3("create_bucket", Bucket="bucket")
-    yield store
-    store.clear_instance_cache()
-    server.stop()
+    yield endpoint
+    fsspec.filesystem("s3").clear_instance_cache()
+
+
+def refused(capsys, words) -> str:
+    """The one line of an error of exit code 3; all else on stderr is news of the run."""
+    assert cli.main([*words]) == 3
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if not line.startswith("ingest ")]
+    assert line.startswith("latentpack: error: s3://bucket/")
+    return line
+
+
+@pytest.mark.parametrize("use", USES)
+def test_an_endpoint_that_does_not_answer_is_bad_input_in_seconds(use, nowhere, capsys):
+    began = time.monotonic()
+    line = refused(capsys, USES[use])
+    assert "does not answer" in line and nowhere in line and "AWS_ENDPOINT_URL" in line
+    assert time.monotonic() - began < 20
+
+
+@pytest.mark.parametrize(("endpoint", "word"), [("http://no-such-host.invalid", "does not answer"), ("nonsense", "Invalid endpoint")])
+def test_an_endpoint_that_is_no_host_or_no_address_is_bad_input(endpoint, word, nowhere, capsys, monkeypatch):
+    monkeypatch.setenv("AWS_ENDPOINT_URL", endpoint)
+    assert word in refused(capsys, USES["info"]) and word in refused(capsys, USES["a source"])
+
+
+@pytest.mark.parametrize("use", USES)
+def test_a_bucket_that_is_not_there_is_bad_input_before_anything_is_trained(use, bucket, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    pq.write_table(pa.table({"x": [1, 2, 3]}), "days.parquet")
+    words = [word.replace("s3://bucket/", "s3://bucket-of-nobody/") for word in USES[use]]
+    assert cli.main(words) == 3
+    assert "s3://bucket-of-nobody/" in capsys.readouterr().err.splitlines()[-1]
 
 
 def test_a_dataset_goes_from_bucket_to_bucket_and_back_to_a_file(bucket, tmp_path, capsys):

@@ -19,7 +19,8 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 
-from flows import cli
+from flows import cli, reading
+from storage import open_archive
 
 ROOT = Path(__file__).resolve().parent.parent
 FLIGHTS = ROOT / "benchmarks" / "data" / "flights"
@@ -128,7 +129,8 @@ WITHOUT = """
 import sys
 for name in ("prefect", "torch", "matplotlib", "psutil", "s3fs", "fastapi", "sqlalchemy"):
     sys.modules[name] = None  # importing it raises ModuleNotFoundError
-from flows import cli
+from flows import cli, reading
+from storage import open_archive
 sys.exit(cli.main(sys.argv[1:]))
 """
 
@@ -164,6 +166,29 @@ def test_samples_have_the_schema_and_follow_the_seed(stored, tmp_path):
     a, b, c = (pq.read_table(tmp_path / f"{name}.parquet") for name in "abc")
     assert a.num_rows == 200 and a.schema.equals(pq.read_schema(source / "2013-01.parquet"), check_metadata=True)
     assert a.equals(b) and not a.equals(c)
+    known = pa.concat_tables(pq.read_table(path) for path in sorted(source.glob("*.parquet")))
+    assert set(a.column("carrier").to_pylist()) <= set(known.column("carrier").to_pylist())
+    assert len(pc.unique(a.column("dest"))) > 20
+
+
+def test_samples_of_a_larger_archive_learn_from_some_of_its_rows(stored, tmp_path, monkeypatch):
+    _, archive, _ = stored
+    for name, value in (("DECODED_ROWS", 2000), ("DECODED_RUN_ROWS", 500), ("KNOWN_ROWS", 600), ("KNOWN_RUN_ROWS", 50)):
+        monkeypatch.setattr(reading, name, value)
+    known = reading._known_rows(open_archive(str(archive)), 0)
+    assert 500 <= known.num_rows <= 600 and len(pc.unique(known.column("month"))) == 2
+    latentpack("sample", archive, tmp_path / "new.parquet", "--rows", 100)
+    assert pq.read_table(tmp_path / "new.parquet").num_rows == 100
+
+
+def test_an_archive_without_rows_gives_as_many_rows_of_nulls_as_asked_for(tmp_path):
+    empty = pa.schema([pa.field("x", pa.float64()), pa.field("name", pa.string())], metadata={"made": "here"}).empty_table()
+    pq.write_table(empty, tmp_path / "empty.parquet")
+    latentpack("run", tmp_path / "empty.parquet", tmp_path / "archive", *BUDGET)
+    latentpack("sample", tmp_path / "archive", tmp_path / "new.parquet", "--rows", 3)
+    drawn = pq.read_table(tmp_path / "new.parquet")
+    assert drawn.schema.equals(empty.schema, check_metadata=True)
+    assert drawn.num_rows == 3 and all(column.null_count == 3 for column in drawn.columns)
 
 
 def test_a_second_run_has_nothing_to_do_and_new_files_become_a_snapshot(stored, tmp_path):

@@ -16,7 +16,7 @@ from flows.report import COMMITTED, NOTHING_TO_DO
 from flows.settings import RunRequest
 from flows.verify import verify_archive
 from storage import open_archive
-from vae_core.errors import BadInput, Conflict, CorruptArchive, LatentpackError, UsageError, VerificationFailed
+from vae_core.errors import BadInput, Conflict, CorruptArchive, LatentpackError, Unreachable, UsageError, VerificationFailed
 
 N_ROWS = 700
 
@@ -248,7 +248,7 @@ def test_shards_that_share_files_with_a_replaced_file_go_with_it_and_no_others()
 def test_only_errors_that_may_pass_are_tried_again():
     assert retrying.may_pass(ConnectionResetError("gone")) and retrying.may_pass(TimeoutError("slow"))
     assert not retrying.may_pass(BadInput("no")) and not retrying.may_pass(ValueError("bug"))
-    assert not retrying.may_pass(FileNotFoundError("no such file"))
+    assert not retrying.may_pass(FileNotFoundError("no such file")) and retrying.may_pass(Unreachable("asleep"))
 
 
 def test_an_error_of_a_run_is_the_error_itself(place):

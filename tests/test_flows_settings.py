@@ -1,9 +1,13 @@
 """A request is refused while it is still a form."""
 
+import re
+
 import pytest
+from hypothesis import assume, given
+from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from flows.settings import RunRequest, SourceSettings, TrainingSettings
+from flows.settings import TOLERANCE_SPEC, RunRequest, SourceSettings, TrainingSettings
 from flows.train import fit_config
 
 
@@ -71,6 +75,33 @@ def test_every_setting_of_the_form_has_a_title_and_a_description():
     for name, section in schema["$defs"].items():
         for field, about in section["properties"].items():
             assert about.get("title") and about.get("description"), f"{name}.{field}"
+
+
+@given(st.from_regex(TOLERANCE_SPEC.removesuffix("$"), fullmatch=True))
+def test_what_the_form_takes_for_a_tolerance_is_one(spec):
+    assume(not re.match(r" *psnr: *[0.]*$", spec.rstrip()))
+    assert RunRequest(source="a", archive="b", tolerances=[f"x={spec}"]).tolerance.columns == {"x": spec}
+
+
+@pytest.mark.parametrize("spec", ["0.05", "1%", ".5", "1e-6", "rmse:0.02", "rmse: 3%", "psnr:30", "lossless", "abs:2"])
+def test_the_form_takes_every_kind_of_tolerance(spec):
+    assert re.search(TOLERANCE_SPEC, spec)
+
+
+def test_the_schema_of_the_form_says_what_the_validators_refuse():
+    defs = RunRequest.model_json_schema()["$defs"]
+    spec = defs["ToleranceSettings"]["properties"]["columns"]["additionalProperties"]
+    assert spec == {"type": "string", "pattern": TOLERANCE_SPEC}
+    for section, name, bad in (
+        ("SourceSettings", "uri", ["", " ", "s3://key:secret@bucket/x"]),
+        ("ArchiveSettings", "uri", ["", " ", "s3://key:secret@bucket/x"]),
+        ("SourceSettings", "credentials", ["AKIAIOSFODNN7EXAMPLE"]),
+        ("TrainingSettings", "preview", ["3", "some"]),
+    ):
+        pattern = defs[section]["properties"][name]["pattern"]
+        assert not any(re.search(pattern, value) for value in bad)
+        good = {"uri": "s3://bucket/a b/*.csv", "credentials": "latentpack-storage/team", "preview": "12.5%"}[name]
+        assert re.search(pattern, good)
 
 
 def test_a_preview_share_is_a_fraction_for_the_codec():

@@ -1,13 +1,18 @@
-"""The README only promises what exists: commands parse, make targets and files are there, numbers are the CSV's."""
+"""The README only promises what works: its commands run as written, make targets and files are there, numbers are the CSV's."""
 
 from __future__ import annotations
 
+import json
 import re
 import shlex
 import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
+import pyarrow as pa
+import pyarrow.csv
+import pyarrow.ipc
 import pyarrow.parquet as pq
 import pytest
 
@@ -15,6 +20,7 @@ from flows import arguments, cli
 
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
+FLIGHTS = ROOT / "benchmarks" / "data" / "flights"
 FENCES = re.findall(r"```(\w+)\n(.*?)```", README, re.S)
 
 
@@ -40,6 +46,70 @@ def test_the_readme_shows_the_commands():
 @pytest.mark.parametrize("line", commands())
 def test_every_command_of_the_readme_parses(line):
     arguments.parser().parse_args(shlex.split(line)[1:])
+
+
+@pytest.fixture
+def place(tmp_path, monkeypatch):
+    """A folder with the data sets the README speaks of, and no server."""
+    for name, value in {"LATENTPACK_SERVER": "off", "LATENTPACK_HOME": str(tmp_path / "home")}.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.chdir(tmp_path)
+    for folder in ("flights", "SOURCE"):
+        Path(folder).mkdir()
+        pq.write_table(pq.read_table(FLIGHTS / "2013-01.parquet").slice(0, 2500), f"{folder}/2013-01.parquet")
+    measured = measurements(400)
+    pyarrow.csv.write_csv(measured.select(["when", "temp"]), "measurements.csv")
+    pq.write_table(measured, "measurements.parquet")
+    return tmp_path
+
+
+def measurements(n_rows: int) -> pa.Table:
+    draw = np.random.default_rng(0)
+    temp = np.round(20 + 5 * np.sin(np.arange(n_rows) / 30) + draw.normal(0, 0.2, n_rows), 2)
+    image = (np.outer(temp, np.linspace(0, 1, 16)) + draw.normal(0, 0.5, (n_rows, 16))).astype(np.float32)
+    pixels = pa.FixedSizeListArray.from_arrays(pa.array(image.ravel()), 16)
+    return pa.table({"when": 60 * np.arange(n_rows), "temp": temp, "image": pixels})
+
+
+def run_as_written(line: str) -> None:
+    """One command line; training gets less time than the README gives it, and nothing else is changed."""
+    words = shlex.split(line)[1:]
+    assert cli.main([*words, *(("--time-budget", "1") if words[0] == "run" else ())]) == 0, line
+
+
+def test_every_local_command_of_the_readme_runs_as_written_one_after_the_other(place, capsys):
+    local = [line for line in commands() if "s3://" not in line and not line.endswith("serve")]
+    assert len(local) >= 11
+    for line in local:
+        run_as_written(line)
+    said = capsys.readouterr().out
+    assert "Nothing to do" not in said and "1,000 rows drawn" in said
+    assert json.loads(Path("savings.json").read_text())["columns"][1]["max_abs_error"] <= 0.05
+    flights = pq.read_table("flights/2013-01.parquet")
+    assert pq.read_table("flights.parquet").equals(flights) and pa.ipc.open_file("before.arrow").read_all().equals(flights)
+    assert pyarrow.csv.read_csv("part.csv").column_names == ["origin", "dest", "dep_delay"]
+    assert pq.read_table("imagined.parquet").schema.equals(flights.schema)
+
+
+def test_the_bucket_commands_of_the_readme_run_as_written(bucket, place):
+    for month in (1, 2):
+        pq.write_table(measurements(100 * month), "month.parquet")
+        bucket.put("month.parquet", f"bucket/sensors/2024-0{month}.parquet")
+    remote = [line for line in commands() if "s3://" in line]
+    assert len(remote) == 2
+    for line in remote:
+        run_as_written(line)
+    assert pq.read_table("sensors.parquet").num_rows == 300
+
+
+@pytest.mark.parametrize("spec", re.findall(r"^\| `--tolerance '([^']+)'`", README, re.M))
+def test_every_tolerance_of_the_readme_keeps_its_promise(spec, place):
+    run_as_written(f"latentpack run measurements.parquet archive --tolerance '{spec}' --json report.json")
+    columns = {column["name"]: column for column in json.loads(Path("report.json").read_text())["columns"]}
+    asked = [name for name in columns if spec.startswith((f"{name}=", "*=")) and name != "when"]
+    assert asked and all(column["violations"] == 0 for column in columns.values())
+    for name in asked:
+        assert columns[name]["tolerance"] not in ("lossless", None)
 
 
 def test_every_tolerance_of_the_readme_and_of_the_help_is_one():

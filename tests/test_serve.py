@@ -141,11 +141,28 @@ def _log_lines(api):
     raise AssertionError(f"our own loggers do not reach the UI: {lines}")
 
 
-def test_bad_parameters_are_refused_before_a_run_exists(served):
+@pytest.mark.parametrize(
+    ("parameters", "said"),
+    [
+        ({"source": {"uri": "x"}}, ["archive"]),
+        ({"source": {"uri": " "}}, ["source.uri"]),
+        ({"archive": {"uri": ""}}, ["archive.uri"]),
+        ({"source": {"uri": "s3://key:secret@bucket/x"}}, ["source.uri"]),
+        ({"source": {"uri": "x", "credentials": "AKIAIOSFODNN7EXAMPLE"}}, ["source.credentials"]),
+        ({"tolerance": {"columns": {"temp": "lots"}}}, ["tolerance.columns", "lots", "rmse"]),
+        ({"tolerance": {"columns": {"temp": "-1"}}}, ["tolerance.columns", "-1"]),
+        ({"training": {"preview": "some"}}, ["training.preview", "some", "auto"]),
+        ({"training": {"time_budget_s": 0}}, ["training.time_budget_s"]),
+        ({"training": {"hurry": True}}, ["hurry"]),
+    ],
+)
+def test_bad_parameters_are_refused_before_a_run_exists(served, parameters, said):
     api, _, _ = served
-    parameters = {"source": {"uri": "x"}}
+    if "archive" not in said:
+        parameters = {"source": {"uri": "x"}, "archive": {"uri": "y"}} | parameters
     answer = _ask("POST", f"{api}/deployments/{_deployment(api)['id']}/create_flow_run", {"parameters": parameters})
-    assert answer.status_code == 409 and "archive" in answer.text
+    assert answer.status_code == 409, answer.text
+    assert all(word in answer.text for word in said), answer.text
 
 
 def test_the_event_trigger_is_registered_with_the_payload_as_parameters(served):

@@ -24,7 +24,7 @@ from vae_core.errors import BadInput, CorruptArchive, UsageError
 from vae_core.fitting import refresh
 from vae_core.model import FitConfig, FitResult, Model, Sample
 from vae_core.quality import compare, digest
-from vae_core.shard import EncodedShard, decode_block, encode_shard, needs, sample_rows
+from vae_core.shard import EncodedShard, decode_block, encode_shard, needs
 
 N_ROWS = 2000
 BLOCK_ROWS = 512
@@ -311,19 +311,6 @@ def test_without_latents_a_preview_is_the_data(exact, model, raw):
     bare = encode_shard(model, raw, block_rows=BLOCK_ROWS, preview=False)
     assert not [n for n in bare.natives if n.role == "latent" and n.name in model.preview.latent_names]
     assert_kept(raw, decoded(model, bare, preview=True), resolved(raw, TOLERANCES))
-
-
-def test_drawn_rows_have_the_schema_and_follow_the_seed(reader, raw):
-    drawn = sample_rows(reader, 300, 5)
-    assert drawn.schema.equals(raw.schema, check_metadata=True) and drawn.num_rows == 300
-    drawn.validate(full=True)
-    assert digest(drawn.to_batches()) == digest(sample_rows(reader, 300, 5).to_batches())
-    assert digest(drawn.to_batches()) != digest(sample_rows(reader, 300, 6).to_batches())
-    assert set(drawn.column("site").to_pylist()) <= set(raw.column("site").to_pylist())
-    assert drawn.column("note").null_count == 300
-    assert sample_rows(reader, 0, 5).schema.equals(raw.schema, check_metadata=True)
-    with pytest.raises(UsageError):
-        sample_rows(reader, -1, 0)
 
 
 def test_the_same_seed_gives_the_same_bytes(raw):

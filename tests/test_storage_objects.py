@@ -10,10 +10,10 @@ import fsspec
 import pytest
 
 from storage import durable
-from storage.errors import BadInput, Conflict
+from storage.errors import BadInput, Conflict, Unreachable
 from storage.metering import Meter
 from storage.objects import ObjectStore
-from storage.transient import is_transient, persist, shown
+from storage.transient import ATTEMPTS, FIRST_ATTEMPTS, is_transient, persist, shown
 
 
 @pytest.fixture(scope="module")
@@ -264,19 +264,38 @@ def test_a_passing_failure_is_tried_again_and_a_lasting_one_is_not():
     assert not is_transient(PermissionError("no")) and not is_transient(OSError(28, "disk full"))
 
 
-def test_a_server_that_is_not_there_is_an_os_error_in_one_line(monkeypatch):
-    monkeypatch.setattr("storage.transient.ATTEMPTS", 1)
+def test_a_server_that_is_not_there_is_unreachable_in_one_line_and_may_be_there_later():
     options = {
         "key": "a",
         "secret": "b",
         "client_kwargs": {"endpoint_url": "http://127.0.0.1:1", "region_name": "us-east-1"},
-        "config_kwargs": {"retries": {"total_max_attempts": 1}, "connect_timeout": 1},
+        "config_kwargs": {"retries": {"total_max_attempts": 1}},
     }
     store = ObjectStore.open("s3://bucket/x", options)
-    store.fs.retries = 1
-    with pytest.raises(OSError) as caught:
+    assert options["config_kwargs"] == {"retries": {"total_max_attempts": 1}}
+    with pytest.raises(Unreachable, match=r"s3://bucket/x/y: .*127\.0\.0\.1:1.*AWS_ENDPOINT_URL") as caught:
         store.read("y")
-    assert "\n" not in str(caught.value)
+    assert "\n" not in str(caught.value) and is_transient(caught.value)
+
+
+def test_a_store_that_has_answered_is_given_more_time_than_one_that_never_did(monkeypatch):
+    calls = []
+    monkeypatch.setattr("storage.transient.FIRST_DELAY_S", 0.0)
+    store = ObjectStore.open("memory://patience")
+
+    def failing(path, **_):
+        calls.append(path)
+        raise ConnectionRefusedError("nobody")
+
+    monkeypatch.setattr(store.fs, "cat_file", failing)
+    with pytest.raises(Unreachable):
+        store.read("a")
+    assert len(calls) == FIRST_ATTEMPTS
+    store.exists("a")
+    calls.clear()
+    with pytest.raises(Unreachable):
+        store.read("a")
+    assert len(calls) == ATTEMPTS
 
 
 def test_an_unknown_scheme_is_bad_input():

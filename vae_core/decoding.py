@@ -243,35 +243,3 @@ def unpack_misfits(plan: ColumnPlan, data: bytes) -> pa.Array:
         raise CorruptArchive(f"misfits of column {plan.name!r} are not one column of {plan.value_type}")
     combined = table.column(0).combine_chunks()
     return combined.chunk(0) if isinstance(combined, pa.ChunkedArray) else combined
-
-
-def sample_rows(model: Model, n_rows: int, seed: int) -> pa.Table:
-    """n_rows drawn from the model: latents from the prior through the decoder, with the exact schema.
-
-    Columns no base layer speaks of are drawn one by one from the levels of their dictionary or the range of their codes,
-    verbatim ones are null.
-    """
-    if n_rows < 0:
-        raise UsageError(f"cannot draw {n_rows} rows")
-    rng = np.random.default_rng(seed)
-    values: dict[int, NDArray[np.int64]] = {}
-    for base in (model.preview, model.distortion):
-        if base is None or not n_rows:
-            continue
-        drawn = base.layer.decode(base.layer.sample(n_rows, rng))
-        first = 0
-        for j in base.columns:
-            width = model.columns[j].width
-            values[j] = np.ascontiguousarray(drawn[:, first : first + width]).ravel()
-            first += width
-    arrays = []
-    for plan in model.columns:
-        if plan.kind == "verbatim":
-            arrays.append(pa.nulls(n_rows, plan.field.type))
-            continue
-        if plan.index not in values:
-            high = plan.n_levels - 1 if plan.n_levels is not None else plan.hi
-            low = 0 if plan.n_levels is not None else plan.lo
-            values[plan.index] = rng.integers(low, high, n_rows * plan.width, np.int64, endpoint=True)
-        arrays.append(decode_column(plan, Codes(values[plan.index], None, None), approximate=True))
-    return pa.Table.from_arrays(arrays, schema=model.schema)

@@ -47,7 +47,6 @@ class FitConfig:
     seed: int = 0
     time_budget_s: float = 90.0
     preview: str | float = "auto"
-    threads: int = 1
 
 
 @dataclass(frozen=True, slots=True)

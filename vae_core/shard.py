@@ -1,8 +1,9 @@
 """The public face of shards: encode a table, say what a read needs, decode a block, draw rows."""
 
-from vae_core.decoding import decode_block, needs, sample_rows
+from vae_core.decoding import decode_block, needs
 from vae_core.encoded import ColumnOutcome, EncodedBlock, EncodedShard, NativeColumn, Needs
 from vae_core.encoding import encode_shard
+from vae_core.sampling import nulls, sample_rows
 
 __all__ = [
     "ColumnOutcome",
@@ -13,5 +14,6 @@ __all__ = [
     "decode_block",
     "encode_shard",
     "needs",
+    "nulls",
     "sample_rows",
 ]

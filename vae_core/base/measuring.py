@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass
 from typing import Any
 
@@ -112,13 +113,13 @@ def order(task: Task, found: Measured) -> tuple[bool, float]:
     return (not acceptable(task, found), found.n_bytes if task.rmse is not None else found.score)
 
 
-def settle(task: Task, export: Export, rows: NDArray[np.int64]) -> Measured | None:
+def settle(task: Task, export: Export, rows: NDArray[np.int64], deadline: float) -> Measured | None:
     """The coarsest step of an exported map that meets the targets (or the finest within the budget) on held-out
-    rows."""
-    return settle_at_targets(task, export, rows) if task.rmse is not None else settle_in_budget(task, export, rows)
+    rows, or the best that was found by the deadline (time.monotonic)."""
+    return (settle_at_targets if task.rmse is not None else settle_in_budget)(task, export, rows, deadline)
 
 
-def settle_at_targets(task: Task, export: Export, rows: NDArray[np.int64]) -> Measured | None:
+def settle_at_targets(task: Task, export: Export, rows: NDArray[np.int64], deadline: float) -> Measured | None:
     """The coarsest step at which every held-out RMSE is within its target, or None."""
     step, fine, coarse = 1.0, 0.05, 20.0
     best: BaseLayer | None = None
@@ -133,12 +134,12 @@ def settle_at_targets(task: Task, export: Export, rows: NDArray[np.int64]) -> Me
             coarse = step
         guess = step * MARGIN / worst * (1.0 if best is layer else 0.985) if worst > 0 else coarse
         step = guess if fine < guess < coarse else (fine * coarse) ** 0.5
-        if coarse / fine < 1.004:
+        if coarse / fine < 1.004 or time.monotonic() > deadline:
             break
     return None if best is None else measure(task, best, rows)
 
 
-def settle_in_budget(task: Task, export: Export, rows: NDArray[np.int64]) -> Measured | None:
+def settle_in_budget(task: Task, export: Export, rows: NDArray[np.int64], deadline: float) -> Measured | None:
     """The finest step whose bytes are within the budget, or None."""
     assert task.budget is not None
     step, fine, coarse = 1.0, 0.05, 20.0
@@ -153,7 +154,7 @@ def settle_in_budget(task: Task, export: Export, rows: NDArray[np.int64]) -> Mea
                 break
         else:
             fine = step
-        if spare <= 0:
+        if spare <= 0 or time.monotonic() > deadline:
             break
         guess = step * float((found.n_bytes - found.model_bytes) / (0.985 * spare)) ** 0.7
         step = guess if fine < guess < coarse else (fine * coarse) ** 0.5

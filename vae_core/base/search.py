@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -35,6 +36,12 @@ _LIGHT = 0.03
 _WIDE = 200
 _STEERED_CELLS = 1 << 20
 """A preview's step is steered on so many features of held-out windows."""
+_PRIOR_WINDOWS = 1 << 14
+"""What a network's latents are like is asked of so many windows: each is a descent on the decoder."""
+LINEAR_SHARE = 0.8
+"""Of the time budget: after it no further window is tried."""
+GRACE_S = 1.0
+"""The clock decides only so late: until then it is the plan, so that a seed repeats itself."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -69,34 +76,32 @@ def fit_base(
     runs         : lengths of runs of consecutive rows in `values`, None for one run; windows never cross runs
     windows      : rows a window to try; (1,) when rows have no order
     kinds        : siblings to try, of "klt", "vae", "ae" (plain autoencoder) and "ista" (sparse dictionary)
-    The same seed and data give the same layer. Raises ValueError when a target is missing or shapes disagree.
+    The same seed and data give the same layer, unless the time budget runs out: then fewer windows, networks and steps are
+    tried. The first linear layer is always finished. Raises ValueError when a target is missing or shapes disagree.
     """
     began = time.monotonic()
+    deadline = began + time_budget_s + GRACE_S
     task = prepare(tuple(columns), values, present, bits_per_row, n_rows_total, runs)
     if len(task.values) < 8 or not len(columns):
         return BaseFit(None, (), ())
     usable = [w for w in windows if w == 1 or (w * task.features.n_features <= MAX_INPUTS and len(task.values) >= 24 * w)]
     linear: list[tuple[Measured, Basis]] = []
     for window in usable:
-        if time.monotonic() - began > 2 * time_budget_s and linear:
-            log.warning(
-                "no time to try windows of %d rows: %.0f s of %.0f s are gone",
-                window,
-                time.monotonic() - began,
-                time_budget_s,
-            )
+        spent = time.monotonic() - began
+        if spent > LINEAR_SHARE * time_budget_s + GRACE_S and linear:
+            log.info("no time to try windows of %d rows: %.0f s of %.0f s are gone", window, spent, time_budget_s)
             break
-        candidate = klt_candidate(task, window)
+        candidate = klt_candidate(task, window, deadline if linear else math.inf)
         linear += [] if candidate is None else [candidate]
     linear.sort(key=lambda c: order(task, c[0]))
     found = [c[0] for c in linear]
     curve: tuple[FitProgress, ...] = ()
     if "vae" in kinds and linear:
         # a fixed share, never what the clock leaves: the same seed has to give the same layer
-        tried, curve = vae_candidates(task, linear, seed, 0.6 * time_budget_s, progress)
+        tried, curve = vae_candidates(task, linear, seed, 0.6 * time_budget_s, deadline, progress)
         found += tried
     if "ae" in kinds and linear:
-        found += vae_candidates(task, linear[:1], seed, 0.3 * time_budget_s, None, variational=False)[0]
+        found += vae_candidates(task, linear[:1], seed, 0.3 * time_budget_s, math.inf, None, variational=False)[0]
     if "ista" in kinds and linear:
         found += dictionary_candidates(task, linear[0], seed)
     ranked = sorted((m for m in found if m.layer.kind in kinds), key=lambda m: order(task, m))
@@ -105,7 +110,7 @@ def fit_base(
     return BaseFit(None if chosen is None else chosen.layer, curve, compared)
 
 
-def klt_candidate(task: Task, window: int) -> tuple[Measured, Basis] | None:
+def klt_candidate(task: Task, window: int, deadline: float) -> tuple[Measured, Basis] | None:
     """The best linear layer of a window and its basis, or None when none meets the targets or the budget."""
     split = task.split(window)
     if len(split.train) == 0:
@@ -121,20 +126,20 @@ def klt_candidate(task: Task, window: int) -> tuple[Measured, Basis] | None:
         options = [basis for _, basis in sorted(rough, key=lambda r: r[0])[:2]]
     best: tuple[Measured, Basis] | None = None
     for basis in options:
-        found = settled_linear(task, basis, window, train, split.held)
+        found = settled_linear(task, basis, window, train, split.held, deadline)
         if found is not None and (best is None or order(task, found[0]) < order(task, best[0])):
             best = found
     return best
 
 
 def settled_linear(
-    task: Task, basis: Basis, window: int, train: NDArray[np.float32], rows: NDArray[np.int64]
+    task: Task, basis: Basis, window: int, train: NDArray[np.float32], rows: NDArray[np.int64], deadline: float
 ) -> tuple[Measured, Basis] | None:
     """The layer of a basis on held-out rows, and the basis with the bound of weights that takes the fewest bytes."""
     best: tuple[Measured, Basis] | None = None
     for bound in _WEIGHT_BOUNDS:
         bounded = replace(basis, bound=bound)
-        found = settle(task, linear_layer("klt", task.columns, task.features, window, bounded, train), rows)
+        found = settle(task, linear_layer("klt", task.columns, task.features, window, bounded, train), rows, deadline)
         if found is None or (best is not None and order(task, found) >= order(task, best[0])):
             break
         best = (found, bounded)
@@ -199,17 +204,21 @@ def vae_candidates(
     linear: list[tuple[Measured, Basis]],
     seed: int,
     budget_s: float,
+    deadline: float,
     progress: Callable[[FitProgress], None] | None,
     variational: bool = True,
 ) -> tuple[list[Measured], tuple[FitProgress, ...]]:
-    """Train autoencoders from the best linear layers (best first) within the time budget: what came out, and the
-    curves."""
+    """Train autoencoders from the best linear layers (best first) within the time budget: what came out before the
+    deadline, and the curves."""
     from vae_core.base.training import fit_network
 
     out: list[Measured] = []
     curve: tuple[FitProgress, ...] = ()
     plans = plan_networks(task, linear)
     for index, (window, basis, width) in enumerate(plans):
+        if time.monotonic() > deadline:
+            log.info("no time to train autoencoder %d of %d", index + 1, len(plans))
+            break
         split = task.split(window)
         train, held = task.windows(split.train, window), task.windows(split.held, window)
         model_bytes = 0.75 * (window * task.features.n_features * (basis.n_latents + width) + width * (width + basis.n_latents))
@@ -223,19 +232,20 @@ def vae_candidates(
         )  # fmt: skip
         curve += trained.curve
         log.info("autoencoder of window %d: %.2f bits a window, errors %s", window, trained.bits, np.round(trained.rmse, 4))
+        some = train[:: -(-len(train) // _PRIOR_WINDOWS)]
         for amortised in (False, True) if len(train) < 4 * MAX_ROWS else (False,):
             export = network_layer(
                 task.columns,
                 task.features,
                 window,
                 trained.network,
-                train,
+                some,
                 trained.precision,
                 amortised,
                 "vae" if variational else "ae",
                 basis.bound,
             )
-            found = settle(task, export, split.held)
+            found = settle(task, export, split.held, deadline)
             log.info(
                 "autoencoder %d of %d: window %d, width %d, amortised %s, %s",
                 index + 1,
@@ -257,7 +267,7 @@ def dictionary_candidates(task: Task, linear: tuple[Measured, Basis], seed: int)
     split = task.split(window)
     train = task.windows(split.train, window)
     grown = fit_dictionary(train, basis, max(2, basis.n_latents // 2), seed)
-    settled = settle(task, linear_layer("ista", task.columns, task.features, window, grown, train, THRESHOLD), split.held)
+    settled = settle(task, linear_layer("ista", task.columns, task.features, window, grown, train, THRESHOLD), split.held, math.inf)
     return [] if settled is None else [settled]
 
 
