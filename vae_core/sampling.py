@@ -3,7 +3,8 @@
 An archive stores no distributions: its tables are learned while they code. Here they learn from decoded rows, and every new
 row is drawn as one of these would be coded: at a place among them, column after column in coding order, each cell under the
 counts of its context: the cells drawn before it and, where a column looks at its neighbours, the known rows before and after
-the place. (Passes are for reading a column by vectors: here every row is told by both its neighbours, as in the last pass.)
+the place, or those before it in the order it is coded in. (Passes are for reading a column by vectors: here every row is told by
+both its neighbours, as in the last pass.)
 What the exact layer does not code is taken from the known row at that place, all such columns together; columns of a
 distortion layer come from the prior of its latents. numpy alone, and never the C kernel: a seed gives the same rows anywhere.
 """
@@ -19,9 +20,12 @@ from numpy.typing import NDArray
 from vae_core.columns import STATE_MISFIT, STATE_VALUE, Codes, ColumnPlan, decode_column, encode_column, one_array
 from vae_core.entropy.passes import Contexts
 from vae_core.errors import CorruptArchive, UsageError
-from vae_core.exact.cells import CellPlan, ColumnCode, Recall, from_minutes, to_minutes
+from vae_core.exact.clock import from_minutes, to_minutes
 from vae_core.exact.counts import AdaptiveCounts
 from vae_core.exact.features import Decoded, Feature, Surroundings, step_class
+from vae_core.exact.forward import Lanes, known_of_rows
+from vae_core.exact.linear import SHIFT, Linear
+from vae_core.exact.plans import CellPlan, ColumnCode, Recall
 from vae_core.exact.recall import Recalled, key_numbers
 from vae_core.exact.schedule import STRIDE
 from vae_core.model import Base, Model
@@ -138,6 +142,39 @@ class _Digit:
         return found
 
 
+class _Course:
+    """The order known rows of a column are coded in one after another, and where in it each new row would stand."""
+
+    def __init__(self, keys: tuple[int, ...], linear: Linear, scene: _Scene, own: Ints, active: Ints) -> None:
+        """own: (n_known + n_new,) values, the known ones filled in. active: (n,) known rows that hold one."""
+        self._linear, self._scene = linear, scene
+        self._lanes = Lanes(scene.decoded, keys, active)
+        self._known = np.zeros((4, scene.n_known), np.int64)
+        self._known[:, self._lanes.rows] = known_of_rows(self._lanes, linear, scene.decoded, own)
+        numbers = key_numbers([scene.decoded.values[j] for j in keys]) if keys else np.zeros(scene.decoded.n_rows, np.int64)
+        every = numbers * scene.n_known + np.concatenate([np.arange(scene.n_known), scene.places])
+        self._places = np.searchsorted(every[self._lanes.sorted_rows], every)
+
+    def around(self, own: Ints, rows: Ints) -> Surroundings:
+        """What is known of some rows, all of them known ones or all new."""
+        if len(rows) and rows[0] < self._scene.n_known:
+            guess, fraction, noise, before = self._known[:, rows]
+            return Surroundings(0, before, None, guess, fraction, noise)
+        total = np.full(len(rows), self._linear.bias + (1 << (SHIFT - 1)), np.int64)
+        with np.errstate(over="ignore"):
+            for term in self._linear.terms:
+                values = own if term.column < 0 else self._scene.decoded.values[term.column]
+                total += np.int64(term.weight) * (values[self._shifted(rows, term.lag)] if term.lag else values[rows])
+        near = self._shifted(rows, 1)
+        return Surroundings(0, own[near], None, total >> SHIFT, (total >> (SHIFT - 3)) & 7, self._known[2, near])
+
+    def _shifted(self, rows: Ints, lag: int) -> Ints:
+        """(n,) the known rows so many before some new ones, at the ends what is nearest."""
+        order = self._lanes.sorted_rows
+        found: Ints = order[np.clip(self._places[rows] - lag + (lag < 0), 0, len(order) - 1)]
+        return found
+
+
 class _Cells:
     """The tables of one plan, filled from known rows; then new rows are drawn from them."""
 
@@ -147,6 +184,7 @@ class _Cells:
         counts = [AdaptiveCounts(n, [f.size for f in d.features], d.weights) for n, d in zip(plan.scheme.sizes, plan.digits, strict=True)]
         likely = [np.zeros(size, np.bool_) for size in plan.scheme.sizes]
         rows = np.flatnonzero(active)
+        self._course = None if plan.forward is None or plan.linear is None else _Course(plan.forward, plan.linear, scene, own, rows)
         self._low, self._high = int(own[: scene.n_known].min()), int(own[: scene.n_known].max())
         guess, contexts = self._conditions(own, rows)
         before: Ints | None = None
@@ -178,13 +216,20 @@ class _Cells:
     def _conditions(self, own: Ints, rows: Ints) -> tuple[Ints | None, list[Contexts]]:
         """The linear prediction at some rows, and the contexts of each digit."""
         plan, scene = self._plan, self._scene
+        if self._course is not None:
+            around = self._course.around(own, rows)
+            return around.guess, self._contexts(rows, around)
         alone = not plan.by_level or scene.n_known == 1
         left, right = (None, None) if alone else (scene.before[rows], scene.after[rows])
         guess, fraction = (None, None) if plan.linear is None else plan.linear.guess(scene.decoded, rows, own, left, right)
         step = 0 if not plan.by_level else STRIDE if alone else 1
         around = Surroundings(step, None if left is None else own[left], None if right is None else own[right], guess, fraction)
-        contexts = [Contexts.of([f.size for f in d.features], [scene.levels(f, rows, around) for f in d.features]) for d in plan.digits]
-        return guess, contexts
+        return guess, self._contexts(rows, around)
+
+    def _contexts(self, rows: Ints, around: Surroundings) -> list[Contexts]:
+        return [
+            Contexts.of([f.size for f in d.features], [self._scene.levels(f, rows, around) for f in d.features]) for d in self._plan.digits
+        ]
 
 
 def _draw_column(code: ColumnCode, known: Codes, scene: _Scene, rng: np.random.Generator) -> Codes:
