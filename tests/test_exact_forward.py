@@ -1,0 +1,108 @@
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from telemetry import fitted
+from test_exact_linear import N_COLUMNS, any_int64s, forward_linears
+
+from vae_core.entropy import kernel
+from vae_core.errors import CorruptArchive
+from vae_core.exact.features import Decoded
+from vae_core.exact.forward import MOST_LANES, STEPS, Lanes, known_of_rows
+from vae_core.exact.lags import forward_terms, sort_orders
+from vae_core.exact.linear import SHIFT, Linear
+from vae_core.shard import encode_shard
+
+LAW = settings(deadline=None, max_examples=40)
+SIZES = st.sampled_from([0, 1, 2, STEPS - 1, STEPS, STEPS + 1, 3 * STEPS + 17])
+
+
+def block(n: int, seed: int) -> tuple[Decoded, np.ndarray]:
+    """Columns of a few values and of any, and the rows that count."""
+    rng = np.random.default_rng(seed)
+    values = {0: rng.integers(0, 5, n), 1: rng.integers(-3, 3, n) * 7, 2: any_int64s(rng, n)}
+    return Decoded(n, values, dict.fromkeys(values)), np.flatnonzero(rng.random(n) < 0.8)
+
+
+@LAW
+@given(SIZES, st.lists(st.integers(0, N_COLUMNS - 1), max_size=2), st.integers(0, 2**32))
+def test_lanes_take_every_row_once_and_none_before_the_row_it_follows(n, keys, seed):
+    decoded, active = block(n, seed)
+    lanes = Lanes(decoded, keys, active)
+    assert sorted(lanes.rows.tolist()) == active.tolist() and lanes.edges[-1] == len(active)
+    order = lanes.sorted_rows.tolist()
+    assert order == sorted(active.tolist(), key=lambda i: tuple(int(decoded.values[j][i]) for j in keys))
+    place, step_of = {row: k for k, row in enumerate(order)}, {}
+    for step, (start, stop) in enumerate(itertools.pairwise(lanes.edges.tolist())):
+        assert 0 < stop - start <= lanes.n_lanes
+        step_of |= {row: step for row in lanes.rows[start:stop].tolist()}
+    for row, step in step_of.items():
+        if step:
+            assert step_of[order[place[row] - 1]] == step - 1
+
+
+def test_long_blocks_have_longer_lanes_not_more():
+    n = MOST_LANES * STEPS * 2
+    lanes = Lanes(Decoded(n), (), np.arange(n))
+    assert lanes.n_lanes == MOST_LANES and lanes.n_steps == 2 * STEPS
+
+
+@LAW
+@given(SIZES, forward_linears(), st.integers(0, 2**32))
+def test_the_kernel_knows_of_rows_what_numpy_knows(n, linear, seed):
+    decoded, active = block(n, seed)
+    own = any_int64s(np.random.default_rng(seed + 1), n)
+    lanes = Lanes(decoded, (0,), active)
+    found = known_of_rows(lanes, linear, decoded, own)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(kernel, "library", lambda: None)
+        assert np.array_equal(known_of_rows(lanes, linear, decoded, own), found)
+
+
+def test_a_key_that_is_not_decoded_is_refused():
+    with pytest.raises(CorruptArchive, match="not decoded before"):
+        Lanes(Decoded(3), (4,), np.arange(3))
+
+
+def test_a_walk_far_from_zero_is_told_by_the_row_before_it():
+    rng = np.random.default_rng(1)
+    own = 1_500_000_000 + np.cumsum(rng.integers(0, 1200, 20_000))
+    terms, bias = forward_terms(Lanes(Decoded(len(own)), (), np.arange(len(own))), own, {}, len(own))
+    weights = {term.kind: term.weight for term in terms}
+    assert abs(sum(weights.values()) / (1 << SHIFT) - 1) < 1e-4 and abs(weights["lag1"] / (1 << SHIFT) - 1) < 0.05
+    linear = Linear(terms, bias, (), int(own[0]) << SHIFT)
+    guess = known_of_rows(Lanes(Decoded(len(own)), (), np.arange(len(own))), linear, Decoded(len(own)), own)[0]
+    off = np.abs(own[Lanes(Decoded(len(own)), (), np.arange(len(own))).rows] - guess)
+    assert np.median(off) < 330  # steps are uniform over 1,200: half of them are within 300 of their middle
+
+
+def test_a_season_is_found_and_told_by():
+    rng = np.random.default_rng(2)
+    t = np.arange(20_000)
+    own = np.round(900 * np.sin(t * 2 * np.pi / 48) ** 15 + np.cumsum(rng.normal(size=len(t)))).astype(np.int64)
+    terms, _ = forward_terms(Lanes(Decoded(len(own)), (), t), own, {}, len(own))
+    assert {"lag48", "lag49"} <= {term.kind for term in terms}
+
+
+def test_rows_of_devices_that_are_mixed_are_sorted_by_device():
+    rng = np.random.default_rng(3)
+    n = 30_000
+    device = rng.integers(0, 40, n)
+    level = rng.integers(0, 1 << 16, 40)
+    own = np.empty(n, np.int64)
+    for i in range(n):
+        level[device[i]] += rng.integers(-20, 21)
+        own[i] = level[device[i]]
+    assert sort_orders({0: device, 1: np.arange(n)}, own, np.arange(n))[0] == (0,)
+    assert sort_orders({1: np.arange(n)}, np.round(999 * rng.normal(size=n)).astype(np.int64), np.arange(n)) == []
+    table = pa.table({"device": device, "level": own})
+    model = fitted(table, (), preview="off").model
+    assert model.learned[1].value.forward == (0,)
+    encoded = encode_shard(model, table, preview=False)
+    outcome = next(o for o in encoded.outcomes if o.name == "level")
+    assert outcome.coding == "learned" and 8 * outcome.n_bytes < 6.5 * n < 0.6 * 8 * outcome.conventional_bytes  # steps take 5.4 bits
