@@ -66,7 +66,8 @@ def translated(error: Exception, where: str) -> Exception:
     if isinstance(error, OSError):
         return error
     if name in _NO_REQUEST or (isinstance(error, ValueError) and str(error).startswith("Invalid endpoint")):
-        return BadInput(f"{where}: {_first_line(error)}; check the address, for S3 also AWS_ENDPOINT_URL")
+        said = " ".join(str(error).split())[:300]
+        return BadInput(f"{where}: {said}; check the address, for S3 also AWS_ENDPOINT_URL")
     if type(error).__module__.partition(".")[0] in _CLIENT_LIBRARIES:
         return _unreachable(error, where)
     return error
