@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 import pyarrow as pa
@@ -83,8 +84,8 @@ def test_every_column_is_coded_once_and_every_dropped_one_measured(monkeypatch):
     dropped = sorted(learned)[::2]
     settle = choosing.settle
 
-    def settled(model: Model, j: int, column: ColumnState, learned: float = math.inf) -> None:
-        settle(model, j, column, learned if model.columns[j].name not in dropped else math.inf)
+    def settled(model: Model, j: int, column: ColumnState, learned: float = math.inf, spans: Sequence[tuple[int, int]] = ()) -> None:
+        settle(model, j, column, learned if model.columns[j].name not in dropped else math.inf, spans)
         if model.columns[j].name in dropped:
             column.conventional_bytes = 0
 

@@ -59,11 +59,11 @@ def prepare(model: Model, j: int, chunked: pa.ChunkedArray, target: float | None
     return ColumnState(array, codes, tuple(ways), holds=holds)
 
 
-def settle(model: Model, j: int, column: ColumnState, spans: Sequence[tuple[int, int]], learned: float = math.inf) -> None:
+def settle(model: Model, j: int, column: ColumnState, learned: float = math.inf, spans: Sequence[tuple[int, int]] = ()) -> None:
     """Find the column's conventional coding and its bytes.
 
-    spans   : (first row, rows) of the blocks it would be stored in; what is reported is measured in one piece
     learned : bytes of its stream; far below, the coding is left open
+    spans   : (first row, rows) of the blocks it would be stored in; what is reported is measured in one piece
     """
     # the dictionary behind codes is in the model, whatever this shard does: it weighs in what is reported, not in the choice
     dictionary = model.dictionary_bytes(j) * min(1.0, len(column.array) / max(1, model.n_rows))

@@ -72,7 +72,7 @@ def encode_shard(
     may_be_learned = {code.column for code in model.codes if columns[code.column].holds}
     if model.distortion is not None:
         may_be_learned -= set(model.distortion.columns)
-    _each(lambda j: choosing.settle(model, j, columns[j], spans), [j for j in every if j not in may_be_learned])
+    _each(lambda j: choosing.settle(model, j, columns[j], spans=spans), [j for j in every if j not in may_be_learned])
     latents, gain = distortion_latents(model, columns, spans)
     if latents is not None and not latents_pay(model, columns, latents):
         latents, gain = None, GAIN_UNIT
@@ -101,13 +101,13 @@ def _chosen(model: Model, columns: Sequence[ColumnState], spans: Sequence[tuple[
     learned = _learned_blocks(model, columns, spans, excluded)
     sizes = {j: sum(e.bits for e in found) / 8 + _misfit_bytes(columns[j]) for j, found in learned.items()}
     unsettled = [j for j, column in enumerate(columns) if not column.coding]
-    _each(lambda j: choosing.settle(model, j, columns[j], spans, sizes.get(j, math.inf)), unsettled)
+    _each(lambda j: choosing.settle(model, j, columns[j], sizes.get(j, math.inf), spans), unsettled)
     excluded |= {code.column for code in model.codes if sizes.get(code.column, math.inf) >= columns[code.column].conventional_bytes}
     while dropped := excluded & set(learned):
         for j in dropped:
             del learned[j]
             if not columns[j].coding:
-                choosing.settle(model, j, columns[j], spans)
+                choosing.settle(model, j, columns[j], spans=spans)
         _exclude_unreadable(model, columns, excluded)
     return learned
 
