@@ -31,7 +31,8 @@ EXACT_ROWS = 60_000
 EXACT_SHARE, EXACT_LEAST = 0.5, 0.2
 SHARE_OF_ORDERS = 0.6  # of the time for the exact layer: after it no other order is searched
 PREVIEW_SHARE = 0.025  # the promise is 3 %: the estimate it is taken of may be off by a sixth
-MIN_PREVIEW_BYTES = 1_000  # less tells nothing worth a request, and a small archive is read whole in no time
+MIN_PREVIEW_BYTES = 400
+WORTH_A_PREVIEW = 1_000  # bytes of one that nobody asked for: less tells little, and a small archive is read whole in no time
 LEAST_TARGET = 1e-6
 JUDGED_ROWS = 1 << 15
 PREVIEW_METADATA = 300  # what a shard's latents take beside themselves: their file's frame, their digest, their measured error
@@ -331,7 +332,7 @@ def _fit_preview(
         if p.is_measured and p.index not in taken and p.hi > p.lo
     ]  # fmt: skip
     budget_bytes = share * model.rate_bits_per_row * n_total / 8 - PREVIEW_METADATA * (config.preview == "auto")
-    if not picked or budget_bytes < MIN_PREVIEW_BYTES:
+    if not picked or budget_bytes < (WORTH_A_PREVIEW if config.preview == "auto" else MIN_PREVIEW_BYTES):
         return None, []
     budget = config.time_budget_s
     table, runs = thinned(sample, max(8_192, min(60_000, PREVIEW_CELLS // len(picked))))
