@@ -106,3 +106,14 @@ def test_rows_of_devices_that_are_mixed_are_sorted_by_device():
     encoded = encode_shard(model, table, preview=False)
     outcome = next(o for o in encoded.outcomes if o.name == "level")
     assert outcome.coding == "learned" and 8 * outcome.n_bytes < 6.5 * n < 0.6 * 8 * outcome.conventional_bytes  # steps take 5.4 bits
+
+
+def test_a_column_that_is_another_some_rows_later_costs_next_to_nothing():
+    rng = np.random.default_rng(4)
+    n = 20_000
+    sales = np.round(50 * np.cumsum(rng.normal(size=n + 60))).astype(np.int64)
+    table = pa.table({"a_week_later": sales[:n], "noise": rng.integers(0, 999, n), "now": sales[37 : n + 37], "before": sales[30 : n + 30]})
+    model = fitted(table, (), preview="off").model
+    outcomes = {o.name: o.n_bytes for o in encode_shard(model, table, preview=False).outcomes}
+    first, *others = sorted((outcomes[name] for name in ("a_week_later", "now", "before")), reverse=True)
+    assert max(others) < 0.05 * first

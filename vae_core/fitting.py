@@ -164,7 +164,8 @@ def _fit_exact(
     candidates, gains = orders(picked, rng)
     if known:
         candidates = [sorted(range(len(picked)), key=lambda i: known.index(picked[i].column) if picked[i].column in known else len(known))]
-    sampled = Sampled(n, n_total, decoded_sample(picked), gains=gains)
+    amounts = frozenset(c.column for c in picked if not c.categorical)
+    sampled = Sampled(n, n_total, decoded_sample(picked), gains=gains, numeric=amounts)
     best: Arrangement | None = None
     for k, positions in enumerate(candidates):
         if best is None or time.monotonic() < began + SHARE_OF_ORDERS * (deadline - began):

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vae_core.exact.forward import Lanes
-from vae_core.exact.linear import LAGS, MOST_LAG, SHIFT, Term
+from vae_core.exact.linear import LAGS, MOST_LAG, MOST_LEAD, SHIFT, Term
 
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
@@ -23,6 +23,7 @@ TERM_BITS = 40.0  # what a term takes in the stored plan, with a margin
 WORTH_SORTING = 0.15  # bits a row
 UNRELATED = 0.35  # bits by which steps may be dearer than values: those of independent normal values are dearer by a half
 MOST_ORDERS = 2
+COPY_ROWS, ALIKE = 8_192, 0.25  # rows that are looked at for copies, and the correlation of their steps
 
 
 def sort_orders(known: Mapping[int, Ints], own: Ints, active: Ints) -> list[tuple[int, ...]]:
@@ -49,21 +50,60 @@ def _size(x: NDArray[np.floating[Any]]) -> float:
     return float(np.log2(1 + np.abs(x)).mean())
 
 
-def forward_terms(lanes: Lanes, own: Ints, others: Mapping[int, Ints], n_total: int) -> tuple[tuple[Term, ...], int]:
+def lagged_copies(columns: Mapping[int, Ints], own: Ints) -> dict[int, int]:
+    """Of columns, (n_rows,) each, the lag at which their steps are most like a column's, where that is not near by; the best first.
+
+    Feature tables hold what they are to predict a week later, and sums of the days before.
+    """
+    wanted = _steps(own)
+    if wanted is None:
+        return {}
+    found: list[tuple[float, int, int]] = []
+    for j, other in columns.items():
+        steps = _steps(other)
+        if steps is None:
+            continue
+        alike = np.fft.irfft(wanted * np.conj(steps))
+        alike = np.concatenate([alike[-MOST_LEAD + 1 :], alike[:MOST_LAG]])  # the step behind it is read, too
+        lag = int(np.abs(alike).argmax()) - (MOST_LEAD - 1)
+        strength = float(abs(alike[lag + MOST_LEAD - 1]))
+        if strength > ALIKE and not -1 <= lag <= 2:
+            found.append((-strength, j, lag))
+    return {j: lag for _, j, lag in sorted(found)}
+
+
+def _steps(values: Ints) -> NDArray[np.complex128] | None:
+    """The spectrum of the steps of the first rows, bounded and of norm one; None where there are few rows, or no steps."""
+    steps = np.diff(values[:COPY_ROWS].astype(np.float64))
+    if len(steps) < 4 * MOST_LAG:
+        return None
+    steps = np.clip(steps, *np.quantile(steps, [0.01, 0.99]))
+    steps -= steps.mean()
+    norm = float(np.sqrt(np.square(steps).sum()))
+    return np.fft.rfft(steps / norm, 2 * len(steps)) if norm > 0 else None
+
+
+def forward_terms(
+    lanes: Lanes, own: Ints, others: Mapping[int, Ints], n_total: int, copies: Mapping[int, tuple[int, Ints]] | None = None
+) -> tuple[tuple[Term, ...], int]:
     """Terms and bias (units of 2^-16) of the prediction of a column from rows before it.
 
     own    : (n_rows,) the column      others : column -> (n_rows,) numeric columns that may tell, those that tell most first
+    copies : column -> a lag at which it may tell, and its (n_rows,) values
     Least absolute deviations by reweighting; a term stays if it saves over all n_total rows what it takes in the plan.
     """
     seasons = _seasons(own[lanes.sorted_rows])
     names = [(f"lag{k}", -1) for k in OWN_LAGS] + [(kind, j) for j in list(others)[:MOST_OTHERS] for kind in OTHER_KINDS]
     names += [(f"lag{k}", -1) for season in seasons for k in range(season - 1, season + 3)]
+    copies = copies or {}
+    names += [(_at(lag + k), j) for j, (lag, _) in copies.items() for k in range(2)]
+    known = {**others, **{j: values for j, (_, values) in copies.items()}, -1: own}
     n = len(lanes.rows)
     picked = np.linspace(0, n - 1, min(n, FIT_ROWS)).astype(np.int64)
-    columns = np.stack([lanes.shifted(own if j < 0 else others[j], LAGS[kind])[picked] for kind, j in names], axis=1)
+    columns = np.stack([lanes.shifted(known[j], LAGS[kind])[picked] for kind, j in names], axis=1)
     target = own[lanes.rows][picked]
     # levels and steps, not lags: what a walk does from row to row is small beside where it is, and a step is one term
-    basis = _levels_and_steps(len(names), len(seasons))
+    basis = _levels_and_steps(len(names), len(seasons), len(copies))
     center = np.median(columns, axis=0).astype(np.int64)
     with np.errstate(over="ignore"):
         design = ((columns - center) @ basis).astype(np.float64)
@@ -73,7 +113,7 @@ def forward_terms(lanes: Lanes, own: Ints, others: Mapping[int, Ints], n_total: 
     bias = float(weights[-1]) * (1 << SHIFT) - float(units @ center.astype(np.float64))
     units[0] += 1 << SHIFT
     sums: dict[tuple[str, int], int] = {}
-    for name, w in zip(names, units, strict=True):  # a lag of a season may be one of the others
+    for name, w in zip(names, units, strict=True):  # a lag of a season or a copy may be one of the others
         sums[name] = sums.get(name, 0) + int(w)
     terms = tuple(Term(kind, j, w) for (kind, j), w in sums.items() if w)
     if (np.abs(units) >= 1 << 40).any() or not abs(bias) < 1 << 60:
@@ -81,16 +121,22 @@ def forward_terms(lanes: Lanes, own: Ints, others: Mapping[int, Ints], n_total: 
     return terms, round(bias)
 
 
-def _levels_and_steps(n: int, n_seasons: int) -> Floats:
+def _at(lag: int) -> str:
+    """The kind of a term so many rows before, or behind."""
+    return f"lag{lag}" if lag > 0 else f"lead{-lag}" if lag else "at"
+
+
+def _levels_and_steps(n: int, n_seasons: int, n_copies: int) -> Floats:
     """(n, k) what each variable of a fit is in lags: of the column itself, then of each other, the first as it is, then the
     difference of each from the one before; of each season the differences alone."""
     basis = np.eye(n)
-    last = n - 4 * n_seasons
-    firsts = {0, *range(len(OWN_LAGS), last, len(OTHER_KINDS)), *range(last, n, 4)}
+    copied = n - 2 * n_copies
+    last = copied - 4 * n_seasons
+    firsts = {0, *range(len(OWN_LAGS), last, len(OTHER_KINDS)), *range(last, copied, 4), *range(copied, n, 2)}
     for k in range(n):
         if k not in firsts:
             basis[k - 1, k], basis[k, k] = 1.0, -1.0
-    return np.delete(basis, np.arange(last, n, 4), axis=1)
+    return np.delete(basis, np.arange(last, copied, 4), axis=1)
 
 
 def _seasons(values: Ints) -> list[int]:

@@ -21,7 +21,7 @@ from vae_core.exact.features import Decoded, middle
 Ints = NDArray[np.int64]
 SHIFT = 16
 TERM_KINDS = ("at", "mean", "bend")
-MOST_LAG, MOST_LEAD = 256, 4
+MOST_LAG = MOST_LEAD = 256
 LAGS = {"at": 0} | {f"lag{k}": k for k in range(1, MOST_LAG + 1)} | {f"lead{k}": -k for k in range(1, MOST_LEAD + 1)}
 
 

@@ -19,6 +19,7 @@ from vae_core.exact.sampled import Sampled, level_of_rows
 from vae_core.exact.schedule import STRIDE
 
 Ints = NDArray[np.int64]
+MOST_COPIES = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,9 +58,11 @@ def _forward(sampled: Sampled, column: int, values: Ints, valid: Ints, alone: Li
     known = {c.column: sampled.decoded.values[c.column] for c in near}
     numeric = {c.column: known[c.column] for c in near if not c.categorical and 2 < c.hi - c.lo < 1 << 44}
     found = []
-    for keys in sort_orders(known, values, valid):
+    copies = {j: (lag, sampled.decoded.values[j]) for j, lag in list(sampled.copies(column).items())[:MOST_COPIES]}
+    orders = sort_orders(known, values, valid)
+    for keys in orders if () in orders or not copies else [(), *orders]:
         lanes = Lanes(sampled.decoded, keys, valid)
-        terms, bias = forward_terms(lanes, values, numeric, sampled.n_total)
+        terms, bias = forward_terms(lanes, values, numeric, sampled.n_total, {} if keys else copies)
         if any(term.column < 0 for term in terms):
             found.append((Linear(terms, bias, alone.terms, alone.bias), keys))
     return found

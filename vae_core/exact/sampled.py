@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from vae_core.exact.clock import to_minutes
 from vae_core.exact.features import Decoded, Feature
+from vae_core.exact.lags import lagged_copies
 from vae_core.exact.ordering import SampleColumn, quantile_edges
 from vae_core.exact.plans import ColumnCode
 from vae_core.exact.regress import Regression
@@ -26,7 +27,8 @@ class Sampled:
 
     decoded : all columns' integers (minutes of clocks)       placed  : those coded before this one
     gains   : as ordering.orders has them                     ordered : the placed ones that gain from their neighbouring rows
-    searched, regressions, _edges, _levels : of columns, what other searches found that this one may ask for again
+    numeric : the columns that are amounts
+    searched, regressions, _edges, _levels, _copies : of columns, what other searches found that this one may ask for again
     """
 
     n_rows: int
@@ -35,10 +37,12 @@ class Sampled:
     placed: list[SampleColumn] = field(default_factory=list)
     ordered: set[int] = field(default_factory=set)
     gains: dict[int, dict[int, float]] = field(default_factory=dict)
-    searched: dict[tuple[int, tuple[int, ...], frozenset[int]], tuple[ColumnCode, float]] = field(default_factory=dict)
+    numeric: frozenset[int] = frozenset()
+    searched: dict[tuple[int, tuple[int, ...], frozenset[int], frozenset[int]], tuple[ColumnCode, float]] = field(default_factory=dict)
     regressions: dict[int, Regression] = field(default_factory=dict)
     _edges: dict[tuple[int, int], tuple[int, ...]] = field(default_factory=dict)
     _levels: dict[Feature, Narrow] = field(default_factory=dict)
+    _copies: dict[int, dict[int, int]] = field(default_factory=dict)
 
     def edges(self, column: int, n_bins: int) -> tuple[int, ...]:
         """Edges that split the values of a column evenly."""
@@ -51,6 +55,14 @@ class Sampled:
         if feature not in self._levels:
             self._levels[feature] = narrow(self.decoded.computed(feature), feature.size)
         return self._levels[feature]
+
+    def copies(self, column: int) -> dict[int, int]:
+        """Columns placed earlier -> the lag at which they are much like a column, if any."""
+        if column not in self._copies:
+            numeric = {j: v for j, v in self.decoded.values.items() if j != column and j in self.numeric}
+            self._copies[column] = lagged_copies(numeric, self.decoded.values[column]) if column in self.numeric else {}
+        placed = {c.column for c in self.placed}
+        return {j: lag for j, lag in self._copies[column].items() if j in placed}
 
     def related(self, column: int, n: int) -> list[SampleColumn]:
         """At most n columns placed earlier, those that tell most of a column first."""

@@ -48,7 +48,8 @@ def search_column(sampled: Sampled, column: SampleColumn, tick: Callable[[], boo
     """
     # all that the search looks at: what else is placed makes no difference
     related = tuple(c.column for c in sampled.related(column.column, max(RELATED, regress.MAX_PAIRED)))
-    situation = column.column, related, frozenset(sampled.ordered.intersection(related[:RELATED]))
+    ordered = frozenset(sampled.ordered.intersection(related[:RELATED]))
+    situation = column.column, related, ordered, frozenset(sampled.copies(column.column))
     if situation not in sampled.searched:
         found = _search_column(sampled, column, tick)
         if not tick():
