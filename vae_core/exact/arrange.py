@@ -43,6 +43,15 @@ class Arrangement:
         self.found[column] = self._search(column, self.order)
         self.order.append(column)
 
+    def searched_again(self, sampled: Sampled, columns: Sequence[SampleColumn]) -> Arrangement:
+        """The same order with the codes that another sample of the columns asks for; as it is, when there is no time for all."""
+        found = Arrangement(sampled, columns, self._tick)
+        for column in self.order:
+            found.add(column)
+            if not self._tick():
+                return self
+        return found
+
     def improve(self, report: Callable[[], None]) -> None:
         """Move columns to the end, the dearest first, as long as that saves bits and there is time; where that does not save, with
         one of the columns told by it in its place.

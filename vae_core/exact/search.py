@@ -11,13 +11,13 @@ from numpy.typing import NDArray
 
 from vae_core.exact import regress
 from vae_core.exact.cells import FLAGS, CellPlan, ColumnCode, DigitPlan, Recall, to_minutes
-from vae_core.exact.costs import ALL_WEIGHTS, RANK_WEIGHT, Chain, extend, rank, root
+from vae_core.exact.costs import ALL_WEIGHTS, RANK_WEIGHT, Chain, Each, extend, rank, root
 from vae_core.exact.counts import MAX_CELLS
 from vae_core.exact.digits import Digits, Direct, Residual
 from vae_core.exact.features import FRACTIONS, MAX_LEVELS, N_STATES, STEP_CLASSES, Decoded, Feature, Surroundings
 from vae_core.exact.keys import best_keys
 from vae_core.exact.linear import Linear, term_values
-from vae_core.exact.ordering import PRESCREEN_ROWS, SampleColumn, quantile_edges
+from vae_core.exact.ordering import SampleColumn, quantile_edges
 from vae_core.exact.recall import Recalled
 from vae_core.exact.regress import Regression
 from vae_core.exact.schedule import LAST_CHUNKS, STEPS, STRIDE, neighbours, passes
@@ -25,12 +25,15 @@ from vae_core.exact.tally import Narrow, narrow
 
 Ints = NDArray[np.int64]
 SHORTLIST = 10
-RELATED = 12
+PRESCREEN_ROWS = 18_000
+SWEEPS = 3  # over the features of a digit, for others in their places
+RELATED = 30
+KEYED = 12
 KEY_ROWS = 30_000
-FINALISTS = 3
+FINALISTS = 5
 FINAL_ROWS = 15_000
 DEAR_BITS = 0.3  # a cell above which a column learns in short chunks
-MAX_PARENTS = 3
+MAX_PARENTS = 4
 WORTH_RECALLING = 16_000.0  # bits of a column over the dataset
 MAX_EXACT_LEVELS = MAX_LEVELS - 2
 MIN_GAIN_BITS = 500.0  # what naming one more feature costs in the stored plan, with a margin
@@ -51,6 +54,7 @@ class Sampled:
     placed: list[SampleColumn] = field(default_factory=list)
     ordered: set[int] = field(default_factory=set)
     gains: dict[int, dict[int, float]] = field(default_factory=dict)
+    each: Each = map
     searched: dict[tuple[int, tuple[int, ...], frozenset[int]], tuple[ColumnCode, float]] = field(default_factory=dict)
     regressions: dict[int, Regression] = field(default_factory=dict)
     _edges: dict[tuple[int, int], tuple[int, ...]] = field(default_factory=dict)
@@ -138,7 +142,7 @@ def _search_recall(
         return None, *plain
     rows = np.arange(len(values)) if active is None else np.flatnonzero(active)
     some = rows[:KEY_ROWS]
-    near = {c.column: sampled.decoded.values[c.column][some] for c in sampled.related(column.column, RELATED)}
+    near = {c.column: sampled.decoded.values[c.column][some] for c in sampled.related(column.column, KEYED)}
     keys, _ = best_keys(near, values[some], plain[1] * len(some) / max(1, len(rows)))
     if not keys:
         return None, *plain
@@ -374,7 +378,8 @@ def _shortlist(bench: _Bench, digit: int, symbols: Narrow, n_symbols: int) -> li
         stride = max(1, len(symbols) // PRESCREEN_ROWS)
         thin = np.ascontiguousarray(symbols[::stride])
         base, candidates = root(thin, n_symbols), bench.candidates(n_symbols)
-        prices = rank(base, [(level[::stride], size) for level, size in map(bench.level, candidates)], thin, n_symbols)
+        levels = [(level[::stride], size) for level, size in map(bench.level, candidates)]
+        prices = rank(base, levels, thin, n_symbols, bench.rows.sampled.each)
         scored = sorted((bits, k) for k, bits in enumerate(prices) if bits < base.bits * 1.02 + 50)
         bench.shortlists[digit] = [candidates[k] for _, k in scored[:SHORTLIST]]
     return bench.shortlists[digit]
@@ -382,61 +387,90 @@ def _shortlist(bench: _Bench, digit: int, symbols: Narrow, n_symbols: int) -> li
 
 def _search_digits(bench: _Bench, tick: Callable[[], bool]) -> tuple[CellPlan, float]:
     plans, total = [], bench.raw_bits
-    sampled = bench.rows.sampled
-    scale = sampled.n_total / max(1, sampled.n_rows)
     for k, symbols in enumerate(bench.digits):
-        n_symbols = bench.scheme.sizes[k]
-        features: list[Feature] = []
-        chain = root(symbols, n_symbols)
-        thinly = _Thinned(symbols, n_symbols)
-        if k:
-            features.append(Feature("digit", -1, 0, bench.scheme.sizes[k - 1]))
-            before = bench.digits[k - 1], bench.scheme.sizes[k - 1]
-            chain = extend(chain, *before, symbols, n_symbols)
-            thinly.extend(before)
-        short = _shortlist(bench, k, symbols, n_symbols) if chain.bits * scale > MIN_GAIN_BITS else []
-        if k and short:
-            short = short[:5]
-        while len(features) < MAX_PARENTS and chain.bits * scale > MIN_GAIN_BITS:
-            usable = [f for f in short if f not in features and chain.n_possible * f.size * n_symbols <= MAX_CELLS]
-            if not usable or (features and not tick()):
-                break
-            if len(usable) > FINALISTS:
-                usable = _cheapest(usable, thinly.rank([bench.level(f) for f in usable]))[:FINALISTS]
-            best = _cheapest(usable, rank(chain, [bench.level(f) for f in usable], symbols, n_symbols))[0]
-            deeper = extend(chain, *bench.level(best), symbols, n_symbols)
-            if (chain.bits - deeper.bits) * scale < MIN_GAIN_BITS:
-                break
-            features.append(best)
-            chain = deeper
-            thinly.extend(bench.level(best))
-        chain = _refine(bench, k, features, symbols, n_symbols)
+        features = _Parents(bench, k).found(tick)
+        chain = _refine(bench, k, features, symbols, bench.scheme.sizes[k])
         plans.append(DigitPlan(tuple(features), chain.weights))
         total += chain.bits
     dear = total > DEAR_BITS * max(1, len(bench.rows.active))
     return CellPlan(bench.scheme, bench.linear, tuple(plans), LAST_CHUNKS[0] if dear else LAST_CHUNKS[1]), total
 
 
+@dataclass(frozen=True, slots=True)
+class _Set:
+    """Features in the order of a chain; the chain over all rows, and over every so many: enough to tell which of many features
+    are worth a look at all of them."""
+
+    features: tuple[Feature, ...]
+    chain: Chain
+    thin: Chain
+
+
+class _Parents:
+    """The search for the features of one digit."""
+
+    def __init__(self, bench: _Bench, k: int) -> None:
+        self._bench, self._k = bench, k
+        self._symbols, self._n_symbols, self._each = bench.digits[k], bench.scheme.sizes[k], bench.rows.sampled.each
+        self._stride = max(1, len(self._symbols) // FINAL_ROWS)
+        self._thin = np.ascontiguousarray(self._symbols[:: self._stride])
+        self._worth = MIN_GAIN_BITS * bench.rows.sampled.n_rows / max(1, bench.rows.sampled.n_total)
+
+    def found(self, tick: Callable[[], bool]) -> tuple[Feature, ...]:
+        """Added one at a time, then each tried without, as long as that saves and there is time."""
+        best = _Set((), root(self._symbols, self._n_symbols), root(self._thin, self._n_symbols))
+        if self._k:
+            best = self._with(best, Feature("digit", -1, 0, self._bench.scheme.sizes[self._k - 1]))
+        if best.chain.bits <= self._worth:
+            return best.features
+        n_fixed = len(best.features)
+        while len(best.features) < MAX_PARENTS and (not best.features[n_fixed:] or tick()):
+            more = self._added(best)
+            if more is None or best.chain.bits - more.chain.bits < self._worth:
+                break
+            best = more
+        # a feature may have lost its use to later ones; the last one was the best of all
+        for _ in range(SWEEPS):
+            for i in range(n_fixed, len(best.features) - 1):
+                if not tick():
+                    break
+                trial = self._added(self._of([*best.features[:i], *best.features[i + 1 :]]))
+                if trial is not None and best.chain.bits - trial.chain.bits >= self._worth:
+                    best = trial
+                    break
+            else:
+                break
+        return best.features
+
+    def _of(self, features: Sequence[Feature]) -> _Set:
+        found = _Set((), root(self._symbols, self._n_symbols), root(self._thin, self._n_symbols))
+        for f in features:
+            found = self._with(found, f)
+        return found
+
+    def _level(self, feature: Feature) -> tuple[Narrow, int]:
+        return (self._bench.digits[self._k - 1], feature.size) if feature.kind == "digit" else self._bench.level(feature)
+
+    def _with(self, known: _Set, feature: Feature) -> _Set:
+        level, size = self._level(feature)
+        thin = extend(known.thin, level[:: self._stride], size, self._thin, self._n_symbols, (RANK_WEIGHT,))
+        return _Set((*known.features, feature), extend(known.chain, level, size, self._symbols, self._n_symbols), thin)
+
+    def _added(self, known: _Set) -> _Set | None:
+        """The set with the feature that saves most."""
+        room = MAX_CELLS // (known.chain.n_possible * self._n_symbols)
+        usable = [f for f in self._bench.candidates(self._n_symbols) if f.size <= room and f not in known.features]
+        if not usable:
+            return None
+        levels = [(level[:: self._stride], size) for level, size in map(self._level, usable)]
+        usable = _cheapest(usable, rank(known.thin, levels, self._thin, self._n_symbols, self._each))[:FINALISTS]
+        bits = rank(known.chain, [self._level(f) for f in usable], self._symbols, self._n_symbols, self._each)
+        return self._with(known, _cheapest(usable, bits)[0])
+
+
 def _cheapest(features: Sequence[Feature], bits: Sequence[float]) -> list[Feature]:
     """The features by their bits."""
     return [features[k] for k in sorted(range(len(features)), key=lambda k: bits[k])]
-
-
-class _Thinned:
-    """A context chain over every so many rows: enough to tell which of many features are worth a look at all of them."""
-
-    def __init__(self, symbols: Narrow, n_symbols: int) -> None:
-        self._stride = max(1, len(symbols) // FINAL_ROWS)
-        self._symbols, self._n_symbols = np.ascontiguousarray(symbols[:: self._stride]), n_symbols
-        self._chain = root(self._symbols, n_symbols)
-
-    def extend(self, level: tuple[Narrow, int]) -> None:
-        """One more feature, (n,) levels of all rows and how many there are."""
-        self._chain = extend(self._chain, level[0][:: self._stride], level[1], self._symbols, self._n_symbols, (RANK_WEIGHT,))
-
-    def rank(self, levels: Sequence[tuple[Narrow, int]]) -> list[float]:
-        """Bits with one more feature, for each of several."""
-        return rank(self._chain, [(level[:: self._stride], size) for level, size in levels], self._symbols, self._n_symbols)
 
 
 def _refine(bench: _Bench, k: int, features: Sequence[Feature], symbols: Narrow, n_symbols: int) -> Chain:
