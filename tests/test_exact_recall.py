@@ -16,7 +16,7 @@ from vae_core.exact.features import Decoded
 from vae_core.exact.keys import best_keys
 from vae_core.exact.ordering import SampleColumn, orders
 from vae_core.exact.recall import Recalled, key_numbers
-from vae_core.exact.search import Sampled, decoded_sample
+from vae_core.exact.sampled import Sampled, decoded_sample
 from vae_core.shard import encode_shard
 
 LAW = settings(deadline=None, max_examples=60)

@@ -14,11 +14,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vae_core.entropy import kernel
-from vae_core.exact import search, tally
+from vae_core.exact import parents, tally
 from vae_core.exact.costs import ALL_WEIGHTS, RANK_WEIGHT, extend, rank, root
 from vae_core.exact.keys import numbered, recalled_share
 from vae_core.exact.ordering import SampleColumn
-from vae_core.exact.search import Sampled, decoded_sample, search_column
+from vae_core.exact.sampled import Sampled, decoded_sample
+from vae_core.exact.search import search_column
 
 LAW = settings(deadline=None, max_examples=60)
 HAS_COMPILER = any(shutil.which(name) for name in ("cc", "gcc", "clang"))
@@ -106,7 +107,7 @@ def test_threads_rank_as_one_does():
 
 
 def test_a_feature_that_later_ones_make_useless_gives_its_place_away(monkeypatch):
-    monkeypatch.setattr(search, "MAX_PARENTS", 3)
+    monkeypatch.setattr(parents, "MAX_PARENTS", 3)
     rng = np.random.default_rng(4)
     n = 40_000
     a, b, c = (rng.integers(0, 8, n) for _ in range(3))

@@ -19,7 +19,7 @@ from vae_core.exact.arrange import Arrangement
 from vae_core.exact.cells import ColumnCode
 from vae_core.exact.costs import root
 from vae_core.exact.ordering import SampleColumn, orders
-from vae_core.exact.search import Sampled, decoded_sample
+from vae_core.exact.sampled import Sampled, decoded_sample
 from vae_core.latents import beside
 from vae_core.layout import uses_codes
 from vae_core.model import Base, FitConfig, FitResult, Model, Sample

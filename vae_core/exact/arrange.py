@@ -7,7 +7,9 @@ from dataclasses import replace
 
 from vae_core.exact.cells import ColumnCode
 from vae_core.exact.ordering import SampleColumn
-from vae_core.exact.search import MIN_GAIN_BITS, Sampled, search_column
+from vae_core.exact.parents import MIN_GAIN_BITS
+from vae_core.exact.sampled import Sampled
+from vae_core.exact.search import search_column
 
 Found = tuple[ColumnCode, float]
 MOVABLE = 16  # columns, the dearest, that are tried at the end
