@@ -4,6 +4,7 @@ What came out is a `Trained`, a small JSON document in the run's folder; the mod
 """
 
 import logging
+import os
 from collections import Counter
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -176,6 +177,7 @@ def fit_config(request: RunRequest) -> FitConfig:
         seed=request.training.seed,
         time_budget_s=request.training.time_budget_s,
         preview=request.training.preview_share,
+        threads=len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1,
     )
 
 

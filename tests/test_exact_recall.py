@@ -123,3 +123,8 @@ def test_a_column_told_better_by_those_it_tells_of_ends_up_after_them():
     for code in found.codes:
         assert code.columns <= known
         known.add(code.column)
+    again = found.searched_again(sampled, picked)
+    assert again is not found and (again.order, again.codes) == (found.order, found.codes)
+    late = Arrangement(sampled, picked, lambda: False)
+    late.order, late.found = found.order, found.found
+    assert late.searched_again(sampled, picked) is late

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import shutil
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 
 import numpy as np
@@ -13,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vae_core.entropy import kernel
-from vae_core.exact import tally
+from vae_core.exact import parents, tally
 from vae_core.exact.costs import ALL_WEIGHTS, RANK_WEIGHT, extend, rank, root
 from vae_core.exact.keys import numbered, recalled_share
 from vae_core.exact.ordering import SampleColumn
@@ -95,6 +96,27 @@ def test_a_search_finds_the_same_code_counted_either_way():
     with numpy_alone():
         theirs, plain_bits = search_column(Sampled(n, 20 * n, sampled.decoded, placed=picked, ordered={1}), last, lambda: True)
     assert mine == theirs and bits == pytest.approx(plain_bits, rel=1e-9)
+
+
+def test_threads_rank_as_one_does():
+    rng = np.random.default_rng(2)
+    symbols, levels = rng.integers(0, 9, 30_000), [(rng.integers(0, size, 30_000), size) for size in (3, 5, 70, 900, 4)]
+    chain = root(symbols, 9)
+    with ThreadPoolExecutor(3) as pool:
+        assert rank(chain, levels, symbols, 9, pool.map) == rank(chain, levels, symbols, 9)
+
+
+def test_a_feature_that_later_ones_make_useless_gives_its_place_away(monkeypatch):
+    monkeypatch.setattr(parents, "MAX_PARENTS", 3)
+    rng = np.random.default_rng(4)
+    n = 40_000
+    a, b, c = (rng.integers(0, 8, n) for _ in range(3))
+    told = a + b + c
+    near = (told + rng.integers(0, 3, n)) // 3  # tells most of any column alone, and nothing beside all three
+    picked = [SampleColumn(j, v, None, 0, 0, int(v.max()), True) for j, v in enumerate((near, a, b, c))]
+    last = SampleColumn(4, told, None, 0, 0, 21, True)
+    code, bits = search_column(Sampled(n, 20 * n, decoded_sample([*picked, last]), placed=picked), last, lambda: True)
+    assert {f.column for f in code.value.digits[0].features} == {1, 2, 3} and bits < 0.2 * n
 
 
 def test_a_level_outside_its_range_is_refused_before_it_is_counted():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -28,8 +29,9 @@ from vae_core.tolerance import Tolerance
 Progress = Callable[[Mapping[str, Any]], None]
 
 EXACT_ROWS = 60_000
+EXACT_CELLS = 12_000_000  # for the last search, which holds six levels or so of each
 EXACT_SHARE, EXACT_LEAST = 0.5, 0.2
-SHARE_OF_ORDERS = 0.6  # of the time for the exact layer: after it no other order is searched
+SHARE_OF_ORDERS = 0.4  # of the time for the exact layer: after it no other order is searched
 PREVIEW_SHARE = 0.025  # the promise is 3 %: the estimate it is taken of may be off by a sixth
 MIN_PREVIEW_BYTES = 400
 WORTH_A_PREVIEW = 1_000  # bytes of one that nobody asked for: less tells little, and a small archive is read whole in no time
@@ -143,44 +145,66 @@ def _fit_exact(
 ) -> tuple[tuple[ColumnCode, ...], float]:
     """Codes of every learnable column in coding order, and their estimated bits a row; `known`: columns in the order that an
     earlier fit has found, which is not searched for again."""
-    table, _ = thinned(sample, EXACT_ROWS)
-    n = table.num_rows
-    picked: list[SampleColumn] = []
+    picked = _picked(plans, thinned(sample, EXACT_ROWS)[0], taken)
+    if not picked or not len(picked[0].values):
+        return (), 0.0
+    n = len(picked[0].values)
+    began, budget = time.monotonic(), config.time_budget_s
+    # looking at columns and a distortion layer take of the same budget, but not all of it
+    deadline = max(report.began + EXACT_SHARE * budget, began + EXACT_LEAST * budget)
+
+    def tick() -> bool:
+        return time.monotonic() < deadline
+
+    rng = np.random.default_rng(config.seed)
+    alone = {c.column: _plain_bits(c) for c in picked}
+    report("exact", 0, plain := sum(alone.values()) / n, plain)
+    best: Arrangement | None = None
+    with ThreadPoolExecutor(max(1, config.threads)) as pool:
+        each = pool.map if config.threads > 1 else map
+        candidates, gains = orders(picked, rng, each)
+        if known:
+            places = [known.index(c.column) if c.column in known else len(known) for c in picked]
+            candidates = [sorted(range(len(picked)), key=lambda i: places[i])]
+        amounts = frozenset(c.column for c in picked if not c.categorical)
+        sampled = Sampled(n, n_total, decoded_sample(picked), gains=gains, numeric=amounts, each=each)
+        for k, positions in enumerate(candidates):
+            if best is None or time.monotonic() < began + SHARE_OF_ORDERS * (deadline - began):
+                found = Arrangement(sampled, picked, tick)
+                for position in positions:
+                    found.add(picked[position].column)
+                    left = sum(alone[c.column] for c in picked if c.column not in found.found)
+                    report("exact" + " again" * k, len(found.order), now := (found.bits + left) / n, now)
+                best = found if best is None or found.bits < best.bits else best
+        assert best is not None
+        arranged = best
+        if not known:
+            arranged.improve(lambda: report("order", len(arranged.order), arranged.bits / n, arranged.bits / n))
+        more, _ = thinned(sample, EXACT_CELLS // len(picked))
+        if more.num_rows > n and tick():
+            # contexts that 60,000 rows are too few to learn; the order takes many searches, these are one a column
+            every = _picked(plans, more, taken)
+            whole = Sampled(len(every[0].values), n_total, decoded_sample(every), gains=gains, numeric=amounts, each=each)
+            best = arranged.searched_again(whole, every)
+            if best is not arranged:
+                picked, n = every, len(every[0].values)
+                report("exact contexts", len(best.order), best.bits / n, best.bits / n)
+    # a shard takes hidden steps where those are less: what the preview may cost is a share of that
+    stepped = {c.column: lattices.bits(c.values, c.state) for c in picked}
+    return best.codes, sum(min(bits, stepped[j]) for j, (_, bits) in best.found.items()) / n
+
+
+def _picked(plans: Sequence[ColumnPlan], table: pa.Table, taken: set[int]) -> list[SampleColumn]:
+    """The learnable columns of a table, but for those a layer has taken."""
+    found: list[SampleColumn] = []
     for plan in plans:
         if plan.kind not in ("categorical", "numeric") or plan.opaque or plan.index in taken:
             continue
         codes = encode_column(plan, table.column(plan.index))
         hi = plan.n_levels - 1 if plan.n_levels is not None else plan.hi
         lo = 0 if plan.n_levels is not None else plan.lo
-        picked.append(SampleColumn(plan.index, codes.values, codes.state, plan.fill, lo, hi, plan.kind == "categorical"))
-    if not picked or n == 0:
-        return (), 0.0
-    began, budget = time.monotonic(), config.time_budget_s
-    # looking at columns and a distortion layer take of the same budget, but not all of it
-    deadline = max(report.began + EXACT_SHARE * budget, began + EXACT_LEAST * budget)
-    rng = np.random.default_rng(config.seed)
-    alone = {c.column: _plain_bits(c) for c in picked}
-    report("exact", 0, plain := sum(alone.values()) / n, plain)
-    candidates, gains = orders(picked, rng)
-    if known:
-        candidates = [sorted(range(len(picked)), key=lambda i: known.index(picked[i].column) if picked[i].column in known else len(known))]
-    amounts = frozenset(c.column for c in picked if not c.categorical)
-    sampled = Sampled(n, n_total, decoded_sample(picked), gains=gains, numeric=amounts)
-    best: Arrangement | None = None
-    for k, positions in enumerate(candidates):
-        if best is None or time.monotonic() < began + SHARE_OF_ORDERS * (deadline - began):
-            found = Arrangement(sampled, picked, lambda: time.monotonic() < deadline)
-            for position in positions:
-                found.add(picked[position].column)
-                left = sum(alone[c.column] for c in picked if c.column not in found.found)
-                report("exact" + " again" * k, len(found.order), now := (found.bits + left) / n, now)
-            best = found if best is None or found.bits < best.bits else best
-    assert best is not None
-    if not known:
-        best.improve(lambda: report("order", len(best.order), best.bits / n, best.bits / n))
-    # a shard takes hidden steps where those are less: what the preview may cost is a share of that
-    stepped = {c.column: lattices.bits(c.values, c.state) for c in picked}
-    return best.codes, sum(min(bits, stepped[j]) for j, (_, bits) in best.found.items()) / n
+        found.append(SampleColumn(plan.index, codes.values, codes.state, plan.fill, lo, hi, plan.kind == "categorical"))
+    return found
 
 
 def _plain_bits(column: SampleColumn) -> float:

@@ -42,11 +42,15 @@ class Sample:
 
 @dataclass(frozen=True, slots=True)
 class FitConfig:
-    """What is asked of a fit. preview: "auto", "off" or the share of the archive its latents and networks may take."""
+    """What is asked of a fit. preview: "auto", "off" or the share of the archive its latents and networks may take.
+
+    threads : that the search for contexts counts in; what it finds does not depend on them
+    """
 
     seed: int = 0
     time_budget_s: float = 90.0
     preview: str | float = "auto"
+    threads: int = 1
 
 
 @dataclass(frozen=True, slots=True)

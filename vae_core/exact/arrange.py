@@ -6,9 +6,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from vae_core.exact.ordering import SampleColumn
+from vae_core.exact.parents import MIN_GAIN_BITS
 from vae_core.exact.plans import ColumnCode
 from vae_core.exact.sampled import Sampled
-from vae_core.exact.search import MIN_GAIN_BITS, search_column
+from vae_core.exact.search import search_column
 
 Found = tuple[ColumnCode, float]
 MOVABLE = 16  # columns, the dearest, that are tried at the end
@@ -43,6 +44,15 @@ class Arrangement:
         """Search the code of one more column, after all there are."""
         self.found[column] = self._search(column, self.order)
         self.order.append(column)
+
+    def searched_again(self, sampled: Sampled, columns: Sequence[SampleColumn]) -> Arrangement:
+        """The same order with the codes that another sample of the columns asks for; as it is, when there is no time for all."""
+        found = Arrangement(sampled, columns, self._tick)
+        for column in self.order:
+            found.add(column)
+            if not self._tick():
+                return self
+        return found
 
     def improve(self, report: Callable[[], None]) -> None:
         """Move columns to the end, the dearest first, as long as that saves bits and there is time; where that does not save, with

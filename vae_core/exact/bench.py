@@ -19,7 +19,7 @@ from vae_core.exact.schedule import STEPS, STRIDE
 from vae_core.exact.tally import Narrow, narrow
 
 Ints = NDArray[np.int64]
-RELATED = 12  # columns whose features are looked at
+RELATED = 30  # columns that features are made of
 MAX_EXACT_LEVELS = MAX_LEVELS - 2
 
 

@@ -9,7 +9,7 @@ The counting is done by tally.c where there is a compiler; what is here of it is
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,6 +25,10 @@ LOG_2 = float(np.log(2))
 RANK_WEIGHT = 16
 SEARCH_WEIGHTS = (2, 16, 128)
 ALL_WEIGHTS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
+
+
+WORTH_A_CALL = 60_000  # cells to be counted
+Each = Callable[[Callable[[Any], list[float]], Iterable[Any]], Iterable[list[float]]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,18 +78,27 @@ def extend(
     return Chain(context, n_contexts, n_possible, chance, bits, (*chain.weights, weight), plug_in_bits)
 
 
-def rank(chain: Chain, features: Sequence[tuple[NDArray[Any], int]], symbols: NDArray[Any], n_symbols: int) -> list[float]:
-    """Bits of the chain with one more feature, for each of several, (n,) levels and their number; by one weight alone."""
+def rank(
+    chain: Chain, features: Sequence[tuple[NDArray[Any], int]], symbols: NDArray[Any], n_symbols: int, each: Each = map
+) -> list[float]:
+    """Bits of the chain with one more feature, for each of several, (n,) levels and their number; by one weight alone.
+
+    each : map, or the map of a pool of threads
+    """
     if not len(symbols) or not features:
         return [0.0] * len(features)
     symbols = narrow(symbols, n_symbols)
-    levels, sizes = [narrow(level, size) for level, size in features], [size for _, size in features]
-    c = tally.library()
-    if c is None:
-        found = [_Pairs(chain, level, size, symbols, n_symbols).bits(RANK_WEIGHT) for level, size in zip(levels, sizes, strict=True)]
-    else:
-        found = tally.rank(c, symbols, n_symbols, chain.context, chain.n_contexts, chain.chance, levels, sizes, RANK_WEIGHT)
-    return [chain.bits - chain.plug_in_bits + bits for bits in found]
+
+    def ranked(part: Sequence[tuple[NDArray[Any], int]]) -> list[float]:
+        levels, sizes = [narrow(level, size) for level, size in part], [size for _, size in part]
+        c = tally.library()
+        if c is None:
+            return [_Pairs(chain, level, size, symbols, n_symbols).bits(RANK_WEIGHT) for level, size in zip(levels, sizes, strict=True)]
+        return tally.rank(c, symbols, n_symbols, chain.context, chain.n_contexts, chain.chance, levels, sizes, RANK_WEIGHT)
+
+    n_features = max(1, WORTH_A_CALL // len(symbols))
+    parts = [features[k : k + n_features] for k in range(0, len(features), n_features)]
+    return [chain.bits - chain.plug_in_bits + bits for found in each(ranked, parts) for bits in found]
 
 
 class _Pairs:

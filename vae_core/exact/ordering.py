@@ -5,7 +5,7 @@ order is searched for, on thinned rows, under a rough price of every column give
 
 - on its own: the entropy of its values, or of its bins and the bits within them where the values are wide;
 - by its steps: the entropy of the size of the difference from the row before, and the bits that the size leaves open;
-- by a table: that of its 24-quantile bins given one or two other columns' bins, and the rest of the entropy as before;
+- by a table: that of its quantile bins given one or two other columns' bins, and the rest of the entropy as before;
 - by recall (see `recall`): flags and first sights, given one or two other columns as the key.
 """
 
@@ -17,16 +17,15 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from vae_core.exact.costs import RANK_WEIGHT, extend, rank, root
+from vae_core.exact.costs import RANK_WEIGHT, Each, extend, rank, root
 from vae_core.exact.keys import numbered, recalled_share
 
 Ints = NDArray[np.int64]
-PRESCREEN_ROWS = 6_000
 RECALL_ROWS = 24_000
-N_BINS = 24
-PAIRED = 5  # best single parents whose pairs are priced
+PRICINGS = ((6_000, 24, 5), (15_000, 32, 8))  # rows, bins, best single parents whose pairs are priced
 MOVABLE = 32  # columns, the dearest, whose places are searched for
 SWEEPS = 4
+FEW_KEYS = 24
 CHEAP_BITS = 0.05  # a row: not worth pricing pairs for
 
 
@@ -74,29 +73,30 @@ class _Tie:
         return min(self.table, self.flags + self.missed * alone)
 
 
-def orders(columns: Sequence[SampleColumn], rng: np.random.Generator) -> tuple[list[list[int]], dict[int, dict[int, float]]]:
-    """Coding orders worth a search, as positions, one to three. With them, by column number: what each other column alone saves
-    of a column, in bits a row.
+def orders(
+    columns: Sequence[SampleColumn], rng: np.random.Generator, each: Each = map
+) -> tuple[list[list[int]], dict[int, dict[int, float]]]:
+    """Coding orders worth a search, as positions, the most likely first. With them, by column number: what each other column alone
+    saves of a column, in bits a row.
 
     The second is that of the schema, which people made: what is measured tends to stand before what is derived of it, and thinned
-    rows say nothing of rare events. The third ignores that a column may be told by its own rows before.
+    rows say nothing of rare events. Others ignore that a column may be told by its own rows before, and price by more rows.
     """
     if not columns:
         return [[]], {}
-    total = len(columns[0].values)
-    thin = np.sort(rng.permutation(total)[:PRESCREEN_ROWS])
-    prices = _Prices(
-        [_binned(c, thin) for c in columns], [c.values[:RECALL_ROWS] for c in columns], [_bits_within(c, thin) for c in columns]
-    )
-    ties = [prices.of(i) for i in range(len(columns))]
-    gains = {
-        c.column: {columns[t.given.bit_length() - 1].column: prices.full[i] - t.bits(prices.full[i]) for t in ties[i] if t.single}
-        for i, c in enumerate(columns)
-    }
-    found = []
-    for alone in (np.minimum(prices.full, prices.steps), prices.full):
-        listed = [sorted([_Price(t.bits(p), t.given) for t in own] + [_Price(p, 0)]) for own, p in zip(ties, alone, strict=True)]
-        found.append(_improved(_greedy(listed), listed))
+    found, gains = list[list[int]](), dict[int, dict[int, float]]()
+    recalls = _Recalls([c.values[:RECALL_ROWS] for c in columns])
+    for n_rows, n_bins, n_paired in PRICINGS:
+        thin = np.sort(rng.permutation(len(columns[0].values))[:n_rows])
+        prices = _Prices(columns, thin, n_bins, n_paired, recalls, each)
+        ties = [prices.of(i) for i in range(len(columns))]
+        gains = {
+            c.column: {columns[t.given.bit_length() - 1].column: prices.full[i] - t.bits(prices.full[i]) for t in ties[i] if t.single}
+            for i, c in enumerate(columns)
+        }
+        for alone in (np.minimum(prices.full, prices.steps), prices.full):
+            listed = [sorted([_Price(t.bits(p), t.given) for t in own] + [_Price(p, 0)]) for own, p in zip(ties, alone, strict=True)]
+            found.append(_improved(_greedy(listed), listed))
     found.insert(1, list(range(len(columns))))
     return [placed for k, placed in enumerate(found) if placed not in found[:k]], gains
 
@@ -110,64 +110,83 @@ def quantile_edges(values: Ints, n_bins: int) -> tuple[int, ...]:
     return tuple(int(c) for c in np.unique(cuts) if c > ranked[0])
 
 
-def _binned(column: SampleColumn, rows: Ints) -> tuple[Ints, int]:
+def _binned(column: SampleColumn, rows: Ints, n_bins: int) -> tuple[Ints, int]:
     """(n,) bin of each row, the last for cells without a value, and the number of bins."""
-    edges = quantile_edges(column.values[rows], N_BINS)
+    edges = quantile_edges(column.values[rows], n_bins)
     level = np.searchsorted(np.array(edges, np.int64), column.values[rows], side="right")
     if column.state is not None:
         level = np.where(column.state[rows] == 0, level, len(edges) + 1)
     return level.astype(np.int64), len(edges) + 2
 
 
-def _bits_within(column: SampleColumn, rows: Ints) -> float | None:
+def _bits_within(column: SampleColumn, rows: Ints, n_bins: int) -> float | None:
     """Mean bits of a value within its bin, for a column of too wide a range to be coded by how often a value occurs; else None."""
     if column.hi - column.lo < 1 << 16 or not len(rows):
         return None
     ranked = np.sort(column.values[rows]).astype(np.float64)
-    ends = ranked[np.linspace(0, len(ranked) - 1, N_BINS + 1).astype(np.int64)]
+    ends = ranked[np.linspace(0, len(ranked) - 1, n_bins + 1).astype(np.int64)]
     return float(np.log2(np.maximum(np.diff(ends), 1.0)).mean())
+
+
+class _Recalls:
+    """What recall would take of the first rows, for any of the columns by one or two others; what was asked is remembered.
+
+    numbers : of each column, (n,) small integers that tell its values apart      distinct : how many
+    """
+
+    def __init__(self, values: Sequence[Ints]) -> None:
+        self._values = values
+        self.numbers, self.distinct = zip(*(numbered(v) for v in values), strict=True)
+        self._known: dict[tuple[int, int], tuple[float, float]] = {}
+
+    def share(self, i: int, *keys: int) -> tuple[float, float]:
+        """As keys.recalled_share; infinite flags where a key of so few values is no more than a table."""
+        given = sum(1 << j for j in keys)
+        if (i, given) not in self._known:
+            key, n_keys = self.numbers[keys[0]], self.distinct[keys[0]]
+            for j in keys[1:]:
+                key, n_keys = key * self.distinct[j] + self.numbers[j], n_keys * self.distinct[j]
+            useful = self.distinct[i] > 1 and n_keys > FEW_KEYS
+            self._known[i, given] = recalled_share(key, self._values[i]) if useful else (float("inf"), 1.0)
+        return self._known[i, given]
 
 
 class _Prices:
     """full: bits a row of a column on its own, by its values; steps: by its differences from row to row."""
 
-    def __init__(self, binned: list[tuple[Ints, int]], values: list[Ints], within: list[float | None]) -> None:
-        self._binned, self._values = binned, values
-        self._roots = [root(level, size) for level, size in binned]
-        self._numbers, self._distinct = zip(*(numbered(v) for v in values), strict=True)
-        self._n_thin, self._n = max(1, len(binned[0][0])), max(1, len(values[0]))
+    def __init__(
+        self, columns: Sequence[SampleColumn], rows: Ints, n_bins: int, n_paired: int, recalls: _Recalls, each: Each
+    ) -> None:
+        self._binned, self._n_paired, self._recalls, self._each = [_binned(c, rows, n_bins) for c in columns], n_paired, recalls, each
+        self._roots = [root(level, size) for level, size in self._binned]
+        self._n_thin = max(1, len(rows))
         self._coarse = [r.bits / self._n_thin for r in self._roots]
+        within = [_bits_within(c, rows, n_bins) for c in columns]
         self.full = np.array([
             max(coarse, _entropy(x)) if inner is None else inner + coarse
-            for x, inner, coarse in zip(self._numbers, within, self._coarse, strict=True)
+            for x, inner, coarse in zip(recalls.numbers, within, self._coarse, strict=True)
         ])  # fmt: skip
-        self.steps = np.array([_steps(v) for v in values])
+        self.steps = np.array([_steps(c.values[:RECALL_ROWS]) for c in columns])
 
     def of(self, i: int) -> list[_Tie]:
         """What the other columns, one or two at a time, tell of a column."""
-        others = [j for j in range(len(self._binned)) if j != i]
-        found = {}
-        for j, bits in zip(others, rank(self._roots[i], [self._binned[j] for j in others], *self._binned[i]), strict=True):
-            # a key of fewer values than there are bins is no more than a table
-            keyed = self._distinct[i] > 1 and self._distinct[j] > N_BINS
-            found[j] = self._tie(i, 1 << j, bits, self._numbers[j] if keyed else None)
+        others, own = [j for j in range(len(self._binned)) if j != i], self._binned[i]
+        bits = rank(self._roots[i], [self._binned[j] for j in others], *own, self._each)
+        found = {j: self._tie(i, b, j) for j, b in zip(others, bits, strict=True)}
         full = float(self.full[i])
         if full <= CHEAP_BITS:
             return list(found.values())
-        near = sorted(found, key=lambda j: (found[j].bits(full), j))[:PAIRED]
+        near = sorted(found, key=lambda j: (found[j].bits(full), j))[: self._n_paired]
         pairs = []
         for k, a in enumerate(near):
-            chain = extend(self._roots[i], *self._binned[a], *self._binned[i], (RANK_WEIGHT,))
-            for b, bits in zip(near[k + 1 :], rank(chain, [self._binned[b] for b in near[k + 1 :]], *self._binned[i]), strict=True):
-                keyed = self._distinct[a] * self._distinct[b] > N_BINS
-                key = self._numbers[a] * self._distinct[b] + self._numbers[b] if keyed else None
-                pairs.append(self._tie(i, 1 << a | 1 << b, bits, key))
+            chain = extend(self._roots[i], *self._binned[a], *own, (RANK_WEIGHT,))
+            bits = rank(chain, [self._binned[b] for b in near[k + 1 :]], *own)
+            pairs += [self._tie(i, b, a, j) for j, b in zip(near[k + 1 :], bits, strict=True)]
         return [*found.values(), *pairs]
 
-    def _tie(self, i: int, given: int, bits: float, key: Ints | None) -> _Tie:
+    def _tie(self, i: int, bits: float, *given: int) -> _Tie:
         table = float(self.full[i]) - self._coarse[i] + bits / self._n_thin
-        flags, missed = (float("inf"), 1.0) if key is None else recalled_share(key, self._values[i])
-        return _Tie(given, table, flags, missed)
+        return _Tie(sum(1 << j for j in given), table, *self._recalls.share(i, *given))
 
 
 def _steps(values: Ints) -> float:

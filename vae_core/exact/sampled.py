@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vae_core.exact.clock import to_minutes
+from vae_core.exact.costs import Each
 from vae_core.exact.features import Decoded, Feature
 from vae_core.exact.lags import lagged_copies
 from vae_core.exact.ordering import SampleColumn, quantile_edges
@@ -27,7 +28,7 @@ class Sampled:
 
     decoded : all columns' integers (minutes of clocks)       placed  : those coded before this one
     gains   : as ordering.orders has them                     ordered : the placed ones that gain from their neighbouring rows
-    numeric : the columns that are amounts
+    numeric : the columns that are amounts                    each    : how work on each of many features is done
     searched, regressions, _edges, _levels, _copies : of columns, what other searches found that this one may ask for again
     """
 
@@ -38,6 +39,7 @@ class Sampled:
     ordered: set[int] = field(default_factory=set)
     gains: dict[int, dict[int, float]] = field(default_factory=dict)
     numeric: frozenset[int] = frozenset()
+    each: Each = map
     searched: dict[tuple[int, tuple[int, ...], frozenset[int], frozenset[int]], tuple[ColumnCode, float]] = field(default_factory=dict)
     regressions: dict[int, Regression] = field(default_factory=dict)
     _edges: dict[tuple[int, int], tuple[int, ...]] = field(default_factory=dict)

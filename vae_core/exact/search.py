@@ -13,32 +13,24 @@ from vae_core.entropy.rans import Encoder
 from vae_core.exact import regress
 from vae_core.exact.bench import RELATED, Bench, Rows
 from vae_core.exact.cells import code_cells
-from vae_core.exact.costs import ALL_WEIGHTS, RANK_WEIGHT, Chain, extend, rank, root
-from vae_core.exact.counts import MAX_CELLS
 from vae_core.exact.digits import Direct
-from vae_core.exact.features import N_STATES, Feature
+from vae_core.exact.features import N_STATES
 from vae_core.exact.keys import best_keys
 from vae_core.exact.options import Option
 from vae_core.exact.options import options as options_of
-from vae_core.exact.ordering import PRESCREEN_ROWS, SampleColumn
+from vae_core.exact.ordering import SampleColumn
+from vae_core.exact.parents import MIN_GAIN_BITS, quick_bits, search_digits
 from vae_core.exact.plans import FLAGS, CellPlan, ColumnCode, DigitPlan, Recall
 from vae_core.exact.recall import Recalled
 from vae_core.exact.sampled import Sampled, looks_like_clock
-from vae_core.exact.schedule import DEFAULT_CHUNK, LONG_CHUNK
-from vae_core.exact.tally import Narrow
+from vae_core.exact.schedule import DEFAULT_CHUNK
 
 Ints = NDArray[np.int64]
-SHORTLIST = 10
-KEY_ROWS = 30_000
-FINALISTS = 3
-FINAL_ROWS = 15_000
+KEYED, KEY_ROWS = 12, 30_000  # columns that keys are made of, and rows they are looked for on
 FORWARD_BITS = 0.04  # a row that steps have to save: they take their time
 MOST_TRIALS = 3  # schemes that are searched for contexts
-DEAR_BITS = 0.3  # a cell above which a column learns in short chunks
 SHORTER_CHUNKS, WORTH_SHORTER = (256, 64), 0.006  # of a column's bits
-MAX_PARENTS = 3
 WORTH_RECALLING = 16_000.0  # bits of a column over the dataset
-MIN_GAIN_BITS = 500.0  # what naming one more feature costs in the stored plan, with a margin
 
 
 def search_column(sampled: Sampled, column: SampleColumn, tick: Callable[[], bool]) -> tuple[ColumnCode, float]:
@@ -91,7 +83,7 @@ def _search_recall(
         return None, *plain
     rows = np.arange(len(values)) if active is None else np.flatnonzero(active)
     some = rows[:KEY_ROWS]
-    near = {c.column: sampled.decoded.values[c.column][some] for c in sampled.related(column.column, RELATED)}
+    near = {c.column: sampled.decoded.values[c.column][some] for c in sampled.related(column.column, KEYED)}
     keys, _ = best_keys(near, values[some], plain[1] * len(some) / max(1, len(rows)))
     if not keys:
         return None, *plain
@@ -141,12 +133,12 @@ def _search_cells(
 ) -> tuple[CellPlan, float]:
     rows = Rows(sampled, column, own, np.arange(len(own)) if active is None else np.flatnonzero(active), alone)
     benches = [Bench(rows, option) for option in options]
-    trials = sorted(((_quick_bits(bench), bench) for bench in benches), key=lambda t: t[0])
+    trials = sorted(((quick_bits(bench), bench) for bench in benches), key=lambda t: t[0])
     best: tuple[CellPlan, float] | None = None
     for quick, bench in trials[:MOST_TRIALS]:
         if best is not None and (quick > 1.15 * trials[0][0] or not tick()):
             break
-        plan, bits = _search_digits(bench, tick)
+        plan, bits = search_digits(bench, tick)
         if best is None or _priced(plan, bits, len(rows.active)) < _priced(*best, len(rows.active)):
             best = plan, bits
     assert best is not None
@@ -156,98 +148,3 @@ def _search_cells(
 def _priced(plan: CellPlan, bits: float, n_rows: int) -> float:
     """Bits, and what decoding step by step is taken to cost."""
     return bits + (FORWARD_BITS * n_rows if plan.forward is not None else 0.0)
-
-
-def _quick_bits(bench: Bench) -> float:
-    """Bits of the first digit under its best single feature, the others given the digit before."""
-    scheme, bits = bench.scheme, bench.raw_bits
-    for k, symbols in enumerate(bench.digits):
-        size = scheme.sizes[k]
-        chain = root(symbols, size)
-        if k:
-            bits += extend(chain, bench.digits[k - 1], scheme.sizes[k - 1], symbols, size).bits
-            continue
-        short = _shortlist(bench, 0, symbols, size)[:1]
-        bits += min([chain.bits, *rank(chain, [bench.level(f) for f in short], symbols, size)])
-    return bits
-
-
-def _shortlist(bench: Bench, digit: int, symbols: Narrow, n_symbols: int) -> list[Feature]:
-    """The candidates that gain most alone, on a thinned sample, best first."""
-    if digit not in bench.shortlists:
-        stride = max(1, len(symbols) // PRESCREEN_ROWS)
-        thin = np.ascontiguousarray(symbols[::stride])
-        base, candidates = root(thin, n_symbols), bench.candidates(n_symbols)
-        prices = rank(base, [(level[::stride], size) for level, size in map(bench.level, candidates)], thin, n_symbols)
-        scored = sorted((bits, k) for k, bits in enumerate(prices) if bits < base.bits * 1.02 + 50)
-        bench.shortlists[digit] = [candidates[k] for _, k in scored[:SHORTLIST]]
-    return bench.shortlists[digit]
-
-
-def _search_digits(bench: Bench, tick: Callable[[], bool]) -> tuple[CellPlan, float]:
-    plans, total = [], bench.raw_bits
-    sampled = bench.rows.sampled
-    scale = sampled.n_total / max(1, sampled.n_rows)
-    for k, symbols in enumerate(bench.digits):
-        n_symbols = bench.scheme.sizes[k]
-        features: list[Feature] = []
-        chain = root(symbols, n_symbols)
-        thinly = _Thinned(symbols, n_symbols)
-        if k:
-            features.append(Feature("digit", -1, 0, bench.scheme.sizes[k - 1]))
-            before = bench.digits[k - 1], bench.scheme.sizes[k - 1]
-            chain = extend(chain, *before, symbols, n_symbols)
-            thinly.extend(before)
-        short = _shortlist(bench, k, symbols, n_symbols) if chain.bits * scale > MIN_GAIN_BITS else []
-        if k and short:
-            short = short[:5]
-        while len(features) < MAX_PARENTS and chain.bits * scale > MIN_GAIN_BITS:
-            usable = [f for f in short if f not in features and chain.n_possible * f.size * n_symbols <= MAX_CELLS]
-            if not usable or (features and not tick()):
-                break
-            if len(usable) > FINALISTS:
-                usable = _cheapest(usable, thinly.rank([bench.level(f) for f in usable]))[:FINALISTS]
-            best = _cheapest(usable, rank(chain, [bench.level(f) for f in usable], symbols, n_symbols))[0]
-            deeper = extend(chain, *bench.level(best), symbols, n_symbols)
-            if (chain.bits - deeper.bits) * scale < MIN_GAIN_BITS:
-                break
-            features.append(best)
-            chain = deeper
-            thinly.extend(bench.level(best))
-        chain = _refine(bench, k, features, symbols, n_symbols)
-        plans.append(DigitPlan(tuple(features), chain.weights))
-        total += chain.bits
-    dear = total > DEAR_BITS * max(1, len(bench.rows.active))
-    last_chunk = DEFAULT_CHUNK if dear else LONG_CHUNK
-    return CellPlan(bench.scheme, bench.option.linear, tuple(plans), last_chunk, bench.option.forward), total
-
-
-def _cheapest(features: Sequence[Feature], bits: Sequence[float]) -> list[Feature]:
-    """The features by their bits."""
-    return [features[k] for k in sorted(range(len(features)), key=lambda k: bits[k])]
-
-
-class _Thinned:
-    """A context chain over every so many rows: enough to tell which of many features are worth a look at all of them."""
-
-    def __init__(self, symbols: Narrow, n_symbols: int) -> None:
-        self._stride = max(1, len(symbols) // FINAL_ROWS)
-        self._symbols, self._n_symbols = np.ascontiguousarray(symbols[:: self._stride]), n_symbols
-        self._chain = root(self._symbols, n_symbols)
-
-    def extend(self, level: tuple[Narrow, int]) -> None:
-        """One more feature, (n,) levels of all rows and how many there are."""
-        self._chain = extend(self._chain, level[0][:: self._stride], level[1], self._symbols, self._n_symbols, (RANK_WEIGHT,))
-
-    def rank(self, levels: Sequence[tuple[Narrow, int]]) -> list[float]:
-        """Bits with one more feature, for each of several."""
-        return rank(self._chain, [(level[:: self._stride], size) for level, size in levels], self._symbols, self._n_symbols)
-
-
-def _refine(bench: Bench, k: int, features: Sequence[Feature], symbols: Narrow, n_symbols: int) -> Chain:
-    """The chain again, its smoothing weights chosen from the full grid."""
-    chain = root(symbols, n_symbols)
-    for f in features:
-        level = (bench.digits[k - 1], f.size) if f.kind == "digit" else bench.level(f)
-        chain = extend(chain, *level, symbols, n_symbols, ALL_WEIGHTS)
-    return chain

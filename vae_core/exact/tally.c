@@ -7,6 +7,7 @@
 
 #define MANY 8 /* a count above which a product of its terms costs more than two logarithms */
 #define ROOM(n) (4 * (n) + 4096)
+#define FEW(n) (2 * (n)) /* cells that are looked through sooner than numbered */
 
 /* Numbers in order of first sight: by a look-up where keys are few, else by hashing with linear probing. */
 typedef struct {
@@ -30,18 +31,18 @@ static workspace workspace_of(int64_t n, uint64_t *at) {
     workspace w;
     int64_t room = ROOM(n);
     w.keys = at, at += room;
-    w.prior = (double *)at, at += n;
+    w.prior = (double *)at, at += FEW(n);
     w.ids = (int32_t *)at;
     w.context = w.ids + room;
     w.pair = w.context + n;
-    w.total = w.pair + n;
-    w.count = w.total + n;
-    w.owner = w.count + n;
+    w.owner = w.pair + n;
+    w.total = w.owner + n;
+    w.count = w.total + FEW(n);
     return w;
 }
 
 /* 64-bit numbers a workspace for n rows takes. */
-int64_t lp_workspace(int64_t n) { return ROOM(n) + n + (ROOM(n) + 5 * n + 1) / 2; }
+int64_t lp_workspace(int64_t n) { return ROOM(n) + FEW(n) + (ROOM(n) + 3 * n + 2 * FEW(n) + 1) / 2; }
 
 static numbering number_of(const workspace *w, int64_t n, uint64_t range) {
     numbering t = {w->ids, w->keys, 0, 0, range <= (uint64_t)ROOM(n), 63};
@@ -92,6 +93,21 @@ static int64_t count(const chain *c, const int32_t *level, int64_t stride, int64
     return contexts.n;
 }
 
+/* The same without numbers, where the products of all ranges are few: contexts and pairs are what they are, some of them empty. */
+static int64_t count_all(const chain *c, const int32_t *level, int64_t stride, int64_t size, workspace *w, int64_t *n_pairs) {
+    int64_t found = c->n_contexts * size;
+    *n_pairs = found * c->n_symbols;
+    memset(w->total, 0, sizeof *w->total * (uint64_t)found);
+    memset(w->count, 0, sizeof *w->count * (uint64_t)*n_pairs);
+    for (int64_t i = 0; i < c->n; i++) {
+        int64_t k = c->context[i] * size + level[i * stride], pair = k * c->n_symbols + c->symbols[i];
+        w->total[k]++;
+        w->count[pair]++;
+        w->prior[pair] = c->chance[i];
+    }
+    return found;
+}
+
 /* log Gamma(z) but for a constant, z >= MANY: Stirling's series. */
 static double stirling(double z) {
     double inverse = 1 / z, square = inverse * inverse;
@@ -102,8 +118,9 @@ static double stirling(double z) {
 static double rising(const workspace *w, int64_t n_pairs, double a) {
     double sum = 0, product = 1;
     for (int64_t k = 0; k < n_pairs; k++) {
-        double x = a * w->prior[k];
         int32_t n = w->count[k];
+        if (!n) continue;
+        double x = a * w->prior[k];
         if (n > MANY) sum += stirling(x + n) - stirling(x + MANY);
         for (int32_t j = 0; j < (n > MANY ? MANY : n); j++) product *= x + j;
         if (product < 1e-150 || product > 1e150) sum += log(product), product = 1;
@@ -125,7 +142,8 @@ void lp_rank(int64_t n, int64_t n_contexts, int64_t n_symbols, const int32_t *co
     chain c = {n, n_contexts, n_symbols, context, symbols, chance};
     workspace w = workspace_of(n, scratch);
     for (int64_t f = 0; f < n_features; f++) {
-        int64_t n_pairs, found = count(&c, levels[f], strides[f], sizes[f], &w, &n_pairs);
+        int64_t few = n_contexts * sizes[f] * n_symbols <= FEW(n);
+        int64_t n_pairs, found = (few ? count_all : count)(&c, levels[f], strides[f], sizes[f], &w, &n_pairs);
         bits[f] = cost(&w, found, n_pairs, (double)weight / 16, table);
     }
 }
