@@ -57,7 +57,7 @@ def without_a_layer(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(fitting, "_fit_distortion", lambda *_: (None, []))
     orders = fitting.orders
 
-    def in_schema_order(columns: list, rng: np.random.Generator) -> tuple[list[list[int]], Any]:
+    def in_schema_order(columns: list, rng: np.random.Generator, *_: object) -> tuple[list[list[int]], Any]:
         found, gains = orders(columns, rng)
         return [sorted(found[0])], gains
 
