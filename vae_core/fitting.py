@@ -29,7 +29,7 @@ from vae_core.tolerance import Tolerance
 Progress = Callable[[Mapping[str, Any]], None]
 
 EXACT_ROWS = 60_000
-EXACT_CELLS = 12_000_000  # for the last search, which holds six levels or so of each
+EXACT_CELLS = 6_000_000  # for the last search, which holds six levels or so of each
 EXACT_SHARE, EXACT_LEAST = 0.5, 0.2
 SHARE_OF_ORDERS = 0.4  # of the time for the exact layer: after it no other order is searched
 PREVIEW_SHARE = 0.025  # the promise is 3 %: the estimate it is taken of may be off by a sixth
