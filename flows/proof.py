@@ -15,6 +15,7 @@ from storage.shards import ShardEntry, SourceSlice
 from vae_core import quality
 from vae_core.base.layer import take_up
 from vae_core.columns import one_array
+from vae_core.columns.rows import dense
 from vae_core.errors import VerificationFailed
 from vae_core.model import Model
 from vae_core.quality import ColumnQuality
@@ -196,12 +197,15 @@ def preview_errors(preview: pa.Table, raw: pa.Table) -> dict[str, PreviewError]:
             if len(x) != len(y):
                 continue
             finite = np.isfinite(x) & np.isfinite(y)
-            spread = float(x[finite].std()) if finite.any() else 0.0
+            x, y = x[finite], y[finite]
+            # in units of the largest: squares, differences and sums of the largest floats are beyond them
+            unit = float(max(np.abs(x).max(initial=0.0), np.abs(y).max(initial=0.0))) or 1.0
+            spread = float((x / unit).std()) if len(x) else 0.0
             if spread > 0:
-                found[name] = PreviewError(relative_rmse=float(np.sqrt(np.mean((x[finite] - y[finite]) ** 2))) / spread)
+                found[name] = PreviewError(relative_rmse=float(np.sqrt(np.mean((x / unit - y / unit) ** 2))) / spread)
         elif not pa.types.is_nested(theirs.type):
             if pa.types.is_dictionary(theirs.type):
-                ours, theirs = ours.dictionary_decode(), theirs.dictionary_decode()
+                ours, theirs = dense(ours), dense(theirs)
             same = pc.fill_null(pc.equal(ours, theirs), pc.and_(ours.is_null(), theirs.is_null()))
             share = pc.mean(same).as_py()
             if share is not None:

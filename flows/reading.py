@@ -16,6 +16,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from storage.formats.npy import METADATA_KEY, to_numpy
+from vae_core.columns.rows import dense
 from vae_core.errors import BadInput, UsageError
 
 if TYPE_CHECKING:
@@ -199,7 +200,7 @@ def _csv_type(type_: pa.DataType) -> pa.DataType:
 
 def _csv_array(array: pa.Array, type_: pa.DataType) -> pa.Array:
     if pa.types.is_dictionary(array.type):
-        array = array.dictionary_decode()
+        array = dense(array)
     if array.type == type_:
         return array
     if isinstance(array, pa.ExtensionArray):

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from storage.objects import ObjectStore
 
 MAGIC = "latentpack"
-FORMAT_VERSION = (1, 2)
+FORMAT_VERSION = (1, 3)
 FORMAT_OBJECT = "FORMAT"
 WRITER = "latentpack"
 MAX_SNAPSHOT_BYTES = 256 << 20

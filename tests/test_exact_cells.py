@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_exact_digits import schemes
 from test_exact_features import features
-from test_exact_linear import any_int64s, forward_linears, linears
+from test_exact_linear import any_int64s, forward_linears, linears, matches_of
 
 from vae_core.entropy import kernel
 from vae_core.entropy.rans import Decoder, Encoder
@@ -23,6 +23,7 @@ from vae_core.exact.clock import from_minutes, to_minutes
 from vae_core.exact.counts import MAX_CELLS, n_contexts
 from vae_core.exact.digits import Direct, Residual
 from vae_core.exact.features import AROUND_KINDS, COLUMN_KINDS, N_STATES, OWN_KINDS, Decoded, Feature
+from vae_core.exact.matches import MAX_MATCHES
 from vae_core.exact.plans import FLAGS, MAX_SORT_KEYS, CellPlan, ColumnCode, DigitPlan, Recall, column_code_from_json
 from vae_core.exact.recall import MAX_KEYS
 from vae_core.exact.schedule import LAST_CHUNKS, LONG_CHUNK
@@ -50,11 +51,12 @@ def column_codes(draw: st.DrawFn) -> ColumnCode:
     scheme = draw(schemes())
     linear = draw(linears()) if isinstance(scheme, Residual) else None
     last_chunk = draw(st.sampled_from(LAST_CHUNKS))
-    own, keys = OWN_KINDS, None
+    own, keys, matches, leader = tuple(kind for kind in OWN_KINDS if kind != "match"), None, (), None
     if draw(st.booleans()):
         keys = tuple(draw(st.lists(st.integers(0, N_EARLIER - 1), max_size=MAX_SORT_KEYS)))
         linear, own = draw(forward_linears()), tuple(kind for kind in OWN_KINDS if kind not in AROUND_KINDS)
-    value = CellPlan(scheme, linear, draw(digit_plans(scheme.sizes, (*COLUMN_KINDS, *own))), last_chunk, keys)
+        matches, leader = draw(matches_of(MAX_MATCHES)), draw(st.sampled_from([None, 0, MAX_MATCHES - 1]))
+    value = CellPlan(scheme, linear, draw(digit_plans(scheme.sizes, (*COLUMN_KINDS, *own))), last_chunk, keys, matches, leader)
     states = (N_STATES + 1,)
     state = CellPlan(Direct.over(0, N_STATES - 1), None, draw(digit_plans(states, (*COLUMN_KINDS, "left", "right", "level"))))
     recall = None
@@ -195,7 +197,7 @@ def test_a_code_names_the_columns_it_is_conditioned_on(code):
         named |= {t.column for t in (*code.value.linear.terms, *code.value.linear.anchor_terms)}
     if code.recall is not None:
         named |= set(code.recall.keys)
-    named |= set(code.value.forward or ())
+    named |= set(code.value.forward or ()) | {j for match in code.value.matches for j in match.others}
     assert code.columns == named - {-1}
     if any(f.column >= 0 for plan in (code.state, code.value) for d in plan.digits for f in d.features):
         with pytest.raises(CorruptArchive, match="not decoded before"):

@@ -21,6 +21,8 @@ from vae_core.exact.features import (
     Feature,
     Surroundings,
 )
+from vae_core.exact.matches import LEVELS as MATCH_LEVELS
+from vae_core.exact.matches import MAX_MATCHES
 from vae_core.exact.schedule import STEPS
 
 LAW = settings(deadline=None, max_examples=50)
@@ -36,6 +38,8 @@ def features(draw: st.DrawFn, n_columns: int = N_COLUMNS, kinds: tuple[str, ...]
     fixed = {"state": N_STATES, "step": STEP_CLASSES, "spread": 65, "level": len(STEPS) + 1, "fraction": FRACTIONS, "noise": NOISE_LEVELS}
     if kind in fixed:
         return Feature(kind, column, 0, fixed[kind])
+    if kind == "match":
+        return Feature(kind, column, draw(st.integers(0, MAX_MATCHES - 1)), MATCH_LEVELS)
     edges = tuple(sorted(set(draw(st.lists(INT64, max_size=6)))))
     return Feature(kind, column, 0, len(edges) + 1 + (kind in ("left", "right", "between")), edges)
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from telemetry import fitted
-from test_exact_linear import N_COLUMNS, any_int64s, forward_linears
+from test_exact_linear import N_COLUMNS, any_int64s, forward_linears, matches_of
 
 from vae_core.entropy import kernel
 from vae_core.errors import CorruptArchive
@@ -16,6 +16,7 @@ from vae_core.exact.features import Decoded
 from vae_core.exact.forward import MOST_LANES, STEPS, Lanes, known_of_rows
 from vae_core.exact.lags import forward_terms, sort_orders
 from vae_core.exact.linear import SHIFT, Linear
+from vae_core.exact.matches import Match
 from vae_core.shard import encode_shard
 
 LAW = settings(deadline=None, max_examples=40)
@@ -53,15 +54,66 @@ def test_long_blocks_have_longer_lanes_not_more():
 
 
 @LAW
-@given(SIZES, forward_linears(), st.integers(0, 2**32))
-def test_the_kernel_knows_of_rows_what_numpy_knows(n, linear, seed):
+@given(SIZES, forward_linears(), matches_of(3), st.sampled_from([None, 0, 2]), st.integers(0, 2**32), st.booleans())
+def test_the_kernel_knows_of_rows_what_numpy_knows(n, linear, matches, leader, seed, recurring):
     decoded, active = block(n, seed)
-    own = any_int64s(np.random.default_rng(seed + 1), n)
+    rng = np.random.default_rng(seed + 1)
+    own = rng.choice(any_int64s(rng, 4), n) if recurring else any_int64s(rng, n)
     lanes = Lanes(decoded, (0,), active)
-    found = known_of_rows(lanes, linear, decoded, own)
+    found = known_of_rows(lanes, linear, decoded, own, matches, leader)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(kernel, "library", lambda: None)
-        assert np.array_equal(known_of_rows(lanes, linear, decoded, own), found)
+        assert np.array_equal(known_of_rows(lanes, linear, decoded, own, matches, leader), found)
+
+
+@pytest.mark.parametrize("compiled", [True, False])
+def test_a_match_knows_what_followed_its_key_in_any_lane(compiled, monkeypatch):
+    if not compiled:
+        monkeypatch.setattr(kernel, "library", lambda: None)
+    rng = np.random.default_rng(5)
+    n = 8 * STEPS
+    pattern = rng.permutation(1000)
+    own = np.concatenate([pattern[(k := int(rng.integers(0, 900))) : k + 60] for _ in range(-(-n // 60))])[:n]
+    decoded, lanes = Decoded(n), Lanes(Decoded(n), (), np.arange(n))
+    levels = known_of_rows(lanes, Linear((), 0), decoded, own, [Match((), (1, 2))])[4]
+    seen: dict[tuple[int, int], int] = {}
+    wanted = np.zeros(n, np.int64)
+    for start, stop in itertools.pairwise(lanes.edges.tolist()):
+        rows = [i for i in lanes.rows[start:stop].tolist() if i % STEPS >= 2]
+        for place, i in zip(range(start, stop), lanes.rows[start:stop].tolist(), strict=True):
+            recalled = seen.get((own[i - 1], own[i - 2])) if i % STEPS >= 2 else None
+            if recalled is not None:
+                wanted[place] = recalled + 16 if recalled <= 15 else min(35, 27 + int(recalled).bit_length())
+        seen |= {(own[i - 1], own[i - 2]): own[i] for i in rows}
+    known = levels > 0  # a cell has room for one key: some are lost
+    assert np.array_equal(levels[known], wanted[known]) and known.sum() > 0.8 * (wanted > 0).sum() > 0.5 * n
+
+
+def test_patterns_that_recur_are_told_by_what_followed_last_time():
+    rng = np.random.default_rng(6)
+    pattern = rng.permutation(4000)
+    own = np.concatenate([pattern[(k := int(rng.integers(0, 3600))) : k + int(rng.integers(50, 300))] for _ in range(240)])[:30_000]
+    table = pa.table({"x": own})
+    model = fitted(table, (), preview="off").model
+    assert model.learned[0].value.matches
+    (outcome,) = encode_shard(model, table, preview=False).outcomes
+    assert outcome.coding == "learned" and 8 * outcome.n_bytes < 2.5 * len(own)
+
+
+def test_a_jump_does_not_bend_what_other_rows_follow():
+    rng = np.random.default_rng(7)
+    n = 20_000
+    ramp = np.zeros(n)
+    where, pace = 0.0, 30.0
+    for i in range(n):
+        if rng.random() < 0.1:  # another line, far away, which goes on at another pace
+            where, pace = float(rng.integers(0, 6000)), float(rng.normal()) * 40
+        ramp[i] = where = where + pace
+    own = np.round(ramp).astype(np.int64)
+    lanes = Lanes(Decoded(n), (), np.arange(n))
+    terms, bias = forward_terms(lanes, own, {}, n)
+    off = np.abs(own[lanes.rows] - known_of_rows(lanes, Linear(terms, bias), Decoded(n), own)[0])
+    assert np.quantile(off, 0.7) <= 4
 
 
 def test_a_key_that_is_not_decoded_is_refused():

@@ -12,6 +12,7 @@ from vae_core.errors import CorruptArchive
 from vae_core.exact import linear as linear_module
 from vae_core.exact.features import Decoded, middle
 from vae_core.exact.linear import LAGS, Linear, Term
+from vae_core.exact.matches import Match
 from vae_core.exact.schedule import STRIDE, neighbours, passes
 
 LAW = settings(deadline=None, max_examples=40)
@@ -37,6 +38,14 @@ def forward_linears(draw: st.DrawFn) -> Linear:
     own = st.builds(Term, st.sampled_from([k for k, lag in LAGS.items() if lag > 0]), st.just(-1), WEIGHTS)
     terms = tuple(draw(st.lists(st.one_of(other, own), max_size=4)))
     return Linear(terms, draw(BIASES), tuple(draw(st.lists(other, max_size=2))), draw(BIASES))
+
+
+@st.composite
+def matches_of(draw: st.DrawFn, n: int) -> tuple[Match, ...]:
+    """n keys of memories."""
+    others, lags = st.lists(st.integers(0, N_COLUMNS - 1), max_size=3), st.lists(st.integers(1, 9), max_size=4)
+    keys = st.tuples(others, lags).filter(any)
+    return tuple(Match(tuple(j), tuple(k)) for j, k in draw(st.lists(keys, min_size=n, max_size=n)))
 
 
 def wrapped(value: int) -> int:

@@ -127,4 +127,8 @@ def test_a_column_told_better_by_those_it_tells_of_ends_up_after_them():
     assert again is not found and (again.order, again.codes) == (found.order, found.codes)
     late = Arrangement(sampled, picked, lambda: False)
     late.order, late.found = found.order, found.found
-    assert late.searched_again(sampled, picked) is late
+    assert late.searched_again(sampled, picked).found == found.found
+    calls = iter([True, False])
+    hurried = Arrangement(sampled, picked, lambda: next(calls, False))
+    hurried.order, hurried.found = found.order, found.found
+    assert hurried.searched_again(sampled, picked).order == found.order

@@ -19,7 +19,7 @@ import zstandard
 from pcodec import standalone
 
 GOLDEN = Path(__file__).parent / "golden"
-FIXED = {"state": 7, "step": 21, "spread": 65, "level": 7, "fraction": 8, "noise": 48}
+FIXED = {"state": 7, "step": 21, "spread": 65, "level": 7, "fraction": 8, "noise": 48, "match": 40}
 NEAR = {"left", "right", "between", "spread", "level"}
 
 
@@ -153,14 +153,38 @@ def integer(scheme: list[Any], digits: list[int], raw: int, guess: int) -> int:
 class Lanes:
     """Rows of a forward plan."""
 
-    def __init__(self, values: dict[int, list[int]], keys: list[int], active: list[bool]) -> None:
-        self.values = values
+    def __init__(self, values: dict[int, list[int]], keys: list[int], active: list[bool], matches: list[Any], leader: int | None) -> None:
+        self.values, self.matches, self.leader = values, matches, leader
         self.rows = sorted((i for i, a in enumerate(active) if a), key=lambda i: tuple(values[j][i] for j in keys))
         n = len(self.rows)
         self.length = max(512, -(-n // 512))
         self.place = {row: place for place, row in enumerate(self.rows)}
         self.steps = [self.rows[t :: self.length] for t in range(min(n, self.length))]
         self.noise: dict[int, int] = {}
+        self.cell_bits = min(20, max(8, bits(2 * n - 1))) if n else 8
+        self.memories: list[dict[int, tuple[int, int]]] = [{} for _ in matches]
+
+    def key(self, match: list[Any], i: int, own: list[int]) -> int | None:
+        others, lags = match
+        if self.step(i) < max(lags, default=0):
+            return None
+        h = 0
+        for v in [*(self.values[j][i] for j in others), *(own[self.before(i, lag)] for lag in lags)]:
+            h = (h ^ v % 2**64) * 0x9E3779B97F4A7C15 % 2**64
+            h ^= h >> 29
+        return h * 0x9E3779B97F4A7C15 % 2**64 | 1
+
+    def recalled(self, number: int, i: int, own: list[int]) -> int | None:
+        key = self.key(self.matches[number], i, own)
+        held, value = (0, 0) if key is None else self.memories[number].get(key >> 64 - self.cell_bits, (0, 0))
+        return value if held == key else None
+
+    def level_of_match(self, number: int, i: int, own: list[int], guess: int) -> int:
+        value = self.recalled(number, i, own)
+        if value is None:
+            return 0
+        d = max(-128, min(128, wrap(value - guess)))
+        return d + 16 if abs(d) <= 15 else 27 + bits(d) + (4 if d < 0 else 0)
 
     def step(self, i: int) -> int:
         return self.place[i] % self.length
@@ -170,6 +194,9 @@ class Lanes:
         return self.rows[self.place[i] - min(lag, self.step(i))]
 
     def total(self, prediction: list[Any], i: int, own: list[int]) -> int:
+        led = None if self.leader is None else self.recalled(self.leader, i, own)
+        if led is not None:
+            return led << 16
         terms, bias, first_terms, first_bias = prediction
         if self.step(i) == 0:
             terms, bias = first_terms, first_bias
@@ -197,6 +224,11 @@ class Lanes:
                 self.noise[lane] = s
             elif self.step(i) > 1:
                 self.noise[lane] += (s - self.noise[lane]) >> 3
+        for match, memory in zip(self.matches, self.memories, strict=True):
+            for i in rows:
+                key = self.key(match, i, own)
+                if key is not None:
+                    memory[key >> 64 - self.cell_bits] = key, own[i]
 
 
 class Block:
@@ -234,6 +266,8 @@ class Block:
             return 0 if total is None else bins(total >> 16) if kind == "guess" else (total >> 13) % 8
         if kind == "noise":
             return 0 if lanes is None else lanes.level_of_noise(i)
+        if kind == "match":
+            return 0 if lanes is None or total is None else lanes.level_of_match(lo, i, own, total >> 16)
         if lanes is not None:
             assert kind == "left"
             return bins(own[lanes.before(i, 1)]) if lanes.step(i) else len(edges) + 1
@@ -271,7 +305,7 @@ class Block:
         n_symbols = sizes_of(scheme)
         digits = [Digit(n, weights) for n, (_, weights) in zip(n_symbols, digit_plans, strict=True)]
         features = [found for found, _ in digit_plans]
-        lanes = Lanes(self.values, keys[0], active) if keys else None
+        lanes = Lanes(self.values, keys[0], active, *([*keys[1:], *[[], None][len(keys) - 1 :]])) if keys else None
         by_level = any(f[0] in NEAR for found in features for f in found)
         by_level |= prediction is not None and any(kind != "at" for kind, _, _ in prediction[0])
         by_level &= lanes is None
@@ -353,7 +387,7 @@ KEYS = {"lattice": "tosgb", "decimal": "tfkosgwb", "bits": "tfw"}
 
 
 def spelt_out(plan: dict[str, Any]) -> dict[str, Any]:
-    """A plan of version 2 or 3 in the words of version 1, as far as this reader needs it."""
+    """A plan of version 2 or later in the words of version 1, as far as this reader needs it."""
     if plan["version"] == 1:
         return plan
     columns = [
@@ -381,8 +415,8 @@ def plan_in_full(plan: list[Any]) -> list[Any]:
 def feature_in_full(feature: list[Any]) -> list[Any]:
     kind, *rest = feature
     column = rest.pop(0) if kind in ("value", "bins", "state", "before", "step") else -1
-    lo, size = rest if kind == "value" else (0, 0)
-    edges = rest[0] if rest and kind != "value" else []
+    lo, size = rest if kind == "value" else (rest[0], 40) if kind == "match" else (0, 0)
+    edges = rest[0] if rest and kind not in ("value", "match") else []
     return [kind, column, lo, size, [sum(edges[: k + 1]) for k in range(len(edges))]]
 
 

@@ -181,14 +181,13 @@ def _fit_exact(
         if not known:
             arranged.improve(lambda: report("order", len(arranged.order), arranged.bits / n, arranged.bits / n))
         more, _ = thinned(sample, EXACT_CELLS // len(picked))
-        if more.num_rows > n and tick():
-            # contexts that 60,000 rows are too few to learn; the order takes many searches, these are one a column
-            every = _picked(plans, more, taken)
-            whole = Sampled(len(every[0].values), n_total, decoded_sample(every), gains=gains, numeric=amounts, each=each)
-            best = arranged.searched_again(whole, every)
-            if best is not arranged:
-                picked, n = every, len(every[0].values)
-                report("exact contexts", len(best.order), best.bits / n, best.bits / n)
+        if tick():
+            # contexts that 60,000 rows are too few to learn, and memories; the order takes many searches, these are one a column
+            picked = _picked(plans, more, taken) if more.num_rows > n else picked
+            n = len(picked[0].values)
+            whole = Sampled(n, n_total, decoded_sample(picked), gains=gains, numeric=amounts, each=each, remembers=True)
+            best = arranged.searched_again(whole, picked)
+            report("exact contexts", len(best.order), best.bits / n, best.bits / n)
     # a shard takes hidden steps where those are less: what the preview may cost is a share of that
     stepped = {c.column: lattices.bits(c.values, c.state) for c in picked}
     return best.codes, sum(min(bits, stepped[j]) for j, (_, bits) in best.found.items()) / n

@@ -24,7 +24,7 @@ from vae_core.exact.plans import ColumnCode, column_code_from_json
 from vae_core.shorthand import shorten, spell_out
 
 PLAN, DECODER, ENCODER = "plan.json.zst", "decoder.safetensors", "encoder.safetensors"
-MODEL_VERSION = 3
+MODEL_VERSION = 4
 COLUMNS = "columns"
 MAX_PLAN_BYTES = 1 << 28
 _UNREADABLE = (
@@ -157,7 +157,7 @@ class Model:
             plan = json.loads(unpacked[cut:])
             tensors = load(files[DECODER]) if DECODER in files else {}
             encoder = load(files[ENCODER]) if ENCODER in files else {}
-            if plan["version"] not in (1, 2, MODEL_VERSION):
+            if plan["version"] not in range(1, MODEL_VERSION + 1):
                 raise CorruptArchive(f"model has version {plan['version']}, this release reads up to {MODEL_VERSION}")
             blobs = {k: v.tobytes() for k, v in tensors.items() if v.dtype == np.uint8}
             if plan["version"] != 1:

@@ -19,6 +19,7 @@ import pyarrow.compute as pc
 from vae_core.columns.physical import Bools, integers_of, is_integral, pack_bits, raw_values, valid_of
 from vae_core.columns.profile import elements_of, storage_of
 from vae_core.columns.recode import one_array
+from vae_core.columns.rows import dense, kept
 from vae_core.errors import BadInput
 from vae_core.tolerance import LOSSLESS, Tolerance, value_type_of
 
@@ -87,8 +88,8 @@ def compare_column(name: str, raw: pa.Array, decoded: pa.Array, tolerance: Toler
     if pa.types.is_fixed_size_list(a.type):
         width = a.type.list_size
         outer = _validity(a) != _validity(b)
-        alive = pa.array(np.repeat(_validity(a) & _validity(b), width))
-        a, b = (elements_of(x).filter(alive) for x in (a, b))
+        alive = np.repeat(_validity(a) & _validity(b), width)
+        a, b = (kept(elements_of(x), alive) for x in (a, b))
         rows = np.flatnonzero(np.repeat(_validity(storage_of(raw)) & ~outer, width)) // max(width, 1)
     else:
         rows = np.arange(len(a))
@@ -141,9 +142,9 @@ def differences(a: pa.Array, b: pa.Array) -> Bools:
     if t.is_null(kind) or len(a) == 0:
         return np.zeros(len(a), np.bool_)
     if t.is_dictionary(kind):
-        return differences(a.dictionary_decode(), b.dictionary_decode())
+        return differences(dense(a), dense(b))
     if t.is_run_end_encoded(kind):
-        return differences(pc.run_end_decode(a), pc.run_end_decode(b))
+        return differences(dense(a), dense(b))
     va, vb = _validity(a), _validity(b)
     return cast(Bools, (va != vb) | (va & vb & _value_differences(a, b, va & vb)))
 
@@ -177,8 +178,7 @@ def _list_differences(a: pa.Array, b: pa.Array, both: Bools) -> Bools:
     lengths = [_lengths(x) for x in (a, b)]
     comparable = both & (lengths[0] == lengths[1])
     result: Bools = ~comparable
-    keep = pa.array(comparable)
-    elements = differences(*(_elements(x.filter(keep)) for x in (a, b)))
+    elements = differences(*(_elements(kept(x, comparable)) for x in (a, b)))
     if elements.any():
         ends = np.cumsum(lengths[0][comparable])
         counts = np.concatenate([[0], np.cumsum(elements)])
@@ -201,7 +201,7 @@ def _elements(array: pa.Array) -> pa.Array:
         return array.flatten()
     offsets = np.asarray(array.offsets)
     if array.null_count:
-        array = array.drop_null()
+        array = kept(array, _validity(array))
         offsets = np.asarray(array.offsets)
     start, stop = (int(offsets[0]), int(offsets[-1])) if len(offsets) else (0, 0)
     parts = [array.keys, array.items]
@@ -316,9 +316,9 @@ def _feed(h: Any, array: pa.Array) -> None:
     if t.is_null(kind) or len(array) == 0:
         return
     if t.is_dictionary(kind):
-        return _feed(h, array.dictionary_decode())
+        return _feed(h, dense(array))
     if t.is_run_end_encoded(kind):
-        return _feed(h, pc.run_end_decode(array))
+        return _feed(h, dense(array))
     valid = valid_of(array) if not t.is_union(kind) else None
     if valid is not None:
         h.update(memoryview(pack_bits(valid)))
@@ -332,14 +332,14 @@ def _feed(h: Any, array: pa.Array) -> None:
             raw = raw[valid]
         h.update(np.ascontiguousarray(raw).view(np.uint8).data if len(raw) else b"")
     elif t.is_struct(kind):
-        alive = array if valid is None else array.drop_null()
+        alive = array if valid is None else kept(array, valid)
         for i in range(kind.num_fields):
             _feed(h, alive.field(i))
     elif t.is_list(kind) or t.is_large_list(kind) or t.is_map(kind) or t.is_fixed_size_list(kind):
         h.update(_lengths(array).tobytes())
         _feed(h, _elements(array))
     elif t.is_fixed_size_binary(kind) or t.is_string(kind) or t.is_large_string(kind) or _is_bytes(kind):
-        plain = array.drop_null().cast(pa.large_binary())
+        plain = array.cast(pa.large_binary()).drop_null()  # views first: Arrow drops no rows of them
         n = len(plain)
         offsets = np.frombuffer(plain.buffers()[1], np.int64, n + 1, plain.offset * 8) if n else np.zeros(1, np.int64)
         h.update(np.diff(offsets).tobytes())

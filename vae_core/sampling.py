@@ -18,13 +18,16 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from vae_core.columns import STATE_MISFIT, STATE_VALUE, Codes, ColumnPlan, decode_column, encode_column, one_array
+from vae_core.columns.rows import taken
 from vae_core.entropy.passes import Contexts
 from vae_core.errors import CorruptArchive, UsageError
 from vae_core.exact.clock import from_minutes, to_minutes
 from vae_core.exact.counts import AdaptiveCounts
 from vae_core.exact.features import Decoded, Feature, Surroundings, step_class
 from vae_core.exact.forward import Lanes, known_of_rows
-from vae_core.exact.linear import SHIFT, Linear
+from vae_core.exact.linear import SHIFT
+from vae_core.exact.matches import Match, led
+from vae_core.exact.matches import level as match_level
 from vae_core.exact.plans import CellPlan, ColumnCode, Recall
 from vae_core.exact.recall import Recalled, key_numbers
 from vae_core.exact.schedule import STRIDE
@@ -60,7 +63,7 @@ def sample_rows(model: Model, known: pa.Table, n_rows: int, seed: int) -> pa.Tab
         arrays[j] = _decoded(plan, _draw_column(code, codes, scene, rng), codes, rng)
     for j in range(len(model.columns)):
         if j not in arrays:
-            arrays[j] = _taken(one_array(known.column(j)), scene.places)
+            arrays[j] = taken(one_array(known.column(j)), scene.places)
     return pa.Table.from_arrays([arrays[j] for j in range(len(model.columns))], schema=model.schema)
 
 
@@ -145,12 +148,13 @@ class _Digit:
 class _Course:
     """The order known rows of a column are coded in one after another, and where in it each new row would stand."""
 
-    def __init__(self, keys: tuple[int, ...], linear: Linear, scene: _Scene, own: Ints, active: Ints) -> None:
+    def __init__(self, plan: CellPlan, scene: _Scene, own: Ints, active: Ints) -> None:
         """own: (n_known + n_new,) values, the known ones filled in. active: (n,) known rows that hold one."""
-        self._linear, self._scene = linear, scene
+        assert plan.linear is not None and plan.forward is not None
+        self._linear, self._matches, self._leader, self._scene, keys = plan.linear, plan.matches, plan.leader, scene, plan.forward
         self._lanes = Lanes(scene.decoded, keys, active)
-        self._known = np.zeros((4, scene.n_known), np.int64)
-        self._known[:, self._lanes.rows] = known_of_rows(self._lanes, linear, scene.decoded, own)
+        self._known = np.zeros((4 + len(self._matches), scene.n_known), np.int64)
+        self._known[:, self._lanes.rows] = known_of_rows(self._lanes, self._linear, scene.decoded, own, self._matches, self._leader)
         numbers = key_numbers([scene.decoded.values[j] for j in keys]) if keys else np.zeros(scene.decoded.n_rows, np.int64)
         every = numbers * scene.n_known + np.concatenate([np.arange(scene.n_known), scene.places])
         self._places = np.searchsorted(every[self._lanes.sorted_rows], every)
@@ -158,15 +162,28 @@ class _Course:
     def around(self, own: Ints, rows: Ints) -> Surroundings:
         """What is known of some rows, all of them known ones or all new."""
         if len(rows) and rows[0] < self._scene.n_known:
-            guess, fraction, noise, before = self._known[:, rows]
-            return Surroundings(0, before, None, guess, fraction, noise)
+            guess, fraction, noise, before, *levels = self._known[:, rows]
+            return Surroundings(0, before, None, guess, fraction, noise, tuple(levels))
         total = np.full(len(rows), self._linear.bias + (1 << (SHIFT - 1)), np.int64)
         with np.errstate(over="ignore"):
             for term in self._linear.terms:
                 values = own if term.column < 0 else self._scene.decoded.values[term.column]
                 total += np.int64(term.weight) * (values[self._shifted(rows, term.lag)] if term.lag else values[rows])
-        near = self._shifted(rows, 1)
-        return Surroundings(0, own[near], None, total >> SHIFT, (total >> (SHIFT - 3)) & 7, self._known[2, near])
+        near, guess, fraction = self._shifted(rows, 1), total >> SHIFT, (total >> (SHIFT - 3)) & 7
+        recalled = [self._recalled(match, own, rows) for match in self._matches]
+        if self._leader is not None:
+            guess, fraction = led(*recalled[self._leader], guess, fraction)
+        matches = tuple(match_level(seen, values, guess) for seen, values in recalled)
+        return Surroundings(0, own[near], None, guess, fraction, self._known[2, near], matches)
+
+    def _recalled(self, match: Match, own: Ints, rows: Ints) -> tuple[Bools, Ints]:
+        """(n,) whether a known row before each of some new ones has its key, and what the last of them holds."""
+        order, others = self._lanes.sorted_rows, self._scene.decoded.values
+        n, every = len(order), np.concatenate([order, rows])
+        numbers = key_numbers([*(others[j][every] for j in match.others), *(own[self._shifted(every, lag)] for lag in match.lags)])
+        known = np.sort(numbers[:n] * (n + 1) + np.arange(n))
+        at = np.maximum(np.searchsorted(known, numbers[n:] * (n + 1) + self._places[rows]) - 1, 0)
+        return known[at] // (n + 1) == numbers[n:], own[order[known[at] % (n + 1)]]
 
     def _shifted(self, rows: Ints, lag: int) -> Ints:
         """(n,) the known rows so many before some new ones, at the ends what is nearest."""
@@ -184,7 +201,7 @@ class _Cells:
         counts = [AdaptiveCounts(n, [f.size for f in d.features], d.weights) for n, d in zip(plan.scheme.sizes, plan.digits, strict=True)]
         likely = [np.zeros(size, np.bool_) for size in plan.scheme.sizes]
         rows = np.flatnonzero(active)
-        self._course = None if plan.forward is None or plan.linear is None else _Course(plan.forward, plan.linear, scene, own, rows)
+        self._course = None if plan.forward is None or plan.linear is None else _Course(plan, scene, own, rows)
         self._low, self._high = int(own[: scene.n_known].min()), int(own[: scene.n_known].max())
         guess, contexts = self._conditions(own, rows)
         before: Ints | None = None
@@ -287,21 +304,13 @@ def _nearest(keys: Ints, active: Bools, scene: _Scene) -> Ints:
     return found
 
 
-def _taken(array: pa.Array, rows: Ints) -> pa.Array:
-    """array[rows], also of types that Arrow takes no rows of: views, run ends and what holds them."""
-    try:
-        return array.take(pa.array(rows))
-    except pa.ArrowNotImplementedError:
-        return pa.concat_arrays([array.slice(row, 1) for row in rows.tolist()])
-
-
 def _decoded(plan: ColumnPlan, drawn: Codes, known: Codes, rng: np.random.Generator) -> pa.Array:
     """Drawn codes as an Arrow array; a misfit is one of those the known rows hold."""
     n_misfits = 0 if drawn.state is None else int((drawn.state == STATE_MISFIT).sum())
     if not n_misfits:
         return decode_column(plan, drawn, approximate=True)
     assert known.misfits is not None
-    misfits = _taken(known.misfits, rng.integers(0, len(known.misfits), n_misfits))
+    misfits = taken(known.misfits, rng.integers(0, len(known.misfits), n_misfits))
     return decode_column(plan, Codes(drawn.values, drawn.state, misfits), approximate=True)
 
 
@@ -319,6 +328,6 @@ def _from_prior(model: Model, base: Base, known: pa.Table, scene: _Scene, rng: n
         if state is not None:
             special = (state.reshape(-1, plan.width) != STATE_VALUE).any(axis=1)[scene.places]
             source = np.where(special, scene.n_new + scene.places, np.arange(scene.n_new))
-            array = _taken(one_array(pa.chunked_array([array, column])), source)
+            array = taken(one_array(pa.chunked_array([array, column])), source)
         found[j] = array
     return found

@@ -20,7 +20,7 @@ TRANSFORMS = {
 LISTS = ("ilevels", "flevels", "dictionary")
 FLAGS = ("has_state", "opaque")
 STATES = [["direct", 0, 7, 0], None, [[[], [16]]], 1024]
-SIZES = {"state": 7, "step": 21, "spread": 65, "level": 7, "fraction": 8, "noise": 48}
+SIZES = {"state": 7, "step": 21, "spread": 65, "level": 7, "fraction": 8, "noise": 48, "match": 40}
 OF_COLUMN = ("value", "bins", "state", "before", "step")
 EDGELESS = ("value", *SIZES)
 WITH_NONE = ("left", "right", "between")
@@ -134,6 +134,8 @@ def _short_feature(feature: list[Any]) -> list[Any]:
     short = [kind, column] if kind in OF_COLUMN else [kind]
     if kind == "value":
         return [*short, lo, size]
+    if kind == "match":
+        return [*short, lo]
     return short if kind in EDGELESS else [*short, edges[:1] + [high - low for low, high in pairwise(edges)]]
 
 
@@ -143,6 +145,9 @@ def _long_feature(short: list[Any]) -> list[Any]:
     if kind == "value":
         lo, size = rest
         return [kind, column, lo, size, []]
+    if kind == "match":
+        [lo] = rest
+        return [kind, column, lo, SIZES[kind], []]
     if kind in EDGELESS:
         return [kind, column, 0, SIZES[kind], []]
     [steps] = rest

@@ -39,6 +39,7 @@ from vae_core.exact.counts import MAX_CELLS, n_contexts  # noqa: E402
 from vae_core.exact.digits import Digits, Direct, Residual  # noqa: E402
 from vae_core.exact.features import COLUMN_KINDS, FIXED_SIZES, N_STATES, OWN_KINDS, Feature  # noqa: E402
 from vae_core.exact.linear import Linear, Term  # noqa: E402
+from vae_core.exact.matches import Match  # noqa: E402
 from vae_core.exact.plans import FLAGS, MAX_FEATURES, CellPlan, ColumnCode, DigitPlan  # noqa: E402
 from vae_core.exact.schedule import LAST_CHUNKS  # noqa: E402
 from vae_core.model import Model  # noqa: E402
@@ -187,9 +188,13 @@ def every_context(n: int) -> tuple[pa.Table, Callable[[Model], Model]]:
 
     def one_after_another(keys: tuple[int, ...], terms: Sequence[Term], anchors: Sequence[Term], last_chunk: int) -> CellPlan:
         scheme = Residual(20)
-        first = DigitPlan((feature("noise", -1), feature("left", -1), feature("value", 0)), (2, 7, 30, 9))
-        second = DigitPlan((Feature("digit", -1, 0, scheme.sizes[0]), feature("fraction", -1), feature("guess", -1)), (3, 1, 8, 2))
-        return CellPlan(scheme, Linear(tuple(terms), -(1 << 14), tuple(anchors), 1 << 15), (first, second), last_chunk, keys)
+        first = DigitPlan((feature("noise" if keys else "left", -1), feature("value", 0), feature("match", -1)), (2, 7, 30, 5))
+        second = DigitPlan((
+            Feature("digit", -1, 0, scheme.sizes[0]), feature("fraction", -1), feature("guess", -1), replace(feature("match", -1), lo=1),
+        ), (3, 1, 8, 2, 6))  # fmt: skip
+        matches = Match((0,), (1,)), Match((), (3, 1)) if keys else Match((1, 0))
+        linear = Linear(tuple(terms), -(1 << 14), tuple(anchors), 1 << 15)
+        return CellPlan(scheme, linear, (first, second), last_chunk, keys, matches, 1 if keys else None)
 
     forward = {
         7: one_after_another(
@@ -201,7 +206,7 @@ def every_context(n: int) -> tuple[pa.Table, Callable[[Model], Model]]:
 
     def changed(model: Model) -> Model:
         codes: list[ColumnCode] = []
-        own_kinds, column_kinds = itertools.cycle(OWN_KINDS), itertools.cycle(COLUMN_KINDS)
+        own_kinds, column_kinds = itertools.cycle(kind for kind in OWN_KINDS if kind != "match"), itertools.cycle(COLUMN_KINDS)
         for j in range(len(columns)):
             terms = [Term("mean", -1, 60_000)] * (j in (2, 4)) + [Term("at", j - 1, 4000), Term("bend", j - 1, 3000)] * (j == 4)
             linear = Linear(tuple(terms), 1 << 16, (Term("at", j - 1, 70_000),) if j == 4 else (), -5) if j not in (0, 3) else None

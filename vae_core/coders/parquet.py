@@ -8,6 +8,7 @@ import pyarrow.parquet as pq
 from vae_core.columns.plan import ColumnPlan, storage_type
 from vae_core.columns.profile import storage_of
 from vae_core.columns.recode import one_array
+from vae_core.columns.rows import dense
 from vae_core.errors import CorruptArchive
 from vae_core.quality import differences
 
@@ -73,7 +74,7 @@ def native_of(array: pa.Array) -> pa.Array:
     array = storage_of(array)
     t = pa.types
     if t.is_dictionary(array.type):
-        array = array.dictionary_decode()
+        array = dense(array)
     if t.is_string_view(array.type):
         return array.cast(pa.large_string())
     if t.is_binary_view(array.type):

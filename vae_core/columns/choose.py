@@ -341,7 +341,7 @@ def _decimals(values: Any) -> tuple[DecimalLattice | None, float]:
     native = np.dtype(np.float32) if single else values.dtype
     with np.errstate(over="ignore"):
         size = np.quantile(np.abs(probe), 0.9).astype(native)
-    grain = 8 * float(np.spacing(size)) if np.isfinite(size) else math.inf
+    grain = 8 * float(np.spacing(size)) if size < np.finfo(native).max else math.inf
     best: tuple[float, int] | None = None
     for digits in range(16):
         if 10.0**-digits < grain and float(size) * 10.0**digits > 4096:

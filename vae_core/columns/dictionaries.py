@@ -12,6 +12,7 @@ from vae_core.columns.codes import STATE_MISFIT, STATE_NULL, Codes
 from vae_core.columns.integers import check_codes
 from vae_core.columns.nested import has_row_keys, row_keys
 from vae_core.columns.physical import Bools, Ints, valid_of
+from vae_core.columns.rows import dense
 from vae_core.errors import BadInput, CorruptArchive
 
 
@@ -75,7 +76,7 @@ class ValueDictionary:
         if len(odd):
             misfits = array.take(pa.array(odd)) if not _is_view(array.type) else _plain(array).take(pa.array(odd)).cast(self.values.type)
             if isinstance(misfits, pa.DictionaryArray):
-                misfits = misfits.dictionary_decode()
+                misfits = dense(misfits)
         return Codes(codes, state if state.any() else None, misfits)
 
     def _of_dictionary(self, array: pa.DictionaryArray) -> tuple[Ints, Bools | None]:

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from vae_core.columns.dictionaries import hashable, is_hashable
 from vae_core.columns.nested import row_keys
 from vae_core.columns.physical import integers_of, is_integral, ordered_bits, raw_values, valid_of
+from vae_core.columns.rows import dense, present, taken
 from vae_core.errors import BadInput
 from vae_core.tolerance import value_type_of
 
@@ -98,11 +99,11 @@ class ColumnProfile:
         if isinstance(array, pa.DictionaryArray):
             self._see_dictionary(array.dictionary)
             if array.dictionary.null_count:
-                self.n_null += array.dictionary_decode().null_count - array.null_count
+                self.n_null += dense(array).null_count - array.null_count
             self.n_cells += len(array)
             used = pc.unique(array.indices).drop_null()
-            seen = array.dictionary.take(used).drop_null()
-            self._add_distinct(seen if pa.types.is_nested(seen.type) else hashable(seen))
+            seen = taken(array.dictionary, used.to_numpy().astype(np.int64))
+            self._add_distinct(present(seen if pa.types.is_nested(seen.type) else hashable(seen)))
             return
         if pa.types.is_fixed_size_list(array.type):
             n_outer = array.null_count

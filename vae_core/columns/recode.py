@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from vae_core.columns.codes import (
@@ -30,6 +31,7 @@ from vae_core.columns.physical import (
 )
 from vae_core.columns.plan import ColumnPlan, FloatTransform, IntegerTransform, storage_type
 from vae_core.columns.profile import elements_of, storage_of
+from vae_core.columns.rows import dense
 from vae_core.columns.texts import DigitText
 from vae_core.errors import BadInput, CorruptArchive
 
@@ -162,11 +164,26 @@ def one_array(array: pa.Array | pa.ChunkedArray) -> pa.Array:
 
 def _redictionaried(array: pa.ChunkedArray) -> pa.ChunkedArray:
     """Chunks of a dictionary column over one dictionary without nulls."""
-    plain = pa.chunked_array([storage_of(chunk).dictionary_decode() for chunk in array.chunks])
-    kind = storage_type(array.type)
+    kind, chunks = storage_type(array.type), [storage_of(chunk) for chunk in array.chunks]
+    if pa.types.is_nested(kind.value_type):  # which Arrow does not encode either
+        return _joined(chunks)
+    plain = pa.chunked_array([dense(chunk) for chunk in chunks])
     whole = one_array(plain).dictionary_encode()
     indices = whole.indices.cast(kind.index_type)
     return pa.chunked_array([pa.DictionaryArray.from_arrays(indices, whole.dictionary, ordered=kind.ordered)])
+
+
+def _joined(chunks: list[pa.DictionaryArray]) -> pa.ChunkedArray:
+    """Chunks over their dictionaries end to end, those that are the same once."""
+    dictionaries: list[pa.Array] = []
+    indices = []
+    for chunk in chunks:
+        k = next((k for k, known in enumerate(dictionaries) if known.equals(chunk.dictionary)), len(dictionaries))
+        dictionaries += [chunk.dictionary] if k == len(dictionaries) else []
+        offset = sum(len(known) for known in dictionaries[:k])
+        indices.append(pc.add(chunk.indices.cast(pa.int64()), offset).cast(chunk.indices.type))
+    whole, ordered = pa.concat_arrays(dictionaries), chunks[0].type.ordered
+    return pa.chunked_array([pa.DictionaryArray.from_arrays(pa.concat_arrays(indices), whole, ordered=ordered)])
 
 
 def _encode_flat(plan: ColumnPlan, array: pa.Array) -> Codes:

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vae_core.entropy import kernel
-from vae_core.entropy.lanes import KernelWalk, OwnFeature
+from vae_core.entropy.lanes import KernelMatch, KernelWalk, OwnFeature
 from vae_core.entropy.passes import N_RAW_STEPS, Contexts, PassTables
 
 Ints = NDArray[np.int64]
@@ -79,6 +79,47 @@ def _agrees_in_passes(c: Any) -> bool:
 
 def _agrees_forward(c: Any) -> bool:
     """Of lp_walk, by which lp_read_forward goes, too: five lanes of twelve rows, the last of nine, under each of the own features."""
+    return _agrees_on_lags(c) and _agrees_on_matches(c)
+
+
+def _agrees_on_matches(c: Any) -> bool:
+    """Values that recur, under keys of lags, of another column, and of both."""
+    rng = np.random.default_rng(9)
+    n_lanes, length, bits = 6, 40, 8
+    edges, n = np.arange(0, n_lanes * length + 1, n_lanes), n_lanes * length
+    values, other = rng.choice([3, 9, 40, -70, 1 << 62, -(1 << 63)], n), rng.integers(0, 3, n).astype(np.uint64)
+    fixed = rng.integers(-(1 << 22), 1 << 22, n)
+    matches = [KernelMatch(lags, hashes, bits) for lags, hashes in (((1,), other), ((2, 1), np.zeros(n, np.uint64)), ((), other))]
+    walk = KernelWalk(edges, n_lanes, [(1, 65536)], fixed, matches=matches, leader=1)
+    c.lp_walk(walk.pointer, None, kernel.pointer(values))
+    for number, match in enumerate(matches):
+        memory: dict[int, tuple[int, int]] = {}
+        for step in range(length):
+            kept = []
+            for i in range(step * n_lanes, (step + 1) * n_lanes):
+                key, wanted = int(match.fixed[i]), 0
+                if step < max(match.lags.tolist(), default=0):
+                    continue
+                for lag in match.lags.tolist():
+                    key = (key ^ int(values[i - lag * n_lanes]) % (1 << 64)) * 0x9E3779B97F4A7C15 % (1 << 64)
+                    key ^= key >> 29
+                key = key * 0x9E3779B97F4A7C15 % (1 << 64) | 1
+                held, value = memory.get(key >> 64 - bits, (0, 0))
+                if held == key and number == 1 and (walk.guess[i], walk.fraction[i]) != (value, 0):
+                    return False
+                if held == key:
+                    off = (value - int(walk.guess[i]) + (1 << 63)) % (1 << 64) - (1 << 63)
+                    octave = min(8, abs(off).bit_length()) - 5
+                    wanted = off + 16 if abs(off) <= 15 else 32 + octave + 4 * (off < 0)
+                if int(match.level[i]) != wanted:
+                    return False
+                kept.append((key, int(values[i])))
+            memory |= {key >> 64 - bits: (key, value) for key, value in kept}
+    return True
+
+
+def _agrees_on_lags(c: Any) -> bool:
+    """Predictions, noise, and what they add to contexts."""
     rng = np.random.default_rng(8)
     n_lanes, length = 5, 12
     edges = np.cumsum([0] + [n_lanes] * 9 + [n_lanes - 1] * 3)

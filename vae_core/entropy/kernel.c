@@ -225,20 +225,38 @@ int64_t lp_read(digit *digits, int64_t n_digits, const int64_t *ends, int64_t n_
 #define NOISE_LEVELS 48
 #define MOST_SURPRISE ((int64_t)1 << 40)
 
-enum { LEFT, GUESS, FRACTION, NOISE };
+enum { LEFT, GUESS, FRACTION, NOISE, MATCH };
 
 typedef struct {
-    int64_t digit, kind, n_edges;
+    int64_t digit, kind, which, n_edges;
     const int64_t *edges;
     const int64_t *strides; /* of each level of the digit: what one level more of the feature adds to the context number */
 } own_feature;
 
+/* What followed a key last time: exact/matches.py is the specification. */
 typedef struct {
-    int64_t n_steps, n_lanes, n_terms, n_own, last_chunk;
+    int64_t n_lags, reach, bits;
+    const int64_t *lags;
+    const uint64_t *fixed; /* of each row: the hash of what the key has of other columns */
+    uint64_t *keys;        /* 2^bits cells: hash of the key, 0 for none, and the value */
+    int64_t *values;
+    uint64_t *now;         /* of each lane: the key of the row at hand */
+    uint8_t *level;        /* of each row */
+} match;
+
+#define FACTOR ((uint64_t)0x9E3779B97F4A7C15)
+#define FOLD 29
+#define MAX_MATCHES 64 /* more are tried at once than a plan has */
+#define NEAR 15
+#define FAR 128
+
+typedef struct {
+    int64_t n_steps, n_lanes, n_terms, n_own, n_matches, leader, last_chunk; /* leader: -1, or the match that is the prediction */
     const int64_t *edges;             /* where each step begins, n_steps + 1 of them */
     const int64_t *lags, *weights;    /* of the terms that read the column itself */
     const int64_t *fixed;             /* of each row: the sum of all other terms */
     const own_feature *own;
+    const match *matches;
     int64_t *past;                    /* (n_steps, n_lanes) values */
     int64_t *noise;                   /* of each lane */
     int64_t *guess;                   /* of each row */
@@ -258,6 +276,29 @@ static int64_t bins(const own_feature *f, int64_t x) {
     return low;
 }
 
+/* The cell that holds a row's key, -1 for none. */
+static int64_t recall(const walk *w, const match *m, int64_t step, int64_t lane, int64_t i) {
+    if (step < m->reach) return -1;
+    uint64_t key = m->fixed[i];
+    for (int64_t k = 0; k < m->n_lags; k++) {
+        key = (key ^ (uint64_t)w->past[(step - m->lags[k]) * w->n_lanes + lane]) * FACTOR;
+        key ^= key >> FOLD;
+    }
+    key = (key * FACTOR) | 1;
+    m->now[lane] = key;
+    int64_t cell = (int64_t)(key >> (64 - m->bits));
+    return m->keys[cell] == key ? cell : -1;
+}
+
+/* What a cell holds, beside a row's prediction. */
+static uint8_t match_level(const match *m, int64_t cell, int64_t guess) {
+    if (cell < 0) return 0;
+    int64_t off = (int64_t)((uint64_t)m->values[cell] - (uint64_t)guess);
+    if (off >= -NEAR && off <= NEAR) return (uint8_t)(off + NEAR + 1);
+    int64_t beyond = (off <= -32 || off >= 32) + (off <= -64 || off >= 64) + (off <= -FAR || off >= FAR);
+    return (uint8_t)(32 + beyond + (off < 0 ? 4 : 0));
+}
+
 /* Predictions of a step, and what its rows add to their contexts. */
 static void predict(const walk *w, digit *digits, int64_t step) {
     int64_t first = w->edges[step];
@@ -274,12 +315,20 @@ static void predict(const walk *w, digit *digits, int64_t step) {
         w->guess[i] = (int64_t)total >> SHIFT;
         w->fraction[i] = ((int64_t)total >> (SHIFT - 3)) & 7;
         w->level[i] = (uint8_t)level;
+        int64_t cells[MAX_MATCHES];
+        for (int64_t k = 0; k < w->n_matches; k++) cells[k] = recall(w, &w->matches[k], step, lane, i);
+        if (w->leader >= 0 && cells[w->leader] >= 0) {
+            w->guess[i] = w->matches[w->leader].values[cells[w->leader]];
+            w->fraction[i] = 0;
+        }
+        for (int64_t k = 0; k < w->n_matches; k++) w->matches[k].level[i] = match_level(&w->matches[k], cells[k], w->guess[i]);
         for (int64_t k = 0; digits && k < w->n_own; k++) {
             const own_feature *f = &w->own[k];
             int64_t found = level;
             if (f->kind == LEFT) found = step ? bins(f, w->past[(step - 1) * w->n_lanes + lane]) : f->n_edges + 1;
             if (f->kind == GUESS) found = bins(f, w->guess[i]);
             if (f->kind == FRACTION) found = w->fraction[i];
+            if (f->kind == MATCH) found = w->matches[f->which].level[i];
             digit *d = &digits[f->digit];
             for (int64_t at = 0; at <= d->depth; at++)
                 if (f->strides[at]) ((int32_t *)d->contexts[at])[i] += (int32_t)(found * f->strides[at]);
@@ -297,6 +346,14 @@ static void remember(const walk *w, int64_t step, const int64_t *values) {
         int64_t surprise = (int64_t)(size < (uint64_t)MOST_SURPRISE ? size : (uint64_t)MOST_SURPRISE) << 8;
         w->past[step * w->n_lanes + lane] = values[i];
         w->noise[lane] = step == 1 ? surprise : w->noise[lane] + ((surprise - w->noise[lane]) >> 3);
+    }
+    for (int64_t k = 0; k < w->n_matches; k++) {
+        const match *m = &w->matches[k];
+        for (int64_t i = first; step >= m->reach && i < w->edges[step + 1]; i++) {
+            uint64_t key = m->now[i - first], cell = key >> (64 - m->bits);
+            m->keys[cell] = key;
+            m->values[cell] = values[i];
+        }
     }
 }
 

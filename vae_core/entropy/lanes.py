@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 from vae_core.entropy import kernel
 
 Ints = NDArray[np.int64]
-KINDS = ("left", "guess", "fraction", "noise")  # as in kernel.c
+KINDS = ("left", "guess", "fraction", "noise", "match")  # as in kernel.c
+MAX_MATCHES = 64  # likewise
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,13 +25,14 @@ class OwnFeature:
     """A feature of the column itself.
 
     digit : whose context it enters      kind : one of KINDS      edges : of its bins
-    strides : for each level of the digit what one more of it adds to the context number
+    strides : for each level of the digit what one more of it adds to the context number        which : number of a match
     """
 
     digit: int
     kind: str
     edges: tuple[int, ...]
     strides: tuple[int, ...]
+    which: int = 0
 
 
 class _OwnFeature(ctypes.Structure):
@@ -39,18 +41,49 @@ class _OwnFeature(ctypes.Structure):
     _fields_ = (
         ("digit", ctypes.c_int64),
         ("kind", ctypes.c_int64),
+        ("which", ctypes.c_int64),
         ("n_edges", ctypes.c_int64),
         ("edges", ctypes.c_void_p),
         ("strides", ctypes.c_void_p),
     )
 
 
+class _Match(ctypes.Structure):
+    """kernel.c: match."""
+
+    _fields_ = (
+        *((name, ctypes.c_int64) for name in ("n_lags", "reach", "bits")),
+        *((name, ctypes.c_void_p) for name in ("lags", "fixed", "keys", "values", "now", "level")),
+    )
+
+
+class KernelMatch:
+    """The memory of one match (exact/matches.py).
+
+    level : (n,) uint8 in coding order, once walked
+    """
+
+    def __init__(self, lags: Sequence[int], fixed: NDArray[np.uint64], bits: int) -> None:
+        """fixed: (n,) hashes of what the key has of other columns, in coding order."""
+        self.lags, self.fixed, self.bits = np.array(lags, np.int64), np.ascontiguousarray(fixed), bits
+        self.keys, self.values = np.zeros(1 << bits, np.uint64), np.zeros(1 << bits, np.int64)
+        self.level = np.empty(len(fixed), np.uint8)
+
+    def fill(self, structure: _Match, n_lanes: int) -> None:
+        """Point a structure to it, good while this object lives."""
+        self._now = np.zeros(max(1, n_lanes), np.uint64)
+        structure.n_lags, structure.reach, structure.bits = len(self.lags), max(self.lags.tolist(), default=0), self.bits
+        addresses = [kernel.address(a) for a in (self.lags, self.fixed, self.keys, self.values, self._now, self.level)]
+        structure.lags, structure.fixed, structure.keys, structure.values, structure.now, structure.level = addresses
+
+
 class _Walk(ctypes.Structure):
     """kernel.c: walk."""
 
     _fields_ = (
-        *((name, ctypes.c_int64) for name in ("n_steps", "n_lanes", "n_terms", "n_own", "last_chunk")),
-        *((name, ctypes.c_void_p) for name in ("edges", "lags", "weights", "fixed", "own", "past", "noise", "guess", "fraction", "level")),
+        *((name, ctypes.c_int64) for name in ("n_steps", "n_lanes", "n_terms", "n_own", "n_matches", "leader", "last_chunk")),
+        *((name, ctypes.c_void_p) for name in ("edges", "lags", "weights", "fixed", "own", "matches")),
+        *((name, ctypes.c_void_p) for name in ("past", "noise", "guess", "fraction", "level")),
         *((name, ctypes.c_int64) for name in ("is_residual", "lo", "shift", "escape")),
     )
 
@@ -60,6 +93,7 @@ class KernelWalk:
 
     guess           : (n,) int64 in coding order, once walked
     fraction, level : (n,) uint8 likewise, of the prediction and of the noise
+    matches         : the memories, each with its levels
     """
 
     def __init__(
@@ -71,9 +105,12 @@ class KernelWalk:
         own: Sequence[OwnFeature] = (),
         last_chunk: int = 0,
         scheme: tuple[int, int, int, int] = (0, 0, 0, 0),
+        matches: Sequence[KernelMatch] = (),
+        leader: int = -1,
     ) -> None:
         """edges: (n_steps + 1,) where steps begin. terms: (lag, weight) of the column itself. fixed: (n,) sums of all other terms.
-        scheme: whether it is a residual's; lo and shift of a direct one; the escape symbol."""
+        scheme: whether it is a residual's; lo and shift of a direct one; the escape symbol.
+        leader: the number of the match that is the prediction, -1 for none."""
         n, n_steps = len(fixed), len(edges) - 1
         self.guess = np.empty(n, np.int64)
         self.fraction, self.level = np.empty(n, np.uint8), np.empty(n, np.uint8)
@@ -84,13 +121,20 @@ class KernelWalk:
         for structure, feature in zip(structures, own, strict=True):
             bins, strides = np.array(feature.edges, np.int64), np.array(feature.strides, np.int64)
             structure.digit, structure.kind, structure.n_edges = feature.digit, KINDS.index(feature.kind), len(bins)
+            structure.which = feature.which
             structure.edges, structure.strides = kernel.address(bins), kernel.address(strides)
             kept += [bins, strides]
-        self._kept = (kept, structures)  # what the structure points to
+        if len(matches) > MAX_MATCHES:
+            raise ValueError(f"the kernel has no room for {len(matches)} matches")
+        self.matches, memories = matches, (_Match * len(matches))()
+        for memory, match in zip(memories, matches, strict=True):
+            match.fill(memory, n_lanes)
+        self._kept = (kept, structures, memories)  # what the structure points to
         addresses = [kernel.address(array) for array in (*kept[:4], past, noise, self.guess, self.fraction, self.level)]
         self.structure = _Walk(
-            n_steps, n_lanes, len(terms), len(own), last_chunk, *addresses[:4], ctypes.addressof(structures), *addresses[4:], *scheme
-        )
+            n_steps, n_lanes, len(terms), len(own), len(matches), leader, last_chunk, *addresses[:4], ctypes.addressof(structures),
+            ctypes.addressof(memories), *addresses[4:], *scheme,
+        )  # fmt: skip
 
     @property
     def pointer(self) -> Any:

@@ -46,12 +46,16 @@ class Arrangement:
         self.order.append(column)
 
     def searched_again(self, sampled: Sampled, columns: Sequence[SampleColumn]) -> Arrangement:
-        """The same order with the codes that another sample of the columns asks for; as it is, when there is no time for all."""
+        """The same order with the codes that another sample of the columns asks for, the dearest columns first while there is time."""
         found = Arrangement(sampled, columns, self._tick)
-        for column in self.order:
-            found.add(column)
+        more = sampled.n_rows / max(1, self._sampled.n_rows)
+        found.order, found.found = self.order, {j: (code, bits * more) for j, (code, bits) in self.found.items()}
+        for column in sorted(self.order, key=lambda j: -self.found[j][1]):
+            again = found._search(column, self.order[: self.order.index(column)])
             if not self._tick():
-                return self
+                break
+            if more != 1 or again[1] < found.found[column][1]:
+                found.found[column] = again
         return found
 
     def improve(self, report: Callable[[], None]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -12,8 +13,11 @@ from vae_core.exact.digits import Digits
 from vae_core.exact.features import FRACTIONS, MAX_LEVELS, N_STATES, NOISE_LEVELS, STEP_CLASSES, Feature, Surroundings
 from vae_core.exact.forward import Lanes, known_of_rows
 from vae_core.exact.linear import Linear
+from vae_core.exact.matches import LEVELS as MATCH_LEVELS
+from vae_core.exact.matches import Match
 from vae_core.exact.options import Option
 from vae_core.exact.ordering import quantile_edges
+from vae_core.exact.recurring import best_beside, keys_to_try
 from vae_core.exact.sampled import Sampled, level_of_rows
 from vae_core.exact.schedule import STEPS, STRIDE
 from vae_core.exact.tally import Narrow, narrow
@@ -106,7 +110,7 @@ class Bench:
     guess: Ints | None = None
     _levels: dict[Feature, Narrow] = field(default_factory=dict)
     _candidates: list[Feature] = field(default_factory=list)
-    shortlists: dict[int, list[Feature]] = field(default_factory=dict)
+    matches: tuple[Match, ...] = ()
 
     @property
     def scheme(self) -> Digits:
@@ -141,15 +145,30 @@ class Bench:
         rows, sampled = self.rows, self.rows.sampled
         assert self.option.linear is not None
         lanes = Lanes(sampled.decoded, keys, rows.active)
-        found = np.zeros((4, sampled.n_rows), np.int64)
-        found[:, lanes.rows] = known_of_rows(lanes, self.option.linear, sampled.decoded, rows.own)
-        guess, fraction, noise, before = found[:, rows.active]
+        lead = self.option.leader
+        tried = (*([] if lead is None else [lead]), *(m for m in keys_to_try(sampled, rows.column) if m != lead))
+        found = np.zeros((4 + len(tried), sampled.n_rows), np.int64)
+        leader = None if lead is None else 0
+        found[:, lanes.rows] = known_of_rows(lanes, self.option.linear, sampled.decoded, rows.own, tried, leader)
+        guess, fraction, noise, before, *levels = found[:, rows.active]
         for n_bins in (128, 16):
             edges = quantile_edges(before, n_bins)
             feature = Feature("left", -1, 0, len(edges) + 2, edges)
             self._levels[feature] = narrow(feature.levels(before), feature.size)
         self._levels[Feature("noise", -1, 0, NOISE_LEVELS)] = narrow(noise, NOISE_LEVELS)
         self._know_guess(guess, fraction)
+        if tried:
+            self._remember(tried, [narrow(level, MATCH_LEVELS) for level in levels])
+
+    def _remember(self, tried: Sequence[Match], levels: Sequence[Narrow]) -> None:
+        """Know the leader, if there is one, and the memories that tell most of the first digit."""
+        rows, size, first = self.rows, self.scheme.sizes[0], int(self.option.leader is not None)
+        symbols = narrow(self.scheme.split(rows.own[rows.active], self.guess)[0][0], size)
+        noise = self._levels[Feature("noise", -1, 0, NOISE_LEVELS)]
+        beside = [first + k for k in best_beside(symbols, size, noise, levels[first:], rows.sampled)]
+        for number, k in enumerate([*range(first), *beside]):
+            self._levels[Feature("match", -1, number, MATCH_LEVELS)] = levels[k]
+            self.matches = (*self.matches, tried[k])
 
     def _know_guess(self, guess: Ints, fraction: Ints) -> None:
         self.guess = guess

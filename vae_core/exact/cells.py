@@ -67,7 +67,7 @@ def _code_forward(channel: Channel, plan: CellPlan, decoded: Decoded, own: Ints,
     if kernel.available() and len(lanes.rows):
         _code_forward_by_kernel(channel, plan, decoded, own, lanes)
         return
-    tables, walk = _numpy_tables(plan), Walk(lanes, plan.linear, decoded)
+    tables, walk = _numpy_tables(plan), Walk(lanes, plan.linear, decoded, plan.matches, plan.leader)
     fixed = {f: decoded.feature(f)[lanes.rows] for d in plan.digits for f in d.features if f.column >= 0}
     truth = own[lanes.rows] if channel.writes else None
     for step in range(lanes.n_steps):
@@ -106,11 +106,11 @@ def _code_forward_by_kernel(channel: Channel, plan: CellPlan, decoded: Decoded, 
             else:  # the kernel adds what it finds
                 levels.append(np.zeros(len(lanes.rows), np.int32))
                 strides = [0] * (place + 1) + [n_contexts(sizes[place + 1 : at]) for at in range(place + 1, len(sizes) + 1)]
-                features.append(OwnFeature(k, f.kind, f.edges, tuple(strides)))
+                features.append(OwnFeature(k, f.kind, f.edges, tuple(strides), f.lo))
         contexts.append(Contexts.of(sizes, levels))
     scheme = plan.scheme
     numbers = (0, scheme.lo, scheme.shift, scheme.escape) if isinstance(scheme, Direct) else (1, 0, 0, scheme.escape)
-    walk = kernel_walk(lanes, plan.linear, decoded, features, plan.last_chunk, numbers)
+    walk = kernel_walk(lanes, plan.linear, decoded, features, plan.last_chunk, numbers, plan.matches, plan.leader)
     if not channel.writes:
         own[lanes.rows] = channel.read_forward(tables, contexts, walk)
         return

@@ -7,8 +7,10 @@
     spread        size class of their difference                         level     the pass (distance to the neighbours)
     guess         the linear prediction, bins                            digit     the digit coded just before (added by the coder)
     fraction      what the prediction lost to rounding, in eighths       noise     how far predictions were off in the rows before
+    match  lo     what followed a key last time, beside the prediction (`matches`), of the plan's match number lo
 
-Of rows coded one after another (`forward`) left is the row before, and noise is known; right, between, spread and level are not.
+Of rows coded one after another (`forward`) left is the row before, and noise and match are known; right, between, spread and
+level are not.
 
 Binned features search `edges` (FORMAT.md, "Exact layer"); an exact one clips to [lo, lo + size - 2] with one level for the rest.
 """
@@ -23,12 +25,14 @@ from numpy.typing import NDArray
 
 from vae_core.errors import CorruptArchive
 from vae_core.exact.digits import _bit_length
+from vae_core.exact.matches import LEVELS as MATCH_LEVELS
+from vae_core.exact.matches import MAX_MATCHES
 from vae_core.exact.schedule import STEPS
 
 Ints = NDArray[np.int64]
 
 COLUMN_KINDS = ("value", "bins", "state", "before", "step")
-OWN_KINDS = ("left", "right", "between", "spread", "level", "guess", "fraction", "noise")
+OWN_KINDS = ("left", "right", "between", "spread", "level", "guess", "fraction", "noise", "match")
 NEIGHBOUR_KINDS = ("left", "right", "between", "spread", "level")
 AROUND_KINDS = ("right", "between", "spread", "level")  # that rows coded one after another do not have
 MAX_LEVELS = 1 << 16
@@ -38,6 +42,7 @@ FRACTIONS = 8
 NOISE_LEVELS = 48
 FIXED_SIZES = {
     "state": N_STATES, "step": STEP_CLASSES, "spread": 65, "level": len(STEPS) + 1, "fraction": FRACTIONS, "noise": NOISE_LEVELS,
+    "match": MATCH_LEVELS,
 }  # fmt: skip
 
 
@@ -47,7 +52,7 @@ class Feature:
 
     kind   : see the module text
     column : the earlier column it reads, -1 for the column's own neighbours
-    lo     : lowest code of an exact feature
+    lo     : lowest code of an exact feature, number of a match
     size   : number of levels, 1..65536
     edges  : ascending bin edges; level = number of edges <= value
     """
@@ -91,9 +96,13 @@ def from_json(parts: Any, n_columns: int) -> Feature:
     expected = FIXED_SIZES.get(kind)
     if kind in ("bins", "before", "left", "right", "between", "guess"):
         expected = len(edges) + 1 + (kind in ("left", "right", "between"))
-    if (expected is not None and size != expected) or list(edges) != sorted(edges) or not -(2**63) <= lo < 2**63:
+    if (expected is not None and size != expected) or list(edges) != sorted(edges) or not _fits(kind, lo):
         raise CorruptArchive(f"model describes feature {kind} of column {column} with {size} levels")
     return feature
+
+
+def _fits(kind: str, lo: int) -> bool:
+    return 0 <= lo < MAX_MATCHES if kind == "match" else -(2**63) <= lo < 2**63
 
 
 @dataclass(slots=True)
@@ -146,8 +155,8 @@ def step_class(values: Ints, before: Ints) -> Ints:
 
 @dataclass(frozen=True, slots=True)
 class Surroundings:
-    """What a column knows of itself when a pass is coded: neighbour values (n,) each, the pass, the prediction, its fraction, and
-    the level of its noise."""
+    """What a column knows of itself when a pass is coded: neighbour values (n,) each, the pass, the prediction, its fraction,
+    the level of its noise, and those of its matches."""
 
     step: int
     left: Ints | None
@@ -155,6 +164,7 @@ class Surroundings:
     guess: Ints | None
     fraction: Ints | None = None
     noise: Ints | None = None
+    matches: tuple[Ints, ...] = ()
 
     def levels(self, feature: Feature, n: int) -> Ints:
         """(n,) levels of one of the column's own features; a neighbour that does not exist is the last level."""
@@ -164,6 +174,8 @@ class Surroundings:
             return self.fraction if self.fraction is not None else np.zeros(n, np.int64)
         if feature.kind == "noise":
             return self.noise if self.noise is not None else np.zeros(n, np.int64)
+        if feature.kind == "match":
+            return self.matches[feature.lo] if feature.lo < len(self.matches) else np.zeros(n, np.int64)
         if feature.kind == "guess":
             return feature.levels(self.guess) if self.guess is not None else np.zeros(n, np.int64)
         if feature.kind == "left" and self.left is not None:

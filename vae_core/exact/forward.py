@@ -15,10 +15,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vae_core.entropy import kernel
-from vae_core.entropy.lanes import KernelWalk, OwnFeature
+from vae_core.entropy.lanes import KernelMatch, KernelWalk, OwnFeature
 from vae_core.errors import CorruptArchive
 from vae_core.exact.features import NOISE_LEVELS, Decoded, Surroundings, noise_level
 from vae_core.exact.linear import SHIFT, Linear, Term
+from vae_core.exact.matches import Match, Memory, bits_for, fixed_hashes, led, level
 
 Ints = NDArray[np.int64]
 STEPS = 512  # rows of a lane, unless there are more rows than MOST_LANES of them
@@ -63,14 +64,16 @@ class Lanes:
 class Walk:
     """The prediction of a column step by step: what it knows of each lane."""
 
-    def __init__(self, lanes: Lanes, linear: Linear, decoded: Decoded) -> None:
-        """Raises CorruptArchive when the prediction reads a column that is not decoded."""
+    def __init__(self, lanes: Lanes, linear: Linear, decoded: Decoded, matches: Sequence[Match] = (), leader: int | None = None) -> None:
+        """Raises CorruptArchive when the prediction or a match reads a column that is not decoded."""
         self._lanes = lanes
         self._own = [term for term in linear.terms if term.column < 0]
         self._totals = fixed_totals(lanes, linear, decoded)
         self._past = np.zeros((lanes.n_steps, lanes.n_lanes), np.int64)
         self._noise = np.zeros(lanes.n_lanes, np.int64)
         self._guess: Ints = np.empty(0, np.int64)
+        self._leader = leader
+        self._memories = [Memory(match, fixed_hashes(match, lanes, decoded), len(lanes.rows)) for match in matches]
 
     def around(self, step: int) -> Surroundings:
         """What is known of the rows of a step."""
@@ -84,13 +87,19 @@ class Walk:
                     total = total + np.int64(term.weight) * self._past[max(step - term.lag, 0), :n]
             left = self._past[step - 1, :n]
             noise = noise_level(self._noise[:n]) if step > 1 else np.full(n, NOISE_LEVELS - 1, np.int64)
-        self._guess = total >> SHIFT
-        return Surroundings(0, left, None, self._guess, (total >> (SHIFT - 3)) & 7, noise)
+        self._guess, fraction = total >> SHIFT, (total >> (SHIFT - 3)) & 7
+        recalled = [memory.recall(step, slice(int(start), int(stop)), self._past) for memory in self._memories]
+        if self._leader is not None:
+            self._guess, fraction = led(*recalled[self._leader], self._guess, fraction)
+        matches = tuple(level(seen, values, self._guess) for seen, values in recalled)
+        return Surroundings(0, left, None, self._guess, fraction, noise, matches)
 
     def learn(self, step: int, values: Ints) -> None:
         """(n,) values of the rows of a step, now known."""
         n = len(values)
         self._past[step, :n] = values
+        for memory in self._memories:
+            memory.learn(step, values)
         with np.errstate(over="ignore"):
             surprise = np.abs(values - self._guess)
         surprise = np.where(surprise < 0, MOST_SURPRISE, np.minimum(surprise, MOST_SURPRISE)) << 8
@@ -108,28 +117,37 @@ def fixed_totals(lanes: Lanes, linear: Linear, decoded: Decoded) -> Ints:
 
 def kernel_walk(
     lanes: Lanes, linear: Linear, decoded: Decoded, own: Sequence[OwnFeature] = (), last_chunk: int = 0,
-    scheme: tuple[int, int, int, int] = (0, 0, 0, 0),
+    scheme: tuple[int, int, int, int] = (0, 0, 0, 0), matches: Sequence[Match] = (), leader: int | None = None,
 ) -> KernelWalk:
     """The same walk by the kernel."""
     terms = [(term.lag, term.weight) for term in linear.terms if term.column < 0]
-    return KernelWalk(lanes.edges, lanes.n_lanes, terms, fixed_totals(lanes, linear, decoded), own, last_chunk, scheme)
+    bits = bits_for(len(lanes.rows))
+    memories = [KernelMatch(match.lags, fixed_hashes(match, lanes, decoded), bits) for match in matches]
+    fixed = fixed_totals(lanes, linear, decoded)
+    return KernelWalk(lanes.edges, lanes.n_lanes, terms, fixed, own, last_chunk, scheme, memories, -1 if leader is None else leader)
 
 
-def known_of_rows(lanes: Lanes, linear: Linear, decoded: Decoded, own: Ints) -> Ints:
-    """(4, n) prediction, its fraction, the level of the noise, and the value before, for each row in coding order, of a column,
-    (n_rows,) values, that is known. The first row of a lane stands for the one before it."""
+def known_of_rows(
+    lanes: Lanes, linear: Linear, decoded: Decoded, own: Ints, matches: Sequence[Match] = (), leader: int | None = None
+) -> Ints:
+    """(4 + n_matches, n) prediction, its fraction, the level of the noise, the value before, and the levels of matches, for each row
+    in coding order, of a column, (n_rows,) values, that is known. The first row of a lane stands for the one before it."""
     truth = own[lanes.rows]
-    found = np.empty((4, len(truth)), np.int64)
+    found = np.empty((4 + len(matches), len(truth)), np.int64)
     if kernel.available() and len(truth):
-        walk = kernel_walk(lanes, linear, decoded)
+        walk = kernel_walk(lanes, linear, decoded, matches=matches, leader=leader)
         walk.over(truth)
         found[:3] = walk.guess, walk.fraction, walk.level
+        for k, memory in enumerate(walk.matches):
+            found[4 + k] = memory.level
     else:
-        slow = Walk(lanes, linear, decoded)
+        slow = Walk(lanes, linear, decoded, matches, leader)
         for step, (start, stop) in enumerate(itertools.pairwise(lanes.edges.tolist())):
             around = slow.around(step)
             assert around.guess is not None and around.fraction is not None and around.noise is not None
             found[:3, start:stop] = around.guess, around.fraction, around.noise
+            for k, levels in enumerate(around.matches):
+                found[4 + k, start:stop] = levels
             slow.learn(step, truth[start:stop])
     for step, (start, stop) in enumerate(itertools.pairwise(lanes.edges.tolist())):
         first = int(lanes.edges[max(0, step - 1)])

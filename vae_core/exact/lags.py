@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -23,6 +24,9 @@ TERM_BITS = 40.0  # what a term takes in the stored plan, with a margin
 WORTH_SORTING = 0.15  # bits a row
 UNRELATED = 0.35  # bits by which steps may be dearer than values: those of independent normal values are dearer by a half
 MOST_ORDERS = 2
+STEP = 1  # where the column's last step is among the variables of a fit
+WORTH_BENDING = 0.02  # bits a row
+HEAVY = 2.5  # times the median that a mean distance is where a few rows are far off
 COPY_ROWS, ALIKE = 8_192, 0.25  # rows that are looked at for copies, and the correlation of their steps
 
 
@@ -108,7 +112,8 @@ def forward_terms(
     with np.errstate(over="ignore"):
         design = ((columns - center) @ basis).astype(np.float64)
         step = (target - columns[:, 0]).astype(np.float64)
-    weights = _fitted(np.concatenate([design, np.ones((len(target), 1))], axis=1), step, n_total)
+    steps = [STEP, *(k for k, (kind, j) in enumerate(names) if kind == "lag1" and j >= 0 and k < len(OWN_LAGS) + 4 * MOST_OTHERS)]
+    weights = _fitted(np.concatenate([design, np.ones((len(target), 1))], axis=1), step, n_total, steps)
     units = basis @ np.rint(weights[:-1] * (1 << SHIFT))
     bias = float(weights[-1]) * (1 << SHIFT) - float(units @ center.astype(np.float64))
     units[0] += 1 << SHIFT
@@ -154,21 +159,50 @@ def _seasons(values: Ints) -> list[int]:
     return sorted(peaks, key=lambda k: -found[k])[:SEASONS]
 
 
-def _fitted(design: Floats, target: Floats, n_total: int) -> Floats:
-    """(k,) weights of (n, k) columns, the last one the bias; 0 for those that do not pay."""
-    size = np.sqrt(np.square(design).mean(axis=0))
-    used = size > 0
-    scaled = design / np.where(used, size, 1.0)
-    weights = np.zeros(design.shape[1])
-    absolute = np.ones(len(target))
+def _fitted(design: Floats, target: Floats, n_total: int, steps: Sequence[int] = ()) -> Floats:
+    """(k,) weights of (n, k) columns, the last one the bias; 0 for those that do not pay. steps: columns that may be all there is.
+
+    Least absolute deviations, or what makes the logarithm of distances small where that tells rows by more: a jump, and the row after
+    it, whose step before is the jump, must not bend what all others follow.
+    """
+    size: Floats = np.sqrt(np.square(design).mean(axis=0))
+    scaled = design / np.where(size > 0, size, 1.0)
+    found = _reweighted(scaled, target, n_total, None)
+    # as the row before, as it goes on, and as another column steps
+    starts = [found, np.zeros(design.shape[1]), *(np.eye(design.shape[1])[k] * size for k in steps)]
+    closest = min(starts, key=lambda w: _logarithm(target - scaled @ w))
+    off = np.abs(target - scaled @ found)
+    if closest is not found or off.mean() > HEAVY * np.median(off) + 1:
+        closer = _reweighted(scaled, target, n_total, closest)
+        if _logarithm(target - scaled @ closer) < _logarithm(target - scaled @ found) - WORTH_BENDING:
+            found = closer
+    weights: Floats = found / np.where(size > 0, size, 1.0)
+    return weights
+
+
+def _logarithm(off: Floats) -> float:
+    return float(np.log2(1 + np.abs(off)).mean())
+
+
+def _reweighted(scaled: Floats, target: Floats, n_total: int, start: Floats | None) -> Floats:
+    """(k,) weights by iteratively reweighted least squares: of absolute deviations, or from a start on of their logarithms."""
+    used: NDArray[np.bool_] = np.abs(scaled).max(axis=0) > 0
+    weights, near = np.zeros(scaled.shape[1]), np.ones(len(target))
+    reach = math.inf
+    if start is not None:
+        off = np.abs(target - scaled @ start)
+        reach = max(1.0, 4 * float(np.median(off)))
+        near = 1 / (np.maximum(off, 0.5) * (1 + off / reach))
     for rounds in (4, 3, 3):
         for _ in range(rounds):
             part = scaled[:, used]
-            gram = (part * absolute[:, None]).T @ part
-            gram[np.diag_indices_from(gram)] += 1e-9 * absolute.sum()
-            found = np.linalg.solve(gram, (part * absolute[:, None]).T @ target)
-            absolute = 1 / np.maximum(np.abs(target - part @ found), 0.5)
-        squares = float((absolute * np.square(target - part @ found)).sum()) + 1e-12
+            gram = (part * near[:, None]).T @ part
+            gram[np.diag_indices_from(gram)] += 1e-9 * near.sum()
+            found = np.linalg.solve(gram, (part * near[:, None]).T @ target)
+            off = np.abs(target - part @ found)
+            reach = max(1.0, min(reach / 2, 2 * float(np.median(off)))) if start is not None else math.inf
+            near = 1 / (np.maximum(off, 0.5) * (1 + off / reach))
+        squares = float((near * np.square(off)).sum()) + 1e-12
         kept = _paying(gram, found, squares, n_total)
         weights[:] = 0
         weights[used] = found
@@ -176,7 +210,7 @@ def _fitted(design: Floats, target: Floats, n_total: int) -> Floats:
             break
         used[np.flatnonzero(used)[~kept]] = False
     weights[~used] = 0
-    return weights / np.where(size > 0, size, 1.0)
+    return weights
 
 
 def _paying(gram: Floats, weights: NDArray[np.floating[Any]], squares: float, n_total: int) -> NDArray[np.bool_]:

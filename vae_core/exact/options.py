@@ -13,7 +13,9 @@ from vae_core.exact.digits import Digits, Direct, Residual
 from vae_core.exact.forward import Lanes
 from vae_core.exact.lags import forward_terms, sort_orders
 from vae_core.exact.linear import Linear, term_values
+from vae_core.exact.matches import Match
 from vae_core.exact.ordering import SampleColumn
+from vae_core.exact.recurring import best_leader
 from vae_core.exact.regress import Regression
 from vae_core.exact.sampled import Sampled, level_of_rows
 from vae_core.exact.schedule import STRIDE
@@ -24,11 +26,12 @@ MOST_COPIES = 4
 
 @dataclass(frozen=True, slots=True)
 class Option:
-    """A way to write a column. forward: as in CellPlan."""
+    """A way to write a column. forward: as in CellPlan. leader: the match that is the prediction."""
 
     scheme: Digits
     linear: Linear | None = None
     forward: tuple[int, ...] | None = None
+    leader: Match | None = None
 
 
 def options(
@@ -38,17 +41,24 @@ def options(
     rows."""
     lo, hi = (int(to_minutes(np.array([v], np.int64))[0]) for v in (column.lo, column.hi)) if clock else (column.lo, column.hi)
     found: list[Option] = []
+    forward: list[tuple[Linear, tuple[int, ...]]] = []
     if hi - lo < 1 << 16:
         found.append(Option(Direct.over(lo, hi)))
     valid = np.arange(len(values)) if active is None else np.flatnonzero(active)
     if hi - lo >= 8 and not (column.categorical and hi - lo < 1 << 16):
         predicted = _predictions(sampled, column.column, values, valid, hi - lo, alone)
         forward = [] if alone or hi - lo >= 1 << 44 else _forward(sampled, column.column, values, valid, predicted[0])
+        spread = min(62, max(2, (hi - lo).bit_length()))
         for linear, keys in [*((linear, None) for linear in predicted), *forward]:
-            spread = min(62, max(2, (hi - lo).bit_length()))
             found.append(Option(Residual(spread), linear, keys))
             if hi - lo < 1 << 8:
                 found.append(Option(Direct.over(lo, hi), linear, keys))
+    if not alone and 8 <= hi - lo < 1 << 44 and len(valid) and sampled.remembers:
+        bare = Linear((), _bias(values[valid]))
+        for linear, keys in forward or [(bare, ())]:
+            leader = best_leader(sampled, column.column, values, Lanes(sampled.decoded, keys, valid), linear)
+            if leader is not None:
+                found.append(Option(Residual(min(62, (hi - lo).bit_length())), linear, keys, leader))
     return found or [Option(Residual(62), Linear((), lo << 16 if abs(lo) < 1 << 45 else 0))]
 
 

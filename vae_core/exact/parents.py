@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -11,6 +11,7 @@ from vae_core.exact.bench import Bench
 from vae_core.exact.costs import ALL_WEIGHTS, RANK_WEIGHT, Chain, extend, rank, root
 from vae_core.exact.counts import MAX_CELLS
 from vae_core.exact.features import Feature
+from vae_core.exact.matches import Match
 from vae_core.exact.plans import MAX_FEATURES, CellPlan, DigitPlan
 from vae_core.exact.schedule import DEFAULT_CHUNK, LONG_CHUNK
 from vae_core.exact.tally import Narrow
@@ -57,7 +58,18 @@ def search_digits(bench: Bench, tick: Callable[[], bool]) -> tuple[CellPlan, flo
         total += chain.bits
     dear = total > DEAR_BITS * max(1, len(bench.rows.active))
     last_chunk = DEFAULT_CHUNK if dear else LONG_CHUNK
-    return CellPlan(bench.scheme, bench.option.linear, tuple(plans), last_chunk, bench.option.forward), total
+    leader = None if bench.option.leader is None else 0
+    digits, matches = _numbered(plans, bench.matches, leader)
+    return CellPlan(bench.scheme, bench.option.linear, digits, last_chunk, bench.option.forward, matches, leader), total
+
+
+def _numbered(plans: Sequence[DigitPlan], matches: Sequence[Match], leader: int | None) -> tuple[tuple[DigitPlan, ...], tuple[Match, ...]]:
+    """Digits, and the matches that they are conditioned on or led by, numbered anew."""
+    used = sorted({f.lo for plan in plans for f in plan.features if f.kind == "match"} | ({leader} if leader is not None else set()))
+    digits = [
+        replace(plan, features=tuple(replace(f, lo=used.index(f.lo)) if f.kind == "match" else f for f in plan.features)) for plan in plans
+    ]
+    return tuple(digits), tuple(matches[k] for k in used)
 
 
 @dataclass(frozen=True, slots=True)

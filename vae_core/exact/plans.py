@@ -9,10 +9,12 @@ from vae_core.errors import CorruptArchive
 from vae_core.exact import digits as digits_module
 from vae_core.exact import features as features_module
 from vae_core.exact import linear as linear_module
+from vae_core.exact import matches as matches_module
 from vae_core.exact.counts import MAX_CELLS, n_contexts
 from vae_core.exact.digits import Digits, Direct
 from vae_core.exact.features import AROUND_KINDS, N_STATES, Feature
 from vae_core.exact.linear import Linear
+from vae_core.exact.matches import Match
 from vae_core.exact.recall import MAX_KEYS
 from vae_core.exact.schedule import DEFAULT_CHUNK, LAST_CHUNKS
 
@@ -37,6 +39,7 @@ class CellPlan:
     """How the integers of one column are coded.
 
     forward : None, or rows are coded one after another (`forward`), sorted by these earlier columns
+    matches : of those, what is remembered of rows before      leader : None, or the number of the match that is the prediction
     """
 
     scheme: Digits
@@ -44,6 +47,8 @@ class CellPlan:
     digits: tuple[DigitPlan, ...]
     last_chunk: int = DEFAULT_CHUNK
     forward: tuple[int, ...] | None = None
+    matches: tuple[Match, ...] = ()
+    leader: int | None = None
 
     @property
     def by_level(self) -> bool:
@@ -61,12 +66,16 @@ class CellPlan:
     def columns(self) -> set[int]:
         """Earlier columns this one is conditioned on."""
         found = {f.column for d in self.digits for f in d.features if f.column >= 0} | set(self.forward or ())
+        found |= {j for match in self.matches for j in match.others}
         return found | (self.linear.columns if self.linear else set())
 
     def to_json(self) -> list[Any]:
         linear = None if self.linear is None else self.linear.to_json()
         found = [self.scheme.to_json(), linear, [d.to_json() for d in self.digits], self.last_chunk]
-        return found if self.forward is None else [*found, list(self.forward)]
+        if self.forward is None:
+            return found
+        matches = [[match.to_json() for match in self.matches]] if self.matches else []
+        return [*found, list(self.forward), *matches, *([] if self.leader is None else [self.leader])]
 
 
 def cell_plan_from_json(parts: Any, n_columns: int) -> CellPlan:
@@ -81,6 +90,8 @@ def cell_plan_from_json(parts: Any, n_columns: int) -> CellPlan:
             features += [features_module.from_json(p, n_columns) for p in feature_parts[len(features) :]]
             found.append(DigitPlan(tuple(features), tuple(int(w) for w in weights)))
         forward = tuple(int(j) for j in forward_parts[0]) if forward_parts else None
+        matches = matches_module.from_json(forward_parts[1], n_columns) if forward_parts[1:] else ()
+        leader = int(forward_parts[2]) if forward_parts[2:] else None
     except (TypeError, ValueError, IndexError, KeyError, OverflowError) as error:
         raise CorruptArchive(f"model holds a malformed column code: {str(parts)[:60]}") from error
     if len(found) != len(scheme.sizes) or (scheme.to_json()[0] == "residual" and linear is None):
@@ -93,13 +104,17 @@ def cell_plan_from_json(parts: Any, n_columns: int) -> CellPlan:
             raise CorruptArchive(f"model holds smoothing weights outside 1..65535: {digit.weights}")
     if last_chunk not in LAST_CHUNKS:
         raise CorruptArchive(f"model learns in chunks of {last_chunk!r} rows, not one of {LAST_CHUNKS}")
-    if len(forward_parts) > 1 or (forward is None and linear is not None and linear.is_forward):
+    if len(forward_parts) > 3 or (forward is None and linear is not None and linear.is_forward):
         raise CorruptArchive("model holds a column code that predicts from rows before, of rows in no order")
     if forward is not None:
         around = any(f.kind in AROUND_KINDS for d in found for f in d.features)
         if linear is None or linear.by_level or around or len(forward) > MAX_SORT_KEYS or not all(0 <= j < n_columns for j in forward):
             raise CorruptArchive("model holds a column code of rows one after another that looks behind them, or sorts by no column")
-    return CellPlan(scheme, linear, tuple(found), last_chunk, forward)
+    if any(f.kind == "match" and f.lo >= len(matches) for d in found for f in d.features):
+        raise CorruptArchive("model holds a column code conditioned on a match that it does not describe")
+    if leader is not None and not 0 <= leader < len(matches):
+        raise CorruptArchive(f"model predicts a column by match {leader} of {len(matches)}")
+    return CellPlan(scheme, linear, tuple(found), last_chunk, forward, matches, leader)
 
 
 @dataclass(frozen=True, slots=True)

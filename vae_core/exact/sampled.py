@@ -29,6 +29,7 @@ class Sampled:
     decoded : all columns' integers (minutes of clocks)       placed  : those coded before this one
     gains   : as ordering.orders has them                     ordered : the placed ones that gain from their neighbouring rows
     numeric : the columns that are amounts                    each    : how work on each of many features is done
+    remembers : whether matches are looked for
     searched, regressions, _edges, _levels, _copies : of columns, what other searches found that this one may ask for again
     """
 
@@ -40,6 +41,7 @@ class Sampled:
     gains: dict[int, dict[int, float]] = field(default_factory=dict)
     numeric: frozenset[int] = frozenset()
     each: Each = map
+    remembers: bool = False
     searched: dict[tuple[int, tuple[int, ...], frozenset[int], frozenset[int]], tuple[ColumnCode, float]] = field(default_factory=dict)
     regressions: dict[int, Regression] = field(default_factory=dict)
     _edges: dict[tuple[int, int], tuple[int, ...]] = field(default_factory=dict)

@@ -1,0 +1,56 @@
+"""Rows picked from Arrow arrays of any type: what Arrow's own kernels leave out, views and run ends and what holds them, as well."""
+
+from __future__ import annotations
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from vae_core.columns.physical import Bools, Ints
+
+
+def taken(array: pa.Array, rows: Ints) -> pa.Array:
+    """array.take(rows)."""
+    try:
+        return array.take(pa.array(rows))
+    except pa.ArrowNotImplementedError:
+        picked = [array.slice(row, 1) for row in rows.tolist()]
+        return pa.concat_arrays(picked) if picked else array.slice(0, 0)
+
+
+def kept(array: pa.Array, rows: Bools) -> pa.Array:
+    """array.filter(rows)."""
+    try:
+        return array.filter(pa.array(rows))
+    except pa.ArrowNotImplementedError:
+        edges = np.flatnonzero(np.diff(np.concatenate([[False], rows, [False]]).astype(np.int8)))
+        runs = [array.slice(start, stop - start) for start, stop in edges.reshape(-1, 2).tolist()]
+        return pa.concat_arrays(runs) if runs else array.slice(0, 0)
+
+
+def present(array: pa.Array) -> pa.Array:
+    """array.drop_null()."""
+    return kept(array, np.asarray(array.is_valid(), np.bool_)) if array.null_count else array
+
+
+def dense(array: pa.Array) -> pa.Array:
+    """The values of a dictionary or run-end array, one a row; views as large strings or bytes, of which Arrow takes rows."""
+    runs = pa.types.is_run_end_encoded(array.type)
+    held = array.values if runs else array.dictionary
+    values = _plain(held)
+    try:
+        if runs:
+            whole = array if values is held else pa.RunEndEncodedArray.from_arrays(array.run_ends, values).slice(array.offset, len(array))
+            return pc.run_end_decode(whole)
+        return (array if values is held else pa.DictionaryArray.from_arrays(array.indices, values)).dictionary_decode()
+    except pa.ArrowNotImplementedError:  # nested values with views in them
+        ends = np.asarray(array.run_ends) if runs else None
+        rows = array.indices.to_pylist() if ends is None else np.searchsorted(ends, array.offset + np.arange(len(array)), "right").tolist()
+        parts = [pa.nulls(1, values.type) if row is None else values.slice(row, 1) for row in rows]
+        return pa.concat_arrays(parts) if parts else values.slice(0, 0)
+
+
+def _plain(array: pa.Array) -> pa.Array:
+    if pa.types.is_string_view(array.type):
+        return array.cast(pa.large_string())
+    return array.cast(pa.large_binary()) if pa.types.is_binary_view(array.type) else array
