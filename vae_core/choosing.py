@@ -31,11 +31,12 @@ NEAR_BEST = 1.15  # of the ranked sample: codings within this of the best are me
 FAR_BELOW = 0.8  # of what a sample says of the conventional coding: a stream below this is kept, whatever the rest would say
 LONG = 131_072  # rows from which a quarter of them is a sample of everything
 FAST = 3  # the zstd level of a first look, and what 19 may make of its bytes: of what is stored, of what is only reported
-FAST_SHRINKS, FAST_SHRINKS_CODED, FAST_SHRINKS_REPORTED, DICTIONARY_SHRINKS = 0.5, 0.6, 0.65, 0.93
+FAST_SHRINKS, FAST_SHRINKS_CODED, FAST_SHRINKS_REPORTED, FAST_SHRINKS_ALL, DICTIONARY_SHRINKS = 0.5, 0.6, 0.65, 0.78, 0.93
 SLACK = 512  # bytes: small columns have ratios of their own
 SAMPLED_LESS = 0.99  # a sampled rival is reported at so much of what its sample says
 IN_BLOCKS = 3  # codings measured as they are stored, where that is in several blocks
 MOST_MEASURED = 4  # codings on every row of what is stored
+ALIKE_FAR = 0.93  # of what a sample takes a row, on every row at the level of a first look: then all rows are measured
 STEADY = 0.98  # of pcodec's bytes: a rival below this is measured
 RUNS = 4  # shorter ones hide from zstd what is alike in neighbouring rows
 
@@ -128,15 +129,23 @@ def _about(way: Way, array: pa.Array, dictionary: float, learned: float, known: 
     exact = conventional.sizes(plan, array, way.codes, _apart(likely_dense, dictionary))
     ranked = conventional.sizes(plan, *sample, [name for name in likely if not name.endswith("-dictionary")])
     rivals = _apart({name: n for name, n in ranked.items() if _whole(name, n, share) <= NEAR_BEST * base + SLACK}, dictionary)
+    # what is alike in stretches far apart no sample shows, but a first look at every row does
+    plain = [name for name in fast if name not in pco and not name.endswith("-dictionary")] if n > 4 * len(sample[0]) else []
+    whole = conventional.sizes(plan, array, way.codes, plain, FAST)
+    alike = {
+        name: n_bytes for name, n_bytes in whole.items()
+        if n_bytes < ALIKE_FAR * fast[name] * n / len(sample[0]) and FAST_SHRINKS_ALL * n_bytes <= best + SLACK
+    }  # fmt: skip
+    exact |= conventional.sizes(plan, array, way.codes, _apart(alike, 0))
     if n > LONG and best > 64 * SLACK:
         part = _sampled(way, array, n // 4)
         share = dictionary * len(part[0]) / n
         told = {name: _whole(name, n_bytes, share) for name, n_bytes in conventional.sizes(plan, *part, [*rivals, *pco]).items()}
         beside = best / min(told[name] for name in pco)
-        sampled = [told[name] * beside for name in rivals if told[name] * beside >= STEADY * best]
-        rivals = [name for name in rivals if told[name] * beside < STEADY * best]
+        sampled = [told[name] * beside for name in rivals if name not in exact and told[name] * beside >= STEADY * best]
+        rivals = [name for name in rivals if name not in exact and told[name] * beside < STEADY * best]
         best = min(best, *(SAMPLED_LESS * n_bytes for n_bytes in sampled), math.inf)
-    exact |= conventional.sizes(plan, array, way.codes, rivals)
+    exact |= conventional.sizes(plan, array, way.codes, [name for name in rivals if name not in exact])
     best = min(best, *(_whole(name, n_bytes, dictionary) for name, n_bytes in exact.items()), math.inf)
     known |= exact
     return best if learned < FAR_BELOW * best else None

@@ -30,8 +30,8 @@ Progress = Callable[[Mapping[str, Any]], None]
 
 EXACT_ROWS = 60_000
 EXACT_CELLS = 6_000_000  # for the last search, which holds six levels or so of each
-EXACT_SHARE, EXACT_LEAST = 0.5, 0.2
-SHARE_OF_ORDERS = 0.4  # of the time for the exact layer: after it no other order is searched
+EXACT_SHARE, EXACT_LEAST = 0.6, 0.2
+SHARE_OF_ORDERS, SHARE_OF_MOVES = 0.4, 0.65  # of the time for the exact layer: after it no other order, no other place is searched
 PREVIEW_SHARE = 0.025  # the promise is 3 %: the estimate it is taken of may be off by a sixth
 MIN_PREVIEW_BYTES = 400
 WORTH_A_PREVIEW = 1_000  # bytes of one that nobody asked for: less tells little, and a small archive is read whole in no time
@@ -178,8 +178,9 @@ def _fit_exact(
                 best = found if best is None or found.bits < best.bits else best
         assert best is not None
         arranged = best
+        patience = began + SHARE_OF_MOVES * (deadline - began)
         if not known:
-            arranged.improve(lambda: report("order", len(arranged.order), arranged.bits / n, arranged.bits / n))
+            arranged.improve(lambda: report("order", len(arranged.order), arranged.bits / n, arranged.bits / n), patience)
         more, _ = thinned(sample, EXACT_CELLS // len(picked))
         if tick():
             # contexts that 60,000 rows are too few to learn, and memories; the order takes many searches, these are one a column

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
@@ -26,7 +28,7 @@ class Arrangement:
     def __init__(self, sampled: Sampled, columns: Sequence[SampleColumn], tick: Callable[[], bool]) -> None:
         self._sampled, self._tick = sampled, tick
         self._columns = {c.column: c for c in columns}
-        self._searches_left = 0
+        self._searches_left, self._deadline = 0, math.inf
         self.order: list[int] = []
         self.found: dict[int, Found] = {}
 
@@ -58,13 +60,14 @@ class Arrangement:
                 found.found[column] = again
         return found
 
-    def improve(self, report: Callable[[], None]) -> None:
+    def improve(self, report: Callable[[], None], deadline: float = math.inf) -> None:
         """Move columns to the end, the dearest first, as long as that saves bits and there is time; where that does not save, with
         one of the columns told by it in its place.
 
         A column that tells of others may be told better by them: what it tells is then lost to them, which the search of their
-        codes anew shows.
+        codes anew shows. deadline: of time.monotonic().
         """
+        self._deadline = deadline
         # what an order saves grows with the rows it is for
         self._searches_left = min(MOST_SEARCHES, 1 + self._sampled.n_total // SEARCH_ROWS) * len(self.order)
         moved = True
@@ -91,7 +94,7 @@ class Arrangement:
         return False
 
     def _may_go_on(self) -> bool:
-        return self._searches_left > 0 and self._tick()
+        return self._searches_left > 0 and time.monotonic() < self._deadline and self._tick()
 
     def _children(self, column: int) -> list[int]:
         return [j for j in self.order if column in self.found[j][0].columns]
