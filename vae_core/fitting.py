@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -15,7 +16,7 @@ from vae_core.base import BaseColumn, fit_base
 from vae_core.base.layer import MAX_COLUMNS
 from vae_core.coders import conventional, lattices
 from vae_core.columns import Codes, ColumnPlan, TableProfile, decode_column, encode_column, one_array, plan_columns, without_levels
-from vae_core.exact.arrange import Arrangement
+from vae_core.exact.arrange import Arrangement, arranged_before
 from vae_core.exact.costs import root
 from vae_core.exact.ordering import SampleColumn, orders
 from vae_core.exact.plans import ColumnCode
@@ -31,6 +32,7 @@ Progress = Callable[[Mapping[str, Any]], None]
 EXACT_ROWS = 60_000
 EXACT_CELLS = 6_000_000  # for the last search, which holds six levels or so of each
 EXACT_SHARE, EXACT_LEAST = 0.6, 0.2
+REFRESH_SHARE = 0.15  # of the budget, for contexts of new rows: the dearest columns first
 SHARE_OF_ORDERS, SHARE_OF_MOVES = 0.4, 0.65  # of the time for the exact layer: after it no other order, no other place is searched
 PREVIEW_SHARE = 0.025  # the promise is 3 %: the estimate it is taken of may be off by a sixth
 MIN_PREVIEW_BYTES = 400
@@ -109,8 +111,7 @@ def refresh(
     plans = tuple(old if old.index in kept or _still_fits(old, sample) else new for old, new in zip(model.columns, fresh, strict=True))
     taken = set() if model.distortion is None else set(model.distortion.columns)
     n_total = max(profile_rows(profile), sample.table.num_rows)
-    known = [code.column for code in model.codes]
-    codes, rate = _fit_exact(plans, sample, taken, config, n_total, report, known)
+    codes, rate = _fit_exact(plans, sample, taken, config, n_total, report, model.codes)
     refreshed = Model(model.schema, plans, codes, model.preview, model.distortion, rate, model.uniform, n_total)
     return FitResult(refreshed, report.curve, {"rate_bits_per_row": rate, "refreshed": True, "n_learned": len(codes)})
 
@@ -141,10 +142,10 @@ def thinned(sample: Sample, n_rows: int) -> tuple[pa.Table, tuple[int, ...]]:
 
 def _fit_exact(
     plans: Sequence[ColumnPlan], sample: Sample, taken: set[int], config: FitConfig, n_total: int, report: _Report,
-    known: Sequence[int] = (),
+    known: Sequence[ColumnCode] = (),
 ) -> tuple[tuple[ColumnCode, ...], float]:
-    """Codes of every learnable column in coding order, and their estimated bits a row; `known`: columns in the order that an
-    earlier fit has found, which is not searched for again."""
+    """Codes of every learnable column in coding order, and their estimated bits a row; `known`: those an earlier fit has found, whose
+    order is not searched for again."""
     picked = _picked(plans, thinned(sample, EXACT_ROWS)[0], taken)
     if not picked or not len(picked[0].values):
         return (), 0.0
@@ -152,6 +153,8 @@ def _fit_exact(
     began, budget = time.monotonic(), config.time_budget_s
     # looking at columns and a distortion layer take of the same budget, but not all of it
     deadline = max(report.began + EXACT_SHARE * budget, began + EXACT_LEAST * budget)
+    if known:
+        deadline = began + REFRESH_SHARE * budget
 
     def tick() -> bool:
         return time.monotonic() < deadline
@@ -163,11 +166,13 @@ def _fit_exact(
     with ThreadPoolExecutor(max(1, config.threads)) as pool:
         each = pool.map if config.threads > 1 else map
         candidates, gains = orders(picked, rng, each)
-        if known:
-            places = [known.index(c.column) if c.column in known else len(known) for c in picked]
-            candidates = [sorted(range(len(picked)), key=lambda i: places[i])]
         amounts = frozenset(c.column for c in picked if not c.categorical)
         sampled = Sampled(n, n_total, decoded_sample(picked), gains=gains, numeric=amounts, each=each)
+        if known:
+            best = arranged_before(known, dataclasses.replace(sampled, remembers=True), picked, tick)
+            best = best.searched_again(dataclasses.replace(sampled, remembers=True), picked)
+            report("exact", len(best.order), best.bits / n, best.bits / n)
+            return _with_rate(best, picked, n)
         for k, positions in enumerate(candidates):
             if best is None or time.monotonic() < began + SHARE_OF_ORDERS * (deadline - began):
                 found = Arrangement(sampled, picked, tick)
@@ -179,8 +184,7 @@ def _fit_exact(
         assert best is not None
         arranged = best
         patience = began + SHARE_OF_MOVES * (deadline - began)
-        if not known:
-            arranged.improve(lambda: report("order", len(arranged.order), arranged.bits / n, arranged.bits / n), patience)
+        arranged.improve(lambda: report("order", len(arranged.order), arranged.bits / n, arranged.bits / n), patience)
         more, _ = thinned(sample, EXACT_CELLS // len(picked))
         if tick():
             # contexts that 60,000 rows are too few to learn, and memories; the order takes many searches, these are one a column
@@ -189,9 +193,14 @@ def _fit_exact(
             whole = Sampled(n, n_total, decoded_sample(picked), gains=gains, numeric=amounts, each=each, remembers=True)
             best = arranged.searched_again(whole, picked)
             report("exact contexts", len(best.order), best.bits / n, best.bits / n)
+    return _with_rate(best, picked, n)
+
+
+def _with_rate(found: Arrangement, picked: Sequence[SampleColumn], n: int) -> tuple[tuple[ColumnCode, ...], float]:
+    """The codes in coding order, and their bits a row."""
     # a shard takes hidden steps where those are less: what the preview may cost is a share of that
     stepped = {c.column: lattices.bits(c.values, c.state) for c in picked}
-    return best.codes, sum(min(bits, stepped[j]) for j, (_, bits) in best.found.items()) / n
+    return found.codes, sum(min(bits, stepped[j]) for j, (_, bits) in found.found.items()) / n
 
 
 def _picked(plans: Sequence[ColumnPlan], table: pa.Table, taken: set[int]) -> list[SampleColumn]:

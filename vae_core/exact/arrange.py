@@ -7,6 +7,9 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
+from vae_core.entropy.rans import Encoder
+from vae_core.exact.cells import code_column
+from vae_core.exact.features import Decoded
 from vae_core.exact.ordering import SampleColumn
 from vae_core.exact.parents import MIN_GAIN_BITS
 from vae_core.exact.plans import ColumnCode
@@ -124,3 +127,22 @@ class Arrangement:
                 return False
         self.order, self.found = order, self.found | trial
         return True
+
+
+def arranged_before(
+    known: Sequence[ColumnCode], sampled: Sampled, picked: Sequence[SampleColumn], tick: Callable[[], bool]
+) -> Arrangement:
+    """Codes of an earlier fit and what they take of a sample coded by them; columns that fit did not learn are searched after them."""
+    found, columns = Arrangement(sampled, picked, tick), {c.column: c for c in picked}
+    for code in known:
+        column, reads = columns.get(code.column), code.columns
+        if column is None or not reads.issubset(found.found):
+            continue
+        encoder, seen = Encoder(), Decoded(sampled.n_rows, dict(sampled.decoded.values), dict(sampled.decoded.states))
+        code_column(encoder, code := replace(code, fill=column.fill), seen, column.values, column.state)
+        found.order.append(code.column)
+        found.found[code.column] = code, encoder.bits
+    for column in picked:
+        if column.column not in found.found:
+            found.add(column.column)
+    return found
