@@ -11,12 +11,14 @@ from telemetry import assert_kept, decoded, fitted, stored_again
 from test_exact_linear import any_int64s
 
 from vae_core.errors import CorruptArchive
+from vae_core.exact import arrange
 from vae_core.exact.arrange import Arrangement
 from vae_core.exact.features import Decoded
 from vae_core.exact.keys import best_keys
 from vae_core.exact.ordering import SampleColumn, orders
 from vae_core.exact.recall import Recalled, key_numbers
 from vae_core.exact.sampled import Sampled, decoded_sample
+from vae_core.quality import compare
 from vae_core.shard import encode_shard
 
 LAW = settings(deadline=None, max_examples=60)
@@ -132,3 +134,22 @@ def test_a_column_told_better_by_those_it_tells_of_ends_up_after_them():
     hurried = Arrangement(sampled, picked, lambda: next(calls, False))
     hurried.order, hurried.found = found.order, found.found
     assert hurried.searched_again(sampled, picked).order == found.order
+
+
+def test_columns_of_a_wide_table_that_no_time_is_left_for_are_coded_without_contexts(monkeypatch):
+    rng = np.random.default_rng(8)
+    n = 3000
+    table = pa.table({
+        "few": pa.array(rng.integers(-3, 9, n), mask=rng.random(n) < 0.1), "many": rng.integers(-9000, 9000, n),
+        "wide": rng.integers(-(2**62), 2**62, n), "text": pa.array([f"t{k % 7}" for k in range(n)]), "same": np.full(n, 5),
+    })  # fmt: skip
+    monkeypatch.setattr(arrange, "WIDE", 2)
+    picked = [SampleColumn(j, np.arange(n), None, 0, 0, n, False) for j in range(3)]
+    late = Arrangement(Sampled(n, n, Decoded(n)), picked, lambda: False)
+    late.add(1)
+    assert late.codes[0].value.linear is None and not late.codes[0].columns
+    monkeypatch.setattr(arrange, "search_column", lambda sampled, column, _: arrange.plain_code(column))
+    model = fitted(table).model
+    assert len(model.learned) == 5 and all(not code.columns for code in model.learned.values())
+    shard = encode_shard(model, table, preview=False)
+    assert all(column.mismatches == 0 for column in compare(table, decoded(model, shard), {}))

@@ -508,3 +508,9 @@ def test_the_bundled_flights_are_whole():
     source = open_source(str(folder))
     assert source.n_rows() == 336_776 and len(source.files) == 12 and len(source.schema) == 19
     assert source.raw_bytes < 6_000_000 and max(f.n_bytes for f in source.files) < 2 << 20
+
+
+def test_a_feather_file_of_the_first_version_is_named_as_such(tmp_path):
+    (tmp_path / "old.feather").write_bytes(b"FEA1" + bytes(60) + b"FEA1")
+    with pytest.raises(BadInput, match=r"old\.feather: not readable as Arrow IPC: it is Feather of version 1"):
+        open_source(str(tmp_path / "old.feather"))

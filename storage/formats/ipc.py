@@ -10,6 +10,7 @@ import pyarrow as pa
 from storage.formats.contract import Format, Outline, narrowed, sliced, unreadable
 
 _FILE_MAGIC = b"ARROW1"
+_FEATHER_1 = b"FEA1"
 
 
 class ArrowIPC(Format):
@@ -19,7 +20,10 @@ class ArrowIPC(Format):
 
     def outline(self, file: BinaryIO, n_bytes: int, where: str) -> Outline:
         try:
-            is_file = file.read(len(_FILE_MAGIC)) == _FILE_MAGIC
+            magic = file.read(len(_FILE_MAGIC))
+            if magic.startswith(_FEATHER_1):
+                raise ValueError("it is Feather of version 1, which Arrow gives up: write it again with pyarrow.feather.write_feather")
+            is_file = magic == _FILE_MAGIC
             file.seek(0)
             if is_file:
                 return Outline(pa.ipc.open_file(file).schema, None)

@@ -10,11 +10,11 @@ from dataclasses import replace
 from vae_core.entropy.rans import Encoder
 from vae_core.exact.cells import code_column
 from vae_core.exact.features import Decoded
-from vae_core.exact.ordering import SampleColumn
+from vae_core.exact.ordering import WIDE, SampleColumn
 from vae_core.exact.parents import MIN_GAIN_BITS
 from vae_core.exact.plans import ColumnCode
 from vae_core.exact.sampled import Sampled
-from vae_core.exact.search import search_column
+from vae_core.exact.search import plain_code, search_column
 
 Found = tuple[ColumnCode, float]
 MOVABLE = 16  # columns, the dearest, that are tried at the end
@@ -47,7 +47,8 @@ class Arrangement:
 
     def add(self, column: int) -> None:
         """Search the code of one more column, after all there are."""
-        self.found[column] = self._search(column, self.order)
+        late = len(self._columns) > WIDE and not self._tick()  # of so many, even a hasty search each takes long
+        self.found[column] = plain_code(self._columns[column]) if late else self._search(column, self.order)
         self.order.append(column)
 
     def searched_again(self, sampled: Sampled, columns: Sequence[SampleColumn]) -> Arrangement:

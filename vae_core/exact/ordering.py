@@ -26,6 +26,7 @@ PRICINGS = ((6_000, 24, 5), (15_000, 32, 8))  # rows, bins, best single parents 
 MOVABLE = 32  # columns, the dearest, whose places are searched for
 SWEEPS = 4
 FEW_KEYS = 24
+WIDE = 128  # columns: of more, each is priced beside those that stand near it in the schema
 CHEAP_BITS = 0.05  # a row: not worth pricing pairs for
 
 
@@ -86,7 +87,7 @@ def orders(
         return [[]], {}
     found, gains = list[list[int]](), dict[int, dict[int, float]]()
     recalls = _Recalls([c.values[:RECALL_ROWS] for c in columns])
-    for n_rows, n_bins, n_paired in PRICINGS:
+    for n_rows, n_bins, n_paired in PRICINGS if len(columns) <= WIDE else PRICINGS[:1]:
         thin = np.sort(rng.permutation(len(columns[0].values))[:n_rows])
         prices = _Prices(columns, thin, n_bins, n_paired, recalls, each)
         ties = [prices.of(i) for i in range(len(columns))]
@@ -170,7 +171,9 @@ class _Prices:
 
     def of(self, i: int) -> list[_Tie]:
         """What the other columns, one or two at a time, tell of a column."""
-        others, own = [j for j in range(len(self._binned)) if j != i], self._binned[i]
+        n, own = len(self._binned), self._binned[i]
+        near_by = range(n) if n <= WIDE else range(max(0, i - WIDE // 2), min(n, i + WIDE // 2 + 1))
+        others = [j for j in near_by if j != i]
         bits = rank(self._roots[i], [self._binned[j] for j in others], *own, self._each)
         found = {j: self._tie(i, b, j) for j, b in zip(others, bits, strict=True)}
         full = float(self.full[i])
