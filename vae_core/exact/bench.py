@@ -25,6 +25,7 @@ from vae_core.exact.tally import Narrow, narrow
 Ints = NDArray[np.int64]
 RELATED = 30  # columns that features are made of
 MAX_EXACT_LEVELS = MAX_LEVELS - 2
+AT_ONCE = 6  # memories: each may take 16 MiB
 
 
 @dataclass(slots=True)
@@ -148,8 +149,12 @@ class Bench:
         lead = self.option.leader
         tried = (*([] if lead is None else [lead]), *(m for m in keys_to_try(sampled, rows.column) if m != lead))
         found = np.zeros((4 + len(tried), sampled.n_rows), np.int64)
-        leader = None if lead is None else 0
-        found[:, lanes.rows] = known_of_rows(lanes, self.option.linear, sampled.decoded, rows.own, tried, leader)
+        leader, first = (None, ()) if lead is None else (0, (lead,))
+        for start in range(0, max(1, len(tried)), AT_ONCE):
+            group = tried[start : start + AT_ONCE]
+            known = known_of_rows(lanes, self.option.linear, sampled.decoded, rows.own, (*first, *group), leader)
+            found[:4, lanes.rows] = known[:4]
+            found[4 + start : 4 + start + len(group), lanes.rows] = known[4 + len(first) :]
         guess, fraction, noise, before, *levels = found[:, rows.active]
         for n_bins in (128, 16):
             edges = quantile_edges(before, n_bins)
