@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import os
+import stat
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -150,7 +151,8 @@ class ObjectStore:
         found = self._persist(lambda: self._find(full), prefix)
         self.meter.record_request()
         files = {self._relative(name): detail for name, detail in found.items() if detail.get("type") != "directory"}
-        wanted = sorted(p for p in files if p.startswith(prefix) and not is_leftover(p))
+        # an empty object named like a folder is how object stores' consoles make one
+        wanted = sorted(p for p in files if p and not p.endswith("/") and p.startswith(prefix) and not is_leftover(p))
         return [self._object_info(files[p], p) for p in wanted]
 
     # -- writing ------------------------------------------------------------------------------------------------------
@@ -296,11 +298,22 @@ class ObjectStore:
     def _relative(self, full: str) -> str:
         return full.removeprefix(self.root).lstrip("/")
 
+    def _of_target(self, path: str) -> os.stat_result:
+        try:
+            target = os.stat(self.full_path(path))
+        except OSError as error:
+            raise BadInput(f"{self.shown(path)}: a link to nothing that can be read: {error.strerror}") from error
+        if stat.S_ISDIR(target.st_mode):
+            raise BadInput(f"{self.shown(path)}: links to folders are not followed; move the link away, or name that folder as the source")
+        return target
+
     def _object_info(self, detail: Mapping[str, Any], path: str) -> ObjectInfo:
         n_bytes = detail.get("size")
         if n_bytes is None:
             raise BadInput(f"{self.shown(path)}: the server does not state a size")
         etag = detail.get("ETag") or detail.get("etag")
+        if detail.get("islink"):
+            detail = {**detail, "mtime": self._of_target(path).st_mtime}  # the listing has the link's own
         when = detail.get("mtime") or detail.get("LastModified") or detail.get("updated") or detail.get("created")
         mtime = when.timestamp() if isinstance(when, datetime) else when if isinstance(when, int | float) else None
         return ObjectInfo(path, int(n_bytes), str(etag).strip('"') if etag else None, mtime)

@@ -10,6 +10,8 @@ local folder when their rows (or digests) are first asked for; local files are r
 
 from __future__ import annotations
 
+import logging
+import math
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -17,6 +19,7 @@ from types import TracebackType
 from typing import Any, BinaryIO, cast
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from storage.agreement import Claim, agree, conform
 from storage.errors import BadInput
@@ -37,6 +40,9 @@ __all__ = ["Source", "SourceFile", "SourcePart", "SourceSample", "open_source"]
 
 BATCH_ROWS = 65_536
 _N_INSPECTORS = 8
+_EXACT = 2.0**53  # below it every integer is a double
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +78,7 @@ def open_source(
     Headers and footers are read, rows are not. `widen` lets files join whose numeric types are narrower (see
     `storage.agreement.agree`). Remote files are kept in `staging_dir` if given, else in a temporary folder until
     `close`.
-    Raises BadInput for a missing path, an empty folder, an unreadable file and schemas that disagree.
+    Raises BadInput for a missing path, an empty folder, an unreadable file, schemas that disagree, and files without columns.
     """
     store, infos = list_source(uri, storage_options, meter)
     with ThreadPoolExecutor(1 if store.is_local else _N_INSPECTORS) as pool:
@@ -82,6 +88,8 @@ def open_source(
         for info, (name, outline) in zip(infos, inspected, strict=True)
     ]
     schema = agree(claims, widen=widen)
+    if not len(schema):
+        raise BadInput(f"{shown(uri)}: its rows have no columns, there is nothing to store")
     return Source(uri, schema, store, infos, inspected, Staging(store, staging_dir))
 
 
@@ -110,6 +118,7 @@ class Source:
         self._formats = {info.path: name for info, (name, _) in zip(infos, inspected, strict=True)}
         self._groups = {info.path: outline.groups for info, (_, outline) in zip(infos, inspected, strict=True)}
         self._digests: dict[str, str] = {}
+        self._warned: set[str] = set()
 
     def __enter__(self) -> Source:
         return self
@@ -231,11 +240,23 @@ class Source:
         n_rows = 0
         for batch in reader.batches(local, self.schema, start, stop, batch_rows, where):
             n_rows += batch.num_rows
+            if reader.inferred:
+                self._warn_of_digits(batch, where)
             yield conform(batch, self.schema, where)
         if start == 0 and stop is None and self._groups[path] is None:
             self._groups[path] = (n_rows,)
         if stop is not None and n_rows != stop - start:
             raise BadInput(f"{where}: rows {start} to {stop} were expected, {n_rows} were there; it changed meanwhile")
+
+    def _warn_of_digits(self, batch: pa.RecordBatch, where: str) -> None:
+        """Say once a column that numbers read from text may have had more digits than their type holds."""
+        for item, column in zip(batch.schema, batch.columns, strict=True):
+            if pa.types.is_float64(item.type) and item.name not in self._warned:
+                extremes = pc.min_max(column)
+                if any(_EXACT <= abs(end) < math.inf for end in (extremes["min"].as_py(), extremes["max"].as_py()) if end is not None):
+                    self._warned.add(item.name)
+                    told = "%s: field %r is read as double and has values beyond 2^53: integers of so many digits lose some"
+                    log.warning(told, where, item.name)
 
     def _pieces(self, path: str, wanted: list[tuple[int, int]]) -> Iterator[pa.RecordBatch]:
         """The rows of these ascending, disjoint ranges of one file, each batch without the memory of its neighbours.

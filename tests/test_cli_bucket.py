@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from flows import cli
+from storage.sources import open_source
 
 ARCHIVE = "s3://bucket/archive"
 USES = {
@@ -90,3 +91,12 @@ def test_a_dataset_goes_from_bucket_to_bucket_and_back_to_a_file(bucket, tmp_pat
     out = str(tmp_path / "sensors.parquet")
     assert cli.main(["read", "s3://bucket/archives/sensors", out, "--columns", "when,temp"]) == 0
     assert pq.read_table(out).equals(pa.concat_tables(days))
+
+
+def test_the_empty_object_that_makes_a_folder_of_a_bucket_is_no_file(bucket):
+    bucket.pipe_file("bucket/source/x.csv", b"a\n1\n")
+    for name in ("source/", "source/more/"):
+        bucket.call_s3("put_object", Bucket="bucket", Key=name, Body=b"")
+    bucket.invalidate_cache()
+    with open_source("s3://bucket/source") as source:
+        assert [f.path for f in source.files] == ["x.csv"] and source.table().num_rows == 1

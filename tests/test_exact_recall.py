@@ -136,20 +136,21 @@ def test_a_column_told_better_by_those_it_tells_of_ends_up_after_them():
     assert hurried.searched_again(sampled, picked).order == found.order
 
 
-def test_columns_of_a_wide_table_that_no_time_is_left_for_are_coded_without_contexts(monkeypatch):
+def test_columns_of_a_wide_table_that_no_time_is_left_for_are_not_learned(monkeypatch):
     rng = np.random.default_rng(8)
     n = 3000
     table = pa.table({
         "few": pa.array(rng.integers(-3, 9, n), mask=rng.random(n) < 0.1), "many": rng.integers(-9000, 9000, n),
         "wide": rng.integers(-(2**62), 2**62, n), "text": pa.array([f"t{k % 7}" for k in range(n)]), "same": np.full(n, 5),
     })  # fmt: skip
-    monkeypatch.setattr(arrange, "WIDE", 2)
     picked = [SampleColumn(j, np.arange(n), None, 0, 0, n, False) for j in range(3)]
-    late = Arrangement(Sampled(n, n, Decoded(n)), picked, lambda: False)
-    late.add(1)
-    assert late.codes[0].value.linear is None and not late.codes[0].columns
-    monkeypatch.setattr(arrange, "search_column", lambda sampled, column, _: arrange.plain_code(column))
-    model = fitted(table).model
-    assert len(model.learned) == 5 and all(not code.columns for code in model.learned.values())
-    shard = encode_shard(model, table, preview=False)
-    assert all(column.mismatches == 0 for column in compare(table, decoded(model, shard), {}))
+    assert not Arrangement(Sampled(n, n, Decoded(n)), picked, lambda: False).late
+    monkeypatch.setattr(arrange, "WIDE", 2)
+    assert Arrangement(Sampled(n, n, Decoded(n)), picked, lambda: False).late
+    assert not Arrangement(Sampled(n, n, Decoded(n)), picked, lambda: True).late
+    lates = iter([False, False, True])
+    monkeypatch.setattr(Arrangement, "late", property(lambda _: next(lates, True)))
+    found = fitted(table)
+    assert len(found.model.learned) == 2 and found.model.rate_bits_per_row > 64  # the others at what they take alone
+    shard = encode_shard(found.model, table, preview=False)
+    assert all(column.mismatches == 0 for column in compare(table, decoded(found.model, shard), {}))

@@ -325,7 +325,7 @@ def test_widening_that_would_change_a_value_is_refused_at_that_file(tmp_path):
 
 def test_a_csv_file_that_turns_to_another_type_is_bad_input(tmp_path):
     (tmp_path / "a.csv").write_text("x\n" + "1\n" * 3_000_000 + "oops\n")
-    with pytest.raises(BadInput, match=r"a\.csv: not readable as CSV.*oops"):
+    with pytest.raises(BadInput, match=r"a\.csv: field 'x', some way after row \d{6,}: not int64: invalid value 'oops'; its type"):
         for _ in open_source(str(tmp_path)).batches():
             pass
 
@@ -514,3 +514,42 @@ def test_a_feather_file_of_the_first_version_is_named_as_such(tmp_path):
     (tmp_path / "old.feather").write_bytes(b"FEA1" + bytes(60) + b"FEA1")
     with pytest.raises(BadInput, match=r"old\.feather: not readable as Arrow IPC: it is Feather of version 1"):
         open_source(str(tmp_path / "old.feather"))
+
+
+def test_a_link_is_read_as_what_it_leads_to(tmp_path):
+    (tmp_path / "real").mkdir()
+    (tmp_path / "source").mkdir()
+    pq.write_table(pa.table({"x": [1, 2]}), tmp_path / "real" / "x.parquet")
+    os.utime(tmp_path / "real" / "x.parquet", (1e9, 1e9))
+    (tmp_path / "source" / "link.parquet").symlink_to(tmp_path / "real" / "x.parquet")
+    for uri in (tmp_path / "source", tmp_path / "source" / "link.parquet", tmp_path / "source" / "*.parquet"):
+        with open_source(str(uri)) as source:
+            assert source.table().num_rows == 2 and source.files[0].mtime == 1e9
+    os.utime(tmp_path / "real" / "x.parquet", (2e9, 2e9))
+    with open_source(str(tmp_path / "source")) as source:
+        os.utime(tmp_path / "real" / "x.parquet", (1e9, 1e9))
+        with pytest.raises(BadInput, match="changed while the source was read"):
+            source.table()
+    (tmp_path / "source" / "lost.parquet").symlink_to(tmp_path / "nowhere")
+    with pytest.raises(BadInput, match=r"lost\.parquet: a link to nothing"):
+        open_source(str(tmp_path / "source"))
+    (tmp_path / "source" / "lost.parquet").unlink()
+    (tmp_path / "source" / "folder").symlink_to(tmp_path, target_is_directory=True)
+    with pytest.raises(BadInput, match="folder: links to folders are not followed"):
+        open_source(str(tmp_path / "source"))
+
+
+def test_rows_without_columns_are_refused(tmp_path):
+    (tmp_path / "x.jsonl").write_text("{}\n{}\n")
+    with pytest.raises(BadInput, match="have no columns"):
+        open_source(str(tmp_path / "x.jsonl"))
+
+
+@pytest.mark.parametrize(
+    ("name", "text"), [("x.csv", "a\n10000000000000007919\n1\n"), ("x.jsonl", '{"a":10000000000000007919}\n{"a":1}\n')]
+)
+def test_integers_with_more_digits_than_their_type_holds_are_warned_of_once(name, text, tmp_path, caplog):
+    (tmp_path / name).write_text(text)
+    with open_source(str(tmp_path / name)) as source:
+        assert source.table().equals(source.table())
+    assert [record.levelname for record in caplog.records] == ["WARNING"] and "'a'" in caplog.text and "2^53" in caplog.text

@@ -159,6 +159,9 @@ def _fit_exact(
     def tick() -> bool:
         return time.monotonic() < deadline
 
+    def whole_bits(found: Arrangement) -> float:
+        return found.bits + sum(bits for j, bits in alone.items() if j not in found.found)
+
     rng = np.random.default_rng(config.seed)
     alone = {c.column: _plain_bits(c) for c in picked}
     report("exact", 0, plain := sum(alone.values()) / n, plain)
@@ -177,10 +180,11 @@ def _fit_exact(
             if best is None or time.monotonic() < began + SHARE_OF_ORDERS * (deadline - began):
                 found = Arrangement(sampled, picked, tick)
                 for position in positions:
+                    if found.late:
+                        break
                     found.add(picked[position].column)
-                    left = sum(alone[c.column] for c in picked if c.column not in found.found)
-                    report("exact" + " again" * k, len(found.order), now := (found.bits + left) / n, now)
-                best = found if best is None or found.bits < best.bits else best
+                    report("exact" + " again" * k, len(found.order), now := whole_bits(found) / n, now)
+                best = found if best is None or whole_bits(found) < whole_bits(best) else best
         assert best is not None
         arranged = best
         patience = began + SHARE_OF_MOVES * (deadline - began)
@@ -200,7 +204,8 @@ def _with_rate(found: Arrangement, picked: Sequence[SampleColumn], n: int) -> tu
     """The codes in coding order, and their bits a row."""
     # a shard takes hidden steps where those are less: what the preview may cost is a share of that
     stepped = {c.column: lattices.bits(c.values, c.state) for c in picked}
-    return found.codes, sum(min(bits, stepped[j]) for j, (_, bits) in found.found.items()) / n
+    bits = {c.column: found.found[c.column][1] if c.column in found.found else _plain_bits(c) for c in picked}
+    return found.codes, sum(min(bits[j], stepped[j]) for j in bits) / n
 
 
 def _picked(plans: Sequence[ColumnPlan], table: pa.Table, taken: set[int]) -> list[SampleColumn]:

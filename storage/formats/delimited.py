@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from typing import Any, BinaryIO
 
@@ -16,6 +17,7 @@ _BLOCK_BYTES = 4 << 20
 _DEEP_LOOK_BYTES = 64 << 20
 _HEADER_BYTES = 1 << 20
 _DELIMITERS = ",\t;|"
+_MISFIT = re.compile(r"In CSV column #(\d+): CSV conversion error to (.*)")  # pyarrow's words
 
 
 class Delimited(Format):
@@ -38,6 +40,8 @@ class Delimited(Format):
     def batches(
         self, path: str, schema: pa.Schema, start: int, stop: int | None, batch_rows: int, where: str
     ) -> Iterator[pa.RecordBatch]:
+        names: list[str] = []
+        row = start
         try:
             with opened_text(path) as stream:
                 delimiter = _delimiter(stream.read(_HEADER_BYTES))
@@ -49,9 +53,14 @@ class Delimited(Format):
                     parse_options=pc.ParseOptions(delimiter=delimiter, newlines_in_values=True),
                     convert_options=pc.ConvertOptions(column_types=types),
                 )
+                names = reader.schema.names
                 for batch in sliced(iter(reader), 0, None if stop is None else stop - start):
+                    row += batch.num_rows
                     yield from narrowed(batch, batch_rows)
         except (pa.ArrowException, OSError, ValueError) as error:
+            if (misfit := _MISFIT.search(str(error))) and int(misfit[1]) < len(names):
+                told = f"field {names[int(misfit[1])]!r}, some way after row {row}: not {misfit[2].splitlines()[0]}"
+                raise BadInput(f"{where}: {told}; its type was inferred from the file's first rows, Parquet would state it") from error
             raise unreadable(where, "CSV", error) from error
 
     def _inferred_schema(self, file: BinaryIO, block_bytes: int) -> pa.Schema:

@@ -85,7 +85,8 @@ def _plan(index: int, item: pa.Field, profile: ColumnProfile, sample: pa.Chunked
     codes, fits = transform.forward(values)
     if fits is not None:
         codes = codes[fits]
-    lo, hi = _code_range(transform, profile, value_type, codes)
+    # nothing is told by the bits of floats: their range, three numbers of twenty digits a column, would only lie in the plan
+    lo, hi = (0, 0) if isinstance(transform, OrderedBits) else _code_range(transform, profile, value_type, codes)
     n_levels = levels_of(transform)
     fill = int(np.sort(codes)[len(codes) // 2]) if len(codes) else lo
     return ColumnPlan(
@@ -109,6 +110,8 @@ def without_levels(plan: ColumnPlan, sample: pa.ChunkedArray) -> ColumnPlan:
     ends, _ = transform.forward(plan.transform.levels[[0, -1]])
     lo, hi = min(int(ends.min()), int(codes.min(initial=ends[0]))), max(int(ends.max()), int(codes.max(initial=ends[0])))
     fill = int(np.sort(codes)[len(codes) // 2]) if len(codes) else lo
+    if opaque:
+        lo = hi = fill = 0
     return ColumnPlan(
         plan.name, plan.index, plan.field, plan.kind, LOSSLESS, transform, None, lo, hi, fill, plan.width,
         has_state=plan.has_state or fits is not None, opaque=opaque,

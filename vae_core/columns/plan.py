@@ -35,7 +35,8 @@ class ColumnPlan:
     tolerance : resolved: lossless, absolute or rmse, in the column's units
     transform : None for verbatim
     n_levels  : number of codes when they are positions in a dictionary or list of levels, else None
-    lo, hi    : smallest and largest code in the profile; later data may go beyond unless n_levels is set
+    lo, hi    : smallest and largest code in the profile; later data may go beyond unless n_levels is set. 0 for the bits of floats,
+                which no layer speaks of
     fill      : the code where a cell has none (null, NaN, misfit ...); lo <= fill <= hi
     width     : values a row
     has_state : the profile saw cells that are not plain values (a hint: every block tells by itself)

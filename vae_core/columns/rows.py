@@ -1,4 +1,9 @@
-"""Rows picked from Arrow arrays of any type: what Arrow's own kernels leave out, views and run ends and what holds them, as well."""
+"""Rows picked from Arrow arrays of any type.
+
+Arrow's own kernels leave out views, run ends and whatever holds them, and which those are differs between its releases and cannot be
+asked: so a kernel that is not implemented is the question, and joining slices of the array, which Arrow does for every type, the
+answer. It is slower, and the same rows (tests/test_every_type.py).
+"""
 
 from __future__ import annotations
 
@@ -10,7 +15,7 @@ from vae_core.columns.physical import Bools, Ints
 
 
 def taken(array: pa.Array, rows: Ints) -> pa.Array:
-    """array.take(rows)."""
+    """array.take(rows): rows (n,) int64, none of them null."""
     try:
         return array.take(pa.array(rows))
     except pa.ArrowNotImplementedError:
@@ -19,7 +24,7 @@ def taken(array: pa.Array, rows: Ints) -> pa.Array:
 
 
 def kept(array: pa.Array, rows: Bools) -> pa.Array:
-    """array.filter(rows)."""
+    """array.filter(rows): rows (len(array),) bool."""
     try:
         return array.filter(pa.array(rows))
     except pa.ArrowNotImplementedError:
@@ -34,7 +39,7 @@ def present(array: pa.Array) -> pa.Array:
 
 
 def dense(array: pa.Array) -> pa.Array:
-    """The values of a dictionary or run-end array, one a row; views as large strings or bytes, of which Arrow takes rows."""
+    """(n,) the values of a dictionary or run-end array, one a row; views come as large strings or bytes, of which Arrow takes rows."""
     runs = pa.types.is_run_end_encoded(array.type)
     held = array.values if runs else array.dictionary
     values = _plain(held)

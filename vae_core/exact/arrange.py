@@ -14,7 +14,7 @@ from vae_core.exact.ordering import WIDE, SampleColumn
 from vae_core.exact.parents import MIN_GAIN_BITS
 from vae_core.exact.plans import ColumnCode
 from vae_core.exact.sampled import Sampled
-from vae_core.exact.search import plain_code, search_column
+from vae_core.exact.search import search_column
 
 Found = tuple[ColumnCode, float]
 MOVABLE = 16  # columns, the dearest, that are tried at the end
@@ -45,10 +45,14 @@ class Arrangement:
         """Of all columns found so far, over the sample."""
         return sum(bits for _, bits in self.found.values())
 
+    @property
+    def late(self) -> bool:
+        """Whether what is not found yet had better not be learned: of very many columns even a hasty search each takes long."""
+        return len(self._columns) > WIDE and not self._tick()
+
     def add(self, column: int) -> None:
         """Search the code of one more column, after all there are."""
-        late = len(self._columns) > WIDE and not self._tick()  # of so many, even a hasty search each takes long
-        self.found[column] = plain_code(self._columns[column]) if late else self._search(column, self.order)
+        self.found[column] = self._search(column, self.order)
         self.order.append(column)
 
     def searched_again(self, sampled: Sampled, columns: Sequence[SampleColumn]) -> Arrangement:
@@ -144,6 +148,6 @@ def arranged_before(
         found.order.append(code.column)
         found.found[code.column] = code, encoder.bits
     for column in picked:
-        if column.column not in found.found:
+        if column.column not in found.found and not found.late:
             found.add(column.column)
     return found

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -119,16 +119,18 @@ class Bench:
         return self.option.scheme
 
     def __post_init__(self) -> None:
-        rows, others = self.rows, self.rows.candidates()
+        rows, others, recalled = self.rows, self.rows.candidates(), dict[Match, Narrow]()
         if self.option.forward is not None:
-            self._walk(self.option.forward)
+            recalled = self._walk(self.option.forward)
             others = [f for f in others if f.column >= 0]
         elif self.option.linear is not None:
             self._predict(self.option.linear)
-        self._candidates = [*others, *self._levels]
         digits, n_raw, _ = self.scheme.split(rows.own[rows.active], self.guess)
         self.digits = [narrow(digit, size) for digit, size in zip(digits, self.scheme.sizes, strict=True)]
         self.raw_bits = float(n_raw.sum())
+        if recalled:
+            self._remember(recalled)
+        self._candidates = [*others, *self._levels]
 
     def _predict(self, linear: Linear) -> None:
         """What a prediction from other columns or rows around tells."""
@@ -141,8 +143,8 @@ class Bench:
             guess[picked], fraction[picked] = linear.guess(sampled.decoded, picked, rows.own, left, right)
         self._know_guess(guess[rows.active], fraction[rows.active])
 
-    def _walk(self, keys: tuple[int, ...]) -> None:
-        """What is known of each row when rows are coded one after another."""
+    def _walk(self, keys: tuple[int, ...]) -> dict[Match, Narrow]:
+        """What is known of each row when rows are coded one after another; returns the levels of the matches tried, the leader first."""
         rows, sampled = self.rows, self.rows.sampled
         assert self.option.linear is not None
         lanes = Lanes(sampled.decoded, keys, rows.active)
@@ -162,15 +164,13 @@ class Bench:
             self._levels[feature] = narrow(feature.levels(before), feature.size)
         self._levels[Feature("noise", -1, 0, NOISE_LEVELS)] = narrow(noise, NOISE_LEVELS)
         self._know_guess(guess, fraction)
-        if tried:
-            self._remember(tried, [narrow(level, MATCH_LEVELS) for level in levels])
+        return {match: narrow(level, MATCH_LEVELS) for match, level in zip(tried, levels, strict=True)}
 
-    def _remember(self, tried: Sequence[Match], levels: Sequence[Narrow]) -> None:
+    def _remember(self, recalled: Mapping[Match, Narrow]) -> None:
         """Know the leader, if there is one, and the memories that tell most of the first digit."""
-        rows, size, first = self.rows, self.scheme.sizes[0], int(self.option.leader is not None)
-        symbols = narrow(self.scheme.split(rows.own[rows.active], self.guess)[0][0], size)
+        tried, levels, first = list(recalled), list(recalled.values()), int(self.option.leader is not None)
         noise = self._levels[Feature("noise", -1, 0, NOISE_LEVELS)]
-        beside = [first + k for k in best_beside(symbols, size, noise, levels[first:], rows.sampled)]
+        beside = [first + k for k in best_beside(self.digits[0], self.scheme.sizes[0], noise, levels[first:], self.rows.sampled)]
         for number, k in enumerate([*range(first), *beside]):
             self._levels[Feature("match", -1, number, MATCH_LEVELS)] = levels[k]
             self.matches = (*self.matches, tried[k])

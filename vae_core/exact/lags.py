@@ -112,7 +112,7 @@ def forward_terms(
     with np.errstate(over="ignore"):
         design = ((columns - center) @ basis).astype(np.float64)
         step = (target - columns[:, 0]).astype(np.float64)
-    steps = [STEP, *(k for k, (kind, j) in enumerate(names) if kind == "lag1" and j >= 0 and k < len(OWN_LAGS) + 4 * MOST_OTHERS)]
+    steps = [STEP, *(k for k, (kind, j) in enumerate(names) if kind == "lag1" and j >= 0)]
     weights = _fitted(np.concatenate([design, np.ones((len(target), 1))], axis=1), step, n_total, steps)
     units = basis @ np.rint(weights[:-1] * (1 << SHIFT))
     bias = float(weights[-1]) * (1 << SHIFT) - float(units @ center.astype(np.float64))

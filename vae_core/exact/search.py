@@ -13,11 +13,9 @@ from vae_core.entropy.rans import Encoder
 from vae_core.exact import regress
 from vae_core.exact.bench import RELATED, Bench, Rows
 from vae_core.exact.cells import code_cells
-from vae_core.exact.costs import root
-from vae_core.exact.digits import Digits, Direct, Residual
-from vae_core.exact.features import N_STATES, Feature
+from vae_core.exact.digits import Direct
+from vae_core.exact.features import N_STATES
 from vae_core.exact.keys import best_keys
-from vae_core.exact.linear import Linear
 from vae_core.exact.options import Option
 from vae_core.exact.options import options as options_of
 from vae_core.exact.ordering import SampleColumn
@@ -50,25 +48,6 @@ def search_column(sampled: Sampled, column: SampleColumn, tick: Callable[[], boo
             return found
         sampled.searched[situation] = found
     return sampled.searched[situation]
-
-
-def plain_code(column: SampleColumn) -> tuple[ColumnCode, float]:
-    """A code without contexts, and its bits over the sample: when there is no time to look for any."""
-    scheme: Digits = Direct.over(column.lo, column.hi) if column.hi - column.lo < 1 << 16 else Residual(62)
-    linear = None if isinstance(scheme, Direct) else Linear((), _middle(column.values) << 16)
-    digits, n_raw, _ = scheme.split(column.values, None if linear is None else np.full(len(column.values), linear.bias >> 16))
-    plans, bits = [], float(n_raw.sum())
-    for k, (symbols, size) in enumerate(zip(digits, scheme.sizes, strict=True)):
-        before = (Feature("digit", -1, 0, scheme.sizes[k - 1]),) if k else ()
-        plans.append(DigitPlan(before, (16,) * (len(before) + 1)))
-        bits += root(symbols, size).bits
-    state = CellPlan(Direct.over(0, N_STATES - 1), None, (DigitPlan((), (16,)),))
-    return ColumnCode(column.column, column.fill, False, state, CellPlan(scheme, linear, tuple(plans))), bits
-
-
-def _middle(values: Ints) -> int:
-    middle = int(np.median(values)) if len(values) else 0
-    return middle if abs(middle) < 1 << 45 else 0
 
 
 def _search_column(sampled: Sampled, column: SampleColumn, tick: Callable[[], bool]) -> tuple[ColumnCode, float]:
