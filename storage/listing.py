@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Mapping
 from typing import Any
 
@@ -84,6 +85,10 @@ def _data_files(store: ObjectStore, infos: list[ObjectInfo], where: str) -> tupl
     kept = tuple(i for i in infos if not _is_hidden(i.path) and not _is_companion(i.path))
     if not kept:
         raise BadInput(f"{where}: holds no data files (Parquet, CSV, JSON lines, Arrow IPC or NPY)")
+    for info in kept:
+        if store.is_local and os.path.isdir(store.full_path(info.path)):
+            told = "links to folders are not followed; move the link away, or name that folder as the source"
+            raise BadInput(f"{store.shown(info.path)}: {told}")
     if len(kept) < len(infos):
         log.info("%s: %d files beside the data are left out", where, len(infos) - len(kept))
     if any("=" in part for i in kept for part in i.path.split("/")[:-1]):

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import errno
 import os
-import stat
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -300,12 +299,9 @@ class ObjectStore:
 
     def _of_target(self, path: str) -> os.stat_result:
         try:
-            target = os.stat(self.full_path(path))
+            return os.stat(self.full_path(path))
         except OSError as error:
             raise BadInput(f"{self.shown(path)}: a link to nothing that can be read: {error.strerror}") from error
-        if stat.S_ISDIR(target.st_mode):
-            raise BadInput(f"{self.shown(path)}: links to folders are not followed; move the link away, or name that folder as the source")
-        return target
 
     def _object_info(self, detail: Mapping[str, Any], path: str) -> ObjectInfo:
         n_bytes = detail.get("size")
