@@ -13,6 +13,7 @@ from typing import Any
 import pyarrow.parquet as pq
 
 from flows.proof import DISTORTION, PREVIEW, LayerProof, ShardProof
+from flows.proved import errors_of, proved_errors
 from flows.report import ColumnReport, LatentReport, PreviewColumn, PreviewReport
 from storage.ledger import column_totals
 from storage.manifest import Manifest, ModelRef
@@ -108,7 +109,9 @@ def column_reports(account: Account, manifest: Manifest) -> list[ColumnReport]:
     """One line a column, in schema order; errors are those proved by decoding, over all shards of the snapshot."""
     plans = {column.name: column for column in account.model.columns} if account.model else {}
     costs = column_costs(account.store, account.entries, account.models)
-    proved, targets = manifest.verification.get("columns", {}), manifest.extra.get("targets", {})
+    # exactly as proved by this run, rounded up as kept from earlier ones
+    proved = proved_errors(manifest) | {proof.shard: errors_of(proof) for proof in account.proofs}
+    targets = manifest.extra.get("targets", {})
     reports = []
     for field in manifest.schema:
         cost, plan = costs.get(field.name, {}), plans.get(field.name)
@@ -119,6 +122,13 @@ def column_reports(account: Account, manifest: Manifest) -> list[ColumnReport]:
         errors = [proved[entry.id][field.name] for entry in account.entries if field.name in proved.get(entry.id, {})]
         n_finite = sum(error[2] for error in errors)
         without = 0.0 if tolerance.is_distortion else None
+        worst = max((error[0] for error in errors), default=0.0)
+        rmse = pooled([(error[1], error[2]) for error in errors]) if n_finite else without
+        # rounded up or not, a committed error is within its bound
+        if tolerance.is_distortion:
+            rmse = None if rmse is None else min(rmse, tolerance.value)
+        elif not tolerance.is_lossless:
+            worst = min(worst, tolerance.value)
         items = [proof.columns[field.name] for proof in account.proofs if field.name in proof.columns]
         reports.append(
             ColumnReport(
@@ -130,8 +140,8 @@ def column_reports(account: Account, manifest: Manifest) -> list[ColumnReport]:
                 conventional_bytes=int(cost.get("conventional_bytes", 0)),
                 tolerance=0.0 if tolerance.is_lossless else tolerance.value,
                 tolerance_kind="lossless" if tolerance.is_lossless else "rmse" if tolerance.is_distortion else "absolute",
-                max_abs_error=max((error[0] for error in errors), default=0.0),
-                rmse=pooled([(error[1], error[2]) for error in errors]) if n_finite else without,
+                max_abs_error=worst,
+                rmse=rmse,
                 violations=sum(item["violations"] + item["mismatches"] for item in items),
                 mismatches=sum(item["mismatches"] for item in items),
                 n_rows=manifest.n_rows,

@@ -2,10 +2,12 @@
 
 import json
 import logging
+import math
 import os
 import resource
 import sys
 from collections.abc import Mapping, Sequence
+from decimal import ROUND_CEILING, Decimal
 from typing import Any
 
 import pyarrow as pa
@@ -17,7 +19,7 @@ from flows.html import html
 from flows.ingest import NOTHING, Plan, run_folder
 from flows.plots import plots
 from flows.proof import ShardProof
-from flows.proved import proved_digests, verification
+from flows.proved import errors_in_order, errors_of, proved_digests, proved_errors, verification
 from flows.report import (
     COMMITTED,
     NOTHING_TO_DO,
@@ -79,8 +81,9 @@ def draft(
     costs, plain = column_costs(store, entries, models_of(store, models)), column_totals(entries)
     shared = {name: {"bytes": cost["bytes"]} for name, cost in costs.items() if cost["bytes"] != plain[name]["bytes"]}
     before = baseline(store, trained.ref.digest, parent)
+    schema = parent.schema if parent and kept else schema
     return Manifest(
-        schema=parent.schema if parent and kept else schema,
+        schema=schema,
         models=models,
         shards=shards,
         parent=plan.parent or 0,
@@ -90,7 +93,7 @@ def draft(
         tolerances=plan.tolerances,
         sources=sources_of(run, plan, parent, request.update.drop_missing),
         ledger={"columns": shared} if shared else {},
-        verification=verification_of(load_proofs(run), parent, [entry.id for entry in entries]),
+        verification=verification_of(load_proofs(run), parent, [entry.id for entry in entries], schema.names),
         extra={
             "row_bytes": round(trained.row_bytes, 3),
             **({"targets": trained.targets} if trained.targets else {}),
@@ -121,31 +124,36 @@ def sources_of(run: str, plan: Plan, parent: Manifest | None, drop_missing: bool
     return tuple(records[path] for path in sorted(records))
 
 
-def verification_of(proofs: Sequence[ShardProof], parent: Manifest | None, order: Sequence[str]) -> dict[str, Any]:
-    """What was proved of every shard, those of earlier runs included: digests, and errors where any were allowed.
+def verification_of(
+    proofs: Sequence[ShardProof], parent: Manifest | None, order: Sequence[str], names: Sequence[str]
+) -> dict[str, Any]:
+    """What was proved of every shard, those of earlier runs included, for columns of these names.
 
-    shards  : digests in row order
-    columns : shard -> column -> [max_abs_error, rmse, n_finite]; absent where every value is exact
+    shards            : digests in row order
+    errors_of, errors : numbers of the shards that are not exact, and of each the columns' max_abs_error, rmse, n_finite; the errors to
+                        three digits, rounded up
     """
     shards = proved_digests(parent) if parent else {}
-    columns: dict[str, Any] = dict(parent.verification.get("columns", {})) if parent else {}
+    columns: dict[str, Any] = proved_errors(parent) if parent else {}
     for proof in proofs:
         shards[proof.shard] = proof.digest
-        errors = {
-            name: [item["max_abs_error"], item["rmse"], item["n_finite"]]
-            for name, item in proof.columns.items()
-            if item["max_abs_error"] or item["rmse"]
-        }
+        errors = {name: [rounded_up(worst), rounded_up(rmse), n] for name, (worst, rmse, n) in errors_of(proof).items()}
         if errors:
             columns[proof.shard] = errors
-    kept = {shard: columns[shard] for shard in order if shard in columns}
     return {
         "rows": sum(proof.n_rows for proof in proofs),
         "violations": 0,
         "mismatches": 0,
         "shards": [shards.get(shard) for shard in order],
-        **({"columns": kept} if kept else {}),
+        **errors_in_order(columns, order, names),
     }
+
+
+def rounded_up(error: float) -> float:
+    """The smallest number of three digits that is not below an error >= 0: all its digits, a column and shard, would weigh much."""
+    exact = Decimal(error)
+    unit = Decimal(1).scaleb(exact.adjusted() - 2)
+    return float((exact / unit).to_integral_value(ROUND_CEILING) * unit) if math.isfinite(error) and error > 0 else error
 
 
 def report_run(request: RunRequest, run: str, seconds: Mapping[str, float], ui_url: str = "") -> RunReport:

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from storage.objects import ObjectStore
 
 MAGIC = "latentpack"
-FORMAT_VERSION = (1, 3)
+FORMAT_VERSION = (1, 4)
 FORMAT_OBJECT = "FORMAT"
 WRITER = "latentpack"
 MAX_SNAPSHOT_BYTES = 256 << 20
@@ -196,7 +196,7 @@ class Manifest:
             "shards": [shard.to_json(digests) for shard in self.shards],
         }
         optional = {
-            "tolerances": dict(self.tolerances),
+            "tolerances": _runs(self.tolerances, self.schema),
             "sources": [source.to_json() for source in self.sources],
             "ledger": dict(self.ledger),
             "verification": dict(self.verification),
@@ -228,7 +228,7 @@ class Manifest:
             created_at=fields.text("created_at"),
             run=fields.text("run", ""),
             source=fields.text("source", ""),
-            tolerances=fields.object("tolerances"),
+            tolerances=_tolerances(unpack(fields.values.get("tolerances", []), where), schema, where),
             sources=tuple(SourceRecord.from_json(source, where) for source in sources),
             ledger=fields.object("ledger"),
             verification=fields.object("verification"),
@@ -240,6 +240,32 @@ class Manifest:
         if fields.count("n_rows") != manifest.n_rows:
             raise CorruptArchive(f"{where}: claims {fields.count('n_rows')} rows, its shards hold {manifest.n_rows}")
         return manifest
+
+
+def _runs(tolerances: Mapping[str, Any], schema: pa.Schema) -> list[Any]:
+    """[tolerance, first column, number of columns] for each stretch of columns with the same one."""
+    found: list[Any] = []
+    for j, name in enumerate(schema.names):
+        if name not in tolerances:
+            continue
+        if found and found[-1][0] == tolerances[name] and found[-1][1] + found[-1][2] == j:
+            found[-1][2] += 1
+        else:
+            found.append([tolerances[name], j, 1])
+    return found
+
+
+def _tolerances(told: Any, schema: pa.Schema, where: str) -> Mapping[str, Any]:
+    """The inverse; before format 1.4 an object, column -> tolerance."""
+    if isinstance(told, dict):
+        return told
+    found: dict[str, Any] = {}
+    for run in told if isinstance(told, list) else [told]:
+        tolerance, first, n = typed(run, (dict, int, int), where, "tolerance")
+        if not 0 <= first <= first + n <= len(schema):
+            raise CorruptArchive(f"{where}: has a tolerance for columns {first} to {first + n} of {len(schema)}")
+        found |= dict.fromkeys(schema.names[first : first + n], tolerance)
+    return found
 
 
 def _schema_to_text(schema: pa.Schema) -> str:

@@ -15,7 +15,7 @@ from vae_core.exact import arrange
 from vae_core.exact.arrange import Arrangement
 from vae_core.exact.features import Decoded
 from vae_core.exact.keys import best_keys
-from vae_core.exact.ordering import SampleColumn, orders
+from vae_core.exact.ordering import SampleColumn, _greedy, _Price, _price, orders
 from vae_core.exact.recall import Recalled, key_numbers
 from vae_core.exact.sampled import Sampled, decoded_sample
 from vae_core.quality import compare
@@ -84,6 +84,23 @@ def test_what_determines_comes_before_what_it_determines():
     assert gains[0][1] > 5 * max(gains[0][2], 0.01)
     assert all(sorted(placed) == [0, 1, 2] for placed in found)
     assert orders([], rng) == ([[]], {})
+    assert orders(columns, rng, tick=lambda: False)[1] == {0: {}, 1: {}, 2: {}}  # no time: the columns as they cost alone
+
+
+@given(st.integers(1, 12), st.integers(0, 2**32 - 1))
+@settings(deadline=None)
+def test_next_comes_the_column_that_is_cheapest_then(n, seed):
+    rng = np.random.default_rng(seed)
+    prices = []
+    for i in range(n):
+        others = [j for j in range(n) if j != i]
+        given_sets = [sum(1 << int(j) for j in rng.permutation(others)[: rng.integers(0, 3)]) for _ in range(6)]
+        prices.append(sorted([_Price(float(rng.integers(0, 9)), given) for given in given_sets] + [_Price(9.0, 0)]))
+    placed, before = _greedy(prices), 0
+    for k, i in enumerate(placed):
+        assert (_price(prices[i], before), i) == min((_price(prices[j], before), j) for j in placed[k:])
+        before |= 1 << i
+    assert sorted(placed) == list(range(n))
 
 
 def test_dependent_columns_cost_their_first_sights_whatever_their_type():

@@ -424,11 +424,18 @@ def unzstd(data: bytes) -> bytes:
     return zstandard.ZstdDecompressor().decompress(data)
 
 
-def pool_of(payload: bytes, names: list[str]) -> dict[str, bytes]:
+def pool_of(payload: bytes, layout: dict[str, Any]) -> dict[str, bytes]:
     found, at = {}, 0
-    for name in names:
-        n = int.from_bytes(payload[at : at + 4], "little")
-        found[name], at = payload[at + 4 : at + 4 + n], at + 4 + n
+    for name in [s for s in layout["sections"] if s not in layout["own"]]:
+        if layout.get("lengths", "u32") == "u32":
+            n, at = int.from_bytes(payload[at : at + 4], "little"), at + 4
+        else:
+            n = shift = 0
+            while True:
+                n, shift, at = n | (payload[at] & 127) << shift, shift + 7, at + 1
+                if payload[at - 1] < 128:
+                    break
+        found[name], at = payload[at : at + n], at + n
     assert at == len(payload)
     return found
 
@@ -455,7 +462,7 @@ def test_a_reader_written_from_the_format_document_sees_the_same_data(folder):
     first = 0
     for b, n_rows in enumerate(record["block_rows"]):
         groups = dict(zip(record["groups"], payloads[b * len(record["groups"]) : (b + 1) * len(record["groups"])], strict=True))
-        sections = {**groups, **pool_of(groups.get("pool", b""), [s for s in layout["sections"] if s not in layout["own"]])}
+        sections = {**groups, **pool_of(groups.get("pool", b""), layout)}
         streams = {j: k for k, columns in enumerate(layout["streams"]) for j in columns}
         opened = {k: Stream(sections[f"s{k}"]) for k in set(streams.values())}
         block = Block(n_rows)
@@ -553,7 +560,7 @@ def test_lattices_read_from_the_format_document_are_the_same_values(folder):
     first = 0
     for b, n_rows in enumerate(record["block_rows"]):
         parts = dict(zip(groups, payloads[b * len(groups) : (b + 1) * len(groups)], strict=True))
-        parts |= pool_of(parts.get("pool", b""), [s for s in layout["sections"] if s not in layout["own"]])
+        parts |= pool_of(parts.get("pool", b""), layout)
         for column in plan["columns"]:
             form, payload = column["transform"], parts[f"c{column['index']}"]
             kind = {"<f4": "f", "<f8": "d"}.get(form.get("f", ""), "")

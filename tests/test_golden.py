@@ -22,7 +22,7 @@ from vae_core.quality import compare, digest
 GOLDEN = Path(__file__).parent / "golden"
 FORMAT = Path(__file__).parent.parent / "storage" / "FORMAT.md"
 EVERY = {"types", "lossless", "tolerance", "distortion", "network", "codings", "contexts"}
-CASES = {"1.0": EVERY, "1.1": EVERY | {"lattices"}, "1.2": EVERY | {"lattices"}, "1.3": EVERY | {"lattices"}}
+CASES = {"1.0": EVERY, "1.1": EVERY | {"lattices"}, "1.2": EVERY | {"lattices"}, "1.3": EVERY | {"lattices"}, "1.4": EVERY | {"lattices"}}
 WITH_PREVIEW = {"tolerance", "distortion"}
 MOST_BYTES = 60_000
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
+
 import pyarrow as pa
 import pytest
 from hypothesis import given, settings
@@ -66,6 +69,25 @@ def test_a_snapshot_survives_its_bytes(rows: list[int], text: str, extra: dict[s
     assert back.n_rows == sum(rows)
 
 
+def test_tolerances_of_many_columns_are_told_once_and_come_back() -> None:
+    schema = pa.schema([(f"c{k}", pa.float64()) for k in range(600)])
+    loose, tight = {"kind": "relative", "value": 0.01}, {"kind": "absolute", "value": 0.5}
+    asked = {name: tight if name == "c77" else loose for name in schema.names if name != "c5"}
+    told = Manifest(schema=schema, tolerances=asked).to_bytes()
+    assert Manifest.from_bytes(told, "here").tolerances == asked
+    assert len(told) < len(Manifest(schema=schema).to_bytes()) + 300
+
+
+@pytest.mark.parametrize("told", [[[{}, 0, 6]], [[{}, -1, 1]], [[{}, 1]], [{}], "text", 7])
+def test_tolerances_that_no_writer_tells_are_corrupt(told: object) -> None:
+    data = Manifest(schema=SCHEMA, tolerances={SCHEMA.names[0]: {"kind": "absolute", "value": 0.5}}).to_bytes()
+    body = json.loads(data)
+    del body["sha256"]
+    sealed = to_json(body | {"tolerances": told})[:-1]
+    with pytest.raises(CorruptArchive, match="here"):
+        Manifest.from_bytes(sealed + b',"sha256":"' + hashlib.sha256(sealed).hexdigest().encode() + b'"}', "here")
+
+
 def test_a_shard_costs_a_snapshot_about_a_hundred_bytes() -> None:
     model = ModelRef("a" * 64, {})
     sizes = [
@@ -104,7 +126,7 @@ def test_packed_values_come_back_and_are_never_longer(value: object) -> None:
 
 @pytest.mark.parametrize(
     ("text", "says"),
-    [("2.0", "archive has format 2.0, this release reads up to 1.3"), ("x", "no format version"), ("1", "no format")],
+    [("2.0", "archive has format 2.0, this release reads up to 1.4"), ("x", "no format version"), ("1", "no format")],
 )
 def test_versions_are_refused_by_name(text: str, says: str) -> None:
     with pytest.raises(CorruptArchive, match=says):

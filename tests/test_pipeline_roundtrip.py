@@ -8,6 +8,7 @@ from collections.abc import Mapping
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -119,6 +120,29 @@ def walks(n_rows: int) -> pa.Table:
     """As many columns as a sensor archive has, of floats without a lattice, few rows: what a column takes beside its values counts."""
     rng = np.random.default_rng(1)
     return pa.table({f"c{k}": rng.normal(size=n_rows).cumsum() for k in range(600)})
+
+
+def ranks(n_rows: int) -> pa.Table:
+    """Features that share eight factors."""
+    rng = np.random.default_rng(2)
+    values = rng.normal(size=(n_rows, 8)) @ rng.normal(size=(8, 400)) + 0.01 * rng.normal(size=(n_rows, 400))
+    return pa.table({f"f{k}": values[:, k] for k in range(400)})
+
+
+@pytest.mark.parametrize(("name", "table", "asked"), [
+    ("ranks", ranks(300), "1%"),
+    ("flags", pa.table({f"flag_{k}": np.random.default_rng(k).integers(0, 2, 200).astype(bool) for k in range(1000)}), ""),
+])  # fmt: skip
+def test_a_run_over_hundreds_of_columns_and_few_rows_costs_no_more_than_its_fixed_metadata(name, table, asked, tmp_path, monkeypatch):
+    monkeypatch.setenv("LATENTPACK_SERVER", "off")
+    monkeypatch.setenv("LATENTPACK_HOME", str(tmp_path / "home"))
+    pq.write_table(table, tmp_path / f"{name}.parquet")
+    paths = [str(tmp_path / f"{name}.parquet"), str(tmp_path / "archive")]
+    tolerances = ["--tolerance", f"*={asked}"] if asked else []
+    assert cli.main(["run", *paths, *tolerances, "--time-budget", "2", "--json", str(tmp_path / "report.json"), "--quiet"]) == 0
+    report = json.loads((tmp_path / "report.json").read_text())
+    assert report["archive_bytes"] <= 1.005 * report["conventional_bytes"] + FIXED_BYTES
+    assert all(c["max_abs_error"] <= c["tolerance"] and c["violations"] == 0 for c in report["columns"])
 
 
 @pytest.mark.parametrize("table", [noise(5000), walks(300)], ids=["noise", "walks"])

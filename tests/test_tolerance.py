@@ -2,10 +2,12 @@ from __future__ import annotations
 
 import pyarrow as pa
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from vae_core.columns import TableProfile
 from vae_core.errors import UsageError
-from vae_core.tolerance import LOSSLESS, Tolerance, parse_tolerances, resolve
+from vae_core.tolerance import LOSSLESS, Tolerance, parse_tolerances, resolve, short_below
 
 SCHEMA = pa.schema(
     [
@@ -107,3 +109,11 @@ def test_a_range_beyond_float64_still_resolves():
 def test_a_tolerance_survives_json():
     for tolerance in (LOSSLESS, Tolerance("psnr", 30.0), Tolerance("relative", 0.001)):
         assert Tolerance.from_json(tolerance.to_json()) == tolerance
+
+
+@given(st.floats(5e-324, 1e308), st.integers(2, 9))
+def test_a_short_number_is_just_below(value, n_digits):
+    short = short_below(value, n_digits)
+    assert 0 < short <= value
+    assert short >= value * (1 - 10.0 ** (1 - n_digits)) or value < 1e-300
+    assert float(f"{short:.{n_digits - 1}e}") == short or value < 1e-300

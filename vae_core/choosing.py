@@ -21,7 +21,7 @@ from vae_core.columns import Codes, decode_column, encode_column, one_array
 from vae_core.columns.recode import with_worst_kept
 from vae_core.columns.texts import DigitText
 from vae_core.latents import ColumnState, Way, slice_codes
-from vae_core.layout import UNIFORM, uses_codes
+from vae_core.layout import UNIFORM, is_native, uses_codes
 from vae_core.model import Model
 from vae_core.tables import rmse_of
 from vae_core.tolerance import LOSSLESS
@@ -34,6 +34,7 @@ FAST = 3  # the zstd level of a first look, and what 19 may make of its bytes: o
 FAST_SHRINKS, FAST_SHRINKS_CODED, FAST_SHRINKS_REPORTED, FAST_SHRINKS_ALL, DICTIONARY_SHRINKS = 0.5, 0.6, 0.65, 0.78, 0.93
 SLACK = 512  # bytes: small columns have ratios of their own
 SAMPLED_LESS = 0.99  # a sampled rival is reported at so much of what its sample says
+NATIVE_BYTES = 40  # of a Parquet footer for each native column: ours to pay, not reported as conventional
 IN_BLOCKS = 3  # codings measured as they are stored, where that is in several blocks
 MOST_MEASURED = 4  # codings on every row of what is stored
 ALIKE_FAR = 0.93  # of what a sample takes a row, on every row at the level of a first look: then all rows are measured
@@ -75,16 +76,19 @@ def settle(model: Model, j: int, column: ColumnState, learned: float = math.inf,
         if reported is not None:
             column.conventional_bytes = column.reported_bytes = round(reported)
             return
-    sizes = [(n_bytes, way, coding) for way in column.ways for coding, n_bytes in _sizes(way, column.array, known, dictionary)]
+    measured = [(n_bytes, way, coding) for way in column.ways for coding, n_bytes in _sizes(way, column.array, known, dictionary)]
+    theirs = [(name, n) for n, _, name in measured]
+    sizes = [(n_bytes + NATIVE_BYTES * is_native(coding), way, coding) for n_bytes, way, coding in measured]
     n_bytes, way, coding = min(sizes, key=lambda size: size[0])
-    theirs = [(name, n) for n, _, name in sizes]
     if of_texts:  # numbers made of texts are ours, not what a conventional coding has
         raw = [name for name in conventional.candidates_for(first.plan) if not uses_codes(name)]
         theirs = list(conventional.sizes(first.plan, column.array, None, raw or ["ipc"]).items())
     column.reported_bytes = round(min(_whole(name, n, dictionary) for name, n in theirs))
     if len(spans) > 1:
         near = [(way, name) for n, way, name in sorted(sizes, key=lambda size: size[0]) if n <= NEAR_BEST * n_bytes + SLACK][:IN_BLOCKS]
-        n_bytes, way, coding = min(((_in_blocks(way, name, column.array, spans), way, name) for way, name in near), key=lambda s: s[0])
+        frame = NATIVE_BYTES * len(spans)
+        stored = [(_in_blocks(way, name, column.array, spans) + frame * is_native(name), way, name) for way, name in near]
+        n_bytes, way, coding = min(stored, key=lambda size: size[0])
     for tried in column.ways:
         if not tried.raw and lattices.worth_trying(tried.plan, tried.codes):
             # ours: never reported as conventional

@@ -121,7 +121,7 @@ class _Block:
         if group != POOL:
             return self.payloads[group]
         if self.pool is None:
-            self.pool = sections.unpack(self.payloads[POOL], self.layout.pooled)
+            self.pool = sections.unpack(self.payloads[POOL], self.layout.pooled, fixed=self.layout.fixed)
         return self.pool[name]
 
     def exact(self, wanted: Sequence[int]) -> dict[int, pa.Array]:

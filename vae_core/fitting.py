@@ -33,7 +33,8 @@ EXACT_ROWS = 60_000
 EXACT_CELLS = 6_000_000  # for the last search, which holds six levels or so of each
 EXACT_SHARE, EXACT_LEAST = 0.6, 0.2
 REFRESH_SHARE = 0.15  # of the budget, for contexts of new rows: the dearest columns first
-SHARE_OF_ORDERS, SHARE_OF_MOVES = 0.4, 0.65  # of the time for the exact layer: after it no other order, no other place is searched
+# of the time for the exact layer: after it no column is priced, no other order, no other place is searched
+SHARE_OF_PRICES, SHARE_OF_ORDERS, SHARE_OF_MOVES = 0.25, 0.4, 0.65
 PREVIEW_SHARE = 0.025  # the promise is 3 %: the estimate it is taken of may be off by a sixth
 MIN_PREVIEW_BYTES = 400
 WORTH_A_PREVIEW = 1_000  # bytes of one that nobody asked for: less tells little, and a small archive is read whole in no time
@@ -86,6 +87,8 @@ def fit(
     draft = Model(schema, plans, codes, None, distortion, rate)
     preview, previews = _fit_preview(draft, sample, config, n_total, report)
     fallback = {j: uniform[j] for j in sorted(taken)}
+    spoken_of = {code.column for code in codes} | taken | (set() if preview is None else set(preview.columns))
+    plans = tuple(p if p.index in spoken_of else p.unranged() for p in plans)
     model = Model(schema, plans, codes, preview, distortion, rate, fallback, n_total)
     summary = {
         "rate_bits_per_row": rate, "n_learned": len(codes), "n_columns": len(plans),
@@ -100,7 +103,7 @@ def refresh(
 ) -> FitResult:
     """A new version of a model for new rows of the same schema and tolerances, starting from the old one's plans.
 
-    The column plans, tolerances included, stay as they are unless a dictionary no longer holds the new values; contexts are
+    The plans of learned columns and tolerances stay as they are unless a dictionary no longer holds the new values; contexts are
     searched anew on the new sample (seconds), the preview layer is kept.
     """
     report = _Report(progress)
@@ -108,7 +111,11 @@ def refresh(
     fresh = plan_columns(model.schema, profile, sample.table, tolerances)
     kept = set() if model.distortion is None else set(model.distortion.columns)
     kept |= set() if model.preview is None else set(model.preview.columns)
-    plans = tuple(old if old.index in kept or _still_fits(old, sample) else new for old, new in zip(model.columns, fresh, strict=True))
+    learned = {code.column for code in model.codes}
+    plans = tuple(
+        old if old.index in kept or (old.index in learned and _still_fits(old, sample)) else new
+        for old, new in zip(model.columns, fresh, strict=True)
+    )
     taken = set() if model.distortion is None else set(model.distortion.columns)
     n_total = max(profile_rows(profile), sample.table.num_rows)
     codes, rate = _fit_exact(plans, sample, taken, config, n_total, report, model.codes)
@@ -168,7 +175,8 @@ def _fit_exact(
     best: Arrangement | None = None
     with ThreadPoolExecutor(max(1, config.threads)) as pool:
         each = pool.map if config.threads > 1 else map
-        candidates, gains = orders(picked, rng, each)
+        patience = began + SHARE_OF_PRICES * (deadline - began)
+        candidates, gains = orders(picked, rng, each, lambda: time.monotonic() < patience)
         amounts = frozenset(c.column for c in picked if not c.categorical)
         sampled = Sampled(n, n_total, decoded_sample(picked), gains=gains, numeric=amounts, each=each)
         if known:
@@ -370,6 +378,8 @@ def _fit_preview(
         p.index for p in model.columns
         if p.is_measured and p.index not in taken and p.hi > p.lo
     ]  # fmt: skip
+    if config.preview == "auto" and not model.codes:
+        return None, []  # nothing saves what it would cost
     budget_bytes = share * model.rate_bits_per_row * n_total / 8 - PREVIEW_METADATA * (config.preview == "auto")
     if not picked or budget_bytes < (WORTH_A_PREVIEW if config.preview == "auto" else MIN_PREVIEW_BYTES):
         return None, []

@@ -23,6 +23,11 @@ def uses_codes(coding: str) -> bool:
     return coding.removeprefix(UNIFORM) in ("pco", "zstd", "lattices") or coding.removeprefix(UNIFORM).startswith("codes-")
 
 
+def is_native(coding: str) -> bool:
+    """Whether a conventional coding keeps a column in latents.parquet."""
+    return coding.removeprefix(UNIFORM).startswith(("parquet-", "codes-"))
+
+
 @dataclass(frozen=True, slots=True)
 class Layout:
     """One shard's layout (FORMAT.md, "Layout").
@@ -33,6 +38,7 @@ class Layout:
     own     : the sections that are payload groups of their own; the rest is in the pool
     native  : column -> its name in latents.parquet, for columns that have one
     preview : the shard has the preview's latents        gain : of the distortion layer's latents
+    fixed   : lengths in the pool are of four bytes, as before format 1.4
     """
 
     codings: tuple[str, ...]
@@ -42,6 +48,7 @@ class Layout:
     native: Mapping[int, str] = field(default_factory=dict)
     preview: bool = False
     gain: int = GAIN_UNIT
+    fixed: bool = False
 
     @property
     def pooled(self) -> tuple[str, ...]:
@@ -72,6 +79,7 @@ class Layout:
             "native": [[j, name] for j, name in self.native.items()],
             "preview": self.preview,
             "gain": self.gain,
+            "lengths": "u32" if self.fixed else "leb128",
         }
 
     @classmethod
@@ -86,6 +94,7 @@ class Layout:
                 {int(j): str(name) for j, name in data["native"]},
                 bool(data["preview"]),
                 int(data["gain"]),
+                {"u32": True, "leb128": False}[data.get("lengths", "u32")],
             )
         except (KeyError, TypeError, ValueError, OverflowError) as error:
             raise CorruptArchive(f"shard layout cannot be read: {type(error).__name__}: {error}") from error

@@ -24,7 +24,7 @@ from vae_core.exact.plans import ColumnCode, column_code_from_json
 from vae_core.shorthand import shorten, spell_out
 
 PLAN, DECODER, ENCODER = "plan.json.zst", "decoder.safetensors", "encoder.safetensors"
-MODEL_VERSION = 4
+MODEL_VERSION = 5
 COLUMNS = "columns"
 MAX_PLAN_BYTES = 1 << 28
 _UNREADABLE = (

@@ -13,6 +13,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from decimal import ROUND_FLOOR, Decimal
 from typing import Any, Protocol
 
 import pyarrow as pa
@@ -178,7 +179,7 @@ def parse_tolerances(specs: Sequence[str], schema: pa.Schema) -> dict[str, Toler
 def resolve(tol: Tolerance, column_profile: Ranged) -> Tolerance:
     """Turn fractions of a range and decibels into column units, by the profile's range of finite values.
 
-    relative -> absolute; rmse_relative and psnr -> rmse. The psnr peak is 255 for uint8, else the range.
+    relative -> absolute; rmse_relative and psnr -> rmse, to eight digits, rounded down. The psnr peak is 255 for uint8, else the range.
     A range of 0 (constant or empty column) makes the column lossless.
     """
     if tol.kind in ("lossless", "absolute", "rmse"):
@@ -191,4 +192,12 @@ def resolve(tol: Tolerance, column_profile: Ranged) -> Tolerance:
     else:
         value = min(tol.value * float(span), 1.7e308)
         kind = "absolute" if tol.kind == "relative" else "rmse"
-    return LOSSLESS if value == 0 or not math.isfinite(value) else Tolerance(kind, value)
+    return LOSSLESS if value == 0 or not math.isfinite(value) else Tolerance(kind, short_below(value, 8))
+
+
+def short_below(value: float, n_digits: int) -> float:
+    """The largest number of so many decimal digits that is not above a positive one: of very many columns, all digits weigh."""
+    exact = Decimal(repr(value))
+    unit = Decimal(1).scaleb(exact.adjusted() + 1 - n_digits)
+    short = float((exact / unit).to_integral_value(ROUND_FLOOR) * unit)
+    return short if 0 < short <= value else value

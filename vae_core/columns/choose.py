@@ -24,7 +24,7 @@ from vae_core.columns.plan import ColumnPlan, FloatTransform, IntegerTransform, 
 from vae_core.columns.profile import MOST_DISTINCT, ColumnProfile, TableProfile, as_type, elements_of, storage_of
 from vae_core.columns.texts import find_pattern, is_text
 from vae_core.errors import BadInput
-from vae_core.tolerance import LOSSLESS, Tolerance, resolve
+from vae_core.tolerance import LOSSLESS, Tolerance, resolve, short_below
 
 _MOST_MISFITS = 0.02
 _MOST_DISTINCT_SHARE = 0.4
@@ -294,6 +294,7 @@ def _choose_floats(profile: ColumnProfile, values: Any, tolerance: Tolerance) ->
     width = 2 * (bound - slack) * (1 - 2.0**-24)
     if not width > 0 or not math.isfinite(width):
         return exact
+    width = short_below(width, 5)
     bins = Bins(dtype.str, width, bound)
     if isinstance(exact, FloatLevels) and len(exact.levels) <= float(profile.value_range) / width + 1:
         return exact

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -35,8 +35,8 @@ class ColumnPlan:
     tolerance : resolved: lossless, absolute or rmse, in the column's units
     transform : None for verbatim
     n_levels  : number of codes when they are positions in a dictionary or list of levels, else None
-    lo, hi    : smallest and largest code in the profile; later data may go beyond unless n_levels is set. 0 for the bits of floats,
-                which no layer speaks of
+    lo, hi    : smallest and largest code in the profile; later data may go beyond unless n_levels is set. 0 where
+                no layer speaks of the column
     fill      : the code where a cell has none (null, NaN, misfit ...); lo <= fill <= hi
     width     : values a row
     has_state : the profile saw cells that are not plain values (a hint: every block tells by itself)
@@ -88,6 +88,10 @@ class ColumnPlan:
             if getattr(self, key):
                 data[key] = True
         return data
+
+    def unranged(self) -> ColumnPlan:
+        """The plan of a column that no layer speaks of: of hundreds, the ranges would weigh as much as the rest of a model."""
+        return self if self.n_levels is not None else replace(self, lo=0, hi=0, fill=0)
 
     def blobs(self) -> dict[str, bytes]:
         """The dictionary or levels, packed, by a name unique within the schema; empty for most plans."""

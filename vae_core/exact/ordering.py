@@ -11,7 +11,7 @@ order is searched for, on thinned rows, under a rough price of every column give
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -75,13 +75,14 @@ class _Tie:
 
 
 def orders(
-    columns: Sequence[SampleColumn], rng: np.random.Generator, each: Each = map
+    columns: Sequence[SampleColumn], rng: np.random.Generator, each: Each = map, tick: Callable[[], bool] = lambda: True
 ) -> tuple[list[list[int]], dict[int, dict[int, float]]]:
     """Coding orders worth a search, as positions, the most likely first. With them, by column number: what each other column alone
     saves of a column, in bits a row.
 
     The second is that of the schema, which people made: what is measured tends to stand before what is derived of it, and thinned
     rows say nothing of rare events. Others ignore that a column may be told by its own rows before, and price by more rows.
+    tick : tells whether there is time to price one more column beside others
     """
     if not columns:
         return [[]], {}
@@ -90,7 +91,7 @@ def orders(
     for n_rows, n_bins, n_paired in PRICINGS if len(columns) <= WIDE else PRICINGS[:1]:
         thin = np.sort(rng.permutation(len(columns[0].values))[:n_rows])
         prices = _Prices(columns, thin, n_bins, n_paired, recalls, each)
-        ties = [prices.of(i) for i in range(len(columns))]
+        ties = [prices.of(i) if tick() else list[_Tie]() for i in range(len(columns))]
         gains = {
             c.column: {columns[t.given.bit_length() - 1].column: prices.full[i] - t.bits(prices.full[i]) for t in ties[i] if t.single}
             for i, c in enumerate(columns)
@@ -216,13 +217,27 @@ def _price(prices: Sequence[_Price], before: int) -> float:
 
 def _greedy(prices: Sequence[Sequence[_Price]]) -> list[int]:
     """Next comes the column that is cheapest then."""
-    left, before, placed = set(range(len(prices))), 0, []
-    while left:
-        best = min(left, key=lambda i: (_price(prices[i], before), i))
-        left.remove(best)
+    now = {i: _price(own, 0) for i, own in enumerate(prices)}
+    told_by: dict[int, list[int]] = {i: [] for i in now}
+    for i, own in enumerate(prices):
+        every = 0
+        for price in own:
+            every |= price.given
+        for j in _members(every):
+            told_by[j].append(i)
+    before, placed = 0, []
+    while now:
+        best = min(now, key=lambda i: (now[i], i))
+        del now[best]
         placed.append(best)
         before |= 1 << best
+        now |= {i: _price(prices[i], before) for i in told_by[best] if i in now}
     return placed
+
+
+def _members(columns: int) -> list[int]:
+    """The positions in a bit mask."""
+    return [j for j in range(columns.bit_length()) if columns >> j & 1]
 
 
 def _improved(placed: list[int], prices: Sequence[Sequence[_Price]]) -> list[int]:
