@@ -16,6 +16,8 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from storage.formats.npy import METADATA_KEY, to_numpy
+from vae_core.columns.joining import has_dictionary, has_narrow_dictionary, one_array
+from vae_core.columns.profile import storage_of
 from vae_core.columns.rows import dense
 from vae_core.errors import BadInput, UsageError
 
@@ -169,14 +171,40 @@ def _write_arrow(path: Path, schema: pa.Schema, batches: Iterator[pa.RecordBatch
     with pa.OSFile(str(path), "wb") as sink:
         try:
             with pa.ipc.new_file(sink, schema, options=options) as writer:
-                for batch in batches:
+                for batch in _growing(schema, batches):
                     writer.write_batch(batch)
         except pa.ArrowInvalid as error:
             if "ictionary replacement" not in str(error):
                 raise
             raise UsageError(
-                f"dictionaries differ between blocks, which .arrow cannot hold: write .parquet instead ({error})"
+                "dictionaries differ between blocks and do not fit into one, and .arrow holds one a column: write .parquet instead"
             ) from error
+
+
+def _growing(schema: pa.Schema, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+    """The same rows over dictionaries that only grow: the file format adds to a dictionary, it does not replace one."""
+    growing = [i for i, field in enumerate(schema) if has_dictionary(field.type)]
+    known: dict[int, pa.Array] = {}
+    for batch in batches:
+        columns = batch.columns
+        for i in growing:
+            if i in known:
+                columns[i] = _grown(known[i], columns[i])
+            if columns[i].type != schema.field(i).type:
+                raise UsageError(
+                    f"column {schema.field(i).name!r} has more values than one dictionary of {schema.field(i).type} holds, "
+                    "and .arrow holds one a column: write .parquet instead"
+                )
+            known[i] = columns[i].slice(0, 0)
+        yield pa.RecordBatch.from_arrays(columns, schema=schema) if growing else batch
+
+
+def _grown(known: pa.Array, column: pa.Array) -> pa.Array:
+    """A column over the dictionaries of `known`, an array without rows, and its own values behind."""
+    before, own = storage_of(known), storage_of(column)
+    if isinstance(own, pa.DictionaryArray) and own.dictionary.equals(before.dictionary):
+        return column  # whatever values they are: Arrow joins no dictionaries of some types
+    return one_array(pa.chunked_array([known, column]))
 
 
 def _write_csv(path: Path, schema: pa.Schema, batches: Iterator[pa.RecordBatch], n_rows: int) -> None:
@@ -271,7 +299,19 @@ def _gathered(schema: pa.Schema, batches: Iterator[pa.RecordBatch]) -> Iterator[
         n_rows += batch.num_rows
         n_bytes += batch.nbytes
         if n_rows >= GROUP_ROWS or n_bytes >= GROUP_BYTES:
-            yield pa.Table.from_batches(held, schema=schema)
+            yield from _readable(schema, held)
             held, n_rows, n_bytes = [], 0, 0
     if held:
-        yield pa.Table.from_batches(held, schema=schema)
+        yield from _readable(schema, held)
+
+
+def _readable(schema: pa.Schema, held: list[pa.RecordBatch]) -> Iterator[pa.Table]:
+    """Batches as one table, or several: Parquet makes one dictionary of a row group, which has to fit the type of its indices."""
+    table = pa.Table.from_batches(held, schema=schema)
+    narrow = [i for i, field in enumerate(schema) if has_narrow_dictionary(field.type)]
+    joined = {i: one_array(table.column(i)) for i in narrow}
+    if all(column.type == schema.field(i).type for i, column in joined.items()):
+        yield pa.Table.from_arrays([joined.get(i, column) for i, column in enumerate(table.columns)], schema=schema)
+    else:
+        yield from _readable(schema, held[: len(held) // 2])
+        yield from _readable(schema, held[len(held) // 2 :])

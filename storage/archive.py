@@ -102,6 +102,7 @@ class Archive:
 
         rows    : (start, stop) or a slice with step 1; ends may be None or negative, as in Python
         preview : from the latents alone, inexact, at a fraction of the transfer
+        Chunks of a dictionary column may have dictionaries of their own.
         Raises UsageError for an unknown column or a slice with a step, CorruptArchive.
         """
         schema = self._project(columns)

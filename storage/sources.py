@@ -188,7 +188,7 @@ class Source:
         """
         total = self.n_rows()
         if total <= n_rows:
-            return SourceSample(self.table().combine_chunks(), (total,) if total else ())
+            return SourceSample(_combined(self.table()), (total,) if total else ())
         runs = draw_runs(total, n_rows, run_rows, seed)
         pieces: list[pa.RecordBatch] = []
         first_row = 0
@@ -288,6 +288,14 @@ class Source:
         if stop is None or groups is None or not sum(groups):
             return n_bytes
         return n_bytes * (min(stop, sum(groups)) - start) // sum(groups)
+
+
+def _combined(table: pa.Table) -> pa.Table:
+    """A table in one chunk; as it is where dictionaries have too many values together for the type of their indices."""
+    try:
+        return table.combine_chunks()
+    except pa.ArrowInvalid:
+        return table
 
 
 def _inspect(store: ObjectStore, info: ObjectInfo) -> tuple[str, Outline]:

@@ -16,6 +16,7 @@ from vae_core.base import GAIN_UNIT
 from vae_core.coders import conventional
 from vae_core.coders.conventional import Stored
 from vae_core.columns import STATE_MISFIT, Codes, ColumnPlan, decode_column, encode_column
+from vae_core.columns.joining import fitted
 from vae_core.encoded import Needs
 from vae_core.entropy.rans import Decoder
 from vae_core.errors import CorruptArchive, UsageError
@@ -90,6 +91,7 @@ def decode_block(
 ) -> pa.Table:
     """(n_rows, columns) of one block with the model's exact fields, in the order asked for.
 
+    A dictionary column of more values than its indices reach comes in several chunks.
     preview : learned columns from the latents alone, all other columns null. Without latents in the shard, exact.
     Raises CorruptArchive when the stored bytes cannot be what an encoder wrote, UsageError on an unknown column.
     """
@@ -99,7 +101,7 @@ def decode_block(
     block = _Block(model, plan, n_rows, natives, payloads)
     from_latents = preview and plan.preview and model.preview is not None
     arrays = block.preview(model.preview, wanted) if from_latents and model.preview is not None else block.exact(wanted)
-    return pa.Table.from_arrays([arrays[j] for j in wanted], schema=schema)
+    return pa.Table.from_arrays([fitted(arrays[j], model.schema.field(j).type) for j in wanted], schema=schema)
 
 
 class _Block:

@@ -16,9 +16,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from vae_core.columns.joining import alike, one_array
 from vae_core.columns.physical import Bools, integers_of, is_integral, pack_bits, raw_values, valid_of
 from vae_core.columns.profile import elements_of, storage_of
-from vae_core.columns.recode import one_array
 from vae_core.columns.rows import dense, kept
 from vae_core.errors import BadInput
 from vae_core.tolerance import LOSSLESS, Tolerance, value_type_of
@@ -72,7 +72,7 @@ def compare(raw: pa.Table, decoded: pa.Table, tolerances: Mapping[str, Tolerance
 
 def compare_column(name: str, raw: pa.Array, decoded: pa.Array, tolerance: Tolerance, *, first_row: int = 0) -> ColumnQuality:
     """One column of `compare`."""
-    if raw.type != decoded.type:
+    if not alike(raw.type, decoded.type):
         raise BadInput(f"column {name!r} is {raw.type}, decoded as {decoded.type}")
     blank = ColumnQuality(name, len(raw), raw.null_count)
     value_type = value_type_of(raw.type)

@@ -18,6 +18,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from vae_core.columns import STATE_MISFIT, STATE_VALUE, Codes, ColumnPlan, decode_column, encode_column, one_array
+from vae_core.columns.joining import fitted
 from vae_core.columns.rows import taken
 from vae_core.entropy.passes import Contexts
 from vae_core.errors import CorruptArchive, UsageError
@@ -64,7 +65,7 @@ def sample_rows(model: Model, known: pa.Table, n_rows: int, seed: int) -> pa.Tab
     for j in range(len(model.columns)):
         if j not in arrays:
             arrays[j] = taken(one_array(known.column(j)), scene.places)
-    return pa.Table.from_arrays([arrays[j] for j in range(len(model.columns))], schema=model.schema)
+    return pa.Table.from_arrays([fitted(arrays[j], item.type) for j, item in enumerate(model.schema)], schema=model.schema)
 
 
 def nulls(schema: pa.Schema, n_rows: int) -> pa.Table:

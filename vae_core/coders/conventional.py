@@ -26,11 +26,12 @@ from vae_core.coders.narrow import NARROW, PCO
 from vae_core.coders.narrow import narrowed as narrowed
 from vae_core.coders.parquet import ENCODINGS, chunk_bytes, from_native, native_of, survives
 from vae_core.columns.codes import STATE_MISFIT, STATE_NULL, Codes
-from vae_core.columns.packing import from_ipc, to_ipc, unpco, unzstd, zstd
+from vae_core.columns.joining import alike, fitted, one_array
+from vae_core.columns.packing import chunks_from_ipc, to_ipc, unpco, unzstd, zstd
 from vae_core.columns.physical import from_raw, is_integral, raw_values, storage_dtype
 from vae_core.columns.plan import ColumnPlan, storage_type
 from vae_core.columns.profile import elements_of, storage_of
-from vae_core.columns.recode import decode_column, finish_column, one_array
+from vae_core.columns.recode import decode_column, finish_column
 from vae_core.columns.side import pack_side, unpack_side
 from vae_core.errors import CorruptArchive
 
@@ -128,7 +129,7 @@ def encode(plan: ColumnPlan, coding: str, array: pa.Array | pa.ChunkedArray, cod
     flat = one_array(array)
     family = coding.partition("-")[0]
     if coding == "ipc":
-        return Stored(None, zstd(to_ipc(flat)))
+        return Stored(None, zstd(to_ipc(fitted(flat, plan.field.type))))
     if family == "parquet":
         return Stored(native_of(flat), None)
     if codes is None:
@@ -156,9 +157,9 @@ def encode(plan: ColumnPlan, coding: str, array: pa.Array | pa.ChunkedArray, cod
 
 
 def decode(plan: ColumnPlan, coding: str, stored: Stored, n_rows: int) -> pa.Array:
-    """The inverse of `encode`: exactly plan.field.type and n_rows rows. Raises CorruptArchive."""
+    """The inverse of `encode`: n_rows rows of plan.field.type, or `alike` (vae_core.columns.joining). Raises CorruptArchive."""
     array = _decode(plan, coding, stored, n_rows)
-    if len(array) != n_rows or array.type != plan.field.type:
+    if len(array) != n_rows or not alike(array.type, plan.field.type):
         raise CorruptArchive(f"column {plan.name!r} holds {len(array)} {array.type}, expected {n_rows} {plan.field.type}")
     return array
 
@@ -232,7 +233,7 @@ def _decode(plan: ColumnPlan, coding: str, stored: Stored, n_rows: int) -> pa.Ar
     if coding not in CODINGS:
         raise CorruptArchive(f"column {plan.name!r} is coded as {coding!r}, which this release does not know")
     if coding == "ipc":
-        return from_ipc(unzstd(_needed(plan, stored.payload), 1 << 31), plan.field.type)
+        return one_array(chunks_from_ipc(unzstd(_needed(plan, stored.payload), 1 << 31), plan.field.type))
     if coding.startswith("parquet-"):
         return from_native(plan, _needed(plan, stored.native))
     if plan.transform is None:

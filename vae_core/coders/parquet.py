@@ -5,9 +5,9 @@ from __future__ import annotations
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from vae_core.columns.joining import alike, narrowest, one_array, wide_type, wrapped
 from vae_core.columns.plan import ColumnPlan, storage_type
 from vae_core.columns.profile import storage_of
-from vae_core.columns.recode import one_array
 from vae_core.columns.rows import dense
 from vae_core.errors import CorruptArchive
 from vae_core.quality import differences
@@ -85,26 +85,33 @@ def native_of(array: pa.Array) -> pa.Array:
 
 
 def from_native(plan: ColumnPlan, native: pa.Array) -> pa.Array:
+    """The inverse of `native_of`, `alike` the plan's type (vae_core.columns.joining). Raises CorruptArchive."""
     target = storage_type(plan.field.type)
     t = pa.types
     try:
         if t.is_dictionary(target):
             values = native.cast(target.value_type)
             array = values.dictionary_encode()
-            array = pa.DictionaryArray.from_arrays(array.indices.cast(target.index_type), array.dictionary, ordered=target.ordered)
+            indices = narrowest(array.indices, len(array.dictionary), target.index_type)
+            array = pa.DictionaryArray.from_arrays(indices, array.dictionary, ordered=target.ordered)
         elif t.is_duration(target):
             array = native.cast(pa.int64()).view(target)
         else:
-            array = native if native.type == target else native.cast(target)
+            array = native if native.type == target else _cast(native, target)
     except (pa.ArrowException, ValueError) as error:
         raise CorruptArchive(f"column {plan.name!r} is stored as {native.type}, no {target}: {error}") from None
-    return _wrapped(plan.field.type, array)
+    return wrapped(plan.field.type, array)
 
 
-def _wrapped(kind: pa.DataType, array: pa.Array) -> pa.Array:
-    if not isinstance(kind, pa.BaseExtensionType):
-        return array
-    return pa.ExtensionArray.from_storage(kind, _wrapped(kind.storage_type, array))
+def _cast(native: pa.Array, target: pa.DataType) -> pa.Array:
+    """The array in a type, over 32-bit indices where the values of a dictionary within are too many for its own."""
+    try:
+        return native.cast(target)
+    except pa.ArrowInvalid:
+        wide = wide_type(target)
+        if wide == target:
+            raise
+        return native.cast(wide)
 
 
 def survives(plan: ColumnPlan, array: pa.Array) -> bool:
@@ -117,6 +124,6 @@ def survives(plan: ColumnPlan, array: pa.Array) -> bool:
         data = _write(native_of(array), "plain", "none")
         native = one_array(pq.read_table(pa.BufferReader(data)).column(0))
         back = from_native(plan, native)
-        return bool(back.type == array.type and len(back) == len(array) and not differences(array, back).any())
+        return bool(alike(back.type, array.type) and len(back) == len(array) and not differences(array, back).any())
     except (pa.ArrowException, CorruptArchive, ValueError, NotImplementedError, TypeError):
         return False

@@ -11,9 +11,10 @@ from vae_core.columns.codes import (
     STATE_VALUE,
     Codes,
 )
+from vae_core.columns.joining import one_array
 from vae_core.columns.plan import ColumnPlan
 from vae_core.columns.profile import ColumnProfile, TableProfile
-from vae_core.columns.recode import decode_column, encode_column, one_array
+from vae_core.columns.recode import decode_column, encode_column
 from vae_core.columns.side import pack_side, unpack_side
 
 __all__ = [

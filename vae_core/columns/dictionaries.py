@@ -13,7 +13,7 @@ from vae_core.columns.integers import check_codes
 from vae_core.columns.nested import has_row_keys, row_keys
 from vae_core.columns.physical import Bools, Ints, valid_of
 from vae_core.columns.rows import dense
-from vae_core.errors import BadInput, CorruptArchive
+from vae_core.errors import CorruptArchive
 
 
 def hashable(array: pa.Array) -> pa.Array:
@@ -95,7 +95,8 @@ class ValueDictionary:
         return table[raw], valid
 
     def decode(self, codes: Codes) -> pa.Array:
-        """The inverse of `encode`; raises CorruptArchive for a code outside the dictionary."""
+        """The inverse of `encode`, over 32-bit indices where the values are too many for the type's; raises CorruptArchive for a code
+        outside the dictionary."""
         check_codes(codes.values, len(self.values))
         indices, state, mask, values = codes.values, codes.state, None, self.values
         if state is not None:
@@ -116,13 +117,13 @@ class ValueDictionary:
 
     def _as_dictionary(self, values: pa.Array, indices: Ints, mask: Bools | None) -> pa.Array:
         assert self.index_type is not None
-        dtype = np.dtype(self.index_type.to_pandas_dtype())
+        kind, dtype = self.index_type, np.dtype(self.index_type.to_pandas_dtype())
         if len(values) - 1 > np.iinfo(dtype).max:
             used, indices = np.unique(indices, return_inverse=True)
-            if len(used) - 1 > np.iinfo(dtype).max:
-                raise BadInput(f"{len(used)} distinct values do not fit a dictionary indexed by {self.index_type}")
             values = _plain(values).take(pa.array(used)).cast(values.type)
-        index = pa.array(indices.astype(dtype), self.index_type, mask=mask)
+            if len(used) - 1 > np.iinfo(dtype).max:  # see vae_core.columns.joining
+                kind, dtype = pa.int32(), np.dtype(np.int32)
+        index = pa.array(indices.astype(dtype), kind, mask=mask)
         return pa.DictionaryArray.from_arrays(index, values, ordered=self.ordered)
 
     def to_json(self) -> dict[str, object]:

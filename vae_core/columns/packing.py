@@ -34,30 +34,40 @@ def unzstd(data: bytes, most_bytes: int = _MOST_BYTES) -> bytes:
         raise CorruptArchive(f"a zstd frame cannot be read: {error}") from None
 
 
-def to_ipc(array: pa.Array) -> bytes:
-    """One array as an Arrow IPC stream, uncompressed. Extension types keep their names."""
+def to_ipc(array: pa.Array | pa.ChunkedArray) -> bytes:
+    """One array, or chunks, as an Arrow IPC stream of a batch each, uncompressed. Extension types keep their names."""
     sink = pa.BufferOutputStream()
-    batch = pa.record_batch([array], names=["v"])
-    with pa.ipc.new_stream(sink, batch.schema) as writer:
-        writer.write_batch(batch)
+    chunks = array.chunks if isinstance(array, pa.ChunkedArray) else [array]
+    with pa.ipc.new_stream(sink, pa.schema([("v", array.type)])) as writer:
+        for chunk in chunks:
+            writer.write_batch(pa.record_batch([chunk], names=["v"]))
     data: bytes = sink.getvalue().to_pybytes()
     return data
 
 
 def from_ipc(data: bytes, expected: pa.DataType | None = None) -> pa.Array:
+    """The inverse of `to_ipc` of one array, validated; raises CorruptArchive on damage or an unexpected type."""
+    array = chunks_from_ipc(data, expected)
+    if array.num_chunks != 1:
+        raise CorruptArchive("an Arrow stream does not hold exactly one array")
+    return array.chunk(0)
+
+
+def chunks_from_ipc(data: bytes, expected: pa.DataType | None = None) -> pa.ChunkedArray:
     """The inverse of `to_ipc`, validated; raises CorruptArchive on damage or an unexpected type."""
     try:
         with pa.ipc.open_stream(data) as reader:
-            batches = list(reader)
-        if len(batches) != 1 or batches[0].num_columns != 1:
+            batches, schema = list(reader), reader.schema
+        if len(schema) != 1:
             raise CorruptArchive("an Arrow stream does not hold exactly one array")
-        array = batches[0].column(0)
-        _check(array)
+        for batch in batches:
+            _check(batch.column(0))
     except (pa.ArrowException, OSError, ValueError) as error:
         raise CorruptArchive(f"an Arrow stream cannot be read: {error}") from None
-    if expected is not None and array.type != expected:
-        raise CorruptArchive(f"an Arrow stream holds {array.type}, expected {expected}")
-    return array
+    kind = schema.field(0).type
+    if expected is not None and kind != expected:
+        raise CorruptArchive(f"an Arrow stream holds {kind}, expected {expected}")
+    return pa.chunked_array([batch.column(0) for batch in batches], kind)
 
 
 def _check(array: pa.Array) -> None:

@@ -6,7 +6,6 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from vae_core.columns.codes import (
@@ -20,6 +19,7 @@ from vae_core.columns.codes import (
 )
 from vae_core.columns.dictionaries import ValueDictionary
 from vae_core.columns.integers import IntegerLattice, IntegerLevels
+from vae_core.columns.joining import alike, one_array, wrapped
 from vae_core.columns.physical import (
     Bools,
     from_raw,
@@ -31,7 +31,6 @@ from vae_core.columns.physical import (
 )
 from vae_core.columns.plan import ColumnPlan, FloatTransform, IntegerTransform, storage_type
 from vae_core.columns.profile import elements_of, storage_of
-from vae_core.columns.rows import dense
 from vae_core.columns.texts import DigitText
 from vae_core.errors import BadInput, CorruptArchive
 
@@ -44,7 +43,7 @@ def encode_column(plan: ColumnPlan, array: pa.Array | pa.ChunkedArray) -> Codes:
     if plan.transform is None:
         raise ValueError(f"column {plan.name!r} is verbatim: it has no codes")
     flat = one_array(array)
-    if flat.type != plan.field.type:
+    if not alike(flat.type, plan.field.type):
         raise BadInput(f"column {plan.name!r} is {flat.type}, the plan was made for {plan.field.type}")
     flat = storage_of(flat)
     if isinstance(plan.transform, ValueDictionary | DigitText):
@@ -57,7 +56,7 @@ def encode_column(plan: ColumnPlan, array: pa.Array | pa.ChunkedArray) -> Codes:
 
 
 def decode_column(plan: ColumnPlan, codes: Codes, *, approximate: bool = False) -> pa.Array:
-    """Codes -> (n_rows,) Arrow array of exactly plan.field.type.
+    """Codes -> (n_rows,) Arrow array of plan.field.type, or `alike` where values are too many for the indices of a dictionary.
 
     approximate : codes are predictions (previews): those beyond the plan are drawn to its ends instead of refused.
     Raises CorruptArchive on codes, states or misfits that no encoder writes; ValueError for a verbatim plan.
@@ -142,48 +141,6 @@ def _misfits(plan: ColumnPlan, state: NDArray[np.uint8], array: pa.Array) -> pa.
     outer = valid_of(array)
     null_row = None if outer is None else np.repeat(~outer, plan.width)[odd]
     return elements_of(array).take(pa.array(odd, mask=null_row))
-
-
-def one_array(array: pa.Array | pa.ChunkedArray) -> pa.Array:
-    """A chunked array as one array; an array as it is."""
-    if not isinstance(array, pa.ChunkedArray):
-        return array
-    if array.num_chunks == 1:
-        return array.chunk(0)
-    if array.num_chunks == 0:  # pa.array([], …) knows neither unions nor nested extensions; nulls alone leaves run ends a bitmap
-        return pa.concat_arrays([pa.nulls(0, array.type)])
-    if pa.types.is_dictionary(storage_type(array.type)):
-        try:
-            array = array.unify_dictionaries()
-        except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
-            # pyarrow unifies neither dictionaries with nulls among their values nor those of null type, and has no way to ask
-            array = _redictionaried(array)
-    combined = array.combine_chunks()
-    return combined if not isinstance(combined, pa.ChunkedArray) else combined.chunk(0)
-
-
-def _redictionaried(array: pa.ChunkedArray) -> pa.ChunkedArray:
-    """Chunks of a dictionary column over one dictionary without nulls."""
-    kind, chunks = storage_type(array.type), [storage_of(chunk) for chunk in array.chunks]
-    if pa.types.is_nested(kind.value_type):  # which Arrow does not encode either
-        return _joined(chunks)
-    plain = pa.chunked_array([dense(chunk) for chunk in chunks])
-    whole = one_array(plain).dictionary_encode()
-    indices = whole.indices.cast(kind.index_type)
-    return pa.chunked_array([pa.DictionaryArray.from_arrays(indices, whole.dictionary, ordered=kind.ordered)])
-
-
-def _joined(chunks: list[pa.DictionaryArray]) -> pa.ChunkedArray:
-    """Chunks over their dictionaries end to end, those that are the same once."""
-    dictionaries: list[pa.Array] = []
-    indices = []
-    for chunk in chunks:
-        k = next((k for k, known in enumerate(dictionaries) if known.equals(chunk.dictionary)), len(dictionaries))
-        dictionaries += [chunk.dictionary] if k == len(dictionaries) else []
-        offset = sum(len(known) for known in dictionaries[:k])
-        indices.append(pc.add(chunk.indices.cast(pa.int64()), offset).cast(chunk.indices.type))
-    whole, ordered = pa.concat_arrays(dictionaries), chunks[0].type.ordered
-    return pa.chunked_array([pa.DictionaryArray.from_arrays(pa.concat_arrays(indices), whole, ordered=ordered)])
 
 
 def _encode_flat(plan: ColumnPlan, array: pa.Array) -> Codes:
@@ -315,16 +272,7 @@ def _rows_of(plan: ColumnPlan, elements: pa.Array, state: Any, misfits: pa.Array
 
 
 def _extended(plan: ColumnPlan, array: pa.Array) -> pa.Array:
-    if isinstance(plan.field.type, pa.BaseExtensionType):
-        array = _extend(plan.field.type, array)
-    if array.type != plan.field.type:
+    array = wrapped(plan.field.type, array)
+    if not alike(array.type, plan.field.type):
         raise CorruptArchive(f"column {plan.name!r} decodes to {array.type}, its field is {plan.field.type}")
     return array
-
-
-def _extend(kind: pa.DataType, array: pa.Array) -> pa.Array:
-    """Storage -> extension array, through nested extensions."""
-    inner = kind.storage_type
-    if isinstance(inner, pa.BaseExtensionType):
-        array = _extend(inner, array)
-    return pa.ExtensionArray.from_storage(kind, array)
