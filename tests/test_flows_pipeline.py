@@ -220,6 +220,14 @@ def test_a_source_with_another_schema_than_the_archive_is_refused_by_field(place
         run_pipeline(request(place))
 
 
+def test_metadata_of_a_later_file_is_warned_of_once_a_run(place, caplog):
+    day = table(2)
+    pq.write_table(day.cast(day.schema.set(2, day.schema.field(2).with_metadata({"unit": "K"}))), place / "raw" / "day-2.parquet")
+    run_pipeline(request(place))
+    told = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    assert len(told) == 1 and "day-2.parquet: field 'temp' has other metadata than in" in told[0]
+
+
 def test_verify_finds_a_flipped_bit_and_a_source_that_is_not_the_one_that_was_stored(place):
     report = run_pipeline(request(place))
     good = verify_archive(str(place / "archive"), source=str(place / "raw"))
