@@ -15,8 +15,9 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 from prefect.utilities.importtools import import_object
+from prefect.utilities.templating import apply_values
 
-from flows import server
+from flows import serve, server
 from flows.launch import run_pipeline
 from flows.report import NOTHING_TO_DO
 from flows.settings import RunRequest
@@ -152,6 +153,7 @@ def _log_lines(api):
         ({"tolerance": {"columns": {"temp": "lots"}}}, ["tolerance.columns", "lots", "rmse"]),
         ({"tolerance": {"columns": {"temp": "-1"}}}, ["tolerance.columns", "-1"]),
         ({"training": {"preview": "some"}}, ["training.preview", "some", "auto"]),
+        ({"training": {"preview": "200%"}}, ["training.preview", "200%"]),
         ({"training": {"time_budget_s": 0}}, ["training.time_budget_s"]),
         ({"training": {"hurry": True}}, ["hurry"]),
     ],
@@ -203,6 +205,14 @@ def test_the_deployments_of_the_yaml_name_flows_that_take_their_parameters():
         flow = import_object(item["entrypoint"])
         if "parameters" in item:
             flow.validate_parameters(item["parameters"])
+
+
+def test_the_event_trigger_of_the_yaml_passes_what_the_served_one_does():
+    text = (Path(__file__).parent.parent / "deployments" / "prefect.yaml").read_text(encoding="utf-8")
+    (trigger,) = yaml.safe_load(text)["deployments"][0]["triggers"]
+    (served,) = serve.deployments()[0].triggers
+    assert trigger["parameters"] == served.parameters and set(trigger["expect"]) == served.expect
+    assert apply_values(trigger, {}) == trigger  # `prefect deploy` leaves the templates of events alone
 
 
 def test_it_ends_cleanly_and_takes_the_server_with_it(served):
