@@ -79,7 +79,8 @@ example:
 """
 
 VACUUM_HELP = """\
-Remove the objects no snapshot names: left-overs of interrupted runs. Snapshots and raw data are never touched.
+Remove the objects no snapshot names: left-overs of interrupted runs. Snapshots and raw data are never touched. What a run
+younger than 24 hours staged is kept, for a run that may still be at work or be started again; how much that is, is said.
 
 example:
   latentpack vacuum archive/ --dry-run
