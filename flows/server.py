@@ -167,7 +167,8 @@ def connect(*, preferred_port: int | None = None, port: int | None = None) -> Se
     url = configured_api_url()
     if url is not None:
         if port is not None:
-            raise UsageError(f"port {port} is for a server of our own, and PREFECT_API_URL (or the Prefect profile) names {url}: unset one")
+            told = f"PREFECT_API_URL (or the Prefect profile) names {url}: leave the port out, or unset that"
+            raise UsageError(f"port {port} is for a server of our own, and {told}")
         return Server(url, embedded=False)
     folder = home() / "server"
     folder.mkdir(parents=True, exist_ok=True)
