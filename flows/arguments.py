@@ -79,7 +79,8 @@ example:
 """
 
 VACUUM_HELP = """\
-Remove the objects no snapshot names: left-overs of interrupted runs. Snapshots and raw data are never touched.
+Remove the objects no snapshot names: left-overs of interrupted runs. Snapshots and raw data are never touched. What a run
+younger than 24 hours staged is kept, for a run that may still be at work or be started again; how much that is, is said.
 
 example:
   latentpack vacuum archive/ --dry-run
@@ -87,7 +88,7 @@ example:
 
 SERVE_HELP = """\
 Start the Prefect server with its UI (or use the one PREFECT_API_URL names) and serve the pipeline beside it: nightly
-schedule, on-demand form, event trigger. Prints the URL; stop with Ctrl-C.
+schedule, on-demand form, event trigger. Prints the URL; stop with Ctrl-C, which cancels the runs in flight.
 """
 
 
@@ -191,7 +192,10 @@ def parser() -> argparse.ArgumentParser:
     vacuum.add_argument("archive", metavar="ARCHIVE")
     vacuum.add_argument("--dry-run", action="store_true", help="say what would go, remove nothing")
 
-    command("serve", "the pipeline with schedule, form and trigger, beside the UI", SERVE_HELP)
+    serve = command("serve", "the pipeline with schedule, form and trigger, beside the UI", SERVE_HELP)
+    serve.add_argument(
+        "--port", metavar="N", type=_port, help="TCP port of the server on 127.0.0.1 (default 4200, any when that is taken)"
+    )
     return main_parser
 
 
@@ -213,6 +217,13 @@ def _natural(text: str) -> int:
     if not (text.isascii() and text.isdigit()):
         raise argparse.ArgumentTypeError(f"{text!r} is not a whole number, zero or more")
     return int(text)
+
+
+def _port(text: str) -> int:
+    number = int(text) if text.isascii() and text.isdigit() else 0
+    if not 0 < number < 65_536:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a TCP port, 1 to 65535")
+    return number
 
 
 def _positive_seconds(text: str) -> float:

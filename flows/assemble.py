@@ -189,6 +189,7 @@ def assemble_report(request: RunRequest, plan: Plan, archive: Archive, seconds: 
         writer=manifest.writer,
         statement=plan.statement,
         decision=plan.decision,
+        note=missing_report(store, manifest) if nothing else "",
         rows=manifest.n_rows,
         n_new_rows=sum(proof.n_rows for proof in proofs),
         n_new_files=len(plan.encode),
@@ -225,6 +226,17 @@ def assemble_report(request: RunRequest, plan: Plan, archive: Archive, seconds: 
         ui_url=ui_url,
         summary=_json(summary),
     )
+
+
+def missing_report(store: ObjectStore, manifest: Manifest) -> str:
+    """A sentence when the run of a snapshot left no report, else nothing.
+
+    No report is made up for it later: what it would say of the fit, the proof and the time went with the run's folder.
+    """
+    if not manifest.run or all(store.exists(f"reports/{manifest.run}.{kind}") for kind in ("html", "json")):
+        return ""
+    ended = f"its run ended before writing reports/{manifest.run}.html and .json, or somebody removed them"
+    return f"Snapshot {manifest.snapshot} has no report ({ended}); `latentpack info` shows the figures."
 
 
 def training_points(trained: Trained | None) -> list[TrainingPoint]:

@@ -168,7 +168,7 @@ def _vacuum(arguments: argparse.Namespace, quiet: bool) -> int:
 def _serve(arguments: argparse.Namespace, quiet: bool) -> int:
     from flows.serve import serve
 
-    serve()
+    serve(port=arguments.port)
     return 0
 
 

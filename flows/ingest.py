@@ -124,6 +124,8 @@ def survey(request: RunRequest, run: str | None, created_at: str) -> Plan:
     Raises BadInput, UsageError, CorruptArchive.
     """
     with source_of(request.source, run) as source:
+        for note in source.notes:  # here, for every task of a run opens the source again
+            log.warning("%s", note)
         return decide(request, source, run, created_at)
 
 

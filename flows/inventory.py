@@ -11,7 +11,8 @@ MAX_SNAPSHOTS_READ = 20
 def inventory(uri: str, *, snapshot: int | None = None) -> dict[str, Any]:
     """One archive as JSON values: rows, columns, snapshots (the newest first), models, bytes by part.
 
-    Nothing is decoded. Bytes are those of all objects under the archive, reports apart, whichever snapshot is shown.
+    Nothing is decoded. Bytes are those of all objects under the archive, reports apart, whichever snapshot is shown;
+    `unfinished_bytes` of its metadata are of runs that have not come to a snapshot.
     Raises BadInput when there is no archive, UsageError for an unknown snapshot, CorruptArchive.
     """
     from flows.proved import verification
@@ -19,6 +20,7 @@ def inventory(uri: str, *, snapshot: int | None = None) -> dict[str, Any]:
     from storage.manifest import list_snapshots, load_manifest
     from storage.objects import ObjectStore
     from storage.shards import load_record
+    from storage.vacuum import named_folders, unfinished
 
     store = ObjectStore.open(uri)
     manifest = load_manifest(store, snapshot)
@@ -49,6 +51,7 @@ def inventory(uri: str, *, snapshot: int | None = None) -> dict[str, Any]:
         "snapshots": [{"snapshot": m.snapshot, "created_at": m.created_at, "rows": m.n_rows} for m in snapshots],
         "archive_bytes": total,
         "parts": parts,
+        "unfinished_bytes": sum(info.n_bytes for info in unfinished(store, named_folders(store))),
         "raw_bytes": raw_bytes,
         "conventional_bytes": conventional_bytes,
         "ratio_vs_raw": raw_bytes / total if total else 0.0,

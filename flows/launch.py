@@ -44,7 +44,7 @@ def _run_on_server(request: RunRequest, hear: Callable[[ProgressEvent], None]) -
         seconds = time.monotonic() - began
         return assemble.report_nothing(request, plan, {"ingest": seconds, "total": seconds})
     with closing(server.connect(preferred_port=server.UI_PORT)) as connection:
-        hear(ProgressEvent(stage="server", message=f"starting at {connection.ui_url}"))
+        hear(ProgressEvent(stage="server", message=f"{'starting' if connection.started else 'looking'} at {connection.ui_url}"))
         run_here = import_module("flows.pipeline").run_here
         if plan.decision in (FIRST, GENERATION):
             import_module("torch")  # training needs it, and the server is not there yet

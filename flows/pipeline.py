@@ -9,15 +9,18 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import Any
+from uuid import UUID
 
-from prefect import flow
+from prefect import flow, tags
 from prefect.artifacts import create_markdown_artifact
+from prefect.client.orchestration import get_client
 from prefect.logging.handlers import APILogHandler, PrefectConsoleHandler
 from prefect.runtime import flow_run as current_run
 from prefect.settings import PREFECT_API_URL, temporary_settings
 from pydantic import Field
 
 from flows import ingest
+from flows.leftovers import clear_up
 from flows.progress import Listener, in_prefect_run, listening
 from flows.report import RunReport
 from flows.settings import (
@@ -35,6 +38,8 @@ from flows.tasks import with_prefect
 from flows.verify import verify_archive
 from vae_core.errors import VerificationFailed
 
+TAG = "latentpack"
+
 _listener: contextvars.ContextVar[Listener | None] = contextvars.ContextVar("latentpack_listener", default=None)
 
 
@@ -49,7 +54,25 @@ def _place(settings: object) -> str:
     return str(uri).rstrip("/").rsplit("/", 1)[-1] or "?"
 
 
-@flow(name="latentpack", flow_run_name=_run_name, persist_result=False, validate_parameters=True)
+@contextmanager
+def _tagged(archive: ArchiveSettings) -> Iterator[None]:
+    """Tags of this run and of the runs and tasks it starts: ours, and the name of the archive.
+
+    A deployment gives a run its own tags before the archive is known, so a run that lacks some is given them here.
+    """
+    wanted, run_id = {TAG, _place(archive)}, current_run.get_id()
+    found = set(current_run.get_tags())
+    if run_id and not wanted <= found:
+        with get_client(sync_client=True) as client:
+            client.update_flow_run(UUID(run_id), tags=sorted(found | wanted))
+    with tags(*wanted):
+        yield
+
+
+HOOKS: dict[str, Any] = {"on_cancellation": [clear_up], "on_crashed": [clear_up]}
+
+
+@flow(name="latentpack", flow_run_name=_run_name, persist_result=False, validate_parameters=True, **HOOKS)
 def pipeline(
     source: SourceSettings,
     archive: ArchiveSettings,
@@ -72,7 +95,7 @@ def pipeline(
     )
     now = datetime.now(UTC)
     run = ingest.new_run(now)
-    with listening(run, _listener.get()):
+    with _tagged(archive), listening(run, _listener.get()):
         return run_stages(request, run, with_prefect(request), now=now, ui_url=_ui_url())
 
 
@@ -86,14 +109,15 @@ def check_archive(
 ) -> dict[str, Any]:
     """Check every digest of an archive, decode it, and compare it with its source if one is named."""
     show_logs()
-    result = verify_archive(
-        archive.uri,
-        None if source is None else source.uri,
-        sample,
-        credentials=archive.credentials,
-        source_credentials=None if source is None else source.credentials,
-        widen=source is not None and source.widen,
-    )
+    with _tagged(archive):
+        result = verify_archive(
+            archive.uri,
+            None if source is None else source.uri,
+            sample,
+            credentials=archive.credentials,
+            source_credentials=None if source is None else source.credentials,
+            widen=source is not None and source.widen,
+        )
     create_markdown_artifact(
         key="latentpack-check",
         description=archive.uri,
@@ -110,7 +134,7 @@ def run_here(request: RunRequest, api_url: str, progress: Listener | None) -> Ru
     """Run the pipeline in this process, on a Prefect server that answers; every log line and event reaches it."""
     token = _listener.set(progress)
     try:
-        with quiet_console(), temporary_settings({PREFECT_API_URL: api_url}):
+        with quiet_console(), temporary_settings({PREFECT_API_URL: api_url}), tags(TAG, _place(request.archive)):
             try:
                 return pipeline(
                     source=request.source,

@@ -7,6 +7,7 @@ emits `latentpack.dataset.updated` with `source` and `archive` in its payload; t
 import asyncio
 import contextlib
 import contextvars
+import logging
 import os
 import signal
 import threading
@@ -21,6 +22,9 @@ EVENT = "latentpack.dataset.updated"
 NIGHTLY = "0 2 * * *"
 POLL_SECONDS = "2"
 RUNS_AT_A_TIME = 2
+STOP_TIMEOUT_S = 90.0  # the runner gives each run 30 seconds before it kills it
+
+log = logging.getLogger(__name__)
 
 
 def serve(
@@ -29,12 +33,15 @@ def serve(
     *,
     cron: str = NIGHTLY,
     tolerances: dict[str, str] | None = None,
+    port: int | None = None,
 ) -> None:
-    """Serve until SIGINT or SIGTERM, then shut down and return.
+    """Serve until SIGINT or SIGTERM, then cancel the runs in flight, shut down and return.
 
     source, archive : what the schedule runs on (or LATENTPACK_SOURCE and LATENTPACK_ARCHIVE); without them the
     schedule is registered but paused, and runs start from the form or by the event. tolerances: of the scheduled runs.
-    Raises UsageError when only one of source and archive is given, LatentpackError when no server answers.
+    port : of the server that is started; without it 4200, or any when that is taken
+    Raises UsageError when only one of source and archive is given, and for a port that cannot be had; LatentpackError when
+    no server answers.
     """
     source = source or os.environ.get("LATENTPACK_SOURCE")
     archive = archive or os.environ.get("LATENTPACK_ARCHIVE")
@@ -42,9 +49,12 @@ def serve(
         raise UsageError("serve: give both a source and an archive for the schedule, or neither")
     os.environ.setdefault("PREFECT_RUNNER_POLL_FREQUENCY", POLL_SECONDS)
     server.no_analytics()
-    with _stopping() as stop, contextlib.closing(server.connect(preferred_port=server.UI_PORT)) as connection:
-        print(f"starting the Prefect server at {connection.ui_url} ...", flush=True)
+    with _stopping() as stop, contextlib.closing(server.connect(preferred_port=server.UI_PORT, port=port)) as connection:
+        if connection.started:
+            print(f"starting the Prefect server at {connection.ui_url} ...", flush=True)
         connection.wait(stop=stop)
+        if not connection.started and not stop.is_set():
+            print(f"using the Prefect server at {connection.ui_url}", flush=True)
         if not stop.is_set():
             _serve(connection, source, archive, cron, tolerances or {}, stop)
     print("latentpack: stopped", flush=True)
@@ -166,17 +176,21 @@ def _run_until(stop: threading.Event, served: list[Any]) -> None:
     """Run the deployments until `stop` is set, in a thread where the runner leaves our signal handlers alone."""
     from prefect.runner import Runner
 
-    loops: list[tuple[asyncio.AbstractEventLoop, asyncio.Task[None]]] = []
     failures: list[BaseException] = []
 
     async def work() -> None:
         runner = Runner(name="latentpack", limit=RUNS_AT_A_TIME, pause_on_shutdown=True)
         for deployment in served:
             await runner.aadd_deployment(deployment)
-        task = asyncio.ensure_future(runner.start())
-        loops.append((asyncio.get_running_loop(), task))
-        with contextlib.suppress(asyncio.CancelledError):
-            await task
+        running = asyncio.ensure_future(runner.start())
+        try:
+            await asyncio.wait({running, asyncio.ensure_future(asyncio.to_thread(stop.wait))}, return_when=asyncio.FIRST_COMPLETED)
+            if not running.done():
+                await _end(runner, running)
+            with contextlib.suppress(asyncio.CancelledError):
+                await running
+        finally:
+            stop.set()  # the thread that waits for it ends, too
 
     def thread() -> None:
         try:
@@ -191,12 +205,18 @@ def _run_until(stop: threading.Event, served: list[Any]) -> None:
     worker.start()
     while not stop.wait(0.5):
         pass
-    for loop, task in loops:
-        with contextlib.suppress(RuntimeError):
-            loop.call_soon_threadsafe(task.cancel)
     worker.join()
     if failures:
         raise failures[0]
+
+
+async def _end(runner: Any, running: "asyncio.Future[None]") -> None:
+    """Stop the runner, and its runs first: ended without this, they would stay `Running` on a server that outlives them."""
+    try:
+        await asyncio.wait_for(runner.astop(), STOP_TIMEOUT_S)
+    except Exception as error:  # the runner has not begun, or its server is gone: there is nobody to tell
+        log.warning("the runs in flight could not be cancelled: %s", error or type(error).__name__)
+        running.cancel()
 
 
 if __name__ == "__main__":

@@ -31,7 +31,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
-from vae_core.errors import LatentpackError
+from vae_core.errors import LatentpackError, UsageError
 
 START_TIMEOUT_S = 180.0
 LINGER_S = 10.0
@@ -115,11 +115,12 @@ def free_port(preferred: int | None = None) -> int:
 class Server:
     """A server in use. `wait()` before the first call, `close()` after the last; a context manager does both.
 
-    api_url, ui_url : where it answers;  embedded : whether it is ours
+    api_url, ui_url : where it answers;  embedded : whether it is ours;  started : whether it was started just now
     """
 
     api_url: str
     embedded: bool
+    started: bool = False
     _users: IO[bytes] | None = None
     _log: Path | None = None
     _keeper_lock: Path | None = None
@@ -157,10 +158,17 @@ class Server:
         self.close()
 
 
-def connect(*, preferred_port: int | None = None) -> Server:
-    """The configured server, or the embedded one, started when none runs. Returns at once: call `wait()`."""
+def connect(*, preferred_port: int | None = None, port: int | None = None) -> Server:
+    """The configured server, or the embedded one, started when none runs. Returns at once: call `wait()`.
+
+    preferred_port : of a server that has to be started, if it is free;  port : no other will do
+    Raises UsageError when `port` is taken, or the server there is (configured or running) has another.
+    """
     url = configured_api_url()
     if url is not None:
+        if port is not None:
+            told = f"PREFECT_API_URL (or the Prefect profile) names {url}: leave the port out, or unset that"
+            raise UsageError(f"port {port} is for a server of our own, and {told}")
         return Server(url, embedded=False)
     folder = home() / "server"
     folder.mkdir(parents=True, exist_ok=True)
@@ -168,12 +176,28 @@ def connect(*, preferred_port: int | None = None) -> Server:
     with _locked(folder / "start.lock"):
         users = open(folder / "users.lock", "ab")  # noqa: SIM115 - held, and so locked, until close()
         fcntl.flock(users, fcntl.LOCK_SH)
-        state = _read_state(folder)
-        if state is None or not _is_locked(keeper_lock):
-            state = {"api_url": f"http://127.0.0.1:{free_port(preferred_port)}/api"}
-            _start_keeper(folder, state["api_url"], log)
-            (folder / "server.json").write_text(json.dumps(state), encoding="utf-8")
-        return Server(state["api_url"], True, users, log, keeper_lock)
+        state = _read_state(folder) if _is_locked(keeper_lock) else None
+        try:
+            api_url = _api_url(free_port(preferred_port) if port is None else _this_port(port)) if state is None else state["api_url"]
+            if state is not None and port is not None and api_url != _api_url(port):
+                raise UsageError(f"port {port}: the Prefect server of this user runs at {api_url.removesuffix('/api')} already")
+            if state is None:
+                _start_keeper(folder, api_url, log)
+                (folder / "server.json").write_text(json.dumps({"api_url": api_url}), encoding="utf-8")
+        except BaseException:
+            users.close()
+            raise
+        return Server(api_url, True, state is None, users, log, keeper_lock)
+
+
+def _api_url(port: int) -> str:
+    return f"http://127.0.0.1:{port}/api"
+
+
+def _this_port(port: int) -> int:
+    if not 0 < port < 65_536 or free_port(port) != port:
+        raise UsageError(f"port {port} is taken, or not ours to take: choose another")
+    return port
 
 
 def _start_keeper(folder: Path, api_url: str, log: Path) -> None:

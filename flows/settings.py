@@ -23,7 +23,7 @@ SECONDS_A_DAY = 86_400.0
 NOT_BLANK = r"^(?![A-Za-z0-9+.:-]*://[^/@]*:[^/@]*@).*\S"
 BLOCK_OR_BLANK = r"^ *([a-z0-9][a-z0-9-]*/[a-z0-9][a-z0-9-]*)? *$"
 TOLERANCE_SPEC = r"^ *(lossless|exact|((abs|absolute|rmse): *)?[0-9]*\.?[0-9]+(e[+-]?[0-9]{1,2})? ?%?|psnr: *[0-9]*\.?[0-9]+) *$"
-PREVIEW_SHARE = r"^ *(auto|off|[0-9]*\.?[0-9]+ ?%) *$"
+PREVIEW_SHARE = r"^ *(auto|off|(?!0*\.?0* ?%)0*(100(\.0+)?|[1-9]?[0-9](\.[0-9]+)?|\.[0-9]+) ?%) *$"
 
 
 class _Settings(BaseModel):

@@ -39,8 +39,10 @@ def info_table(value: Mapping[str, Any]) -> str:
         f" snapshot {value['snapshot']} of {value['n_snapshots']},"
         f" {value['rows']:,} rows, {len(value['columns'])} columns",
         "",
-        *_byte_rows(value["archive_bytes"], value["parts"]),
+        *_byte_rows(value["archive_bytes"], _without_unfinished(value)),
     ]
+    if value.get("unfinished_bytes"):
+        lines.append("    (unfinished: of runs that were interrupted or are at work, in no snapshot; see `latentpack vacuum`)")
     if value.get("raw_bytes"):
         lines.append(f"  {'raw objects':<14}{value['raw_bytes']:>16,} B  {value['ratio_vs_raw']:8.2f}× the archive")
     if value.get("conventional_bytes"):
@@ -86,11 +88,14 @@ def vacuum_table(result: Any, *, dry_run: bool) -> str:
     """What `latentpack vacuum` prints, from `storage.writer.VacuumResult`."""
     verb = "would remove" if dry_run else "removed"
     paths: Sequence[str] = result.paths
-    if not paths:
-        return "nothing to remove"
-    return "\n".join(
-        [f"{verb} {len(paths):,} objects, {human_bytes(result.n_bytes)}", *(f"  {printable(path)}" for path in paths)]
-    )
+    head = f"{verb} {len(paths):,} objects, {human_bytes(result.n_bytes)}" if paths else "nothing to remove"
+    lines = [head, *(f"  {printable(path)}" for path in paths)]
+    if result.n_pending:
+        from storage.vacuum import GRACE_S
+
+        what = f"{result.n_pending:,} objects, {human_bytes(result.pending_bytes)}"
+        lines.append(f"kept {what}, of unfinished runs younger than {GRACE_S / 3600:.0f} hours: the next run may go on from them")
+    return "\n".join(lines)
 
 
 def human_bytes(n_bytes: int) -> str:
@@ -159,6 +164,14 @@ def _sizes(report: RunReport) -> list[str]:
         f"{human_saving(report.saving_vs_conventional_percent)} than conventional ({report.ratio_vs_conventional:.2f}×)"
     ]
     return lines + _part_rows(report.archive_bytes, report.parts)
+
+
+def _without_unfinished(value: Mapping[str, Any]) -> dict[str, int]:
+    """The parts of an archive with a line more, where its metadata holds what no snapshot names."""
+    parts, unfinished = dict(value["parts"]), value.get("unfinished_bytes", 0)
+    if unfinished:
+        parts |= {"metadata": parts["metadata"] - unfinished, "unfinished": unfinished}
+    return parts
 
 
 def _byte_rows(total: int, parts: Mapping[str, int]) -> list[str]:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import pyarrow as pa
 
 from storage.errors import BadInput
+
+# Written by libraries about their own ways of reading; they differ between files of one table for no reason of its data.
+BOOKKEEPING = frozenset({b"pandas", b"ARROW:schema", b"PARQUET:field_id"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,7 +25,7 @@ class Claim:
 
 
 def agree(claims: Sequence[Claim], *, widen: bool = False) -> pa.Schema:
-    """The schema of all claims; metadata is the first file's.
+    """The schema of all claims; metadata is the first file's (`other_metadata` says what that leaves out).
 
     Names and their order, types and nullability must be equal. What is merely inferred may still fill gaps: a column
     of empty values takes the others' type, and keys of JSON objects may be missing. `widen` also allows narrower
@@ -52,13 +55,29 @@ def agree(claims: Sequence[Claim], *, widen: bool = False) -> pa.Schema:
                 joinable = not widen and _joined(field, other, widen=True, inferred=True) is not None
                 hint = "; --widen would join them" if joinable else ""
                 raise BadInput(
-                    f"{claim.where}: field {field.name!r} is {_described(other)}, "
-                    f"but {_described(field)} in {stated_by[field.name]}{hint}"
+                    f"{claim.where}: field {field.name!r} is {_described(other, field)}, "
+                    f"but {_described(field, other)} in {stated_by[field.name]}{hint}"
                 )
             if joined.type != field.type:
                 stated_by[field.name] = claim.where
             fields[i] = joined
     return pa.schema(fields, metadata=first.schema.metadata)
+
+
+def other_metadata(claims: Sequence[Claim]) -> list[str]:
+    """What `agree` does not keep: a line for every field (and one for the schema) whose metadata is another in a later
+    file, naming the first such file. Inferred schemas have none to keep, and BOOKKEEPING is no difference."""
+    stated = [claim for claim in claims if not claim.inferred]
+    first = _metadata(stated[0].schema) if stated else {}
+    lines: dict[str, str] = {}
+    for claim in stated[1:]:
+        if claim.schema.equals(stated[0].schema, check_metadata=True):
+            continue
+        found = _metadata(claim.schema)
+        for subject, kept in first.items():
+            if subject not in lines and found.get(subject, kept) != kept:
+                lines[subject] = f"{claim.where}: {subject} has other metadata than in {stated[0].where}, which is kept"
+    return list(lines.values())
 
 
 def refuse_duplicate_names(schema: pa.Schema, where: str) -> None:
@@ -100,6 +119,24 @@ def _same_names(names: list[str], claim: Claim, first_where: str) -> None:
         raise BadInput(f"{claim.where}: field {extra[0]!r} is new, {first_where} has no such field")
     moved = next(a for a, b in zip(theirs, names, strict=True) if a != b)
     raise BadInput(f"{claim.where}: field {moved!r} stands in another place than in {first_where}")
+
+
+def _metadata(schema: pa.Schema) -> dict[str, list[tuple[bytes, bytes]]]:
+    """The metadata of a schema and of each of its fields, fields inside fields with their own."""
+    return {
+        "the schema": _facts(schema.metadata),
+        **{f"field {field.name!r}": list(_facts_within(field)) for field in schema},
+    }
+
+
+def _facts_within(field: pa.Field) -> Iterator[tuple[bytes, bytes]]:
+    yield from _facts(field.metadata)
+    for position in range(field.type.num_fields):
+        yield from _facts_within(field.type.field(position))
+
+
+def _facts(metadata: dict[bytes, bytes] | None) -> list[tuple[bytes, bytes]]:
+    return sorted((key, value) for key, value in (metadata or {}).items() if key not in BOOKKEEPING)
 
 
 def _joined(a: pa.Field, b: pa.Field, *, widen: bool, inferred: bool) -> pa.Field | None:
@@ -146,5 +183,7 @@ def _wider(a: pa.DataType, b: pa.DataType) -> pa.DataType | None:
     return None
 
 
-def _described(field: pa.Field) -> str:
-    return f"{field.type}" if field.nullable else f"{field.type} (never null)"
+def _described(field: pa.Field, other: pa.Field) -> str:
+    """The type of a field; nullability too, where the other field has another."""
+    nulls = " (may be null)" if field.nullable else " (never null)"
+    return f"{field.type}{nulls if field.nullable != other.nullable else ''}"

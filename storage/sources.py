@@ -21,7 +21,7 @@ from typing import Any, BinaryIO, cast
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from storage.agreement import Claim, agree, conform
+from storage.agreement import Claim, agree, conform, other_metadata
 from storage.errors import BadInput
 from storage.formats import FORMATS, Outline, format_of
 from storage.formats.contract import unreadable
@@ -90,7 +90,7 @@ def open_source(
     schema = agree(claims, widen=widen)
     if not len(schema):
         raise BadInput(f"{shown(uri)}: its rows have no columns, there is nothing to store")
-    return Source(uri, schema, store, infos, inspected, Staging(store, staging_dir))
+    return Source(uri, schema, store, infos, inspected, Staging(store, staging_dir), other_metadata(claims))
 
 
 class Source:
@@ -98,6 +98,7 @@ class Source:
 
     schema : exact Arrow schema of every batch, metadata included
     meter  : counts the bytes read (a local file's compressed bytes each time they are read)
+    notes  : metadata of files that `schema` does not have, a line a field, for whoever opens the source first to tell
     """
 
     def __init__(
@@ -108,9 +109,11 @@ class Source:
         infos: Sequence[ObjectInfo],
         inspected: Sequence[tuple[str, Outline]],
         staging: Staging,
+        notes: Sequence[str] = (),
     ) -> None:
         self.uri = uri
         self.schema = schema
+        self.notes = tuple(notes)
         self.meter = store.meter
         self._store = store
         self._staging = staging

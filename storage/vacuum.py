@@ -27,12 +27,13 @@ class VacuumResult:
 
     paths     : objects removed
     n_bytes   : their sizes together
-    n_pending : objects kept because a run younger than the grace period staged them
+    n_pending : objects kept because a run younger than the grace period staged them;  pending_bytes : theirs
     """
 
     paths: tuple[str, ...]
     n_bytes: int
     n_pending: int = 0
+    pending_bytes: int = 0
 
 
 def vacuum(
@@ -48,22 +49,32 @@ def vacuum(
     named = named_folders(store)
     claimed, claims = _claims(store, named, grace_s, time.time() if now is None else now)
     removable: list[ObjectInfo] = []
-    n_pending = 0
-    for prefix in ("shards/", "models/", "pending/"):
-        for info in store.list(prefix):
-            folder = _FOLDER.match(info.path)
-            if folder is not None and folder[1] not in named:
-                n_pending += folder[1] in claimed
-                if folder[1] not in claimed:
-                    removable.append(info)
-            elif _CLAIM.match(info.path) and info.path not in claims:
-                removable.append(info)
+    pending: list[ObjectInfo] = []
+    for info in unfinished(store, named):
+        kept = info.path in claims or info.path.rpartition("/")[0] in claimed
+        (pending if kept else removable).append(info)
     for info in removable:
         _refuse_links(store, info.path)
     if not dry_run:
         for info in removable:
             store.delete(info.path)
-    return VacuumResult(tuple(info.path for info in removable), sum(info.n_bytes for info in removable), n_pending)
+    return VacuumResult(
+        tuple(info.path for info in removable),
+        sum(info.n_bytes for info in removable),
+        len(pending),
+        sum(info.n_bytes for info in pending),
+    )
+
+
+def unfinished(store: ObjectStore, named: set[str]) -> list[ObjectInfo]:
+    """Objects of runs that have not come to a snapshot, or never will: claims, and what lies in folders not in `named`."""
+    found = []
+    for prefix in ("shards/", "models/", "pending/"):
+        for info in store.list(prefix):
+            folder = _FOLDER.match(info.path)
+            if (folder is not None and folder[1] not in named) or _CLAIM.match(info.path):
+                found.append(info)
+    return found
 
 
 def named_folders(store: ObjectStore) -> set[str]:

@@ -20,7 +20,7 @@ DOCUMENTED = {
     "info": {"--json"},
     "sample": {"--rows", "--seed"},
     "vacuum": {"--dry-run"},
-    "serve": set(),
+    "serve": {"--port"},
 }
 
 

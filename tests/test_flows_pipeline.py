@@ -14,8 +14,11 @@ from flows.inventory import inventory
 from flows.launch import run_pipeline
 from flows.report import COMMITTED, NOTHING_TO_DO
 from flows.settings import RunRequest
+from flows.table import human_bytes, info_table, run_table, vacuum_table
 from flows.verify import verify_archive
 from storage import open_archive
+from storage.objects import ObjectStore
+from storage.writer import vacuum
 from vae_core.errors import BadInput, Conflict, CorruptArchive, LatentpackError, Unreachable, UsageError, VerificationFailed
 
 N_ROWS = 700
@@ -197,6 +200,48 @@ def test_a_run_killed_before_the_commit_is_finished_by_the_next_without_encoding
     assert stored(place).equals(raw(place))
 
 
+def test_a_run_killed_between_commit_and_report_is_told_of_by_the_next(place, monkeypatch):
+    def killed(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(assemble, "report_run", killed)
+        with pytest.raises(KeyboardInterrupt):
+            run_pipeline(request(place))
+    run = open_archive(str(place / "archive")).manifest.run
+    before = files_under(place / "archive")
+    report = run_pipeline(request(place))
+    assert report.status == NOTHING_TO_DO and files_under(place / "archive") == before
+    assert f"Snapshot 1 has no report (its run ended before writing reports/{run}.html" in run_table(report)
+    run_pipeline(request(place, retrain=True))
+    assert not run_pipeline(request(place)).note
+
+
+def test_what_runs_left_unfinished_is_shown_apart(place, monkeypatch):
+    def killed(*_):
+        raise KeyboardInterrupt
+
+    run_pipeline(request(place))
+    shown = inventory(str(place / "archive"))
+    assert shown["unfinished_bytes"] == 0 and "unfinished:" not in info_table(shown)
+    pq.write_table(table(3), place / "raw" / "day-3.parquet")
+    with monkeypatch.context() as patch:
+        patch.setattr(assemble, "commit_run", killed)
+        with pytest.raises(KeyboardInterrupt):
+            run_pipeline(request(place))
+    left = inventory(str(place / "archive"))
+    n_bytes = left["archive_bytes"] - shown["archive_bytes"]
+    assert left["unfinished_bytes"] == n_bytes > 0 and left["archive_bytes"] == sum(left["parts"].values())
+    assert left["parts"]["metadata"] == shown["parts"]["metadata"] + n_bytes
+    lines = {line.split()[0]: line for line in info_table(left).splitlines() if line.startswith("    ")}
+    assert f" {n_bytes:,} B" in lines["unfinished"] and f" {shown['parts']['metadata']:,} B" in lines["metadata"]
+    store = ObjectStore.open(str(place / "archive"))
+    kept = vacuum(store)
+    assert kept.paths == () and kept.pending_bytes == n_bytes
+    told = vacuum_table(kept, dry_run=False)
+    assert "nothing to remove" in told and f"kept {kept.n_pending} objects, {human_bytes(n_bytes)}" in told
+
+
 def test_of_two_runs_at_once_one_commits_and_the_other_says_so(place, monkeypatch):
     honest = assemble.draft
 
@@ -218,6 +263,14 @@ def test_a_source_with_another_schema_than_the_archive_is_refused_by_field(place
         pq.write_table(pq.read_table(path).set_column(1, "count", pa.array(["x"] * N_ROWS)), path)
     with pytest.raises(BadInput, match="field 'count' is string in the source and int64 in the archive"):
         run_pipeline(request(place))
+
+
+def test_metadata_of_a_later_file_is_warned_of_once_a_run(place, caplog):
+    day = table(2)
+    pq.write_table(day.cast(day.schema.set(2, day.schema.field(2).with_metadata({"unit": "K"}))), place / "raw" / "day-2.parquet")
+    run_pipeline(request(place))
+    told = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    assert len(told) == 1 and "day-2.parquet: field 'temp' has other metadata than in" in told[0]
 
 
 def test_verify_finds_a_flipped_bit_and_a_source_that_is_not_the_one_that_was_stored(place):

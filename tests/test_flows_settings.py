@@ -7,7 +7,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from flows.settings import TOLERANCE_SPEC, RunRequest, SourceSettings, TrainingSettings
+from flows.settings import PREVIEW_SHARE, TOLERANCE_SPEC, RunRequest, SourceSettings, TrainingSettings
 from flows.train import fit_config
 
 
@@ -96,12 +96,30 @@ def test_the_schema_of_the_form_says_what_the_validators_refuse():
         ("SourceSettings", "uri", ["", " ", "s3://key:secret@bucket/x"]),
         ("ArchiveSettings", "uri", ["", " ", "s3://key:secret@bucket/x"]),
         ("SourceSettings", "credentials", ["AKIAIOSFODNN7EXAMPLE"]),
-        ("TrainingSettings", "preview", ["3", "some"]),
+        ("TrainingSettings", "preview", ["3", "some", "200%", "100.1%", "101 %", "0%", "0.0 %", ".0%", "00%"]),
     ):
         pattern = defs[section]["properties"][name]["pattern"]
         assert not any(re.search(pattern, value) for value in bad)
         good = {"uri": "s3://bucket/a b/*.csv", "credentials": "latentpack-storage/team", "preview": "12.5%"}[name]
         assert re.search(pattern, good)
+
+
+SHARES = [st.from_regex(pattern, fullmatch=True) for pattern in (PREVIEW_SHARE.removesuffix("$"), r"[0-9]{0,3}(\.[0-9]{1,2})? ?%")]
+
+
+@given(st.one_of(SHARES))
+def test_the_form_takes_for_a_preview_what_the_validator_takes(spec):
+    try:
+        TrainingSettings(preview=spec)
+    except ValidationError:
+        assert not re.search(PREVIEW_SHARE, spec)
+    else:
+        assert re.search(PREVIEW_SHARE, spec)
+
+
+@pytest.mark.parametrize("share", ["100%", "100.0 %", "3%", ".5%", "0.01%", "12.5 %", "099%"])
+def test_the_form_takes_every_share_up_to_the_whole(share):
+    assert re.search(PREVIEW_SHARE, share) and 0 < TrainingSettings(preview=share).preview_share <= 1
 
 
 def test_a_preview_share_is_a_fraction_for_the_codec():

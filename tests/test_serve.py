@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import closing
 from pathlib import Path
 
 import httpx
@@ -15,12 +16,16 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 from prefect.utilities.importtools import import_object
+from prefect.utilities.templating import apply_values
 
-from flows import server
+from flows import serve, server
+from flows.ingest import new_run
 from flows.launch import run_pipeline
+from flows.leftovers import RUN_NAME
 from flows.report import NOTHING_TO_DO
 from flows.settings import RunRequest
 from storage import open_archive
+from vae_core.errors import LatentpackError, UsageError
 
 READY_S, RUN_S, STOP_S = 240.0, 240.0, 60.0
 
@@ -123,6 +128,9 @@ def test_a_run_started_through_the_api_completes_with_its_report_on_its_page(ser
     run = _finished(api, answer.json()["id"])
     assert run["state_type"] == "COMPLETED", log.read_text()[-4000:]
     assert run["name"] == "raw → archive"
+    assert set(run["tags"]) == {"latentpack", "archive"}
+    stages = _stages(api, run["id"])
+    assert len(stages) == 4 and all(set(stage["tags"]) == {"latentpack", "archive"} for stage in stages)
     shown = _artifacts(api, run["id"])
     assert "archive" in shown["latentpack-savings"]["data"] and "latentpack-columns" in shown
     assert "data:image/svg+xml;base64," in shown["latentpack-savings"]["data"]
@@ -152,6 +160,7 @@ def _log_lines(api):
         ({"tolerance": {"columns": {"temp": "lots"}}}, ["tolerance.columns", "lots", "rmse"]),
         ({"tolerance": {"columns": {"temp": "-1"}}}, ["tolerance.columns", "-1"]),
         ({"training": {"preview": "some"}}, ["training.preview", "some", "auto"]),
+        ({"training": {"preview": "200%"}}, ["training.preview", "200%"]),
         ({"training": {"time_budget_s": 0}}, ["training.time_budget_s"]),
         ({"training": {"hurry": True}}, ["hurry"]),
     ],
@@ -184,7 +193,8 @@ def test_a_run_from_the_command_line_shares_the_served_server_and_is_recorded_wh
     assert report.ui_url.startswith(api.removesuffix("/api"))
     assert run_pipeline(request).status == NOTHING_TO_DO
     run_id = report.ui_url.rsplit("/", 1)[1]
-    assert _ask("GET", f"{api}/flow_runs/{run_id}").json()["state_type"] == "COMPLETED"
+    run = _ask("GET", f"{api}/flow_runs/{run_id}").json()
+    assert run["state_type"] == "COMPLETED" and set(run["tags"]) == {"latentpack", "second"}
     names = set()
     deadline = time.monotonic() + 30
     wanted = {f"{stage}-{report.run}" for stage in ("survey", "learn", "commit", "report")}
@@ -205,11 +215,87 @@ def test_the_deployments_of_the_yaml_name_flows_that_take_their_parameters():
             flow.validate_parameters(item["parameters"])
 
 
-def test_it_ends_cleanly_and_takes_the_server_with_it(served):
+def test_the_event_trigger_of_the_yaml_passes_what_the_served_one_does():
+    text = (Path(__file__).parent.parent / "deployments" / "prefect.yaml").read_text(encoding="utf-8")
+    (trigger,) = yaml.safe_load(text)["deployments"][0]["triggers"]
+    (served,) = serve.deployments()[0].triggers
+    assert trigger["parameters"] == served.parameters and set(trigger["expect"]) == served.expect
+    assert apply_values(trigger, {}) == trigger  # `prefect deploy` leaves the templates of events alone
+
+
+def test_the_folder_of_a_run_is_known_by_its_name():
+    assert RUN_NAME.fullmatch(new_run()) and not RUN_NAME.fullmatch(f"../{new_run()}")
+
+
+def test_a_dead_server_is_not_announced_as_started(home, monkeypatch, capsys):
+    monkeypatch.setenv("PREFECT_API_URL", f"http://127.0.0.1:{server.free_port()}/api")
+    with pytest.raises(LatentpackError, match="no Prefect server answers at"):
+        serve.serve()
+    assert "starting" not in capsys.readouterr().out
+
+
+def test_a_port_that_cannot_be_had_is_refused(served, home, tmp_path, monkeypatch):
+    api, _, _ = served
+    taken = int(api.removesuffix("/api").rsplit(":", 1)[1])
+    for name in ("PREFECT_API_URL", "LATENTPACK_SERVER"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("PREFECT_HOME", str(home / "prefect"))
+    monkeypatch.setenv("LATENTPACK_HOME", str(tmp_path))
+    with pytest.raises(UsageError, match=f"port {taken} is taken"):
+        server.connect(port=taken)
+    monkeypatch.setenv("LATENTPACK_HOME", str(home / "home"))
+    with pytest.raises(UsageError, match=f"runs at .*:{taken} already"):
+        server.connect(port=server.free_port())
+    with closing(server.connect(port=taken)) as connection:
+        assert connection.api_url == api and not connection.started
+    monkeypatch.setenv("PREFECT_API_URL", api)
+    with pytest.raises(UsageError, match="PREFECT_API_URL"):
+        server.connect(port=taken)
+
+
+@pytest.fixture
+def shared(served, home, monkeypatch):
+    """The API of the served server, which stays up as long as the test whatever happens to `serve`."""
+    for name in ("PREFECT_API_URL", "LATENTPACK_SERVER"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("LATENTPACK_HOME", str(home / "home"))
+    monkeypatch.setenv("PREFECT_HOME", str(home / "prefect"))
+    with server.connect() as connection:
+        yield connection.api_url
+
+
+def test_it_ends_cleanly_and_the_run_in_flight_is_cancelled(served, shared, home):
     api, process, log = served
+    draw = np.random.default_rng(1)
+    (home / "wide").mkdir()
+    state = np.cumsum(draw.integers(-1, 2, 100_000))
+    wide = {f"x{i}": np.round(state * i + draw.normal(size=len(state)), 1) for i in range(12)}  # takes a while to learn
+    pq.write_table(pa.table(wide), home / "wide" / "a.parquet")
+    parameters = {"source": {"uri": str(home / "wide")}, "archive": {"uri": str(home / "stopped")}, "training": {"time_budget_s": 300}}
+    answer = _ask("POST", f"{api}/deployments/{_deployment(api)['id']}/create_flow_run", {"parameters": parameters})
+    run_id = answer.json()["id"]
+    deadline = time.monotonic() + RUN_S
+    while not any(stage["name"].startswith("train-") and stage["state_type"] == "RUNNING" for stage in _stages(api, run_id)):
+        assert time.monotonic() < deadline, log.read_text()[-4000:]
+        time.sleep(0.3)
+    assert list((home / "home" / "runs").iterdir())
     process.send_signal(signal.SIGTERM)
-    assert process.wait(STOP_S) == 0, log.read_text()[-4000:]
+    assert process.wait(2 * STOP_S) == 0, log.read_text()[-4000:]
     assert "stopped" in log.read_text() and "Traceback" not in log.read_text()
+    run = _ask("GET", f"{api}/flow_runs/{run_id}").json()
+    assert run["state_type"] == "CANCELLED", run["state"]
+    assert {stage["state_type"] for stage in _stages(api, run_id)} == {"COMPLETED", "CANCELLED"}
+    tasks = _ask("POST", f"{api}/task_runs/filter", {}).json()
+    assert {task["state_type"] for task in tasks} <= {"COMPLETED", "CANCELLED", "CRASHED"}
+    assert not list((home / "home" / "runs").iterdir())
+
+
+def _stages(api, run_id):
+    return _ask("POST", f"{api}/flow_runs/filter", {"flow_runs": {"parent_flow_run_id": {"any_": [run_id]}}}).json()
+
+
+def test_it_takes_the_server_with_it(served):
+    api, _, _ = served
     deadline = time.monotonic() + STOP_S
     while server.healthy(api, 1.0) and time.monotonic() < deadline:
         time.sleep(0.3)

@@ -289,6 +289,42 @@ def test_a_missing_an_extra_and_a_moved_field_are_told_apart(tmp_path):
             open_source(str(tmp_path), widen=True)
 
 
+def test_a_disagreement_about_nulls_says_both_sides_in_full(tmp_path):
+    for name, nullable in (("a", False), ("b", True)):
+        schema = pa.schema([pa.field("x", pa.int64(), nullable=nullable)])
+        pq.write_table(pa.table({"x": [1]}, schema=schema), tmp_path / f"{name}.parquet")
+    said = r"b\.parquet: field 'x' is int64 \(may be null\), but int64 \(never null\) in .*a\.parquet; --widen"
+    with pytest.raises(BadInput, match=said):
+        open_source(str(tmp_path))
+
+
+def with_metadata(folder, name, *, schema=None, x=None, item=None):
+    fields = [pa.field("x", pa.int64(), metadata=x), pa.field("y", pa.list_(pa.field("item", pa.int8(), metadata=item)))]
+    pq.write_table(pa.table({"x": [1], "y": [[1]]}, schema=pa.schema(fields, metadata=schema)), folder / f"{name}.parquet")
+
+
+def test_metadata_that_is_not_kept_is_told_once_a_field(tmp_path):
+    with_metadata(tmp_path, "a", schema={"k": "1"}, x={"u": "m"}, item={"u": "s"})
+    with_metadata(tmp_path, "b", schema={"k": "1"}, x={"u": "km"}, item={"u": "h"})
+    with_metadata(tmp_path, "c", x={"u": "mm"})
+    source = open_source(str(tmp_path))
+    assert source.schema.field("x").metadata == {b"u": b"m"}
+    x, y, schema = source.notes
+    assert "b.parquet: field 'x' has other metadata" in x and "a.parquet" in x
+    assert "b.parquet: field 'y'" in y and "c.parquet: the schema" in schema
+
+
+def test_what_libraries_note_for_themselves_is_no_difference(tmp_path):
+    with_metadata(tmp_path, "a", schema={"pandas": "1", "k": "1"}, x={"PARQUET:field_id": "7"})
+    with_metadata(tmp_path, "b", schema={"pandas": "2", "k": "1"})
+    frame = pa.table({"x": [1]}).to_pandas()
+    assert open_source(str(tmp_path / "[ab].parquet")).notes == ()
+    (tmp_path / "frames").mkdir()
+    for start in (0, 5):
+        pq.write_table(pa.Table.from_pandas(frame.set_index(frame.index + start)), tmp_path / "frames" / f"{start}.parquet")
+    assert open_source(str(tmp_path / "frames")).notes == ()
+
+
 @pytest.mark.parametrize(
     ("a", "b", "joined"),
     [
