@@ -7,6 +7,7 @@ import logging
 import os
 from collections import Counter
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import pyarrow as pa
@@ -110,7 +111,8 @@ def _keep_or_refresh(request: RunRequest, plan: Plan, source: Source, store: Any
     if not plan.encode:
         return Trained(how=KEPT, model=ref.to_json(), row_bytes=row_bytes, targets=targets)
     model = load_model(store, ref)
-    ratio = drift(model, source, plan, baseline(store, ref.digest, manifest))
+    drifted = drift(model, probed(source, request, plan, row_bytes), baseline(store, ref.digest, manifest), targets)
+    ratio = drifted.ratio
     if ratio is None or ratio <= 1.0 + request.training.drift_threshold:
         log.info(
             "model %s fits the new data: drift %s",
@@ -120,8 +122,10 @@ def _keep_or_refresh(request: RunRequest, plan: Plan, source: Source, store: Any
         return Trained(how=KEPT, model=ref.to_json(), row_bytes=row_bytes, drift_ratio=ratio, targets=targets)
     log.info("model %s costs %+.1f %% on the new data: refreshing", ref.digest[:12], 100.0 * (ratio - 1.0))
     profile, row_bytes = profiled(source, set(plan.encode), progress)
-    sample = sampled(source, request, row_bytes)
-    result = refresh(model, sample, profile, fit_config(request), progress=_listener(progress))
+    sample = sampled(source, request, row_bytes, plan.encode)
+    beyond = drifted.targets_ratio is not None and drifted.targets_ratio > 1.0 + request.training.drift_threshold
+    again = targets if beyond else {}
+    result = refresh(model, sample, profile, fit_config(request), progress=_listener(progress), targets=again)
     return _staged(REFRESHED, result, store, row_bytes, targets, ratio)
 
 
@@ -165,10 +169,16 @@ def sample_rows(request: RunRequest, row_bytes: float) -> int:
     return max(1, min(request.training.sample_rows, int(request.training.sample_bytes / max(row_bytes, 1.0))))
 
 
-def sampled(source: Source, request: RunRequest, row_bytes: float) -> Sample:
-    """The rows to train on: all of a small dataset, runs from across all files of a large one."""
-    drawn = source.sample(sample_rows(request, row_bytes), request.training.seed)
+def sampled(source: Source, request: RunRequest, row_bytes: float, only: list[str] | None = None) -> Sample:
+    """The rows to train on, of all files or of those in `only`: all of a small dataset, runs from across all of a large one."""
+    drawn = source.sample(sample_rows(request, row_bytes), request.training.seed, only=only)
     return Sample(drawn.table, drawn.runs)
+
+
+def probed(source: Source, request: RunRequest, plan: Plan, row_bytes: float) -> pa.Table:
+    """The rows drift is measured on: runs from across all new files, for contexts are of rows one after another."""
+    n_rows = min(PROBE_ROWS, sample_rows(request, row_bytes))
+    return source.sample(n_rows, request.training.seed, only=plan.encode).table
 
 
 def fit_config(request: RunRequest) -> FitConfig:
@@ -197,32 +207,34 @@ def baseline(store: ObjectStore, model: str, parent: Manifest | None) -> dict[st
     return {name: round(bits[name] / n_rows, 5) for name, n_rows in rows.items() if n_rows}
 
 
-def drift(model: Model, source: Source, plan: Plan, first: Mapping[str, float]) -> float | None:
-    """Bits per value of the first new rows over the model's own figure for the same columns; None without a figure.
+@dataclass(frozen=True, slots=True)
+class Drift:
+    """What new data costs over what the data a model was made for does; None without a figure.
 
-    first : column -> bits per value over the data the model was trained on
+    ratio : bits per value of all columns that have one    targets_ratio : of the columns with a distortion target alone
     """
-    rows = _first_rows(source, plan)
-    if rows is None or not first:
-        return None
-    probe = encode_shard(model, rows, preview=False)
+
+    ratio: float | None = None
+    targets_ratio: float | None = None
+
+
+def drift(model: Model, rows: pa.Table, first: Mapping[str, float], targets: Mapping[str, float]) -> Drift:
+    """The drift of new rows.
+
+    first   : column -> bits per value over the data the model was trained on
+    targets : column -> the root mean square error it may have
+    """
+    if not rows.num_rows or not first:
+        return Drift()
+    probe = encode_shard(model, rows, preview=False, targets=targets)
     # A column the model no longer codes best has drifted: what it costs now is its conventional coding.
     now = {o.name: 8.0 * o.conventional_bytes / rows.num_rows for o in probe.outcomes} | dict(probe.bits_per_value)
-    before = sum(first.values())
-    return sum(now[name] for name in first) / before if before > 0 else None
 
+    def ratio(names: list[str]) -> float | None:
+        before = sum(first[name] for name in names)
+        return sum(now[name] for name in names) / before if before > 0 else None
 
-def _first_rows(source: Source, plan: Plan) -> pa.Table | None:
-    for part in parts_of(source, plan.encode, ROWS_A_PART):
-        batches, n_rows = list[pa.RecordBatch](), 0
-        for batch in source.batches(part):
-            batches.append(batch.slice(0, PROBE_ROWS - n_rows))
-            n_rows += batches[-1].num_rows
-            if n_rows >= PROBE_ROWS:
-                break
-        if n_rows:
-            return pa.Table.from_batches(batches, source.schema)
-    return None
+    return Drift(ratio(list(first)), ratio([name for name in first if name in targets]))
 
 
 def _staged(

@@ -183,19 +183,22 @@ class Source:
         """The rows of one part (or of everything) at once."""
         return pa.Table.from_batches(list(self.batches(part)), schema=self.schema)
 
-    def sample(self, n_rows: int, seed: int, run_rows: int = 4096) -> SourceSample:
-        """About `n_rows` rows: everything if there are no more, else runs of consecutive rows spread over all files.
+    def sample(self, n_rows: int, seed: int, run_rows: int = 4096, only: Collection[str] | None = None) -> SourceSample:
+        """About `n_rows` rows of all files (or of those in `only`): everything if there are no more, else runs of consecutive
+        rows spread over them.
 
         The dataset is cut into equal stretches and one run of at least `run_rows` rows (or `n_rows`, if fewer) drawn
         from each. The same seed draws the same rows. Only the row groups the runs touch are read.
         """
-        total = self.n_rows()
+        paths = self._chosen(only)
+        total = self.n_rows(paths)
         if total <= n_rows:
-            return SourceSample(_combined(self.table()), (total,) if total else ())
+            batches = [batch for path in paths for batch in self._rows(path, 0, None, BATCH_ROWS)]
+            return SourceSample(_combined(pa.Table.from_batches(batches, schema=self.schema)), (total,) if total else ())
         runs = draw_runs(total, n_rows, run_rows, seed)
         pieces: list[pa.RecordBatch] = []
         first_row = 0
-        for path in self._infos:
+        for path in paths:
             length = sum(self._known_groups(path))
             wanted = [(max(a - first_row, 0), min(b - first_row, length)) for a, b in runs]
             pieces += self._pieces(path, [(a, b) for a, b in wanted if a < b])

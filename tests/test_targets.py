@@ -16,7 +16,7 @@ from strategies import float_values, tables, tolerances_for
 from telemetry import SENSORS, assert_kept, decoded, fitted, resolved, stored_again, telemetry
 from test_cli_pipeline import latentpack
 
-from vae_core import choosing, fitting, latents
+from vae_core import choosing, fitting, latents, layers
 from vae_core.base import GAIN_UNIT, BaseColumn, fit_base
 from vae_core.base.cost import stored_bytes
 from vae_core.columns import STATE_MISFIT, decode_column, encode_column, one_array
@@ -54,7 +54,7 @@ def table_of(kind: pa.DataType, x: np.ndarray) -> pa.Table:
 @pytest.fixture
 def without_a_layer(monkeypatch: pytest.MonkeyPatch) -> None:
     """No distortion layer, and columns coded in the order of the schema."""
-    monkeypatch.setattr(fitting, "_fit_distortion", lambda *_: (None, []))
+    monkeypatch.setattr(fitting, "fit_distortion", lambda *_: (None, []))
     orders = fitting.orders
 
     def in_schema_order(columns: list, rng: np.random.Generator, *_: object) -> tuple[list[list[int]], Any]:
@@ -293,7 +293,7 @@ def test_a_layer_that_exceeds_uniform_quantisation_by_the_states_beside_its_late
 
     def fitted_where_the_layer_takes(n_bytes: int) -> FitResult:
         compared = ({**offered.compared[0], "n_bytes": n_bytes},)
-        monkeypatch.setattr(fitting, "fit_base", lambda *_, **__: replace(offered, compared=compared))
+        monkeypatch.setattr(layers, "fit_base", lambda *_, **__: replace(offered, compared=compared))
         return fitted(table, ["x=rmse:20"])
 
     ours, uniform = fitted_where_the_layer_takes(0).summary["distortion_compared"]

@@ -6,6 +6,7 @@ import itertools
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from typing import Any, TypeVar
 
 import numpy as np
@@ -28,7 +29,7 @@ from vae_core.latents import (
     base_input,
     beside,
     distortion_latents,
-    latents_pay,
+    latents_that_pay,
     pack_misfits,
     preview_paid,
     preview_tells,
@@ -74,7 +75,8 @@ def encode_shard(
         may_be_learned -= set(model.distortion.columns)
     _each(lambda j: choosing.settle(model, j, columns[j], spans=spans), [j for j in every if j not in may_be_learned])
     latents, gain = distortion_latents(model, columns, spans)
-    if latents is not None and not latents_pay(model, columns, latents):
+    layer_bytes = None if latents is None else latents_that_pay(model, columns, latents)
+    if layer_bytes is None:
         latents, gain = None, GAIN_UNIT
     by_layer = set(model.distortion.columns) if latents is not None and model.distortion is not None else set()
     learned = _chosen(model, columns, spans, by_layer)
@@ -82,7 +84,17 @@ def encode_shard(
     if preview is None:
         exact = {j: sum(e.bits for e in found) / 8 + _misfit_bytes(columns[j]) for j, found in learned.items()}
         preview = bool(by_layer) or (preview_paid(model, columns, spans, exact) and preview_tells(model, columns, table.num_rows))
-    return _assemble(model, columns, spans, codings, learned, latents, gain, preview)
+    shard = _assemble(model, columns, spans, codings, learned, latents, gain, preview)
+    told = {} if layer_bytes is None else _layer_bits(model, layer_bytes, table.num_rows)
+    return replace(shard, bits_per_value=shard.bits_per_value | told)
+
+
+def _layer_bits(model: Model, n_bytes: int, n_rows: int) -> dict[str, float]:
+    """Column -> bits a row of its share of a distortion layer's latents: they are of all its columns at once, so by their widths."""
+    assert model.distortion is not None
+    plans = [model.columns[j] for j in model.distortion.columns]
+    width = sum(plan.width for plan in plans)
+    return {plan.name: 8 * n_bytes * plan.width / width / n_rows for plan in plans} if n_rows else {}
 
 
 def _each(work: Callable[[int], T], indices: Iterable[int]) -> list[T]:

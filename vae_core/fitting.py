@@ -4,30 +4,25 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
-from numpy.typing import NDArray
 
-from vae_core.base import BaseColumn, fit_base
-from vae_core.base.layer import MAX_COLUMNS
 from vae_core.coders import conventional, lattices
-from vae_core.columns import Codes, ColumnPlan, TableProfile, decode_column, encode_column, one_array, plan_columns, without_levels
+from vae_core.columns import ColumnPlan, TableProfile, decode_column, encode_column, one_array, plan_columns, without_levels
 from vae_core.exact.arrange import Arrangement, arranged_before
 from vae_core.exact.costs import root
 from vae_core.exact.ordering import SampleColumn, orders
 from vae_core.exact.plans import ColumnCode
 from vae_core.exact.sampled import Sampled, decoded_sample
-from vae_core.latents import beside
+from vae_core.layers import PreviewRefresh, Progress, Report, fit_distortion, fit_preview, still_fits, thinned
 from vae_core.layout import uses_codes
-from vae_core.model import Base, FitConfig, FitResult, Model, Sample
-from vae_core.tables import flat_floats, rmse_of
+from vae_core.model import FitConfig, FitResult, Model, Sample
+from vae_core.tables import rmse_of
 from vae_core.tolerance import Tolerance
-
-Progress = Callable[[Mapping[str, Any]], None]
 
 EXACT_ROWS = 60_000
 EXACT_CELLS = 6_000_000  # for the last search, which holds six levels or so of each
@@ -35,33 +30,9 @@ EXACT_SHARE, EXACT_LEAST = 0.6, 0.2
 REFRESH_SHARE = 0.15  # of the budget, for contexts of new rows: the dearest columns first
 # of the time for the exact layer: after it no column is priced, no other order, no other place is searched
 SHARE_OF_PRICES, SHARE_OF_ORDERS, SHARE_OF_MOVES = 0.25, 0.4, 0.65
-PREVIEW_SHARE = 0.025  # the promise is 3 %: the estimate it is taken of may be off by a sixth
-MIN_PREVIEW_BYTES = 400
-WORTH_A_PREVIEW = 1_000  # bytes of one that nobody asked for: less tells little, and a small archive is read whole in no time
-LEAST_TARGET = 1e-6
 JUDGED_ROWS = 1 << 15
-PREVIEW_METADATA = 300  # what a shard's latents take beside themselves: their file's frame, their digest, their measured error
-PREVIEW_CELLS = 1_200_000
 MIN_JUDGED_DICTIONARY = 4_096
 UNIFORM_BOUNDS = (0.45 * float(np.sqrt(12.0)), 1.25, 1.0)  # times the rmse target; 0.9 of the half-width that has it on the average
-
-
-class _Report:
-    """Turns events of a fit into the curve and into calls of the caller's progress."""
-
-    def __init__(self, progress: Progress | None) -> None:
-        self.began = time.monotonic()
-        self.curve: list[dict[str, Any]] = []
-        self._progress = progress
-
-    def __call__(self, stage: str, step: int, bits: float, held_out: float) -> None:
-        point = {
-            "stage": stage, "step": step, "seconds": round(time.monotonic() - self.began, 3),
-            "bits_per_row": round(bits, 4), "held_out_bits_per_row": round(held_out, 4),
-        }  # fmt: skip
-        self.curve.append(point)
-        if self._progress is not None:
-            self._progress(point)
 
 
 def fit(
@@ -74,22 +45,20 @@ def fit(
 ) -> FitResult:
     """Fit a model to a sample. `tolerances` are resolved (columns.tolerance.resolve). Deterministic for a seed and budget
     that does not run out; a budget that does leaves out contexts and networks, never correctness."""
-    report = _Report(progress)
+    report = Report(progress)
     plans = plan_columns(schema, profile, sample.table, tolerances)
     n_total = max(profile_rows(profile), sample.table.num_rows)
     uniform = _uniform(plans, schema, profile, sample, tolerances)
-    distortion, compared = _fit_distortion(plans, uniform, sample, config, n_total, report)
+    distortion, compared = fit_distortion(plans, uniform, sample, config, n_total, report)
     layered = set() if distortion is None else set(distortion.columns)
     plans = tuple(p if p.index in layered or not p.tolerance.is_distortion else uniform[p.index] for p in plans)
     plans = _without_costly_dictionaries(plans, sample, n_total)
     taken = set() if distortion is None else set(distortion.columns)
     codes, rate = _fit_exact(plans, sample, taken, config, n_total, report)
     draft = Model(schema, plans, codes, None, distortion, rate)
-    preview, previews = _fit_preview(draft, sample, config, n_total, report)
+    preview, previews = fit_preview(draft, sample, config, n_total, report)
     fallback = {j: uniform[j] for j in sorted(taken)}
-    spoken_of = {code.column for code in codes} | taken | (set() if preview is None else set(preview.columns))
-    plans = tuple(p if p.index in spoken_of else p.unranged() for p in plans)
-    model = Model(schema, plans, codes, preview, distortion, rate, fallback, n_total)
+    model = Model(schema, plans, codes, preview, distortion, rate, fallback, n_total).unranged()
     summary = {
         "rate_bits_per_row": rate, "n_learned": len(codes), "n_columns": len(plans),
         "seconds": report.curve[-1]["seconds"] if report.curve else 0.0,
@@ -99,28 +68,49 @@ def fit(
 
 
 def refresh(
-    model: Model, sample: Sample, profile: TableProfile, config: FitConfig, progress: Progress | None = None
+    model: Model,
+    sample: Sample,
+    profile: TableProfile,
+    config: FitConfig,
+    progress: Progress | None = None,
+    *,
+    targets: Mapping[str, float] | None = None,
 ) -> FitResult:
     """A new version of a model for new rows of the same schema and tolerances, starting from the old one's plans.
 
+    targets : column -> the root mean square error the first model resolved, of all such columns, where their layer no longer
+              fits: it is fitted anew to the same errors. Without any the distortion layer stays as it is.
     The plans of learned columns and tolerances stay as they are unless a dictionary no longer holds the new values; contexts are
-    searched anew on the new sample (seconds), the preview layer is kept.
+    searched anew on the new sample (seconds). The preview stays where it tells as much of the new rows as it did of the old;
+    else another is fitted, from the window and kind that were best. Where that tells less than the old one, the old one stays after all.
     """
-    report = _Report(progress)
-    tolerances = {plan.name: plan.tolerance for plan in model.columns if not plan.tolerance.is_lossless}
-    fresh = plan_columns(model.schema, profile, sample.table, tolerances)
-    kept = set() if model.distortion is None else set(model.distortion.columns)
-    kept |= set() if model.preview is None else set(model.preview.columns)
-    learned = {code.column for code in model.codes}
-    plans = tuple(
-        old if old.index in kept or (old.index in learned and _still_fits(old, sample)) else new
-        for old, new in zip(model.columns, fresh, strict=True)
-    )
-    taken = set() if model.distortion is None else set(model.distortion.columns)
+    report = Report(progress)
     n_total = max(profile_rows(profile), sample.table.num_rows)
-    codes, rate = _fit_exact(plans, sample, taken, config, n_total, report, model.codes)
-    refreshed = Model(model.schema, plans, codes, model.preview, model.distortion, rate, model.uniform, n_total)
-    return FitResult(refreshed, report.curve, {"rate_bits_per_row": rate, "refreshed": True, "n_learned": len(codes)})
+    tolerances = {plan.name: plan.tolerance for plan in model.columns if not plan.tolerance.is_lossless}
+    tolerances |= {name: Tolerance("rmse", value) for name, value in (targets or {}).items()}
+    fresh = plan_columns(model.schema, profile, sample.table, tolerances)
+    distortion, fallback, compared = model.distortion, model.uniform, list[dict[str, Any]]()
+    anew = {plan.index for plan in fresh if targets and plan.tolerance.is_distortion}
+    if anew:
+        uniform = _uniform(fresh, model.schema, profile, sample, tolerances)
+        distortion, compared = fit_distortion(fresh, uniform, sample, config, n_total, report, model.distortion)
+        fallback = {} if distortion is None else {j: uniform[j] for j in sorted(distortion.columns)}
+        fresh = tuple(uniform[p.index] if p.index in anew - set(fallback) else p for p in fresh)
+    taken = set() if distortion is None else set(distortion.columns)
+    sketch = PreviewRefresh(model, sample, config, anew)
+    kept, learned = (taken - anew) | sketch.columns, {code.column for code in model.codes}
+    plans = tuple(
+        new if before.index in anew or not (before.index in kept or (before.index in learned and still_fits(before, sample))) else before
+        for before, new in zip(model.columns, fresh, strict=True)
+    )
+    codes, rate = _fit_exact(plans, sample, taken, config, n_total, report, [code for code in model.codes if code.column not in taken])
+    preview, previews = sketch.settled(Model(model.schema, plans, codes, None, distortion, rate), n_total, report)
+    refreshed = Model(model.schema, plans, codes, preview, distortion, rate, fallback, n_total).unranged()
+    summary = {
+        "rate_bits_per_row": rate, "refreshed": True, "n_learned": len(codes),
+        "distortion_compared": compared, "preview_compared": previews,
+    }  # fmt: skip
+    return FitResult(refreshed, report.curve, summary)
 
 
 def profile_rows(profile: TableProfile) -> int:
@@ -128,27 +118,8 @@ def profile_rows(profile: TableProfile) -> int:
     return max((int(c.n_rows) for c in profile.columns.values()), default=0)
 
 
-def _still_fits(plan: ColumnPlan, sample: Sample) -> bool:
-    if plan.kind == "verbatim":
-        return True
-    codes = encode_column(plan, sample.table.column(plan.index))
-    return codes.misfits is None or len(codes.misfits) <= 0.005 * max(1, len(codes.values))
-
-
-def thinned(sample: Sample, n_rows: int) -> tuple[pa.Table, tuple[int, ...]]:
-    """At most about n_rows rows of a sample, as runs of consecutive rows, spread evenly."""
-    table, total = sample.table, sample.table.num_rows
-    if total <= n_rows:
-        return table, sample.runs
-    run = 4096
-    starts = np.arange(0, total - run + 1, run)
-    keep = starts[np.linspace(0, len(starts) - 1, max(1, n_rows // run)).astype(np.int64)]
-    pieces = [table.slice(int(s), run) for s in np.unique(keep)]
-    return pa.concat_tables(pieces), tuple(run for _ in pieces)
-
-
 def _fit_exact(
-    plans: Sequence[ColumnPlan], sample: Sample, taken: set[int], config: FitConfig, n_total: int, report: _Report,
+    plans: Sequence[ColumnPlan], sample: Sample, taken: set[int], config: FitConfig, n_total: int, report: Report,
     known: Sequence[ColumnCode] = (),
 ) -> tuple[tuple[ColumnCode, ...], float]:
     """Codes of every learnable column in coding order, and their estimated bits a row; `known`: those an earlier fit has found, whose
@@ -183,7 +154,7 @@ def _fit_exact(
             best = arranged_before(known, dataclasses.replace(sampled, remembers=True), picked, tick)
             best = best.searched_again(dataclasses.replace(sampled, remembers=True), picked)
             report("exact", len(best.order), best.bits / n, best.bits / n)
-            return _with_rate(best, picked, n)
+            return _with_rate(best, picked, n, alone)
         for k, positions in enumerate(candidates):
             if best is None or time.monotonic() < began + SHARE_OF_ORDERS * (deadline - began):
                 found = Arrangement(sampled, picked, tick)
@@ -208,11 +179,16 @@ def _fit_exact(
     return _with_rate(best, picked, n)
 
 
-def _with_rate(found: Arrangement, picked: Sequence[SampleColumn], n: int) -> tuple[tuple[ColumnCode, ...], float]:
-    """The codes in coding order, and their bits a row."""
+def _with_rate(
+    found: Arrangement, picked: Sequence[SampleColumn], n: int, alone: Mapping[int, float] | None = None
+) -> tuple[tuple[ColumnCode, ...], float]:
+    """The codes in coding order, and their bits a row; alone: bits of each column without any context, which an old code of rows
+    it was not made for may exceed, and no shard takes then."""
     # a shard takes hidden steps where those are less: what the preview may cost is a share of that
-    stepped = {c.column: lattices.bits(c.values, c.state) for c in picked}
-    bits = {c.column: found.found[c.column][1] if c.column in found.found else _plain_bits(c) for c in picked}
+    stepped = {c.column: lattices.bits(c.values, c.state) for c in picked if c.column in found.found}
+    bits = {j: estimate for j, (_, estimate) in found.found.items()}
+    if alone is not None:
+        bits = {j: min(bits[j], alone[j]) for j in bits}
     return found.codes, sum(min(bits[j], stepped[j]) for j in bits) / n
 
 
@@ -236,78 +212,6 @@ def _plain_bits(column: SampleColumn) -> float:
     with np.errstate(over="ignore"):
         high = np.clip((column.values - column.lo) >> shift, 0, span >> shift)
     return root(high, (span >> shift) + 1).bits + shift * len(high)
-
-
-def base_columns(plans: Sequence[ColumnPlan], indices: Sequence[int], targets: Mapping[int, float]) -> list[BaseColumn]:
-    """The columns of a base layer, an element each for a tensor; targets (column -> rmse) are in code units."""
-    found: list[BaseColumn] = []
-    for j in indices:
-        plan = plans[j]
-        kind = "categorical" if plan.kind == "categorical" else "numeric"
-        lo, hi = (0, plan.n_levels - 1) if plan.n_levels is not None else (plan.lo, plan.hi)
-        levels = plan.n_levels if kind == "categorical" else None
-        found += [BaseColumn(plan.name, kind, lo, hi, levels, targets.get(j))] * plan.width
-    return found
-
-
-def matrix(
-    plans: Sequence[ColumnPlan], indices: Sequence[int], table: pa.Table
-) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
-    """(n, D) codes and (n, D) presence of some columns of a table."""
-    values, present = [], []
-    for j in indices:
-        codes: Codes = encode_column(plans[j], table.column(j))
-        width = plans[j].width
-        values.append(codes.values.reshape(-1, width))
-        present.append(np.ones_like(values[-1], bool) if codes.state is None else (codes.state == 0).reshape(-1, width))
-    return np.concatenate(values, 1), np.concatenate(present, 1)
-
-
-def _fit_distortion(
-    plans: Sequence[ColumnPlan],
-    uniform: Sequence[ColumnPlan],
-    sample: Sample,
-    config: FitConfig,
-    n_total: int,
-    report: _Report,
-) -> tuple[Base | None, list[dict[str, Any]]]:
-    """The layer for columns with an rmse target; None when none holds the targets in fewer bytes than uniform quantisation
-    with the best conventional coding: model, latents, states and misfits of all rows against all rows (measured on the sample)."""
-    asked = [p.index for p in plans if p.tolerance.is_distortion and p.kind in ("numeric", "tensor")]
-    targets = {j: plans[j].tolerance.value / _code_unit(plans[j]) for j in asked}
-    # a range beyond what its type can subtract has no unit; a target far below a code asks for every value as it is
-    asked = [j for j in asked if LEAST_TARGET < targets[j] < float("inf")]
-    if not asked or not sample.table.num_rows or sum(plans[j].width for j in asked) > MAX_COLUMNS:
-        return None, []
-    table, runs = thinned(sample, max(2_000, 40_000_000 // (8 * sum(plans[j].width for j in asked))))
-    values, present = matrix(plans, asked, table)
-    found = fit_base(
-        base_columns(plans, asked, targets), values, present, n_rows_total=n_total, runs=runs, seed=config.seed,
-        time_budget_s=0.6 * config.time_budget_s,
-        progress=lambda p: report(f"distortion {p.stage}", p.step, p.bits_per_row, p.held_out_bits_per_row),
-    )  # fmt: skip
-    # what either way takes on top: states and misfits; the layer's grids have dictionaries of their own beside the uniform ones
-    scalar, beyond = 0.0, 0.0
-    for j in asked:
-        array = one_array(table.column(j))
-        scalar += conventional.rank(uniform[j], array, encode_column(uniform[j], array))[0][1] * n_total / table.num_rows
-        beyond += sum(len(part) for part in beside(encode_column(plans[j], array)).values()) * n_total / table.num_rows
-        beyond += sum(len(blob) for blob in plans[j].blobs().values())
-    siblings = [{**row, "n_bytes": round(row["n_bytes"] + beyond)} for row in found.compared]
-    compared = [*siblings, {"kind": "uniform quantisation, conventional coding", "n_bytes": round(scalar)}]
-    if found.layer is None or next(row["n_bytes"] for row in siblings if row["kind"] == found.layer.kind) >= round(scalar):
-        return None, compared
-    return Base(found.layer, tuple(asked), _free_prefix(plans, "z")), compared
-
-
-def _code_unit(plan: ColumnPlan) -> float:
-    """The raw units of one code of a distortion column's grid."""
-    ends = np.array([plan.lo, plan.hi], np.int64).repeat(plan.width)
-    low_high = flat_floats(decode_column(plan, Codes(ends, None, None), approximate=True))
-    span = plan.hi - plan.lo
-    with np.errstate(over="ignore"):
-        unit = float(low_high[-1] - low_high[0]) / span if span else 0.0
-    return unit or 1.0
 
 
 def _uniform(
@@ -358,42 +262,3 @@ def _without_costly_dictionaries(plans: Sequence[ColumnPlan], sample: Sample, n_
                 plan = other
         found.append(plan)
     return tuple(found)
-
-
-def _free_prefix(plans: Sequence[ColumnPlan], wanted: str) -> str:
-    while any(p.name.startswith(wanted) and p.name[len(wanted) :].isdigit() for p in plans):
-        wanted += "_"
-    return wanted
-
-
-def _fit_preview(
-    model: Model, sample: Sample, config: FitConfig, n_total: int, report: _Report
-) -> tuple[Base | None, list[dict[str, Any]]]:
-    """The preview's layer within its share of the archive, None when that is too little to pay for any."""
-    if config.preview == "off":
-        return None, []
-    share = PREVIEW_SHARE if config.preview == "auto" else float(config.preview) / 1.2
-    taken = set() if model.distortion is None else set(model.distortion.columns)
-    picked = [
-        p.index for p in model.columns
-        if p.is_measured and p.index not in taken and p.hi > p.lo
-    ]  # fmt: skip
-    if config.preview == "auto" and not model.codes:
-        return None, []  # nothing saves what it would cost
-    budget_bytes = share * model.rate_bits_per_row * n_total / 8 - PREVIEW_METADATA * (config.preview == "auto")
-    if not picked or budget_bytes < (WORTH_A_PREVIEW if config.preview == "auto" else MIN_PREVIEW_BYTES):
-        return None, []
-    budget = config.time_budget_s
-    table, runs = thinned(sample, max(8_192, min(60_000, PREVIEW_CELLS // len(picked))))
-    values, present = matrix(model.columns, picked, table)
-    ordered = any(code.value.in_order for code in model.codes)
-    found = fit_base(
-        base_columns(model.columns, picked, {}), values, present, bits_per_row=8 * budget_bytes / n_total,
-        n_rows_total=n_total, runs=runs, windows=(1, 8, 16) if ordered else (1,), seed=config.seed,
-        time_budget_s=min(0.3 * budget, max(0.2 * budget, report.began + budget - time.monotonic())),
-        progress=lambda p: report(f"preview {p.stage}", p.step, p.bits_per_row, p.held_out_bits_per_row),
-    )  # fmt: skip
-    if found.layer is None:
-        return None, list(found.compared)
-    prefix = _free_prefix(model.columns, "p")
-    return Base(found.layer, tuple(picked), prefix), list(found.compared)

@@ -141,9 +141,9 @@ def preview_tells(model: Model, columns: Sequence[ColumnState], n_rows: int) -> 
     return not told or float(np.mean(np.maximum(told, -1.0))) > 0.0
 
 
-def latents_pay(model: Model, columns: Sequence[ColumnState], latents: Sequence[NDArray[np.integer[Any]]]) -> bool:
-    """Whether the layer's latents, with the states and misfits beside them, take fewer bytes as they are stored than
-    uniform quantisation of the same columns. The fit has only estimates of both, and of other rows than these."""
+def latents_that_pay(model: Model, columns: Sequence[ColumnState], latents: Sequence[NDArray[np.integer[Any]]]) -> int | None:
+    """Bytes of the layer's latents as they are stored, with the states and misfits beside them; None where uniform
+    quantisation of the same columns takes no more. The fit has only estimates of both, and of other rows than these."""
     assert model.distortion is not None
     ours = sum(stored_bytes(z) for z in latents)
     theirs = sum(columns[j].conventional_bytes for j in model.distortion.columns)
@@ -154,7 +154,7 @@ def latents_pay(model: Model, columns: Sequence[ColumnState], latents: Sequence[
             assert codes is not None
             ours += sum(len(part) for part in beside(slice_codes(codes, start, len(z), model.columns[j].width)).values())
         start += len(z)
-    return ours < theirs
+    return ours if ours < theirs else None
 
 
 def beside(codes: Codes, *, with_states: bool = True) -> dict[str, bytes]:

@@ -30,7 +30,7 @@ from storage import open_archive  # noqa: E402
 from storage.manifest import FORMAT_VERSION, Manifest  # noqa: E402
 from storage.objects import ObjectStore  # noqa: E402
 from storage.writer import commit, stage_model, stage_shard  # noqa: E402
-from vae_core import choosing, encoding, fitting  # noqa: E402
+from vae_core import choosing, encoding, fitting, layers  # noqa: E402
 from vae_core.base import fit_base  # noqa: E402
 from vae_core.base.search import BaseFit  # noqa: E402
 from vae_core.coders import conventional  # noqa: E402
@@ -304,7 +304,7 @@ def main() -> None:
     few = rows.drop_columns(["noise", "note"])
     write("distortion", [few.slice(0, 1000), few.slice(1000, 400), strange(few.slice(1400))], targets, preview=0.8)
     curved = bent(2000)
-    with mock.patch.object(fitting, "fit_base", networked):
+    with mock.patch.object(layers, "fit_base", networked):
         write("network", [curved.slice(0, 1600), curved.slice(1600)], [f"x{k}=rmse:5%" for k in range(6)])
     table, asked, ranking = every_coding(300)
     with measured_as(lambda way, array, *_: ranking(way.plan, array, way.codes)):

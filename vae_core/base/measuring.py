@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from vae_core.base.columns import CATEGORICAL, NUMERIC
+from vae_core.base.columns import CATEGORICAL, NUMERIC, BaseColumn
 from vae_core.base.cost import stored_bytes
 from vae_core.base.export import Export
 from vae_core.base.layer import BaseLayer
-from vae_core.base.task import Task
+from vae_core.base.task import Task, prepare
 
 MARGIN = 0.99
 """Held-out RMSE is brought to this fraction of the target, so that most shards meet it at unit gain."""
@@ -96,10 +97,47 @@ def acceptable(task: Task, found: Measured) -> bool:
     if task.rmse is not None:
         return float(found.ratios.max()) <= 1.0
     assert task.budget is not None
+    return found.n_bytes <= task.budget and found.score < _WORTH * error_of_nothing(task)
+
+
+def error_of_nothing(task: Task) -> float:
+    """The score (see Measured) of the mean and of the commonest level of every column."""
     modes = [mode_share(task, d) for d, c in enumerate(task.columns) if c.kind == CATEGORICAL]
     n_numeric = sum(c.kind == NUMERIC for c in task.columns)
-    nothing = float(np.mean([1.0] * n_numeric + ([1 - float(np.mean(modes))] if modes else [])))
-    return found.n_bytes <= task.budget and found.score < _WORTH * nothing
+    return float(np.mean([1.0] * n_numeric + ([1 - float(np.mean(modes))] if modes else [])))
+
+
+@dataclass(frozen=True, slots=True)
+class Fitness:
+    """What a preview's layer does on other rows than it was fitted to.
+
+    error : as Measured.score    is_worth_it : by the rule a fit has    bits_per_row : of its latents as stored
+    """
+
+    error: float
+    is_worth_it: bool
+    bits_per_row: float
+
+
+def fitness(
+    layer: BaseLayer,
+    columns: Sequence[BaseColumn],
+    values: NDArray[np.int64],
+    present: NDArray[np.bool_],
+    runs: Sequence[int] | None = None,
+) -> Fitness:
+    """How a preview's layer fits codes `values` (n, D) and `present` (n, D), measured over all of the rows it never saw."""
+    task = prepare(tuple(columns), values, present, float("inf"), None, runs)
+    whole = task.split(layer.window)
+    rows = np.sort(np.unique(np.concatenate([whole.train, whole.held])))
+    most = len(measured_rows(task, layer.window, rows))
+    every = rows.reshape(-1, layer.window)
+    rows = every[np.unique(np.linspace(0, len(every) - 1, most // layer.window).astype(np.int64))].reshape(-1) if len(every) else rows
+    if not len(rows):
+        return Fitness(1.0, False, 0.0)
+    ratios, accuracy, z = errors(task, layer, rows)
+    found = Measured(layer, float(stored_bytes(z)), 0, ratios, accuracy, 0.0)
+    return Fitness(found.score, found.score < _WORTH * error_of_nothing(task), 8 * found.n_bytes / len(rows))
 
 
 def mode_share(task: Task, column: int) -> float:

@@ -47,11 +47,12 @@ GRACE_S = 1.0
 @dataclass(frozen=True, slots=True, eq=False)
 class BaseFit:
     """layer is None when nothing paid; curve is FitProgress; compared has a line for each sibling at the same error
-    or budget."""
+    or budget; error is what a preview minimises (Measured.score), on rows held out."""
 
     layer: BaseLayer | None
     curve: tuple[FitProgress, ...]
     compared: tuple[dict[str, Any], ...]
+    error: float | None = None
 
 
 def fit_base(
@@ -107,7 +108,7 @@ def fit_base(
     ranked = sorted((m for m in found if m.layer.kind in kinds), key=lambda m: order(task, m))
     compared = tuple(m.row() for m in sorted(found, key=lambda m: order(task, m)))
     chosen = ranked[0] if ranked and acceptable(task, ranked[0]) else None
-    return BaseFit(None if chosen is None else chosen.layer, curve, compared)
+    return BaseFit(None, curve, compared) if chosen is None else BaseFit(chosen.layer, curve, compared, chosen.score)
 
 
 def klt_candidate(task: Task, window: int, deadline: float) -> tuple[Measured, Basis] | None:

@@ -90,7 +90,7 @@ class ColumnPlan:
         return data
 
     def unranged(self) -> ColumnPlan:
-        """The plan of a column that no layer speaks of: of hundreds, the ranges would weigh as much as the rest of a model."""
+        """The plan of a column that no layer speaks of, where nothing but the transform tells."""
         return self if self.n_levels is not None else replace(self, lo=0, hi=0, fill=0)
 
     def blobs(self) -> dict[str, bytes]:
