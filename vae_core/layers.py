@@ -228,8 +228,8 @@ def _like(known: Base | None) -> dict[str, Any]:
     won, no network is trained again."""
     if known is None:
         return {}
-    kinds = ("klt",) if known.layer.kind == "klt" else ("klt", known.layer.kind)
-    return {"windows": tuple(sorted({1, known.layer.window})), "kinds": kinds}
+    kind = known.layer.kind
+    return {"windows": tuple(sorted({1, known.layer.window})), "kinds": ("klt",) if kind == "klt" else ("klt", kind)}
 
 
 def base_columns(plans: Sequence[ColumnPlan], indices: Sequence[int], targets: Mapping[int, float]) -> list[BaseColumn]:
