@@ -22,7 +22,8 @@ def proved_errors(manifest: Manifest) -> dict[str, dict[str, list[Any]]]:
     found = dict(told.get("columns", {}))  # before format 1.4
     for number, lists in zip(told.get("errors_of", []), told.get("errors", []), strict=False):
         lines = zip(manifest.schema.names, *lists, strict=False)
-        found[manifest.shards[number].id] = {name: list(line) for name, *line in lines if line[0] is not None}
+        if number in range(len(manifest.shards)):
+            found[manifest.shards[number].id] = {name: list(line) for name, *line in lines if line[0] is not None}
     return found
 
 

@@ -492,6 +492,7 @@ def test_blocks_whose_codes_need_wider_integers_share_one_type_with_the_others()
             patch.setattr(choosing, "_ranked", lambda *_, coding=coding: [(coding, 0)])
             patch.setattr(choosing, "_about", lambda *_: None)
             patch.setattr(choosing, "_in_blocks", lambda *_: 0)
+            patch.setattr(choosing, "NATIVE_BYTES", 0)
             shard = encode_shard(model, table, block_rows=60)
         assert [o.coding for o in shard.outcomes] == [coding]
         assert len({block.natives["x"].type for block in shard.blocks}) == 1
