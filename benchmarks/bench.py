@@ -85,7 +85,8 @@ def _parser() -> argparse.ArgumentParser:
     add = parser.add_argument
     add("--data", metavar="FOLDER", help="a folder, each Parquet and NPY file in it a dataset (default: the bundled flights)")
     add("--datasets", metavar="NAME", nargs="*", default=[], help="only these, by path within the folder without the ending")
-    add("--bounds", default=None, help=f"comma-separated (default {','.join(BOUNDS)}; with --full {','.join(FULL_BOUNDS)})")
+    usual, full = (",".join(bounds).replace("%", "%%") for bounds in (BOUNDS, FULL_BOUNDS))
+    add("--bounds", default=None, help=f"comma-separated (default {usual}; with --full {full})")
     add("--peers", metavar="NAME", nargs="*", default=None, help=f"only these of {', '.join(p.name for p in ALL)}")
     add("--time-budget", type=float, default=None, metavar="SECONDS", help="training time of latentpack (default: its own)")
     add("--peer-budget", type=float, default=BUDGET_S, metavar="SECONDS", help=f"of each peer that trains (default {BUDGET_S:g})")

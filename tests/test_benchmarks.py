@@ -112,6 +112,12 @@ def test_every_file_of_a_folder_and_the_folders_in_it_is_a_dataset(tmp_path):
     assert list(bench.datasets(tmp_path, ["deep/b"])) == ["deep/b"]
 
 
+def test_the_benchmark_says_what_it_can_do(capsys):
+    with pytest.raises(SystemExit, match="0"):
+        bench.main(["--help"])
+    assert "default lossless,1%" in capsys.readouterr().out
+
+
 def test_the_benchmark_measures_writes_after_every_row_and_resumes(tmp_path, capsys):
     rng = np.random.default_rng(1)
     (tmp_path / "data").mkdir()
