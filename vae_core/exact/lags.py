@@ -14,6 +14,7 @@ from vae_core.exact.linear import LAGS, MOST_LAG, MOST_LEAD, SHIFT, Term
 
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
+Spectrum = NDArray[np.complex128]
 OWN_LAGS = (1, 2, 3, 4, 5, 6, 7, 8, 12, 16)
 SEASONS, SHORTEST_SEASON, RECURRENT = 2, 9, 0.08  # how many, in rows, and how much of a step is to be seen in the one a season before
 OTHER_KINDS = ("at", "lag1", "lag2", "lead1")
@@ -54,20 +55,18 @@ def _size(x: NDArray[np.floating[Any]]) -> float:
     return float(np.log2(1 + np.abs(x)).mean())
 
 
-def lagged_copies(columns: Mapping[int, Ints], own: Ints) -> dict[int, int]:
-    """Of columns, (n_rows,) each, the lag at which their steps are most like a column's, where that is not near by; the best first.
+def lagged_copies(others: Mapping[int, Spectrum | None], own: Spectrum | None) -> dict[int, int]:
+    """Of columns, by their spectra, the lag at which their steps are most like a column's, where that is not near by; the best first.
 
     Feature tables hold what they are to predict a week later, and sums of the days before.
     """
-    wanted = _steps(own)
-    if wanted is None:
+    if own is None:
         return {}
     found: list[tuple[float, int, int]] = []
-    for j, other in columns.items():
-        steps = _steps(other)
+    for j, steps in others.items():
         if steps is None:
             continue
-        alike = np.fft.irfft(wanted * np.conj(steps))
+        alike = np.fft.irfft(own * np.conj(steps))
         alike = np.concatenate([alike[-MOST_LEAD + 1 :], alike[:MOST_LAG]])  # the step behind it is read, too
         lag = int(np.abs(alike).argmax()) - (MOST_LEAD - 1)
         strength = float(abs(alike[lag + MOST_LEAD - 1]))
@@ -76,8 +75,8 @@ def lagged_copies(columns: Mapping[int, Ints], own: Ints) -> dict[int, int]:
     return {j: lag for _, j, lag in sorted(found)}
 
 
-def _steps(values: Ints) -> NDArray[np.complex128] | None:
-    """The spectrum of the steps of the first rows, bounded and of norm one; None where there are few rows, or no steps."""
+def spectrum(values: Ints) -> Spectrum | None:
+    """Of the steps of the first of (n_rows,) values, bounded and of norm one; None where there are few rows, or no steps."""
     steps = np.diff(values[:COPY_ROWS].astype(np.float64))
     if len(steps) < 4 * MOST_LAG:
         return None

@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from vae_core.exact.clock import to_minutes
 from vae_core.exact.costs import Each
 from vae_core.exact.features import Decoded, Feature
-from vae_core.exact.lags import lagged_copies
-from vae_core.exact.ordering import SampleColumn, quantile_edges
+from vae_core.exact.lags import Spectrum, lagged_copies, spectrum
+from vae_core.exact.ordering import WIDE, SampleColumn, quantile_edges
 from vae_core.exact.plans import ColumnCode
 from vae_core.exact.regress import Regression
 from vae_core.exact.schedule import neighbours, passes
@@ -30,7 +30,7 @@ class Sampled:
     gains   : as ordering.orders has them                     ordered : the placed ones that gain from their neighbouring rows
     numeric : the columns that are amounts                    each    : how work on each of many features is done
     remembers : whether matches are looked for
-    searched, regressions, _edges, _levels, _copies : of columns, what other searches found that this one may ask for again
+    searched, regressions, _edges, _levels, _copies, _spectra : of columns, what other searches found that this one may ask for again
     """
 
     n_rows: int
@@ -47,6 +47,7 @@ class Sampled:
     _edges: dict[tuple[int, int], tuple[int, ...]] = field(default_factory=dict)
     _levels: dict[Feature, Narrow] = field(default_factory=dict)
     _copies: dict[int, dict[int, int]] = field(default_factory=dict)
+    _spectra: dict[int, Spectrum | None] = field(default_factory=dict)
 
     def edges(self, column: int, n_bins: int) -> tuple[int, ...]:
         """Edges that split the values of a column evenly."""
@@ -63,10 +64,16 @@ class Sampled:
     def copies(self, column: int) -> dict[int, int]:
         """Columns placed earlier -> the lag at which they are much like a column, if any."""
         if column not in self._copies:
-            numeric = {j: v for j, v in self.decoded.values.items() if j != column and j in self.numeric}
-            self._copies[column] = lagged_copies(numeric, self.decoded.values[column]) if column in self.numeric else {}
+            looked_for = column in self.numeric and len(self.numeric) <= WIDE
+            others = {j: self._spectrum(j) for j in self.decoded.values if j != column and j in self.numeric} if looked_for else {}
+            self._copies[column] = lagged_copies(others, self._spectrum(column)) if looked_for else {}
         placed = {c.column for c in self.placed}
         return {j: lag for j, lag in self._copies[column].items() if j in placed}
+
+    def _spectrum(self, column: int) -> Spectrum | None:
+        if column not in self._spectra:
+            self._spectra[column] = spectrum(self.decoded.values[column])
+        return self._spectra[column]
 
     def related(self, column: int, n: int) -> list[SampleColumn]:
         """At most n columns placed earlier, those that tell most of a column first."""
