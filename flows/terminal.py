@@ -37,6 +37,7 @@ class ProgressLine:
         self._first_bits: float | None = None
         self._layer = ""
         self._on_line = False
+        self._complete = False  # a budget that is used up is said so once, whatever goes on
 
     def __enter__(self) -> ProgressLine:
         return self
@@ -56,19 +57,19 @@ class ProgressLine:
             new_stage = event.stage != self._stage
             if new_stage:
                 self._finish_line()
-                self._stage, self._stage_began_s, self._first_bits = event.stage, now, None
+                self._stage, self._stage_began_s, self._first_bits, self._complete = event.stage, now, None, False
             if event.bits_per_row is not None and _layer(event) != self._layer:
                 self._layer, self._first_bits = _layer(event), None  # a layer's rate is its own: not to be compared with another's
             if self._first_bits is None:
                 self._first_bits = event.bits_per_row
-            complete = event.total > 0 and event.done >= event.total
+            complete = event.total > 0 and event.done >= event.total and not self._complete
             interval = REDRAW_S if self._moving else PLAIN_INTERVAL_S
             if not (new_stage or complete) and now - self._shown_s < interval:
                 return
             line = self._text(event, now - self._stage_began_s)
             if line == self._last_line:
                 return
-            self._shown_s, self._last_line = now, line
+            self._shown_s, self._last_line, self._complete = now, line, self._complete or complete
             if self._moving:
                 width = shutil.get_terminal_size().columns - 1
                 self._stream.write("\r\x1b[2K" + line[:width])

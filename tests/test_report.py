@@ -269,5 +269,10 @@ def test_progress_in_a_log_is_plain_lines_and_quiet_is_silent():
             for i in range(1000):
                 report(ProgressEvent(stage="encode", done=i, total=1000))
             report(ProgressEvent(stage="encode", done=1000, total=1000))
-    assert stream.getvalue().splitlines() == ["encode   0 of 1,000 rows", "encode   1,000 of 1,000 rows"]
+            for seconds in (89, 90, 90.5, 91):
+                report(ProgressEvent(stage="train", message="preview", done=seconds, total=90, bits_per_row=2.0))
+    assert stream.getvalue().splitlines() == [
+        "encode   0 of 1,000 rows", "encode   1,000 of 1,000 rows",
+        "train    preview layer  2.00 bits/row  89 of 90 s", "train    preview layer  2.00 bits/row  90 of 90 s",
+    ]  # fmt: skip
     assert silent.getvalue() == ""
