@@ -72,7 +72,7 @@ def draft(
     kept_ids = set(plan.kept_shards)
     kept = [shard for shard in (parent.shards if parent else ()) if shard.id in kept_ids]
     new = [result.shard for result in load_results(run)]
-    entries = in_source_order([load_record(store, shard) for shard in [*kept, *new]], paths)
+    entries = in_source_order([load_record(store, shard, schema.names) for shard in [*kept, *new]], paths)
     shards = tuple(entry.ref for entry in entries)
     used = {shard.model for shard in shards} | {trained.ref.digest}
     known: dict[str, ModelRef] = {model.digest: model for model in (parent.models if parent else ())}

@@ -25,7 +25,9 @@ def inventory(uri: str, *, snapshot: int | None = None) -> dict[str, Any]:
     store = ObjectStore.open(uri)
     manifest = load_manifest(store, snapshot)
     totals: dict[str, dict[str, Any]] = {
-        name: dict(total) for name, total in column_totals([load_record(store, shard) for shard in manifest.shards]).items()
+        name: dict(total) for name, total in column_totals(
+            [load_record(store, shard, manifest.schema.names) for shard in manifest.shards]
+        ).items()
     }
     for name, stated in manifest.ledger.get("columns", {}).items():
         totals.setdefault(name, {}).update(stated)

@@ -125,7 +125,9 @@ def write_file(
     with replacing(out) as temporary:
         try:
             WRITERS[suffix](temporary, schema, iter(batches), n_rows)
-        except pa.ArrowNotImplementedError as error:
+        except (pa.ArrowNotImplementedError, OSError) as error:
+            if getattr(error, "errno", None) is not None:  # of the disk; Arrow's own, as of decimals Parquet does not know, have none
+                raise
             raise UsageError(
                 f"{os.fspath(out)}: {suffix} cannot hold this schema ({error}): write .arrow, or leave columns out"
             ) from error

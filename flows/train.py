@@ -200,7 +200,7 @@ def baseline(store: ObjectStore, model: str, parent: Manifest | None) -> dict[st
     if known or parent is None:
         return dict(known or {})
     rows, bits = Counter[str](), dict[str, float]()
-    for entry in (load_record(store, shard) for shard in parent.shards if shard.model == model):
+    for entry in (load_record(store, shard, parent.schema.names) for shard in parent.shards if shard.model == model):
         for name, value in entry.bits_per_value.items():
             rows[name] += entry.n_rows
             bits[name] = bits.get(name, 0.0) + value * entry.n_rows

@@ -122,7 +122,7 @@ def verify_archive(
     store = ingest.store_of(ArchiveSettings(uri=uri, credentials=credentials))
     manifest = load_manifest(store, snapshot)
     opened = None if source is None else ingest.source_of(SourceSettings(uri=source, credentials=source_credentials, widen=widen))
-    entries = [load_record(store, ref) for ref in manifest.shards]
+    entries = [load_record(store, ref, manifest.schema.names) for ref in manifest.shards]
     n_objects, n_object_bytes = _check_objects(store, manifest, entries)
     chosen = _sampled(entries, sample, seed)
     totals: dict[str, ColumnQuality] = {}

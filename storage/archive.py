@@ -214,7 +214,9 @@ class Archive:
 
     def _reader(self, shard: ShardRef) -> ShardReader:
         if shard.record.path not in self._readers:
-            self._readers[shard.record.path] = ShardReader(self.store, load_record(self.store, shard))
+            self._readers[shard.record.path] = ShardReader(
+                self.store, load_record(self.store, shard, self.manifest.schema.names)
+            )
         return self._readers[shard.record.path]
 
     def _needs(self, entry: ShardEntry, schema: pa.Schema, columns: Sequence[str] | None, preview: bool) -> Needs:

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from types import NoneType
 from typing import TYPE_CHECKING, Any
@@ -215,6 +216,11 @@ class Manifest:
             raise CorruptArchive(f"{where}: the bytes do not match the digest they end with")
         fields = Fields.of(from_json(body + b"}", where), where)
         version = check_version(fields.text("format"), where)
+        with read_as(version, where):
+            return cls._from_fields(fields, version, where)
+
+    @classmethod
+    def _from_fields(cls, fields: Fields, version: tuple[int, int], where: str) -> Manifest:
         schema = _read_schema(fields.text("schema"), where)
         models = tuple(ModelRef.from_json(model, where, schema) for model in fields.list("models"))
         digests = [model.digest for model in models]
@@ -300,6 +306,18 @@ def check_version(text: str, where: str) -> tuple[int, int]:
         ours = "{}.{}".format(*FORMAT_VERSION)
         raise CorruptArchive(f"{where}: archive has format {text}, this release reads up to {ours}")
     return version
+
+
+@contextmanager
+def read_as(version: tuple[int, int], where: str) -> Iterator[None]:
+    """What a newer minor version says in ways this release does not know is refused by its number."""
+    try:
+        yield
+    except CorruptArchive as error:
+        if version <= FORMAT_VERSION:
+            raise
+        theirs, ours = ("{}.{}".format(*one) for one in (version, FORMAT_VERSION))
+        raise CorruptArchive(f"{where}: is of format {theirs}, this release reads up to {ours}: {error}") from error
 
 
 def format_line(version: tuple[int, int] = FORMAT_VERSION) -> bytes:

@@ -24,7 +24,7 @@ from storage.document import (
     to_varints,
     typed,
 )
-from storage.manifest import FORMAT_VERSION, RECORD_NAME, ShardRef, check_version, shard_folder
+from storage.manifest import FORMAT_VERSION, RECORD_NAME, ShardRef, check_version, read_as, shard_folder
 from storage.parquet import (
     ENCODINGS,
     MAX_BLOCK_ROWS,
@@ -122,7 +122,7 @@ class ShardEntry:
             "objects": {name: ref.to_json() for name, ref in self.objects.items()},
             "payload_start": self.payload_start,
             "payload_lengths": to_base64(to_varints(self.payload_lengths)),
-            "columns": [self._column(outcome) for outcome in self.outcomes],
+            "columns": [list(values) for values in zip(*map(self._column, self.outcomes), strict=True)],
             "parts": parts,
             "sources": [[part.path, part.start, part.stop] for part in self.sources],
         }
@@ -132,15 +132,23 @@ class ShardEntry:
         bits = _short(self.bits_per_value.get(outcome.name))
         if bits == _bits_of(outcome, self.n_rows):
             bits = None  # as FORMAT.md says: what the sizes tell is not said again
-        sizes = [outcome.n_bytes, outcome.conventional_bytes]
-        return [outcome.name, outcome.coding, *sizes, _finite(outcome.max_abs_error), bits]
+        return [outcome.coding, outcome.n_bytes, outcome.conventional_bytes, _finite(outcome.max_abs_error), bits]
 
     @classmethod
-    def from_bytes(cls, data: bytes, record: ObjectRef) -> ShardEntry:
-        """Undo `to_bytes`, every field checked. Raises CorruptArchive naming the record."""
+    def from_bytes(cls, data: bytes, record: ObjectRef, names: Sequence[str] = ()) -> ShardEntry:
+        """Undo `to_bytes`, every field checked. Raises CorruptArchive naming the record.
+
+        names : of the dataset's columns, which a record does not say again; without them columns are called by their numbers
+        """
         where = record.path
         fields = Fields.of(from_json(decompress(data, where), where), where)
-        check_version(fields.text("format"), where)
+        version = check_version(fields.text("format"), where)
+        with read_as(version, where):
+            return cls._from_fields(fields, version, record, names)
+
+    @classmethod
+    def _from_fields(cls, fields: Fields, version: tuple[int, int], record: ObjectRef, names: Sequence[str]) -> ShardEntry:
+        where = record.path
         shard = hex_id(fields.text("id"), where)
         folder = shard_folder(shard, record)
         if where != f"{folder}/{RECORD_NAME}":
@@ -148,8 +156,8 @@ class ShardEntry:
         block_rows = fields.counts("block_rows", MAX_BLOCK_ROWS)
         natives = tuple(_native(value, where) for value in fields.list("natives"))
         groups = tuple(_text(value, where, "groups") for value in fields.list("groups"))
-        for names in (groups, [native.name for native in natives]):
-            if len(set(names)) != len(names):
+        for called in (groups, [native.name for native in natives]):
+            if len(set(called)) != len(called):
                 raise CorruptArchive(f"{where}: two natives or two groups share a name")
         objects = {}
         for name, described in fields.object("objects").items():
@@ -163,7 +171,8 @@ class ShardEntry:
         room -= start + sum(lengths) + 4 * n_payloads
         if rest or (n_payloads and room < 0) or (natives and LATENTS not in objects):
             raise CorruptArchive(f"{where}: payloads or native columns do not fit the objects listed")
-        columns = [_outcome(value, where) for value in fields.list("columns")]
+        told_columns = fields.list("columns")
+        columns = [_outcome(value, where) for value in (told_columns if version < (1, 4) else _lines(told_columns, names, where))]
         n_rows = sum(block_rows)
         told = [(outcome, _bits_of(outcome, n_rows) if bits is None else bits) for outcome, bits in columns]
         parts = {name: Fields.of(fields.object("parts"), where).count(name) for name in PARTS if name != "metadata"}
@@ -212,6 +221,17 @@ def _native(value: Any, where: str) -> NativeColumn:
     return native
 
 
+def _lines(lists: list[Any], names: Sequence[str], where: str) -> list[list[Any]]:
+    """[name, coding, n_bytes, conventional_bytes, max_abs_error, bits] a column, from a list of each; numbers for names not given."""
+    if not lists:
+        return []
+    if len(lists) != 5 or not all(isinstance(values, list) and len(values) == len(lists[0]) for values in lists):
+        raise CorruptArchive(f"{where}: malformed columns")
+    if names and len(names) != len(lists[0]):
+        raise CorruptArchive(f"{where}: tells of {len(lists[0])} columns, the dataset has {len(names)}")
+    return [[name, *line] for name, *line in zip(names or map(str, range(len(lists[0]))), *lists, strict=True)]
+
+
 def _outcome(value: Any, where: str) -> tuple[ColumnOutcome, float | None]:
     number = (int, float, NoneType)
     name, coding, n_bytes, conventional, error, bits = typed(
@@ -224,9 +244,12 @@ def _slice(value: Any, where: str) -> SourceSlice:
     return SourceSlice(*typed(value, (str, int, (int, NoneType)), where, "source slice"))
 
 
-def load_record(store: ObjectStore, ref: ShardRef) -> ShardEntry:
-    """The entry of a shard that a snapshot names. Raises CorruptArchive when the two disagree."""
-    entry = ShardEntry.from_bytes(read_verified(store, ref.record), ref.record)
+def load_record(store: ObjectStore, ref: ShardRef, names: Sequence[str] = ()) -> ShardEntry:
+    """The entry of a shard that a snapshot names. Raises CorruptArchive when the two disagree.
+
+    names : of the snapshot's columns, where it matters what they are called
+    """
+    entry = ShardEntry.from_bytes(read_verified(store, ref.record), ref.record, names)
     if (entry.id, entry.model, entry.n_rows) != (ref.id, ref.model, ref.n_rows):
         raise CorruptArchive(f"{ref.record.path}: is not the shard the snapshot describes")
     return entry
@@ -281,5 +304,6 @@ def encode_files(
     files[RECORD_NAME] = entry.to_bytes()
     record = ObjectRef.of("", files[RECORD_NAME])
     folder = shard_folder(shard_id, record)
-    entry = ShardEntry.from_bytes(files[RECORD_NAME], replace(record, path=f"{folder}/{RECORD_NAME}"))
+    names = [outcome.name for outcome in shard.outcomes]
+    entry = ShardEntry.from_bytes(files[RECORD_NAME], replace(record, path=f"{folder}/{RECORD_NAME}"), names)
     return entry, {f"{folder}/{name}": data for name, data in files.items()}

@@ -60,6 +60,8 @@ def every_type_with_nulls() -> dict[str, pa.Array]:
     found["dictionary of struct of string_view"] = pa.DictionaryArray.from_arrays(index, found["struct of string_view"].slice(0, 2 + 3))
     found["list view"] = pa.array(with_nulls([[i] for i in range(N)]), pa.list_view(pa.int32()))
     found["large list view"] = pa.array(with_nulls([[i] for i in range(N)]), pa.large_list_view(pa.int32()))
+    hundreds = pa.decimal128(12, -2)  # which Parquet does not know
+    found[str(hundreds)] = pa.array(with_nulls([Decimal(100 * i) for i in range(N)]), hundreds)
     found["interval"] = pa.array(with_nulls([pa.MonthDayNano([i, 2, 3]) for i in range(N)]))
     found["map"] = pa.array(with_nulls([[("k", i)] for i in range(N)]), pa.map_(pa.string(), pa.int64()))
     found["json"] = pa.ExtensionArray.from_storage(pa.json_(), pa.array(with_nulls(['{"a":1}'] * N)))

@@ -426,7 +426,8 @@ def unzstd(data: bytes) -> bytes:
 
 def pool_of(payload: bytes, layout: dict[str, Any]) -> dict[str, bytes]:
     found, at = {}, 0
-    for name in [s for s in layout["sections"] if s not in layout["own"]]:
+    names = [s if isinstance(s, str) else f"{s[0]}{s[1] + k}" for s in layout["sections"] for k in range(1 if isinstance(s, str) else s[2])]
+    for name in [s for s in names if s not in layout["own"]]:
         if layout.get("lengths", "u32") == "u32":
             n, at = int.from_bytes(payload[at : at + 4], "little"), at + 4
         else:

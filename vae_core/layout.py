@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -74,7 +74,7 @@ class Layout:
         return {
             "codings": list(self.codings),
             "streams": [list(s) for s in self.streams],
-            "sections": list(self.sections),
+            "sections": _runs(self.sections),
             "own": list(self.own),
             "native": [[j, name] for j, name in self.native.items()],
             "preview": self.preview,
@@ -89,14 +89,14 @@ class Layout:
             layout = cls(
                 tuple(str(c) for c in data["codings"]),
                 tuple(tuple(int(c) for c in s) for s in data["streams"]),
-                tuple(str(s) for s in data["sections"]),
+                tuple(_spelt_out(data["sections"], len(model.columns))),
                 tuple(str(s) for s in data["own"]),
                 {int(j): str(name) for j, name in data["native"]},
                 bool(data["preview"]),
                 int(data["gain"]),
                 {"u32": True, "leb128": False}[data.get("lengths", "u32")],
             )
-        except (KeyError, TypeError, ValueError, OverflowError) as error:
+        except (KeyError, IndexError, TypeError, ValueError, OverflowError) as error:
             raise CorruptArchive(f"shard layout cannot be read: {type(error).__name__}: {error}") from error
         layout.check(model)
         return layout
@@ -121,3 +121,27 @@ class Layout:
             raise CorruptArchive("shard layout takes uniform plans from a model that has none for the column")
         if not {j for j, c in enumerate(self.codings) if c == LATENT} <= layer:
             raise CorruptArchive("shard layout takes columns from a distortion layer that does not code them")
+
+
+def _runs(sections: Sequence[str]) -> list[list[Any]]:
+    """[letter, first number, how many] of stretches of sections numbered one after another."""
+    found: list[list[Any]] = []
+    for section in sections:
+        letter, number = section[0], int(section[1:])
+        if found and found[-1][0] == letter and found[-1][1] + found[-1][2] == number:
+            found[-1][2] += 1
+        else:
+            found.append([letter, number, 1])
+    return found
+
+
+def _spelt_out(runs: Sequence[Any], n_columns: int) -> Iterator[str]:
+    """The inverse; before format 1.4 every section is named. Raises ValueError for more than a layout of so many columns has."""
+    for run in runs:
+        if isinstance(run, str):
+            yield run
+            continue
+        letter, first, n = str(run[0]), int(run[1]), int(run[2])
+        if not 0 <= first <= first + n <= n_columns:
+            raise ValueError(f"sections {letter}{first} to {letter}{first + n} of {n_columns} columns")
+        yield from (f"{letter}{k}" for k in range(first, first + n))

@@ -125,5 +125,5 @@ def survives(plan: ColumnPlan, array: pa.Array) -> bool:
         native = one_array(pq.read_table(pa.BufferReader(data)).column(0))
         back = from_native(plan, native)
         return bool(alike(back.type, array.type) and len(back) == len(array) and not differences(array, back).any())
-    except (pa.ArrowException, CorruptArchive, ValueError, NotImplementedError, TypeError):
+    except (pa.ArrowException, OSError, CorruptArchive, ValueError, NotImplementedError, TypeError):  # OSError: decimals of negative scale
         return False
