@@ -125,9 +125,7 @@ def write_file(
     with replacing(out) as temporary:
         try:
             WRITERS[suffix](temporary, schema, iter(batches), n_rows)
-        except (pa.ArrowNotImplementedError, OSError) as error:
-            if getattr(error, "errno", None) is not None:  # of the disk; Arrow's own, as of decimals Parquet does not know, have none
-                raise
+        except pa.ArrowNotImplementedError as error:
             raise UsageError(
                 f"{os.fspath(out)}: {suffix} cannot hold this schema ({error}): write .arrow, or leave columns out"
             ) from error
@@ -163,6 +161,10 @@ def _umask() -> int:
 def _write_parquet(path: Path, schema: pa.Schema, batches: Iterator[pa.RecordBatch], n_rows: int) -> None:
     import pyarrow.parquet as pq
 
+    try:
+        pq.write_table(schema.empty_table(), pa.BufferOutputStream())
+    except OSError as error:  # in memory, so a type Parquet has no word for: decimals of negative scale
+        raise pa.ArrowNotImplementedError(str(error)) from error
     with pq.ParquetWriter(path, schema, compression="zstd", use_compliant_nested_type=False) as writer:
         for group in _gathered(schema, batches):
             writer.write_table(group, row_group_size=group.num_rows or 1)

@@ -125,3 +125,19 @@ def test_many_small_batches_become_bounded_row_groups(tmp_path, monkeypatch):
     sizes = [pq.ParquetFile(tmp_path / "t.parquet").metadata.row_group(i).num_rows for i in range(9)]
     assert max(sizes) <= 130
     assert pq.read_table(tmp_path / "t.parquet").equals(table)
+
+
+def test_a_type_parquet_has_no_word_for_is_a_usage_error_and_a_store_that_fails_is_not(tmp_path):
+    hundreds = pa.table({"x": pa.array([100, 300], pa.int64()).cast(pa.decimal128(22, 0)).cast(pa.decimal128(20, -2))})
+    with pytest.raises(UsageError, match=r"\.parquet cannot hold this schema .*: write \.arrow"):
+        reading.write_file(tmp_path / "x.parquet", hundreds.schema, hundreds.to_batches(), 2)
+    reading.write_file(tmp_path / "x.arrow", hundreds.schema, hundreds.to_batches(), 2)
+    assert pa.feather.read_table(tmp_path / "x.arrow").equals(hundreds)
+
+    def failing():
+        yield from ()
+        raise OSError("the store hung up")
+
+    with pytest.raises(OSError, match="hung up"):
+        reading.write_file(tmp_path / "y.parquet", pa.schema([("x", pa.int64())]), failing(), 2)
+    assert not (tmp_path / "y.parquet").exists()

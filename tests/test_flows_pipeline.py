@@ -186,28 +186,26 @@ def test_a_decoded_value_outside_its_promise_stops_the_run_and_nothing_is_commit
     assert not list((place / "archive").glob("snapshots/*"))
 
 
-def test_a_run_killed_before_the_commit_is_finished_by_the_next_without_encoding_again(place, monkeypatch):
+def run_killed_at(place, step):
     def killed(*_):
         raise KeyboardInterrupt
 
-    with monkeypatch.context() as patch:
-        patch.setattr(assemble, "commit_run", killed)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(assemble, step, killed)
         with pytest.raises(KeyboardInterrupt):
             run_pipeline(request(place))
+
+
+def test_a_run_killed_before_the_commit_is_finished_by_the_next_without_encoding_again(place, monkeypatch):
+    run_killed_at(place, "commit_run")
     assert not list((place / "archive").glob("snapshots/*"))
     monkeypatch.setattr(encode, "encode_shard", None)
     run_pipeline(request(place))
     assert stored(place).equals(raw(place))
 
 
-def test_a_run_killed_between_commit_and_report_is_told_of_by_the_next(place, monkeypatch):
-    def killed(*_):
-        raise KeyboardInterrupt
-
-    with monkeypatch.context() as patch:
-        patch.setattr(assemble, "report_run", killed)
-        with pytest.raises(KeyboardInterrupt):
-            run_pipeline(request(place))
+def test_a_run_killed_between_commit_and_report_is_told_of_by_the_next(place):
+    run_killed_at(place, "report_run")
     run = open_archive(str(place / "archive")).manifest.run
     before = files_under(place / "archive")
     report = run_pipeline(request(place))

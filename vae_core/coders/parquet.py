@@ -125,5 +125,7 @@ def survives(plan: ColumnPlan, array: pa.Array) -> bool:
         native = one_array(pq.read_table(pa.BufferReader(data)).column(0))
         back = from_native(plan, native)
         return bool(alike(back.type, array.type) and len(back) == len(array) and not differences(array, back).any())
-    except (pa.ArrowException, OSError, CorruptArchive, ValueError, NotImplementedError, TypeError):  # OSError: decimals of negative scale
+    except (pa.ArrowException, OSError, CorruptArchive, ValueError, NotImplementedError, TypeError):
+        # whichever way Parquet or Arrow refuses a type is the answer: OSError, too, is Arrow's word (decimals of negative scale), for
+        # all of this is in memory. The column is kept in Arrow's own form then (tests/test_every_type.py)
         return False
