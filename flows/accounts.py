@@ -15,8 +15,9 @@ import pyarrow.parquet as pq
 from flows.proof import DISTORTION, PREVIEW, LayerProof, ShardProof
 from flows.proved import errors_of, proved_errors
 from flows.report import ColumnReport, LatentReport, PreviewColumn, PreviewReport
+from storage.entries import ModelRef
 from storage.ledger import column_totals
-from storage.manifest import Manifest, ModelRef
+from storage.manifest import Manifest
 from storage.objects import ObjectStore
 from storage.shards import LATENTS, ShardEntry
 from storage.verity import VerifiedFile

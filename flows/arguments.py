@@ -79,11 +79,13 @@ example:
 """
 
 VACUUM_HELP = """\
-Remove the objects no snapshot names: left-overs of interrupted runs. Snapshots and raw data are never touched. What a run
-younger than 24 hours staged is kept, for a run that may still be at work or be started again; how much that is, is said.
+Remove the objects no snapshot names: left-overs of interrupted runs. With --keep older snapshots go first, with the shards and
+models they alone named; the newest always stays. Raw data and reports are never touched. What a run younger than 24 hours staged
+is kept, for a run that may still be at work or be started again; how much that is, is said.
 
-example:
+examples:
   latentpack vacuum archive/ --dry-run
+  latentpack vacuum archive/ --keep 30
 """
 
 SERVE_HELP = """\
@@ -103,16 +105,10 @@ class _Parser(argparse.ArgumentParser):
 def parser() -> argparse.ArgumentParser:
     """The whole command line as one argparse parser."""
     common = _Parser(add_help=False)
-    common.add_argument(
-        "--debug", action="store_true", default=argparse.SUPPRESS, help="show tracebacks and debug logs"
-    )
-    common.add_argument(
-        "--quiet", action="store_true", default=argparse.SUPPRESS, help="no progress, no summary; errors only"
-    )
+    common.add_argument("--debug", action="store_true", default=argparse.SUPPRESS, help="show tracebacks and debug logs")
+    common.add_argument("--quiet", action="store_true", default=argparse.SUPPRESS, help="no progress, no summary; errors only")
 
-    main_parser = _Parser(
-        prog="latentpack", description=MAIN_HELP, formatter_class=argparse.RawDescriptionHelpFormatter, parents=[common]
-    )
+    main_parser = _Parser(prog="latentpack", description=MAIN_HELP, formatter_class=argparse.RawDescriptionHelpFormatter, parents=[common])
     main_parser.add_argument("--version", action=_Version, help="show the version and exit")
     commands = main_parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
 
@@ -135,21 +131,16 @@ def parser() -> argparse.ArgumentParser:
         default="auto",
         help="latents kept for previews, at most N%% of the archive (auto: 3%%)",
     )
-    run.add_argument(
-        "--time-budget", metavar="SECONDS", type=_positive_seconds, default=None, help="limit of the training time"
-    )
+    run.add_argument("--time-budget", metavar="SECONDS", type=_positive_seconds, default=None, help="limit of the training time")
     run.add_argument("--seed", metavar="S", type=_natural, default=0, help="seed of sampling and training (default 0)")
-    run.add_argument(
-        "--widen", action="store_true", help="let files disagree by int to float, int32 to int64, null to anything"
-    )
+    run.add_argument("--widen", action="store_true", help="let files disagree by int to float, int32 to int64, null to anything")
     run.add_argument(
         "--retrain",
         action="store_true",
         help="train from scratch and encode everything again, a new generation; needed to change tolerances or the schema",
     )
-    run.add_argument(
-        "--drop-missing", action="store_true", help="leave rows of files that vanished from SOURCE out of the new snapshot"
-    )
+    run.add_argument("--drop-missing", action="store_true", help="leave rows of files that vanished from SOURCE out of the new snapshot")
+    run.add_argument("--keep", metavar="N", type=_positive_count, help="afterwards remove all but the newest N snapshots")
     run.add_argument("--json", metavar="PATH", help="write the report as JSON ('-': standard output)")
 
     read = command("read", "decode an archive into a file", READ_HELP)
@@ -173,9 +164,7 @@ def parser() -> argparse.ArgumentParser:
     verify = command("verify", "check and decode an archive", VERIFY_HELP)
     verify.add_argument("archive", metavar="ARCHIVE")
     verify.add_argument("--source", metavar="SOURCE", help="compare with the raw data, value by value")
-    verify.add_argument(
-        "--sample", metavar="FRACTION", type=_fraction, default=1.0, help="decode this share of the blocks (default 1)"
-    )
+    verify.add_argument("--sample", metavar="FRACTION", type=_fraction, default=1.0, help="decode this share of the blocks (default 1)")
     verify.add_argument("--json", metavar="PATH", help="write the findings as JSON ('-': standard output)")
 
     info = command("info", "what an archive holds", INFO_HELP)
@@ -190,12 +179,11 @@ def parser() -> argparse.ArgumentParser:
 
     vacuum = command("vacuum", "remove what no snapshot names", VACUUM_HELP)
     vacuum.add_argument("archive", metavar="ARCHIVE")
+    vacuum.add_argument("--keep", metavar="N", type=_positive_count, help="of the snapshots keep only the newest N")
     vacuum.add_argument("--dry-run", action="store_true", help="say what would go, remove nothing")
 
     serve = command("serve", "the pipeline with schedule, form and trigger, beside the UI", SERVE_HELP)
-    serve.add_argument(
-        "--port", metavar="N", type=_port, help="TCP port of the server on 127.0.0.1 (default 4200, any when that is taken)"
-    )
+    serve.add_argument("--port", metavar="N", type=_port, help="TCP port of the server on 127.0.0.1 (default 4200, any when that is taken)")
     return main_parser
 
 
@@ -223,6 +211,13 @@ def _port(text: str) -> int:
     number = int(text) if text.isascii() and text.isdigit() else 0
     if not 0 < number < 65_536:
         raise argparse.ArgumentTypeError(f"{text!r} is not a TCP port, 1 to 65535")
+    return number
+
+
+def _positive_count(text: str) -> int:
+    number = int(text) if text.isascii() and text.isdigit() and len(text) < 10 else 0
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a count of 1 or more")
     return number
 
 

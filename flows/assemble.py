@@ -7,6 +7,7 @@ import os
 import resource
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from decimal import ROUND_CEILING, Decimal
 from typing import Any
 
@@ -19,7 +20,7 @@ from flows.html import html
 from flows.ingest import NOTHING, Plan, run_folder
 from flows.plots import plots
 from flows.proof import ShardProof
-from flows.proved import errors_in_order, errors_of, proved_digests, proved_errors, verification
+from flows.proved import errors_of, verification
 from flows.report import (
     COMMITTED,
     NOTHING_TO_DO,
@@ -34,11 +35,12 @@ from flows.settings import RunRequest
 from flows.train import REFRESHED, Trained, baseline
 from flows.verify import load_proofs
 from storage.archive import Archive
+from storage.entries import ModelRef, Proof, SourceRecord
 from storage.ledger import bytes_by_part, column_totals, report_bytes
-from storage.manifest import Manifest, ModelRef, SourceRecord
+from storage.manifest import Manifest
 from storage.objects import ObjectStore
-from storage.shards import ShardEntry, load_record
-from storage.writer import commit
+from storage.shards import ShardEntry, load_records
+from storage.writer import commit, vacuum
 
 log = logging.getLogger(__name__)
 
@@ -58,6 +60,12 @@ def commit_run(request: RunRequest, run: str) -> int:
     return commit(store, draft(store, plan, parent, request, run, schema, paths))
 
 
+def retain_run(request: RunRequest, run: str) -> int:
+    """Remove all but the newest snapshots, as many as the request keeps, and what no other names. Returns how many went."""
+    store, keep = ingest.store_of(request.archive), request.update.keep_snapshots
+    return 0 if keep is None or ingest.latest_manifest(request.archive) is None else len(vacuum(store, keep=keep).snapshots)
+
+
 def draft(
     store: ObjectStore,
     plan: Plan,
@@ -72,8 +80,10 @@ def draft(
     kept_ids = set(plan.kept_shards)
     kept = [shard for shard in (parent.shards if parent else ()) if shard.id in kept_ids]
     new = [result.shard for result in load_results(run)]
-    entries = in_source_order([load_record(store, shard, schema.names) for shard in [*kept, *new]], paths)
-    shards = tuple(entry.ref for entry in entries)
+    entries = in_source_order(load_records(store, [*kept, *new], schema.names), paths)
+    schema = parent.schema if parent and kept else schema
+    proofs = {shard.id: shard.proof for shard in kept if shard.proof} | proofs_of(load_proofs(run), schema.names)
+    shards = tuple(replace(entry.ref, proof=proofs.get(entry.id)) for entry in entries)
     used = {shard.model for shard in shards} | {trained.ref.digest}
     known: dict[str, ModelRef] = {model.digest: model for model in (parent.models if parent else ())}
     known.pop(trained.ref.digest, None)
@@ -81,7 +91,6 @@ def draft(
     costs, plain = column_costs(store, entries, models_of(store, models)), column_totals(entries)
     shared = {name: {"bytes": cost["bytes"]} for name, cost in costs.items() if cost["bytes"] != plain[name]["bytes"]}
     before = baseline(store, trained.ref.digest, parent)
-    schema = parent.schema if parent and kept else schema
     return Manifest(
         schema=schema,
         models=models,
@@ -93,12 +102,13 @@ def draft(
         tolerances=plan.tolerances,
         sources=sources_of(run, plan, parent, request.update.drop_missing),
         ledger={"columns": shared} if shared else {},
-        verification=verification_of(load_proofs(run), parent, [entry.id for entry in entries], schema.names),
+        verification={"rows": sum(proof.n_rows for proof in load_proofs(run)), "violations": 0, "mismatches": 0},
         extra={
             "row_bytes": round(trained.row_bytes, 3),
             **({"targets": trained.targets} if trained.targets else {}),
-            **({"bits_per_value": {trained.ref.digest: before}} if before else {}),
+            **({"bits_per_value": {trained.ref.digest: [before.get(name) for name in schema.names]}} if before else {}),
         },
+        chapters=parent.chapters if parent and kept else (),
     )
 
 
@@ -124,29 +134,13 @@ def sources_of(run: str, plan: Plan, parent: Manifest | None, drop_missing: bool
     return tuple(records[path] for path in sorted(records))
 
 
-def verification_of(
-    proofs: Sequence[ShardProof], parent: Manifest | None, order: Sequence[str], names: Sequence[str]
-) -> dict[str, Any]:
-    """What was proved of every shard, those of earlier runs included, for columns of these names.
-
-    shards            : digests in row order
-    errors_of, errors : numbers of the shards that are not exact, and of each the columns' max_abs_error, rmse, n_finite; the errors to
-                        three digits, rounded up
-    """
-    shards = proved_digests(parent) if parent else {}
-    columns: dict[str, Any] = proved_errors(parent) if parent else {}
+def proofs_of(proofs: Sequence[ShardProof], names: Sequence[str]) -> dict[str, Proof]:
+    """What a snapshot keeps of the proofs of a run, by shard: digests, and errors of the columns `names` to three digits, rounded up."""
+    found = {}
     for proof in proofs:
-        shards[proof.shard] = proof.digest
-        errors = {name: [rounded_up(worst), rounded_up(rmse), n] for name, (worst, rmse, n) in errors_of(proof).items()}
-        if errors:
-            columns[proof.shard] = errors
-    return {
-        "rows": sum(proof.n_rows for proof in proofs),
-        "violations": 0,
-        "mismatches": 0,
-        "shards": [shards.get(shard) for shard in order],
-        **errors_in_order(columns, order, names),
-    }
+        errors = {name: (rounded_up(worst), rounded_up(rmse), n) for name, (worst, rmse, n) in errors_of(proof).items()}
+        found[proof.shard] = Proof.of(proof.digest, errors, names)
+    return found
 
 
 def rounded_up(error: float) -> float:

@@ -61,9 +61,7 @@ def explain(error: BaseException) -> tuple[str, int]:
         return "out of memory", EXIT_UNEXPECTED
     if isinstance(error, OSError):
         return one_line(str(error) or type(error).__name__), EXIT_UNEXPECTED
-    return one_line(
-        f"unexpected {type(error).__name__}: {error} (run again with --debug for the traceback)"
-    ), EXIT_UNEXPECTED
+    return one_line(f"unexpected {type(error).__name__}: {error} (run again with --debug for the traceback)"), EXIT_UNEXPECTED
 
 
 def _run(arguments: argparse.Namespace, quiet: bool) -> int:
@@ -81,6 +79,7 @@ def _run(arguments: argparse.Namespace, quiet: bool) -> int:
         widen=arguments.widen,
         retrain=arguments.retrain,
         drop_missing=arguments.drop_missing,
+        keep_snapshots=arguments.keep,
         **optional,
     )
     from flows.launch import run_pipeline
@@ -148,10 +147,7 @@ def _sample(arguments: argparse.Namespace, quiet: bool) -> int:
 
     result = export_sample(arguments.archive, arguments.out, n_rows=arguments.rows, seed=arguments.seed)
     if not quiet:
-        print(
-            f"{arguments.out}: {result.n_rows:,} rows drawn from the model with seed {arguments.seed},"
-            f" {human_bytes(result.n_bytes)}"
-        )
+        print(f"{arguments.out}: {result.n_rows:,} rows drawn from the model with seed {arguments.seed}, {human_bytes(result.n_bytes)}")
     return 0
 
 
@@ -159,7 +155,7 @@ def _vacuum(arguments: argparse.Namespace, quiet: bool) -> int:
     from flows.table import vacuum_table
     from storage.writer import vacuum
 
-    result = vacuum(_open_store(arguments.archive), dry_run=arguments.dry_run)
+    result = vacuum(_open_store(arguments.archive), keep=arguments.keep, dry_run=arguments.dry_run)
     if not quiet:
         print(vacuum_table(result, dry_run=arguments.dry_run))
     return 0
@@ -231,9 +227,7 @@ def _configure_logging(debug: bool) -> None:
     if debug:
         import logging
 
-        logging.basicConfig(
-            level=logging.DEBUG, stream=sys.stderr, format="%(asctime)s %(name)s %(levelname)s %(message)s"
-        )
+        logging.basicConfig(level=logging.DEBUG, stream=sys.stderr, format="%(asctime)s %(name)s %(levelname)s %(message)s")
         for noisy in _NOISY_LOGGERS:
             logging.getLogger(noisy).setLevel(logging.INFO)
 

@@ -21,10 +21,11 @@ from flows.ingest import Plan, run_folder
 from flows.progress import Progress
 from flows.settings import ArchiveSettings, EncodingSettings, RunRequest
 from flows.train import Trained, parts_of
-from storage.manifest import FORMAT_VERSION, ModelRef, ShardRef
+from storage.entries import ModelRef, ShardRef
 from storage.objects import ObjectStore
 from storage.shards import ShardEntry
 from storage.sources import SourcePart
+from storage.version import FORMAT_VERSION
 from storage.writer import find_pending, load_model, shard_id, stage_shard
 from vae_core.model import Model
 from vae_core.shard import encode_shard

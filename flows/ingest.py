@@ -17,10 +17,12 @@ from pydantic import BaseModel, ConfigDict
 from flows import server
 from flows.credentials import storage_options
 from flows.settings import ArchiveSettings, RunRequest, SourceSettings
-from storage.manifest import Manifest, SourceRecord, newest_manifest
+from storage.entries import SourceRecord
+from storage.manifest import Manifest
 from storage.metering import Meter
 from storage.objects import ObjectStore
-from storage.shards import load_record
+from storage.shards import load_records
+from storage.snapshots import newest_manifest
 from storage.sources import Source, SourceFile, open_source
 from vae_core.errors import BadInput, UsageError
 from vae_core.tolerance import Tolerance, parse_tolerances
@@ -217,7 +219,7 @@ def compare(source: Source, store: ObjectStore, manifest: Manifest, *, drop_miss
 
 def shard_paths(store: ObjectStore, manifest: Manifest) -> dict[str, set[str]]:
     """Shard id -> paths of the source files it holds rows of. Reads the record of every shard."""
-    return {ref.id: {piece.path for piece in load_record(store, ref).sources} for ref in manifest.shards}
+    return {entry.id: {piece.path for piece in entry.sources} for entry in load_records(store, manifest.shards)}
 
 
 def closure(paths: Collection[str], shards: Mapping[str, Collection[str]]) -> tuple[set[str], set[str]]:

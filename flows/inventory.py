@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-MAX_SNAPSHOTS_READ = 20
+MAX_SNAPSHOTS_SHOWN = 20
 
 
 def inventory(uri: str, *, snapshot: int | None = None) -> dict[str, Any]:
@@ -17,17 +17,15 @@ def inventory(uri: str, *, snapshot: int | None = None) -> dict[str, Any]:
     """
     from flows.proved import verification
     from storage.ledger import bytes_by_part, column_totals
-    from storage.manifest import list_snapshots, load_manifest
     from storage.objects import ObjectStore
-    from storage.shards import load_record
-    from storage.vacuum import named_folders, unfinished
+    from storage.shards import load_records
+    from storage.snapshots import load_manifest, load_manifests
+    from storage.vacuum import named_by, unfinished
 
     store = ObjectStore.open(uri)
     manifest = load_manifest(store, snapshot)
     totals: dict[str, dict[str, Any]] = {
-        name: dict(total) for name, total in column_totals(
-            [load_record(store, shard, manifest.schema.names) for shard in manifest.shards]
-        ).items()
+        name: dict(total) for name, total in column_totals(load_records(store, manifest.shards, manifest.schema.names)).items()
     }
     for name, stated in manifest.ledger.get("columns", {}).items():
         totals.setdefault(name, {}).update(stated)
@@ -35,8 +33,7 @@ def inventory(uri: str, *, snapshot: int | None = None) -> dict[str, Any]:
     total = sum(parts.values())
     raw_bytes = sum(source.n_bytes for source in manifest.sources)
     conventional_bytes = sum(int(total.get("conventional_bytes", 0)) for total in totals.values())
-    numbers = sorted(list_snapshots(store), reverse=True)
-    snapshots = [load_manifest(store, number) for number in numbers[:MAX_SNAPSHOTS_READ]]
+    snapshots = load_manifests(store)[::-1]
     return {
         "archive": uri,
         "format": "{}.{}".format(*manifest.format_version),
@@ -49,11 +46,11 @@ def inventory(uri: str, *, snapshot: int | None = None) -> dict[str, Any]:
         "shards": len(manifest.shards),
         "columns": _columns(manifest.schema, manifest.tolerances, totals),
         "models": [{"digest": model.digest, "bytes": model.n_bytes} for model in manifest.models],
-        "n_snapshots": len(numbers),
-        "snapshots": [{"snapshot": m.snapshot, "created_at": m.created_at, "rows": m.n_rows} for m in snapshots],
+        "n_snapshots": len(snapshots),
+        "snapshots": [{"snapshot": m.snapshot, "created_at": m.created_at, "rows": m.n_rows} for m in snapshots[:MAX_SNAPSHOTS_SHOWN]],
         "archive_bytes": total,
         "parts": parts,
-        "unfinished_bytes": sum(info.n_bytes for info in unfinished(store, named_folders(store))),
+        "unfinished_bytes": sum(info.n_bytes for info in unfinished(store, named_by(snapshots))),
         "raw_bytes": raw_bytes,
         "conventional_bytes": conventional_bytes,
         "ratio_vs_raw": raw_bytes / total if total else 0.0,
@@ -62,9 +59,7 @@ def inventory(uri: str, *, snapshot: int | None = None) -> dict[str, Any]:
     }
 
 
-def _columns(
-    schema: Any, tolerances: Mapping[str, Any], totals: Mapping[str, Mapping[str, Any]]
-) -> list[dict[str, Any]]:
+def _columns(schema: Any, tolerances: Mapping[str, Any], totals: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
     from vae_core.tolerance import Tolerance
 
     columns = []

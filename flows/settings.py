@@ -257,6 +257,12 @@ class UpdateSettings(_Settings):
         title="New generation",
         description="Train from scratch, encode everything again; needed to change tolerances. Old snapshots stay.",
     )
+    keep_snapshots: int | None = Field(
+        default=None,
+        ge=1,
+        title="Snapshots to keep",
+        description="Afterwards remove all but so many of the newest snapshots, and what they alone named; empty keeps all.",
+    )
 
 
 class RunRequest(_Settings):

@@ -28,6 +28,7 @@ class Stages:
     encode: Callable[[RunRequest, str], int]
     verify: Callable[[RunRequest, str], int]
     commit: Callable[[RunRequest, str], int]
+    retain: Callable[[RunRequest, str], int]
     report: Callable[[RunRequest, str, dict[str, float], str], RunReport]
 
 
@@ -39,6 +40,7 @@ def plain() -> Stages:
         encode=lambda request, run: encode.encode_all(request, run, encode.one_by_one(lambda planned: encode.part(planned, request))),
         verify=lambda request, run: verify.verify_all(request, run, encode.one_by_one(lambda staged: verify.shard(staged, request))),
         commit=assemble.commit_run,
+        retain=assemble.retain_run,
         report=assemble.report_run,
     )
 
@@ -73,6 +75,9 @@ def run_stages(request: RunRequest, run: str, stages: Stages, *, now: datetime, 
             with timed("commit", "committing"):
                 number = stages.commit(request, run)
             log.info("committed snapshot %d of %s", number, request.archive.uri)
+        if request.update.keep_snapshots is not None:
+            n_removed = stages.retain(request, run)
+            log.info("%d snapshots kept at most, %d removed", request.update.keep_snapshots, n_removed)
         tell(run, ProgressEvent(stage="report", message="measuring"))
         seconds["total"] = time.monotonic() - began
         report = stages.report(request, run, seconds, ui_url)

@@ -88,7 +88,8 @@ def vacuum_table(result: Any, *, dry_run: bool) -> str:
     """What `latentpack vacuum` prints, from `storage.writer.VacuumResult`."""
     verb = "would remove" if dry_run else "removed"
     paths: Sequence[str] = result.paths
-    head = f"{verb} {len(paths):,} objects, {human_bytes(result.n_bytes)}" if paths else "nothing to remove"
+    gone = f", {len(result.snapshots):,} of them snapshots" if result.snapshots else ""
+    head = f"{verb} {len(paths):,} objects, {human_bytes(result.n_bytes)}{gone}" if paths else "nothing to remove"
     lines = [head, *(f"  {printable(path)}" for path in paths)]
     if result.n_pending:
         from storage.vacuum import GRACE_S

@@ -85,6 +85,12 @@ def commit(request: RunRequest, run: str) -> int:
     return assemble.commit_run(request, run)
 
 
+@task(name="retain", task_run_name="retain-{run}", **SKIN)
+def retain(request: RunRequest, run: str) -> int:
+    """Remove the snapshots beyond those to keep; returns how many."""
+    return assemble.retain_run(request, run)
+
+
 @task(name="report", task_run_name="report-{run}", **SKIN)
 def report(request: RunRequest, run: str, seconds: dict[str, float], ui_url: str) -> RunReport:
     """Write the report beside the archive and show it in the UI."""
@@ -116,6 +122,7 @@ def with_prefect(request: RunRequest) -> Stages:
         encode=_with_workers(encode, workers),
         verify=_with_workers(verify, workers),
         commit=commit,
+        retain=retain,
         report=report,
     )
 

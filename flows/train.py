@@ -17,9 +17,10 @@ from flows import ingest
 from flows.ingest import APPEND, REPLACE, Plan, run_folder
 from flows.progress import Progress
 from flows.settings import RunRequest
-from storage.manifest import Manifest, ModelRef
+from storage.entries import ModelRef
+from storage.manifest import Manifest
 from storage.objects import ObjectStore
-from storage.shards import load_record
+from storage.shards import load_records
 from storage.sources import Source
 from storage.writer import load_model, stage_model
 from vae_core.columns import TableProfile
@@ -196,15 +197,19 @@ def baseline(store: ObjectStore, model: str, parent: Manifest | None) -> dict[st
 
     The first snapshot with a model does not state it, for the records of its shards do; those that build on it do.
     """
-    known = parent.extra.get("bits_per_value", {}).get(model) if parent else None
-    if known or parent is None:
-        return dict(known or {})
+    if parent is None:
+        return {}
+    known = parent.extra.get("bits_per_value", {}).get(model)
+    if isinstance(known, list):
+        return {name: float(bits) for name, bits in zip(parent.schema.names, known, strict=True) if bits is not None}
+    if known:  # before format 1.5
+        return dict(known)
     rows, bits = Counter[str](), dict[str, float]()
-    for entry in (load_record(store, shard, parent.schema.names) for shard in parent.shards if shard.model == model):
+    for entry in load_records(store, [shard for shard in parent.shards if shard.model == model], parent.schema.names):
         for name, value in entry.bits_per_value.items():
             rows[name] += entry.n_rows
             bits[name] = bits.get(name, 0.0) + value * entry.n_rows
-    return {name: round(bits[name] / n_rows, 5) for name, n_rows in rows.items() if n_rows}
+    return {name: float(f"{bits[name] / n_rows:.4g}") for name, n_rows in rows.items() if n_rows}
 
 
 @dataclass(frozen=True, slots=True)
@@ -237,9 +242,7 @@ def drift(model: Model, rows: pa.Table, first: Mapping[str, float], targets: Map
     return Drift(ratio(list(first)), ratio([name for name in first if name in targets]))
 
 
-def _staged(
-    how: str, result: FitResult, store: Any, row_bytes: float, targets: dict[str, float], ratio: float | None = None
-) -> Trained:
+def _staged(how: str, result: FitResult, store: Any, row_bytes: float, targets: dict[str, float], ratio: float | None = None) -> Trained:
     ref = stage_model(store, result.model.to_files(with_schema=False), result.model.schema)
     log.info("%s model %s: %d bytes", how, ref.digest[:12], ref.n_bytes)
     return Trained(

@@ -29,9 +29,10 @@ from flows.proof import (
 )
 from flows.proved import proved_digests, whole_digest
 from flows.settings import ArchiveSettings, RunRequest, SourceSettings
-from storage.manifest import Manifest, load_manifest
+from storage.manifest import Manifest
 from storage.objects import ObjectStore
-from storage.shards import ShardEntry, load_record
+from storage.shards import ShardEntry, load_record, load_records
+from storage.snapshots import load_manifest
 from storage.sources import Source, SourcePart
 from storage.verity import read_verified
 from vae_core import quality
@@ -122,7 +123,7 @@ def verify_archive(
     store = ingest.store_of(ArchiveSettings(uri=uri, credentials=credentials))
     manifest = load_manifest(store, snapshot)
     opened = None if source is None else ingest.source_of(SourceSettings(uri=source, credentials=source_credentials, widen=widen))
-    entries = [load_record(store, ref, manifest.schema.names) for ref in manifest.shards]
+    entries = load_records(store, manifest.shards, manifest.schema.names)
     n_objects, n_object_bytes = _check_objects(store, manifest, entries)
     chosen = _sampled(entries, sample, seed)
     totals: dict[str, ColumnQuality] = {}

@@ -10,10 +10,13 @@ import pyarrow as pa
 
 from storage.blocks import ShardReader, block_spans
 from storage.codec import Codec, LearnedCodec
-from storage.manifest import FORMAT_OBJECT, Manifest, ShardRef, list_snapshots, load_manifest, snapshot_path
+from storage.entries import ShardRef
+from storage.manifest import Manifest
 from storage.objects import Meter, ObjectStore
-from storage.shards import ShardEntry, load_record
+from storage.shards import ShardEntry, load_record, load_records
+from storage.snapshots import list_snapshots, load_manifest, snapshot_path
 from storage.verity import read_whole
+from storage.version import FORMAT_OBJECT
 from storage.writer import ENCODER_PREFIX, load_model
 from vae_core.errors import CorruptArchive, LatentpackError, UsageError
 
@@ -24,14 +27,16 @@ if TYPE_CHECKING:
 
 __all__ = ["Archive", "Meter", "open_archive"]
 
+RECORDS_AHEAD = 256
+
 Rows = tuple[int | None, int | None] | slice
 
 
 def open_archive(uri: str, *, snapshot: int | None = None, storage_options: Mapping[str, Any] | None = None) -> Archive:
     """The archive at a path or any fsspec URI, at its newest snapshot or the one named.
 
-    Reads FORMAT and one snapshot, nothing else. Raises BadInput when there is none, UsageError for a snapshot it lacks,
-    CorruptArchive when what lies there cannot be trusted.
+    Reads FORMAT, one snapshot and the few objects it names for its schema and lists, nothing else. Raises BadInput when there is
+    none, UsageError for a snapshot it lacks, CorruptArchive when what lies there cannot be trusted.
     """
     return Archive.open(ObjectStore.open(uri, storage_options=storage_options), snapshot=snapshot)
 
@@ -77,6 +82,7 @@ class Archive:
 
     def entries(self) -> tuple[ShardEntry, ...]:
         """The records of all shards, in row order. Raises CorruptArchive."""
+        self._read_records(self.manifest.shards)
         return tuple(self._reader(shard).entry for shard in self.manifest.shards)
 
     def model(self, digest: str, *, with_encoder: bool = False) -> Any:
@@ -95,9 +101,7 @@ class Archive:
             raise UsageError(f"{self.store.uri}: the archive holds no model")
         return self.model(self.manifest.models[-1].digest, with_encoder=with_encoder)
 
-    def to_table(
-        self, columns: Sequence[str] | None = None, rows: Rows | None = None, preview: bool = False
-    ) -> pa.Table:
+    def to_table(self, columns: Sequence[str] | None = None, rows: Rows | None = None, preview: bool = False) -> pa.Table:
         """The dataset, or the named columns in the order named, and the rows of a slice, as one table.
 
         rows    : (start, stop) or a slice with step 1; ends may be None or negative, as in Python
@@ -114,18 +118,11 @@ class Archive:
             return pa.Table.from_arrays([pa.nulls(0, field.type) for field in schema], schema=schema)
         return pa.concat_tables(tables)
 
-    def to_batches(
-        self, columns: Sequence[str] | None = None, rows: Rows | None = None, preview: bool = False
-    ) -> Iterator[pa.RecordBatch]:
+    def to_batches(self, columns: Sequence[str] | None = None, rows: Rows | None = None, preview: bool = False) -> Iterator[pa.RecordBatch]:
         """As `to_table`, block by block in the memory of one block. Arguments are checked before the first batch."""
         schema = self._project(columns)
         row_range = self._row_range(rows)
-        return (
-            batch
-            for table in self._tables(schema, columns, row_range, preview)
-            for batch in table.to_batches()
-            if batch.num_rows
-        )
+        return (batch for table in self._tables(schema, columns, row_range, preview) for batch in table.to_batches() if batch.num_rows)
 
     def to_pandas(
         self, columns: Sequence[str] | None = None, rows: Rows | None = None, preview: bool = False, **kwargs: Any
@@ -141,6 +138,7 @@ class Archive:
         """
         schema = self._project(columns)
         n_bytes = self.store.size(FORMAT_OBJECT) + self.store.size(snapshot_path(self.snapshot))
+        n_bytes += sum(ref.n_bytes for ref in self.manifest.beside)
         seen: set[str] = set()
         for shard, start, stop in self._shards(self._row_range(rows)):
             reader = self._reader(shard)
@@ -160,10 +158,10 @@ class Archive:
 
         Raises CorruptArchive naming the first object that is not what it should be.
         """
-        for model in self.manifest.models:
-            for ref in model.objects.values():
-                read_whole(self.store, ref)
-                yield ref.path
+        described = [ref for model in self.manifest.models for ref in model.objects.values()]
+        for ref in [*self.manifest.beside, *described]:
+            read_whole(self.store, ref)
+            yield ref.path
         for shard in self.manifest.shards:
             entry = load_record(self.store, shard)
             read_whole(self.store, shard.record)
@@ -204,7 +202,17 @@ class Archive:
         return start, max(start, stop)
 
     def _shards(self, rows: tuple[int, int]) -> Iterator[tuple[ShardRef, int, int]]:
-        """(shard, first row, end row) of the shards that hold some of these rows, rows counted within the shard."""
+        """(shard, first row, end row) of the shards that hold some of these rows, rows counted within the shard.
+
+        Their records are read, many at a time.
+        """
+        wanted = list(self._spans(rows))
+        for number, span in enumerate(wanted):
+            if number % RECORDS_AHEAD == 0:
+                self._read_records([shard for shard, _, _ in wanted[number : number + RECORDS_AHEAD]])
+            yield span
+
+    def _spans(self, rows: tuple[int, int]) -> Iterator[tuple[ShardRef, int, int]]:
         first = 0
         for shard in self.manifest.shards:
             start, stop = max(rows[0] - first, 0), min(rows[1] - first, shard.n_rows)
@@ -212,20 +220,21 @@ class Archive:
                 yield shard, start, stop
             first += shard.n_rows
 
+    def _read_records(self, shards: Sequence[ShardRef]) -> None:
+        missing = [shard for shard in shards if shard.record.path not in self._readers]
+        for shard, entry in zip(missing, load_records(self.store, missing, self.manifest.schema.names), strict=True):
+            self._readers[shard.record.path] = ShardReader(self.store, entry)
+
     def _reader(self, shard: ShardRef) -> ShardReader:
         if shard.record.path not in self._readers:
-            self._readers[shard.record.path] = ShardReader(
-                self.store, load_record(self.store, shard, self.manifest.schema.names)
-            )
+            self._read_records([shard])
         return self._readers[shard.record.path]
 
     def _needs(self, entry: ShardEntry, schema: pa.Schema, columns: Sequence[str] | None, preview: bool) -> Needs:
         wanted = None if columns is None else schema.names
         return self._codec.needs(self.model(entry.model), dict(entry.layout), wanted, preview)
 
-    def _tables(
-        self, schema: pa.Schema, columns: Sequence[str] | None, rows: tuple[int, int], preview: bool
-    ) -> Iterator[pa.Table]:
+    def _tables(self, schema: pa.Schema, columns: Sequence[str] | None, rows: tuple[int, int], preview: bool) -> Iterator[pa.Table]:
         """One table a block, cut to the rows asked for, with exactly `schema`."""
         for shard, start, stop in self._shards(rows):
             reader = self._reader(shard)

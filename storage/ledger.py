@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from storage.manifest import Manifest, list_snapshots, load_manifest
-from storage.shards import ShardEntry, load_record
+from storage.manifest import Manifest
+from storage.shards import ShardEntry, load_records
+from storage.snapshots import load_manifests
 
 if TYPE_CHECKING:
     from storage.objects import ObjectStore
@@ -17,19 +18,17 @@ REPORTS_PREFIX = "reports/"
 def bytes_by_part(store: ObjectStore, manifest: Manifest | None = None) -> dict[str, int]:
     """Bytes of every object under the archive, by part (see LEDGER_PARTS), reports apart.
 
-    Shards and models of `manifest` and of every committed snapshot count by what they hold; FORMAT, snapshots, records,
+    Shards and models of `manifest` and of every committed snapshot count by what they hold; FORMAT, snapshots, chapters, records,
     Parquet headers and footers, and leftovers that no snapshot names count as metadata. Raises CorruptArchive.
     """
     sizes = {info.path: info.n_bytes for info in store.list("") if not info.path.startswith(REPORTS_PREFIX)}
     parts = dict.fromkeys(LEDGER_PARTS, 0)
-    manifests = [load_manifest(store, number) for number in list_snapshots(store)]
-    if manifest is not None:
-        manifests.append(manifest)
+    manifests = [*load_manifests(store), *([manifest] if manifest is not None else [])]
     models = {ref.path for one in manifests for model in one.models for ref in model.objects.values()}
     shards = {shard.record.path: shard for one in manifests for shard in one.shards}
     parts["model"] = sum(sizes.get(path, 0) for path in models)
-    for shard in shards.values():
-        for name, n_bytes in load_record(store, shard).parts.items():
+    for entry in load_records(store, list(shards.values())):
+        for name, n_bytes in entry.parts.items():
             if name != "metadata":
                 parts[name] += n_bytes
     parts["metadata"] = sum(sizes.values()) - sum(parts.values())

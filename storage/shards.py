@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from types import NoneType
 from typing import TYPE_CHECKING, Any
@@ -24,7 +25,7 @@ from storage.document import (
     to_varints,
     typed,
 )
-from storage.manifest import FORMAT_VERSION, RECORD_NAME, ShardRef, check_version, read_as, shard_folder
+from storage.entries import RECORD_NAME, ShardRef, shard_folder
 from storage.parquet import (
     ENCODINGS,
     MAX_BLOCK_ROWS,
@@ -35,6 +36,7 @@ from storage.parquet import (
     write_latents,
 )
 from storage.verity import ObjectRef, read_verified, segment_ends
+from storage.version import FORMAT_VERSION, check_version, read_as
 from vae_core.errors import CorruptArchive
 from vae_core.layout import LEARNED
 from vae_core.shard import ColumnOutcome, EncodedShard, NativeColumn
@@ -46,6 +48,7 @@ LATENTS = "latents.parquet"
 CORRECTIONS = "corrections.parquet"
 PARTS = ("latents", "corrections", "verbatim", "metadata")
 
+READERS = 16  # small objects fetched side by side: a bucket answers each after tens of milliseconds
 MAX_BLOCKS = 1 << 15
 
 
@@ -234,9 +237,7 @@ def _lines(lists: list[Any], names: Sequence[str], where: str) -> list[list[Any]
 
 def _outcome(value: Any, where: str) -> tuple[ColumnOutcome, float | None]:
     number = (int, float, NoneType)
-    name, coding, n_bytes, conventional, error, bits = typed(
-        value, (str, str, int, int, number, number), where, "column"
-    )
+    name, coding, n_bytes, conventional, error, bits = typed(value, (str, str, int, int, number, number), where, "column")
     return ColumnOutcome(name, coding, n_bytes, conventional, float("inf") if error is None else float(error)), bits
 
 
@@ -255,9 +256,13 @@ def load_record(store: ObjectStore, ref: ShardRef, names: Sequence[str] = ()) ->
     return entry
 
 
-def encode_files(
-    shard_id: str, model: str, shard: EncodedShard, sources: Sequence[SourceSlice]
-) -> tuple[ShardEntry, dict[str, bytes]]:
+def load_records(store: ObjectStore, refs: Sequence[ShardRef], names: Sequence[str] = ()) -> list[ShardEntry]:
+    """As `load_record`, of many shards, fetched side by side."""
+    with ThreadPoolExecutor(READERS) as pool:
+        return list(pool.map(lambda ref: load_record(store, ref, names), refs))
+
+
+def encode_files(shard_id: str, model: str, shard: EncodedShard, sources: Sequence[SourceSlice]) -> tuple[ShardEntry, dict[str, bytes]]:
     """The entry of an encoded shard and its objects, path -> bytes, the record last."""
     hex_id(shard_id, "shard")
     parts = dict.fromkeys(PARTS, 0)

@@ -14,21 +14,13 @@ from typing import TYPE_CHECKING, Any
 
 from storage.codec import Codec, LearnedCodec
 from storage.document import Fields, file_name, from_json, hex_id, to_json
-from storage.manifest import (
-    FORMAT_OBJECT,
-    FORMAT_VERSION,
-    Manifest,
-    ModelRef,
-    ShardRef,
-    check_format,
-    format_line,
-    list_snapshots,
-    load_manifest,
-    snapshot_path,
-)
+from storage.entries import ModelRef, ShardRef
+from storage.manifest import Manifest
 from storage.shards import ShardEntry, SourceSlice, encode_files, load_record
+from storage.snapshots import check_format, list_snapshots, load_manifest, snapshot_path
 from storage.vacuum import VacuumResult, vacuum
 from storage.verity import ObjectRef, read_verified
+from storage.version import FORMAT_OBJECT, FORMAT_VERSION, format_line
 from vae_core.errors import BadInput, Conflict, CorruptArchive, LatentpackError
 
 if TYPE_CHECKING:
@@ -162,37 +154,36 @@ def commit(store: ObjectStore, manifest: Manifest) -> int:
     newest = max(list_snapshots(store), default=0)
     if newest != manifest.parent:
         raise _lost(store, newest, manifest.parent)
-    _check_staged(store, manifest)
     number = manifest.parent + 1
     created = check_format(store)
     stated = None if created == manifest.format_version else created
-    data = replace(manifest, snapshot=number, created_with=stated).to_bytes()
+    written = replace(manifest, snapshot=number, created_with=stated).to_objects()
+    for path, content in written.objects.items():  # also where it lies already: a vacuum spares what is young
+        store.write(path, content)
+    _check_staged(store, manifest, written.again)
     try:
-        store.create(snapshot_path(number), data)
+        store.create(snapshot_path(number), written.data)
     except Conflict:
         raise _lost(store, number, manifest.parent) from None
-    named = {_claim_path(shard) for shard in manifest.shards} | {
-        f"pending/{model.digest}.json" for model in manifest.models
-    }
+    named = {_claim_path(shard) for shard in manifest.shards} | {f"pending/{model.digest}.json" for model in manifest.models}
     for info in store.list("pending/"):
         if info.path in named:
             store.delete(info.path)
     return number
 
 
-def _check_staged(store: ObjectStore, manifest: Manifest) -> None:
+def _check_staged(store: ObjectStore, manifest: Manifest, chapters: Sequence[str]) -> None:
     """A vacuum by somebody in a hurry may have taken what was staged: look before naming it."""
     models = {model.digest for model in manifest.models}
-    there = {info.path for prefix in ("shards/", "models/") for info in store.list(prefix)}
+    there = {info.path for prefix in ("shards/", "models/", "chapters/") for info in store.list(prefix)}
+    named = [*chapters, *(shard.record.path for shard in manifest.shards)]
+    named += [ref.path for model in manifest.models for ref in model.objects.values()]
+    for path in named:
+        if path not in there:
+            raise Conflict(f"{path}: was there and is gone (a vacuum?); nothing was committed, run again")
     for shard in manifest.shards:
         if shard.model not in models:
             raise ValueError(f"shard {shard.id} needs model {shard.model}, which the manifest does not hold")
-        if shard.record.path not in there:
-            raise Conflict(f"{shard.record.path}: was staged and is gone (a vacuum?); nothing was committed, run again")
-    for model in manifest.models:
-        for ref in model.objects.values():
-            if ref.path not in there:
-                raise Conflict(f"{ref.path}: was staged and is gone (a vacuum?); nothing was committed, run again")
 
 
 def _lost(store: ObjectStore, winner: int, parent: int) -> Conflict:
@@ -204,6 +195,5 @@ def _lost(store: ObjectStore, winner: int, parent: int) -> Conflict:
     except (LatentpackError, OSError):
         pass
     return Conflict(
-        f"{store.uri}: snapshot {winner} was committed{by} while this run built on snapshot {parent};"
-        " nothing was committed here, run again"
+        f"{store.uri}: snapshot {winner} was committed{by} while this run built on snapshot {parent}; nothing was committed here, run again"
     )

@@ -11,9 +11,11 @@ import numpy as np
 import pyarrow as pa
 
 from storage.archive import Archive
-from storage.manifest import Manifest, ModelRef, SourceRecord, newest_manifest
+from storage.entries import ModelRef, SourceRecord
+from storage.manifest import Manifest
 from storage.objects import ObjectStore
 from storage.shards import ShardEntry
+from storage.snapshots import newest_manifest
 from storage.writer import commit, find_pending, shard_id, stage_model, stage_shard
 from vae_core.shard import ColumnOutcome, EncodedBlock, EncodedShard, NativeColumn, Needs
 
@@ -134,6 +136,7 @@ def run_once(store: ObjectStore, parts: Sequence[pa.Table], block_rows: int = 10
         models=(model,),
         shards=tuple(entry.ref for entry in entries),
         parent=parent.snapshot if parent else 0,
+        chapters=parent.chapters if parent else (),
         created_at="2026-01-02T03:04:05Z",
         run="run-1",
         sources=tuple(

@@ -16,12 +16,14 @@ from archive_fakes import encode_table, example_table, open_fake, run_once, stag
 
 from storage.archive import Archive
 from storage.document import compress, decompress, from_json, to_base64, to_json
-from storage.manifest import FORMAT_VERSION, Manifest, load_manifest
+from storage.manifest import Manifest
 from storage.objects import ObjectStore
 from storage.pages import check_chunk, read_pages
 from storage.parquet import chunk_range
 from storage.shards import RECORD_NAME, ShardEntry, encode_files
+from storage.snapshots import load_manifest
 from storage.verity import ObjectRef
+from storage.version import FORMAT_VERSION
 from storage.writer import commit, stage_model, stage_shard
 from vae_core.errors import CorruptArchive
 from vae_core.shard import EncodedBlock, EncodedShard, NativeColumn
@@ -102,18 +104,18 @@ def test_objects_of_two_shards_cannot_change_places(place: Path) -> None:
 
 def test_a_newer_major_version_is_refused_by_name(place: Path) -> None:
     (place / "FORMAT").write_bytes(b"latentpack 2.0\n")
-    with pytest.raises(CorruptArchive, match=r"archive has format 2\.0, this release reads up to 1\.4"):
+    with pytest.raises(CorruptArchive, match=r"archive has format 2\.0, this release reads up to 1\.5"):
         read_everything(place)
 
 
 def test_a_newer_minor_version_is_read(place: Path) -> None:
-    rewrite_snapshot(place, lambda document: document.update(format="1.7", created_with="1.4", something_new=[1]))
+    rewrite_snapshot(place, lambda document: document.update(format="1.7", created_with="1.5", something_new=[1]))
     assert read_everything(place).equals(TABLE)
 
 
 def test_an_archive_of_an_older_minor_version_goes_on_and_its_snapshots_say_so(place: Path) -> None:
     (place / "FORMAT").write_bytes(b"latentpack 1.0\n")
-    with pytest.raises(CorruptArchive, match=r"FORMAT: says 1\.0, .* 1\.4"):
+    with pytest.raises(CorruptArchive, match=r"FORMAT: says 1\.0, .* 1\.5"):
         read_everything(place)
     rewrite_snapshot(place, lambda document: document.update(format="1.0"))
     assert read_everything(place).equals(TABLE)
@@ -294,7 +296,7 @@ def test_a_decompression_bomb_stops_at_its_claim() -> None:
 
 
 def test_a_snapshot_larger_than_any_real_one_is_not_read(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("storage.manifest.MAX_SNAPSHOT_BYTES", 100)
+    monkeypatch.setattr("storage.snapshots.MAX_SNAPSHOT_BYTES", 100)
     with pytest.raises(CorruptArchive, match="reads snapshots up to 100"):
         load_manifest(ObjectStore.open(str(place)))
 

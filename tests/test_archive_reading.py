@@ -13,8 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from storage.archive import Archive
-from storage.manifest import load_manifest
 from storage.objects import ObjectStore
+from storage.snapshots import load_manifest
 from vae_core.errors import BadInput, UsageError
 
 TABLE = example_table(1000)

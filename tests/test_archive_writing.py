@@ -13,9 +13,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from storage.ledger import LEDGER_PARTS, bytes_by_part, column_totals
-from storage.manifest import Manifest, list_snapshots, newest_manifest
+from storage.manifest import Manifest
 from storage.objects import ObjectStore
 from storage.shards import SourceSlice, load_record
+from storage.snapshots import list_snapshots, newest_manifest
 from storage.vacuum import vacuum
 from storage.verity import read_verified
 from storage.writer import commit, find_pending, load_model, shard_id, stage_model, stage_shard

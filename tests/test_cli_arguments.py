@@ -14,12 +14,12 @@ from vae_core.errors import BadInput, Conflict, CorruptArchive, UsageError, Veri
 
 COMMANDS = ("run", "read", "verify", "info", "sample", "vacuum", "serve")
 DOCUMENTED = {
-    "run": {"--tolerance", "--preview", "--time-budget", "--json", "--retrain", "--drop-missing"},
+    "run": {"--tolerance", "--preview", "--time-budget", "--json", "--retrain", "--drop-missing", "--keep"},
     "read": {"--columns", "--rows", "--preview", "--snapshot"},
     "verify": {"--source", "--sample", "--json"},
     "info": {"--json"},
     "sample": {"--rows", "--seed"},
-    "vacuum": {"--dry-run"},
+    "vacuum": {"--dry-run", "--keep"},
     "serve": {"--port"},
 }
 
@@ -201,3 +201,13 @@ def test_an_archive_that_is_not_there_is_one_line(tmp_path: Path, capsys):
         assert code in (3, 4), words
         assert shown.count("\n") == 1 and "nothing" in shown
     assert not (tmp_path / "nothing").exists()
+
+
+@pytest.mark.parametrize("words", [["vacuum", "archive"], ["run", "source", "archive"]])
+@pytest.mark.parametrize("wrong", ["0", "-1", "x", "1.5", "", "99999999999999"])
+def test_a_count_of_snapshots_that_is_none_is_refused_in_one_line(words, wrong, capsys):
+    with pytest.raises(SystemExit) as stop:
+        cli.main([*words, f"--keep={wrong}"])
+    assert stop.value.code == 2
+    said = capsys.readouterr().err
+    assert "is not a count of 1 or more" in said and said.count("\n") == 1

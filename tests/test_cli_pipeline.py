@@ -265,6 +265,27 @@ def test_vacuum_finds_nothing_after_clean_runs(stored):
     assert "nothing to remove" in latentpack("vacuum", archive, "--dry-run").stdout
 
 
+def test_old_snapshots_go_when_asked_by_a_run_and_by_vacuum(tmp_path):
+    source, archive, report = tmp_path / "source", tmp_path / "archive", tmp_path / "r.json"
+    source.mkdir()
+    for night in range(4):
+        pq.write_table(pa.table({"x": np.arange(300) * 0.5 + night, "k": ["n"] * 300}), source / f"{night}.parquet")
+        latentpack("run", source, archive, *BUDGET, "--json", report, *(("--keep", 2) if night == 3 else ()))
+    assert sorted(path.stem[-1] for path in archive.glob("snapshots/*")) == ["3", "4"]
+    on_disk = sum(f.stat().st_size for f in archive.rglob("*") if f.is_file() and "reports" not in f.parts)
+    assert json.loads(report.read_text())["archive_bytes"] == on_disk
+    assert "Nothing to do" in latentpack("run", source, archive, "--keep", 1).stdout
+    assert [path.name for path in archive.glob("snapshots/*")] == ["0000000004.json"]
+    assert "it has 4" in latentpack("read", archive, tmp_path / "x.parquet", "--snapshot", 3, code=2).stderr
+    (source / "0.parquet").unlink()
+    latentpack("run", source, archive, *BUDGET, "--drop-missing")
+    planned = latentpack("vacuum", archive, "--keep", 1, "--dry-run").stdout
+    assert "1 of them snapshots" in planned and "snapshots/0000000004.json" in planned
+    assert planned.replace("would remove", "removed") == latentpack("vacuum", archive, "--keep", 1).stdout
+    assert json.loads(latentpack("info", archive, "--json").stdout)["n_snapshots"] == 1
+    latentpack("verify", archive, "--source", source)
+
+
 def test_a_distortion_target_is_met_and_its_siblings_are_shown(tmp_path):
     draw, steps = np.random.default_rng(0), np.arange(6000)
     wave = np.sin(steps / 40)

@@ -13,7 +13,7 @@ import pytest
 
 from storage import open_archive
 from storage.archive import Archive
-from storage.manifest import FORMAT_VERSION
+from storage.version import FORMAT_VERSION
 from vae_core.coders.conventional import CODINGS
 from vae_core.exact.features import COLUMN_KINDS, OWN_KINDS
 from vae_core.exact.linear import TERM_KINDS
@@ -22,7 +22,8 @@ from vae_core.quality import compare, digest
 GOLDEN = Path(__file__).parent / "golden"
 FORMAT = Path(__file__).parent.parent / "storage" / "FORMAT.md"
 EVERY = {"types", "lossless", "tolerance", "distortion", "network", "codings", "contexts"}
-CASES = {"1.0": EVERY, "1.1": EVERY | {"lattices"}, "1.2": EVERY | {"lattices"}, "1.3": EVERY | {"lattices"}, "1.4": EVERY | {"lattices"}}
+LATER = EVERY | {"lattices"}
+CASES = {"1.0": EVERY, "1.1": LATER, "1.2": LATER, "1.3": LATER, "1.4": LATER, "1.5": LATER | {"history"}}
 WITH_PREVIEW = {"tolerance", "distortion"}
 MOST_BYTES = 60_000
 
@@ -56,9 +57,10 @@ def test_every_format_version_has_its_golden_archives():
 @pytest.mark.parametrize(("version", "case"), FOUND)
 def test_a_golden_archive_is_whole_and_small(version, case):
     folder = GOLDEN / version / case / "archive"
-    checked = set(archive_of(version, case).check_objects())
+    every = [open_archive(str(folder), snapshot=number) for number in archive_of(version, case).snapshots()]
+    checked = {path for archive in every for path in archive.check_objects()}
     sizes = {f.relative_to(folder).as_posix(): f.stat().st_size for f in folder.rglob("*") if f.is_file()}
-    assert checked and checked == {path for path in sizes if path.startswith(("models/", "shards/"))}
+    assert checked and checked == {path for path in sizes if path.startswith(("models/", "shards/", "chapters/", "schemas/"))}
     assert sum(sizes.values()) < MOST_BYTES
 
 
@@ -107,6 +109,20 @@ def test_the_golden_archives_use_all_that_this_release_can_read():
     assert set(CODINGS) | {"learned", "latent"} <= codings and any(coding.startswith("uniform/") for coding in codings)
     assert {*COLUMN_KINDS, *OWN_KINDS, *TERM_KINDS, "digit", "direct", "residual", "clock", "recall", "forward", "sorted", "lead1"} <= kinds
     assert layers == {"preview", "network"} and streams > 1
+
+
+def test_the_golden_history_has_what_snapshots_share():
+    newest = archive_of("1.5", "history")
+    manifest = newest.manifest
+    n = len(manifest.shards)
+    assert len(manifest.chapters) >= 1 and any(ref.path.startswith("schemas/") for ref in manifest.beside)
+    assert [source.path for source in manifest.sources] == [f"{k:02}.parquet" for k in range(n)]
+    for k, shard in enumerate(manifest.shards):
+        assert shard.proof is not None and shard.proof.digest == f"{k:064x}"
+        assert shard.proof.errors(newest.schema.names, "here") == {"temp": [0.05, 0.03, 50]}
+    for number in newest.snapshots():
+        held = open_archive(str(GOLDEN / "1.5" / "history" / "archive"), snapshot=number)
+        assert_same(held.to_table(), expected("1.5", "history").slice(0, 50 * number))
 
 
 READ = """

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -15,8 +15,9 @@ from safetensors.numpy import load, save
 from telemetry import SENSORS, decoded, fitted, telemetry
 from test_exact_cells import HOSTILE, changed, leaves
 
+from vae_core.columns.packing import unzstd, zstd
 from vae_core.errors import CorruptArchive
-from vae_core.model import COLUMNS, DECODER, ENCODER, PLAN, Model
+from vae_core.model import COLUMNS, COLUMNS_PACKED, DECODER, ENCODER, PLAN, Model
 from vae_core.quality import digest
 from vae_core.shard import encode_shard, sample_rows
 from vae_core.shorthand import shorten, spell_out
@@ -91,9 +92,29 @@ def test_a_model_of_no_rows_and_of_one_comes_back(raw):
         assert Model.from_files(model.to_files()).to_files() == model.to_files()
 
 
+def joined(files: Mapping[str, bytes]) -> bytes:
+    tensors = load(files[DECODER])
+    return unzstd(tensors[COLUMNS_PACKED].tobytes()) if COLUMNS_PACKED in tensors else tensors[COLUMNS].tobytes()
+
+
+def test_dictionaries_alike_are_stored_about_once():
+    words = pa.array([f"a word of some length {k % 7}" for k in range(400)])
+    one, many = (fitted(pa.table({f"c{k}": words for k in range(n)})).model.to_files() for n in (1, 60))
+    assert len(many[DECODER]) < 1.3 * len(one[DECODER])
+    assert Model.from_files(many).to_files() == many
+
+
+def test_packed_blobs_are_no_larger_than_the_plans_say(files):
+    tensors = load(files.files[DECODER])
+    tensors.pop(COLUMNS, None)
+    bomb = np.frombuffer(zstd(bytes(50_000_000)), np.uint8)
+    with pytest.raises(CorruptArchive, match="claims 50000000 bytes"):
+        Model.from_files({**files.files, DECODER: save({**tensors, COLUMNS_PACKED: bomb})})
+
+
 def test_a_plan_in_short_says_the_same(model, files):
     plan = json.loads(json.dumps(files.plan))
-    blob = load(files.files[DECODER])[COLUMNS].tobytes()
+    blob = joined(files.files)
     spelt, blobs = spell_out(plan, model.schema.names, blob)
     assert spelt["columns"] == [column.to_json() for column in model.columns] and [c.to_json() for c in model.codes] == spelt["codes"]
     assert spelt["uniform"] == [column.to_json() for column in model.uniform.values()] != []
@@ -112,7 +133,7 @@ def test_blobs_that_do_not_tile_their_tensor_are_a_corrupt_archive(model, files,
 def test_edges_that_would_grow_without_end_are_refused(files, model):
     code = [0, 0, 0, [["direct", 0, 2, 0], None, [[[["bins", 0, ["x" * 1000] * 1000]], [1, 1]]], 1024]]
     with pytest.raises(CorruptArchive, match="no integers"):
-        spell_out({**files.plan, "codes": [code]}, model.schema.names, load(files.files[DECODER])[COLUMNS].tobytes())
+        spell_out({**files.plan, "codes": [code]}, model.schema.names, joined(files.files))
 
 
 def test_another_version_is_refused_by_name(files):

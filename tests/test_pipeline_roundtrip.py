@@ -18,8 +18,9 @@ from telemetry import SENSORS, assert_kept, fitted, resolved, telemetry, without
 from flows import cli
 from storage import open_archive
 from storage.ledger import bytes_by_part
-from storage.manifest import Manifest, load_manifest
+from storage.manifest import Manifest
 from storage.objects import ObjectStore
+from storage.snapshots import load_manifest
 from storage.writer import commit, stage_model, stage_shard
 from vae_core.shard import encode_shard
 from vae_core.tolerance import Tolerance

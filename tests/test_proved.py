@@ -1,26 +1,32 @@
-"""What a snapshot keeps of its verification, and how it is told again."""
+"""What a snapshot keeps of the proof of a shard, and how it is told again."""
 
 import math
 
 import pyarrow as pa
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from flows.assemble import rounded_up
-from flows.proved import errors_in_order, proved_errors, verification
-from storage.manifest import Manifest, ShardRef
+from flows.proved import proved_digests, proved_errors, verification
+from storage.document import pack
+from storage.entries import Proof, ShardRef
+from storage.manifest import Manifest
 from storage.verity import ObjectRef
+from vae_core.errors import CorruptArchive
 
 NAMES = ["a", "b", "c"]
 SHARDS = [f"{k:032x}" for k in range(4)]
+DIGESTS = [f"{k:064x}" for k in range(4)]
 
 
-def manifest(told: dict) -> Manifest:
+def manifest(proofs: list[Proof | None], told: dict) -> Manifest:
     record = ObjectRef.of("", b"x")
     return Manifest(
         schema=pa.schema([(name, pa.float64()) for name in NAMES]),
-        shards=tuple(ShardRef(shard, "0" * 64, 5, record) for shard in SHARDS), verification=told,
-    )  # fmt: skip
+        shards=tuple(ShardRef(shard, "0" * 64, 5, record, proof) for shard, proof in zip(SHARDS, proofs, strict=True)),
+        verification=told,
+    )
 
 
 @given(st.dictionaries(
@@ -28,14 +34,29 @@ def manifest(told: dict) -> Manifest:
     st.dictionaries(st.sampled_from(NAMES), st.tuples(st.floats(0, 9), st.floats(0, 9), st.integers(0, 9)).map(list), min_size=1),
 ))  # fmt: skip
 def test_errors_come_back_from_their_lists(errors):
-    told = errors_in_order(errors, SHARDS, NAMES)
-    assert proved_errors(manifest(told)) == errors
-    assert verification(manifest(told | {"rows": 7})) == {"rows": 7, "columns": errors, "digest": "", "shards": {}}
+    proofs = [Proof.of(digest, errors.get(shard, {}), NAMES) for shard, digest in zip(SHARDS, DIGESTS, strict=True)]
+    held = manifest(proofs, {"rows": 7})
+    assert proved_errors(held) == errors
+    assert proved_digests(held) == dict(zip(SHARDS, DIGESTS, strict=True))
+    told = verification(held)
+    assert told["columns"] == errors and told["shards"] == proved_digests(held) and told["rows"] == 7 and len(told["digest"]) == 64
 
 
-def test_errors_of_earlier_formats_are_told_alike():
-    errors = {SHARDS[1]: {"b": [0.5, 0.25, 3]}}
-    assert proved_errors(manifest({"columns": errors})) == errors
+def test_shards_that_nobody_proved_are_told_as_such():
+    held = manifest([None, Proof("ab"), None, None], {})
+    assert proved_digests(held) == {SHARDS[1]: "ab"} and proved_errors(held) == {}
+
+
+@pytest.mark.parametrize("told", [[[1.0], [1.0], [1]], [[1.0] * 3] * 2, "x", [[1.0] * 3, [1.0] * 3, ["n"] * 3], {"zstd": "!"}])
+def test_errors_that_no_writer_tells_are_corrupt(told):
+    with pytest.raises(CorruptArchive):
+        proved_errors(manifest([Proof("ab", told), None, None, None], {}))
+
+
+def test_errors_of_many_columns_are_packed():
+    names = [f"c{k}" for k in range(600)]
+    proof = Proof.of("ab", {name: (0.125, 0.0625, 1000) for name in names}, names)
+    assert len(str(proof.told)) < 300 and proof.told == pack([[0.125] * 600, [0.0625] * 600, [1000] * 600])
 
 
 @given(st.floats(0, 1e300))

@@ -19,13 +19,14 @@ from safetensors.numpy import load, save
 
 from vae_core.base import BaseLayer
 from vae_core.columns import ColumnPlan
+from vae_core.columns.packing import unzstd, zstd
 from vae_core.errors import CorruptArchive
 from vae_core.exact.plans import ColumnCode, column_code_from_json
-from vae_core.shorthand import shorten, spell_out
+from vae_core.shorthand import blob_bytes, shorten, spell_out
 
 PLAN, DECODER, ENCODER = "plan.json.zst", "decoder.safetensors", "encoder.safetensors"
-MODEL_VERSION = 5
-COLUMNS = "columns"
+MODEL_VERSION = 6
+COLUMNS, COLUMNS_PACKED = "columns", "columns.zstd"
 MAX_PLAN_BYTES = 1 << 28
 _UNREADABLE = (
     KeyError, TypeError, ValueError, AttributeError, OverflowError, RecursionError, zstandard.ZstdError, SafetensorError, pa.ArrowException,
@@ -141,11 +142,14 @@ class Model:
                 encoder |= {f"{name}.{k}": v for k, v in encoder_parts.items()}
         plan, joined = shorten(plan, blobs)
         if joined:
-            tensors[COLUMNS] = np.frombuffer(joined, np.uint8)
+            # hundreds of columns have dictionaries alike
+            packed = zstd(joined)
+            name, blob = (COLUMNS_PACKED, packed) if len(packed) < len(joined) else (COLUMNS, joined)
+            tensors[name] = np.frombuffer(blob, np.uint8)
         text = json.dumps(plan, separators=(",", ":"), ensure_ascii=False).encode()
         schema = self.schema.serialize().to_pybytes() if with_schema else b""
-        packed = zstandard.ZstdCompressor(level=19).compress(len(schema).to_bytes(4, "little") + schema + text)
-        files = {PLAN: packed}
+        document = zstandard.ZstdCompressor(level=19).compress(len(schema).to_bytes(4, "little") + schema + text)
+        files = {PLAN: document}
         if tensors:
             files[DECODER] = save(tensors)
         if encoder:
@@ -172,7 +176,9 @@ class Model:
                 raise CorruptArchive(f"model has version {plan['version']}, this release reads up to {MODEL_VERSION}")
             blobs = {k: v.tobytes() for k, v in tensors.items() if v.dtype == np.uint8}
             if plan["version"] != 1:
-                plan, blobs = spell_out(plan, schema.names, blobs.get(COLUMNS, b""))
+                packed = blobs.get(COLUMNS_PACKED)
+                joined = blobs.get(COLUMNS, b"") if packed is None else unzstd(packed, blob_bytes(plan))
+                plan, blobs = spell_out(plan, schema.names, joined)
             columns = tuple(ColumnPlan.from_json(c, blobs, schema) for c in plan["columns"])
             codes = tuple(column_code_from_json(c, len(columns)) for c in plan["codes"])
             bases = {name: _base(name, plan, tensors, encoder, columns) for name in ("preview", "distortion")}

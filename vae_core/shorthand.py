@@ -37,6 +37,18 @@ def shorten(plan: Mapping[str, Any], blobs: Mapping[str, bytes]) -> tuple[dict[s
     return short, b"".join(parts)
 
 
+def blob_bytes(short: Mapping[str, Any]) -> int:
+    """How long the blobs of all columns are together, by the shortened plan. Raises CorruptArchive where it is nothing of the kind."""
+    total = 0
+    try:
+        for column in (*short["columns"], *(column[1:] for column in short.get("uniform", []))):
+            about = column[1] if len(column) > 1 else None
+            total += max(0, int(about[-1])) if about and about[0] in LISTS else 0
+    except (TypeError, ValueError, LookupError, AttributeError, OverflowError) as error:
+        raise CorruptArchive(f"model cannot be read: {type(error).__name__}: {str(error)[:120]}") from error
+    return total
+
+
 def spell_out(short: Mapping[str, Any], names: Sequence[str], blob: bytes) -> tuple[dict[str, Any], dict[str, bytes]]:
     """The inverse of `shorten`, for a schema of these names. Raises CorruptArchive where it is nothing of the kind."""
     try:

@@ -27,8 +27,11 @@ sys.path.insert(0, str(HERE.parent))
 from telemetry import SENSORS, assert_kept, fitted, resolved, telemetry  # noqa: E402
 
 from storage import open_archive  # noqa: E402
-from storage.manifest import FORMAT_VERSION, Manifest  # noqa: E402
+from storage.entries import Proof, ShardRef, SourceRecord  # noqa: E402
+from storage.manifest import Manifest  # noqa: E402
 from storage.objects import ObjectStore  # noqa: E402
+from storage.snapshots import newest_manifest  # noqa: E402
+from storage.version import FORMAT_VERSION  # noqa: E402
 from storage.writer import commit, stage_model, stage_shard  # noqa: E402
 from vae_core import choosing, encoding, fitting, layers  # noqa: E402
 from vae_core.base import fit_base  # noqa: E402
@@ -279,6 +282,33 @@ def write(
     shutil.rmtree(folder / "archive" / "pending", ignore_errors=True)
 
 
+def write_history(n_runs: int) -> None:
+    """A snapshot a run, of a shard more each; those of later ones list most shards in chapters, and the schema in an object."""
+    folder = HERE / ".".join(str(part) for part in FORMAT_VERSION) / "history"
+    shutil.rmtree(folder, ignore_errors=True)
+    rows = telemetry(50 * n_runs, 3)
+    model = fitted(rows, ["temp=0.05"], preview="off", seconds=5).model
+    store = ObjectStore.open(str(folder / "archive"))
+    ref = stage_model(store, model.to_files(with_schema=False), model.schema)
+    shards: list[ShardRef] = []
+    parts = [rows.slice(50 * number, 50) for number in range(n_runs)]
+    for number, part in enumerate(parts):
+        entry = stage_shard(store, ref, f"{number:032x}", encode_shard(model, part), [(f"{number:02}.parquet", 0, 50)])
+        proof = Proof.of(f"{number:064x}", {"temp": (0.05, 0.03, 50)}, rows.schema.names)
+        shards.append(replace(entry.ref, proof=proof))
+        sources = tuple(SourceRecord(f"{k:02}.parquet", 100 + k, f"{k:064x}", None, 1.5, 50) for k in range(number + 1))
+        before = newest_manifest(store)
+        commit(store, Manifest(
+            schema=rows.schema, models=(ref,), shards=tuple(shards), sources=sources, parent=number, created_at="2025-01-01T00:00:00Z",
+            chapters=before.chapters if before else (),
+        ))  # fmt: skip
+    keep(folder / "expected.arrow", open_archive(str(folder / "archive")).to_table())
+    n_bytes = sum(f.stat().st_size for f in (folder / "archive").rglob("*") if f.is_file())
+    print(f"history: {n_bytes:,} bytes, {n_runs} snapshots")
+    assert n_bytes < MOST_BYTES, n_bytes
+    shutil.rmtree(folder / "archive" / "pending", ignore_errors=True)
+
+
 def keep(path: Path, table: pa.Table) -> None:
     """A table as an Arrow file, zstd."""
     with pa.ipc.new_file(path, table.schema, options=pa.ipc.IpcWriteOptions(compression="zstd")) as writer:
@@ -311,6 +341,7 @@ def main() -> None:
         write("codings", [table], asked, block_rows=150)
     with mock.patch.object(fitting, "_fit_exact", lambda *_: ((), 0.0)):
         write("lattices", [every_lattice(1400)], block_rows=700)
+    write_history(9)
     table, changed = every_context(1800)
     with (
         measured_as(lambda *_: [("ipc", 1 << 40)]),

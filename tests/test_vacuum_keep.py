@@ -1,0 +1,155 @@
+"""Letting old snapshots go: what remains is whole at every instant, and nothing a run is at work on is taken."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pytest
+from archive_fakes import Killed, example_table, killed_at, open_fake, run_once, stage_parts
+
+from storage.ledger import bytes_by_part
+from storage.manifest import Manifest
+from storage.objects import ObjectStore
+from storage.snapshots import list_snapshots, newest_manifest
+from storage.vacuum import vacuum
+from storage.verity import read_verified
+from storage.writer import commit
+from vae_core.errors import Conflict, UsageError
+
+TABLE = example_table(900, n_learned=30)  # its schema is an object of its own
+PARTS = [TABLE.slice(start, 30) for start in range(0, 900, 30)]
+DAY = 24 * 3600.0
+
+
+def nightly(root: Path, n_runs: int) -> ObjectStore:
+    store = ObjectStore.open(str(root))
+    for n in range(1, n_runs + 1):
+        run_once(store, PARTS[:n])
+    return store
+
+
+def everything(store: ObjectStore) -> set[str]:
+    return {info.path for info in store.list("")}
+
+
+def whole(store: ObjectStore) -> None:
+    """Every snapshot there is reads as it did when it was written, from objects that are what they were."""
+    for number in list_snapshots(store):
+        archive = open_fake(store, TABLE.schema, snapshot=number)
+        assert archive.to_table().equals(pa.concat_tables(PARTS[:number]))
+        assert list(archive.check_objects())
+
+
+def test_only_the_newest_snapshots_and_what_they_name_remain(tmp_path: Path) -> None:
+    store = nightly(tmp_path, 9)
+    before, n_bytes = everything(store), sum(bytes_by_part(store).values())
+    planned = vacuum(store, keep=2, dry_run=True)
+    assert everything(store) == before
+    done = vacuum(store, keep=2)
+    assert done == planned and done.snapshots == tuple(range(1, 8))
+    assert everything(store) == before - set(done.paths)
+    assert list(list_snapshots(store)) == [8, 9]
+    whole(store)
+    assert sum(bytes_by_part(store).values()) == n_bytes - done.n_bytes == sum(store.size(p) for p in everything(store))
+    named = {ref.path for number in (8, 9) for ref in open_fake(store, TABLE.schema, snapshot=number).manifest.beside}
+    assert {p for p in everything(store) if p.startswith(("chapters/", "schemas/"))} == named != set()
+    assert vacuum(store, keep=2).paths == ()
+
+
+def test_the_next_run_goes_on_from_what_remains(tmp_path: Path) -> None:
+    store = nightly(tmp_path, 7)
+    vacuum(store, keep=1)
+    assert run_once(store, PARTS[:8])[0] == 8
+    whole(store)
+
+
+def test_shards_that_old_snapshots_alone_name_go_at_once(tmp_path: Path) -> None:
+    store = ObjectStore.open(str(tmp_path))
+    run_once(store, PARTS[:3])
+    run_once(store, PARTS[:1])
+    done = vacuum(store, keep=1)
+    assert sum(path.startswith("shards/") and path.endswith("shard.json.zst") for path in done.paths) == 2
+    assert open_fake(store, TABLE.schema).to_table().equals(PARTS[0])
+
+
+def test_a_kill_at_any_removal_leaves_whole_snapshots_and_a_rerun_finishes(tmp_path: Path) -> None:
+    n_removals = 0
+    while True:
+        store = nightly(tmp_path / str(n_removals), 6)
+        try:
+            with killed_at(store, n_removals):
+                vacuum(store, keep=1)
+        except Killed:
+            whole(store)
+            vacuum(store, keep=1)
+            assert list(list_snapshots(store)) == [6]
+            whole(store)
+            assert sum(bytes_by_part(store).values()) == sum(store.size(p) for p in everything(store))
+            n_removals += 3
+            continue
+        break
+    assert n_removals >= 6
+
+
+def test_keep_of_less_than_one_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="at least the newest"):
+        vacuum(nightly(tmp_path, 1), keep=0)
+
+
+@pytest.mark.parametrize("moment", ["list", "read", "read_range"])
+@pytest.mark.parametrize("n_calls", range(0, 14))
+def test_a_run_that_commits_while_a_vacuum_looks_loses_nothing(tmp_path: Path, moment: str, n_calls: int) -> None:
+    store, other = nightly(tmp_path, 3), ObjectStore.open(str(tmp_path))
+    stage_parts(other, PARTS[:4])
+
+    def then_commit(original: Callable[..., Any]) -> Callable[..., Any]:
+        left = [n_calls]
+
+        def call(*arguments: Any) -> Any:
+            found = original(*arguments)
+            left[0] -= 1
+            if left[0] == -1:
+                run_once(other, PARTS[:4])
+            return found
+
+        return call
+
+    setattr(store, moment, then_commit(getattr(store, moment)))
+    vacuum(store, keep=1)
+    delattr(store, moment)
+    if max(list_snapshots(store)) == 3:
+        run_once(store, PARTS[:4])
+    assert open_fake(store, TABLE.schema).to_table().equals(pa.concat_tables(PARTS[:4]))
+    assert list(open_fake(store, TABLE.schema).check_objects())
+
+
+def test_chapters_nobody_names_yet_are_spared_while_they_are_young(tmp_path: Path) -> None:
+    store = nightly(tmp_path, 1)
+    lost = {f"chapters/{'a' * 32}.json.zst", f"schemas/{'b' * 32}.arrow.zst"}
+    for path in lost:
+        store.write(path, b"of a run that is about to commit, or was killed")
+    assert vacuum(store).n_pending == 2
+    now = (tmp_path / "FORMAT").stat().st_mtime
+    assert set(vacuum(store, now=now + 2 * DAY).paths) == lost
+    whole(store)
+
+
+def test_a_snapshot_whose_chapter_went_meanwhile_is_not_committed(tmp_path: Path) -> None:
+    store = nightly(tmp_path, 6)
+    parent = newest_manifest(store)
+    assert parent is not None and parent.chapters
+    for ref in parent.beside:
+        read_verified(store, ref)
+        store.delete(ref.path)
+    model, entries, _ = stage_parts(store, PARTS[:7])
+    late = Manifest(
+        schema=TABLE.schema, models=(model,), shards=tuple(entry.ref for entry in entries), parent=6, chapters=parent.chapters
+    )  # fmt: skip
+    late = replace(late, shards=(*parent.shards, late.shards[-1]), sources=parent.sources)
+    with pytest.raises(Conflict, match="chapters/"):
+        commit(store, late)
+    assert max(list_snapshots(store)) == 6
