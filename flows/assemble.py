@@ -155,12 +155,13 @@ def report_run(request: RunRequest, run: str, seconds: Mapping[str, float], ui_u
     store, plan = ingest.store_of(request.archive), Plan.load(run)
     archive = Archive.open(store)
     report = assemble_report(request, plan, archive, seconds, ui_url)
-    return report if plan.decision == NOTHING else write_report(store, report, run)
+    return with_report_made_up(store, archive.manifest, report) if plan.decision == NOTHING else write_report(store, report, run)
 
 
 def report_nothing(request: RunRequest, plan: Plan, seconds: Mapping[str, float]) -> RunReport:
-    """The report of a run that has nothing to do: the archive as it is. Nothing is written."""
-    return assemble_report(request, plan, Archive.open(ingest.store_of(request.archive)), seconds)
+    """The report of a run that has nothing to do: the archive as it is. Nothing is written but a report that is missing."""
+    archive = Archive.open(ingest.store_of(request.archive))
+    return with_report_made_up(archive.store, archive.manifest, assemble_report(request, plan, archive, seconds))
 
 
 def assemble_report(request: RunRequest, plan: Plan, archive: Archive, seconds: Mapping[str, float], ui_url: str = "") -> RunReport:
@@ -183,7 +184,6 @@ def assemble_report(request: RunRequest, plan: Plan, archive: Archive, seconds: 
         writer=manifest.writer,
         statement=plan.statement,
         decision=plan.decision,
-        note=missing_report(store, manifest) if nothing else "",
         rows=manifest.n_rows,
         n_new_rows=sum(proof.n_rows for proof in proofs),
         n_new_files=len(plan.encode),
@@ -222,15 +222,32 @@ def assemble_report(request: RunRequest, plan: Plan, archive: Archive, seconds: 
     )
 
 
-def missing_report(store: ObjectStore, manifest: Manifest) -> str:
-    """A sentence when the run of a snapshot left no report, else nothing.
+def with_report_made_up(store: ObjectStore, manifest: Manifest, report: RunReport) -> RunReport:
+    """The report of a run that had nothing to do, after writing that of the newest snapshot where its run has left none.
 
-    No report is made up for it later: what it would say of the fit, the proof and the time went with the run's folder.
+    It tells what the archive tells. What it would say of the fit and its time went with the run's folder.
     """
-    if not manifest.run or all(store.exists(f"reports/{manifest.run}.{kind}") for kind in ("html", "json")):
-        return ""
-    ended = f"its run ended before writing reports/{manifest.run}.html and .json, or somebody removed them"
-    return f"Snapshot {manifest.snapshot} has no report ({ended}); `latentpack info` shows the figures."
+    kinds = ("html", "json")
+    if not manifest.run or all(store.exists(f"reports/{manifest.run}.{kind}") for kind in kinds):
+        return report
+    lost = f"the run that committed snapshot {manifest.snapshot} ended before writing its report, or somebody removed it"
+    made = report.model_copy(
+        update={
+            "status": COMMITTED,
+            "run": manifest.run,
+            "created_at": manifest.created_at,
+            "statement": "made up for by a later run",
+            "note": f"This report was made by a later run ({lost}): it knows nothing of training, of times, and of the preview's errors.",
+            "verification": report.verification.model_copy(update={"rows": int(manifest.verification.get("rows", 0))}),
+        }
+    )
+    try:
+        written = write_report(store, made, manifest.run)
+    except OSError as error:
+        note = f"Snapshot {manifest.snapshot} has no report ({lost}), and none could be written ({error})."
+        return report.model_copy(update={"note": f"{note} `latentpack info` shows the figures."})
+    note = f"Snapshot {manifest.snapshot} had no report ({lost}); it is made up for now: {written.report_html}"
+    return report.model_copy(update={"note": note, "report_bytes": written.report_bytes})
 
 
 def training_points(trained: Trained | None) -> list[TrainingPoint]:

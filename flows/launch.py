@@ -41,6 +41,7 @@ def _run_on_server(request: RunRequest, hear: Callable[[ProgressEvent], None]) -
     plan = ingest.survey(request, None, ingest.timestamp(datetime.now(UTC)))
     if plan.decision == NOTHING:
         hear(ProgressEvent(stage="ingest", message=plan.statement, done=1.0, total=1.0))
+        assemble.retain_run(request, plan.run)
         seconds = time.monotonic() - began
         return assemble.report_nothing(request, plan, {"ingest": seconds, "total": seconds})
     with closing(server.connect(preferred_port=server.UI_PORT)) as connection:

@@ -173,7 +173,7 @@ class RunReport(_Frozen):
     report_bytes  : objects under `reports/`
     decision      : what the run found to do: "first", "append", "replace", "new-generation", "nothing-to-do"
     statement     : the same in words
-    note          : what is amiss with the archive though nothing had to be done, a sentence; empty when nothing is
+    note          : what is amiss with the archive, or with this report, a sentence; empty when nothing is
     summary       : the codec's own account of the fit, empty when a stored model was kept
     """
 
@@ -269,8 +269,12 @@ class RunReport(_Frozen):
     @property
     def verdict(self) -> str:
         """One sentence: was learning worth it, against the best conventional coding. A second one is the note, if any."""
+        return f"{self._verdict} {self.note}".rstrip()
+
+    @property
+    def _verdict(self) -> str:
         if self.status == NOTHING_TO_DO:
-            return f"Nothing to do: the archive already holds every file of this source. {self.note}".rstrip()
+            return "Nothing to do: the archive already holds every file of this source."
         if not self.conventional_bytes:
             return "There is nothing to compare: the data takes no bytes either way."
         saving = self.saving_vs_conventional_percent

@@ -205,15 +205,30 @@ def test_a_run_killed_before_the_commit_is_finished_by_the_next_without_encoding
     assert stored(place).equals(raw(place))
 
 
-def test_a_run_killed_between_commit_and_report_is_told_of_by_the_next(place):
+def test_the_report_of_a_run_killed_between_commit_and_report_is_made_up_for_by_the_next(place):
     run_killed_at(place, "report_run")
     run = open_archive(str(place / "archive")).manifest.run
     before = files_under(place / "archive")
     report = run_pipeline(request(place))
-    assert report.status == NOTHING_TO_DO and files_under(place / "archive") == before
-    assert f"Snapshot 1 has no report (its run ended before writing reports/{run}.html" in run_table(report)
-    run_pipeline(request(place, retrain=True))
+    written = {f"reports/{run}.html", f"reports/{run}.json"}
+    assert report.status == NOTHING_TO_DO and files_under(place / "archive").keys() == before.keys() | written
+    assert f"it is made up for now: {place / 'archive' / 'reports' / run}.html" in run_table(report)
+    told = json.loads((place / "archive" / "reports" / f"{run}.json").read_text())
+    assert told["snapshot"] == 1 and told["rows"] == raw(place).num_rows == told["verification"]["rows"] and told["run"] == run
+    on_disk = {path: len(data) for path, data in files_under(place / "archive").items() if not path.startswith("reports/")}
+    assert told["archive_bytes"] == sum(on_disk.values())
+    assert "knows nothing of training" in (place / "archive" / "reports" / f"{run}.html").read_text()
     assert not run_pipeline(request(place)).note
+
+
+def test_a_missing_report_that_cannot_be_written_is_told_of(place, monkeypatch):
+    run_killed_at(place, "report_run")
+    monkeypatch.setattr(assemble, "write_report", refused)
+    assert "none could be written (read only)" in run_table(run_pipeline(request(place)))
+
+
+def refused(*_):
+    raise OSError("read only")
 
 
 def test_what_runs_left_unfinished_is_shown_apart(place, monkeypatch):
