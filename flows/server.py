@@ -209,7 +209,8 @@ def _start_keeper(folder: Path, api_url: str, log: Path) -> None:
             stdout=out,
             stderr=subprocess.STDOUT,
             start_new_session=True,
-            env=_child_environment(folder),
+            # the pages ask the default port without it, whichever the server listens on
+            env=_child_environment(folder) | {"PREFECT_UI_API_URL": api_url},
         )
     deadline = time.monotonic() + 30.0
     while not _is_locked(folder / "keeper.lock"):

@@ -52,7 +52,7 @@ def served(home):
     log = home / "serve.log"
     with log.open("wb") as out:
         process = subprocess.Popen(
-            [sys.executable, "-m", "flows.cli", "serve"],
+            [sys.executable, "-m", "flows.cli", "serve", "--port", str(server.free_port())],
             stdout=out,
             stderr=subprocess.STDOUT,
             env=environment,
@@ -172,6 +172,12 @@ def test_bad_parameters_are_refused_before_a_run_exists(served, parameters, said
     answer = _ask("POST", f"{api}/deployments/{_deployment(api)['id']}/create_flow_run", {"parameters": parameters})
     assert answer.status_code == 409, answer.text
     assert all(word in answer.text for word in said), answer.text
+
+
+def test_the_pages_ask_the_server_they_came_from(served):
+    api, *_ = served
+    settings = httpx.get(api.removesuffix("/api") + "/ui-settings", timeout=30).json()
+    assert settings["api_url"] == api and not api.endswith(":4200/api")
 
 
 def test_the_event_trigger_is_registered_with_the_payload_as_parameters(served):
