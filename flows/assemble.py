@@ -40,6 +40,7 @@ from storage.ledger import bytes_by_part, column_totals, report_bytes
 from storage.manifest import Manifest
 from storage.objects import ObjectStore
 from storage.shards import ShardEntry, load_records
+from storage.snapshots import load_readable
 from storage.writer import commit, vacuum
 
 log = logging.getLogger(__name__)
@@ -185,6 +186,7 @@ def assemble_report(request: RunRequest, plan: Plan, archive: Archive, seconds: 
         statement=plan.statement,
         decision=plan.decision,
         rows=manifest.n_rows,
+        note=damaged_note(store),
         n_new_rows=sum(proof.n_rows for proof in proofs),
         n_new_files=len(plan.encode),
         raw_bytes=sum(record.n_bytes for record in manifest.sources),
@@ -231,13 +233,14 @@ def with_report_made_up(store: ObjectStore, manifest: Manifest, report: RunRepor
     if not manifest.run or all(store.exists(f"reports/{manifest.run}.{kind}") for kind in kinds):
         return report
     lost = f"the run that committed snapshot {manifest.snapshot} ended before writing its report, or somebody removed it"
+    little = f"This report was made by a later run ({lost}): it knows nothing of training, of times, and of the preview's errors."
     made = report.model_copy(
         update={
             "status": COMMITTED,
             "run": manifest.run,
             "created_at": manifest.created_at,
             "statement": "made up for by a later run",
-            "note": f"This report was made by a later run ({lost}): it knows nothing of training, of times, and of the preview's errors.",
+            "note": f"{report.note} {little}".lstrip(),
             "verification": report.verification.model_copy(update={"rows": int(manifest.verification.get("rows", 0))}),
         }
     )
@@ -245,9 +248,17 @@ def with_report_made_up(store: ObjectStore, manifest: Manifest, report: RunRepor
         written = write_report(store, made, manifest.run)
     except OSError as error:
         note = f"Snapshot {manifest.snapshot} has no report ({lost}), and none could be written ({error})."
-        return report.model_copy(update={"note": f"{note} `latentpack info` shows the figures."})
+        return report.model_copy(update={"note": f"{report.note} {note} `latentpack info` shows the figures.".lstrip()})
     note = f"Snapshot {manifest.snapshot} had no report ({lost}); it is made up for now: {written.report_html}"
-    return report.model_copy(update={"note": note, "report_bytes": written.report_bytes})
+    return report.model_copy(update={"note": f"{report.note} {note}".lstrip(), "report_bytes": written.report_bytes})
+
+
+def damaged_note(store: ObjectStore) -> str:
+    """A sentence for each snapshot that cannot be read, none where all can."""
+    return " ".join(
+        f"Snapshot {number} is damaged ({what}): `latentpack vacuum --keep N` lets it go, or bring the object back."
+        for number, what in sorted(load_readable(store)[1].items())
+    )
 
 
 def training_points(trained: Trained | None) -> list[TrainingPoint]:

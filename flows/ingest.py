@@ -6,6 +6,7 @@ The decision is a `Plan`, a small JSON document in the run's folder. Nothing is 
 import logging
 import os
 import shutil
+from bisect import bisect_left, bisect_right
 from collections.abc import Collection, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -178,7 +179,12 @@ def compare(source: Source, store: ObjectStore, manifest: Manifest, *, drop_miss
     changed = [file.path for file in source.files if file.path in held and not unchanged(source, file, held[file.path])]
     missing = sorted(path for path in held if path not in present)
     replaced = {*changed, *(missing if drop_missing else [])}
-    touched, dropped = closure(replaced, shard_paths(store, manifest)) if replaced else (set(), set())
+    order = {file.path: place for place, file in enumerate(source.files)}
+    between = bool(new) and min(order[path] for path in new) < max((order[path] for path in held if path in order), default=-1)
+    shards = shard_paths(store, manifest) if replaced or between else {}
+    parted = parted_by(new, order, shards) if between else set()
+    replaced |= parted
+    touched, dropped = closure(replaced, shards) if replaced else (set(), set())
     lost = sorted(touched - present - replaced)
     if lost:
         raise BadInput(
@@ -203,6 +209,7 @@ def compare(source: Source, store: ObjectStore, manifest: Manifest, *, drop_miss
                 f"{_files(new)} new" if new else "",
                 f"{_files(changed)} changed, replaced in the new snapshot" if changed else "",
                 f"{_files(missing)} vanished, {'rows dropped' if drop_missing else 'rows kept'}" if missing else "",
+                f"{_files(sorted(parted))} encoded again, for new ones come between them" if parted else "",
             ],
         )
     )
@@ -215,6 +222,21 @@ def compare(source: Source, store: ObjectStore, manifest: Manifest, *, drop_miss
             **common,
         )
     return Plan(decision=REPLACE if dropped else APPEND, statement=statement, **details, **common)
+
+
+def parted_by(new: Sequence[str], order: Mapping[str, int], shards: Mapping[str, Collection[str]]) -> set[str]:
+    """Files of shards within which a new file falls in the source's order: rows come back in that order only from other shards.
+
+    A shard that cannot be made again, for a file of it has vanished, stays as it is.
+    """
+    places = sorted(order[path] for path in new)
+    found: set[str] = set()
+    for paths in shards.values():
+        own = [order[path] for path in paths if path in order]
+        if len(own) > 1 and bisect_right(places, min(own)) < bisect_left(places, max(own)):
+            touched, _ = closure(paths, shards)
+            found |= set(paths) if touched <= order.keys() else set()
+    return found
 
 
 def shard_paths(store: ObjectStore, manifest: Manifest) -> dict[str, set[str]]:

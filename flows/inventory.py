@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from storage.objects import ObjectStore
 
 MAX_SNAPSHOTS_SHOWN = 20
 
@@ -15,14 +18,20 @@ def inventory(uri: str, *, snapshot: int | None = None) -> dict[str, Any]:
     `unfinished_bytes` of its metadata are of runs that have not come to a snapshot.
     Raises BadInput when there is no archive, UsageError for an unknown snapshot, CorruptArchive.
     """
-    from flows.proved import verification
-    from storage.ledger import bytes_by_part, column_totals
     from storage.objects import ObjectStore
-    from storage.shards import load_records
-    from storage.snapshots import load_manifest, load_manifests
-    from storage.vacuum import named_by, unfinished
+    from storage.snapshots import undisturbed
 
     store = ObjectStore.open(uri)
+    return undisturbed(store, lambda: _inventory(store, uri, snapshot))
+
+
+def _inventory(store: ObjectStore, uri: str, snapshot: int | None) -> dict[str, Any]:
+    from flows.proved import verification
+    from storage.ledger import bytes_by_part, column_totals
+    from storage.shards import load_records
+    from storage.snapshots import load_manifest, load_readable
+    from storage.vacuum import named_by, unfinished
+
     manifest = load_manifest(store, snapshot)
     totals: dict[str, dict[str, Any]] = {
         name: dict(total) for name, total in column_totals(load_records(store, manifest.shards, manifest.schema.names)).items()
@@ -33,7 +42,8 @@ def inventory(uri: str, *, snapshot: int | None = None) -> dict[str, Any]:
     total = sum(parts.values())
     raw_bytes = sum(source.n_bytes for source in manifest.sources)
     conventional_bytes = sum(int(total.get("conventional_bytes", 0)) for total in totals.values())
-    snapshots = load_manifests(store)[::-1]
+    snapshots, damaged = load_readable(store)
+    snapshots.reverse()
     return {
         "archive": uri,
         "format": "{}.{}".format(*manifest.format_version),
@@ -46,8 +56,9 @@ def inventory(uri: str, *, snapshot: int | None = None) -> dict[str, Any]:
         "shards": len(manifest.shards),
         "columns": _columns(manifest.schema, manifest.tolerances, totals),
         "models": [{"digest": model.digest, "bytes": model.n_bytes} for model in manifest.models],
-        "n_snapshots": len(snapshots),
+        "n_snapshots": len(snapshots) + len(damaged),
         "snapshots": [{"snapshot": m.snapshot, "created_at": m.created_at, "rows": m.n_rows} for m in snapshots[:MAX_SNAPSHOTS_SHOWN]],
+        "damaged_snapshots": {str(number): what for number, what in sorted(damaged.items())},
         "archive_bytes": total,
         "parts": parts,
         "unfinished_bytes": sum(info.n_bytes for info in unfinished(store, named_by(snapshots))),

@@ -15,6 +15,7 @@ from flows.ingest import NOTHING, Plan
 from flows.progress import tell
 from flows.report import ProgressEvent, RunReport
 from flows.settings import RunRequest
+from vae_core.errors import Conflict, CorruptArchive
 
 log = logging.getLogger(__name__)
 
@@ -83,5 +84,23 @@ def run_stages(request: RunRequest, run: str, stages: Stages, *, now: datetime, 
         report = stages.report(request, run, seconds, ui_url)
         log.info("%d rows, %d bytes stored as %d. %s", report.rows, report.raw_bytes, report.archive_bytes, report.verdict)
         return report
+    except CorruptArchive as error:
+        newest = ingest.latest_manifest(request.archive)
+        parent = _parent(run)
+        if newest is None or newest.run == run or parent in (None, newest.snapshot):
+            raise
+        # what it built on has gone from under it, shards and all
+        raise Conflict(
+            f"{request.archive.uri}: snapshot {newest.snapshot} was committed by run {newest.run or 'unnamed'} while this run built on "
+            f"snapshot {parent}; nothing was committed here, run again ({error})"
+        ) from error
     finally:
         ingest.discard_run_folder(run)
+
+
+def _parent(run: str) -> int | None:
+    """The snapshot a run builds on; None before its plan is made, and for a first one."""
+    try:
+        return Plan.load(run).parent
+    except OSError:
+        return None

@@ -59,6 +59,8 @@ def info_table(value: Mapping[str, Any]) -> str:
     lines += ["", "snapshots"]
     for entry in value["snapshots"]:
         lines.append(f"  {entry['snapshot']:>4}  {entry['created_at']}  {entry['rows']:>14,} rows")
+    for number, what in value.get("damaged_snapshots", {}).items():
+        lines.append(f"  {number:>4}  damaged: {printable(what)}; `latentpack vacuum --keep N` lets it go")
     return "\n".join(line.rstrip() for line in lines)
 
 
@@ -92,7 +94,7 @@ def vacuum_table(result: Any, *, dry_run: bool) -> str:
     head = f"{verb} {len(paths):,} objects, {human_bytes(result.n_bytes)}{gone}" if paths else "nothing to remove"
     lines = [head, *(f"  {printable(path)}" for path in paths)]
     if result.n_pending:
-        from storage.vacuum import GRACE_S
+        from storage.claims import GRACE_S
 
         what = f"{result.n_pending:,} objects, {human_bytes(result.pending_bytes)}"
         lines.append(f"kept {what}, of unfinished runs younger than {GRACE_S / 3600:.0f} hours: the next run may go on from them")

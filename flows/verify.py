@@ -32,9 +32,9 @@ from flows.settings import ArchiveSettings, RunRequest, SourceSettings
 from storage.manifest import Manifest
 from storage.objects import ObjectStore
 from storage.shards import ShardEntry, load_record, load_records
-from storage.snapshots import load_manifest
+from storage.snapshots import load_manifest, load_manifests
 from storage.sources import Source, SourcePart
-from storage.verity import read_verified
+from storage.verity import read_verified, read_whole
 from vae_core import quality
 from vae_core.errors import CorruptArchive, UsageError, VerificationFailed
 from vae_core.model import Model
@@ -125,6 +125,7 @@ def verify_archive(
     opened = None if source is None else ingest.source_of(SourceSettings(uri=source, credentials=source_credentials, widen=widen))
     entries = load_records(store, manifest.shards, manifest.schema.names)
     n_objects, n_object_bytes = _check_objects(store, manifest, entries)
+    load_manifests(store)  # the lists of the others: a damaged one is found while there is time
     chosen = _sampled(entries, sample, seed)
     totals: dict[str, ColumnQuality] = {}
     counts = Counter[str]()
@@ -173,11 +174,11 @@ def verify_archive(
 
 
 def _check_objects(store: ObjectStore, manifest: Manifest, entries: Sequence[ShardEntry]) -> tuple[int, int]:
-    """Read every object the snapshot names against its digests. Returns (objects, bytes)."""
-    refs = [ref for model in manifest.models for ref in model.objects.values()]
-    refs += [ref for entry in entries for ref in entry.objects.values()]
+    """Read every object the snapshot names against its digests and its size. Returns (objects, bytes)."""
+    refs = [*manifest.beside, *(ref for model in manifest.models for ref in model.objects.values())]
+    refs += [ref for entry in entries for ref in (entry.record, *entry.objects.values())]
     for ref in refs:
-        read_verified(store, ref)
+        read_whole(store, ref)
     return len(refs), sum(ref.n_bytes for ref in refs)
 
 

@@ -12,8 +12,9 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import pyarrow as pa
+import zstandard
 
-from storage.document import MAX_DOCUMENT_BYTES, Fields, compress, decompress, from_json, to_json
+from storage.document import MAX_DOCUMENT_BYTES, Fields, compress_json, decompress_json, to_json
 from storage.entries import ModelRef, ShardRef, SourceRecord
 from storage.verity import ObjectRef
 from storage.version import FORMAT_VERSION, check_version, read_as
@@ -56,23 +57,22 @@ class Chapter:
             "shards": [shard.to_json(digests) for shard in shards],
             "sources": [source.to_json() for source in sources],
         }
-        text = to_json(document)
-        data = compress(text)
+        data = compress_json(document)
         ref = located(ObjectRef.of("", data))
-        chapter = cls(ref, tuple(models[digest] for digest in digests), tuple(shards), tuple(sources), len(text))
+        n_bytes = zstandard.frame_content_size(data)
+        chapter = cls(ref, tuple(models[digest] for digest in digests), tuple(shards), tuple(sources), n_bytes)
         return chapter, data
 
     @classmethod
     def from_bytes(cls, data: bytes, ref: ObjectRef, limit: int = MAX_DOCUMENT_BYTES) -> Chapter:
         """Undo `of`. Raises CorruptArchive, also beyond `limit` bytes of JSON."""
-        text = decompress(data, ref.path, limit)
-        fields = Fields.of(from_json(text, ref.path), ref.path)
+        fields = Fields.of(decompress_json(data, ref.path, limit), ref.path)
         with read_as(check_version(fields.text("format"), ref.path), ref.path):
             models = tuple(ModelRef.from_json(model, ref.path) for model in fields.list("models"))
             digests = [model.digest for model in models]
             shards = tuple(ShardRef.from_json(shard, digests, ref.path) for shard in fields.list("shards"))
             sources = tuple(SourceRecord.from_json(source, ref.path) for source in fields.list("sources"))
-        return cls(ref, models, shards, sources, len(text))
+        return cls(ref, models, shards, sources, zstandard.frame_content_size(data))
 
 
 def located(ref: ObjectRef) -> ObjectRef:

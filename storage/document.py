@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import binascii
 import json
+import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -21,6 +22,7 @@ from vae_core.errors import CorruptArchive
 MAX_DOCUMENT_BYTES = 256 << 20
 MAX_COUNT = 1 << 53
 PACK_ABOVE_CHARS = 300
+MOST_OF_JSON, SPARE_BYTES = 100, 1 << 20  # what a frame may stand for: so many times its size, and some
 
 _HEX_ID = re.compile(r"[0-9a-f]{16,64}\Z")
 _FILE_NAME = re.compile(r"[a-z][a-z0-9_-]{0,31}(\.[a-z0-9]{1,16}){1,2}\Z")
@@ -54,9 +56,27 @@ def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return document
 
 
-def compress(data: bytes) -> bytes:
-    """zstd, level 19, with the content size in the frame header: the reader checks it before allocating."""
-    return zstandard.ZstdCompressor(level=19, write_content_size=True, write_checksum=False).compress(data)
+def compress(data: bytes, most: float = math.inf) -> bytes:
+    """zstd, level 19, with the content size in the frame header: the reader checks it before allocating.
+
+    most : times its size the frame may stand for (and SPARE_BYTES), else a lower level makes a larger one
+    """
+    for level in (19, 3, 1, -10, -100, -1000, -10_000, -100_000):
+        frame = zstandard.ZstdCompressor(level=level, write_content_size=True, write_checksum=False).compress(data)
+        if len(data) <= most * len(frame) + SPARE_BYTES:
+            break
+    return frame
+
+
+def compress_json(value: Any) -> bytes:
+    """A JSON document as a zstd frame that `decompress_json` takes."""
+    return compress(to_json(value), MOST_OF_JSON)
+
+
+def decompress_json(data: bytes, where: str, limit: int = MAX_DOCUMENT_BYTES) -> Any:
+    """Undo `compress_json`. Raises CorruptArchive, also for a frame that stands for a document out of all proportion to its size:
+    lists in JSON take seventy times their text in memory."""
+    return from_json(decompress(data, where, min(limit, MOST_OF_JSON * len(data) + SPARE_BYTES)), where)
 
 
 def decompress(data: bytes, where: str, limit: int = MAX_DOCUMENT_BYTES) -> bytes:
@@ -88,14 +108,14 @@ def pack(value: Any) -> Any:
     text = to_json(value)
     if len(text) <= PACK_ABOVE_CHARS:
         return value
-    packed = {"zstd": to_base64(compress(text))}
+    packed = {"zstd": to_base64(compress_json(value))}
     return packed if len(to_json(packed)) < len(text) else value
 
 
 def unpack(value: Any, where: str) -> Any:
     """Undo `pack`."""
     if isinstance(value, dict) and value.keys() == {"zstd"} and isinstance(value["zstd"], str):
-        return from_json(decompress(from_base64(value["zstd"], where), where), where)
+        return decompress_json(from_base64(value["zstd"], where), where)
     return value
 
 

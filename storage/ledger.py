@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from storage.manifest import Manifest
 from storage.shards import ShardEntry, load_records
-from storage.snapshots import load_manifests
+from storage.snapshots import load_readable, undisturbed
 
 if TYPE_CHECKING:
     from storage.objects import ObjectStore
@@ -19,11 +19,15 @@ def bytes_by_part(store: ObjectStore, manifest: Manifest | None = None) -> dict[
     """Bytes of every object under the archive, by part (see LEDGER_PARTS), reports apart.
 
     Shards and models of `manifest` and of every committed snapshot count by what they hold; FORMAT, snapshots, chapters, records,
-    Parquet headers and footers, and leftovers that no snapshot names count as metadata. Raises CorruptArchive.
+    Parquet headers and footers, and leftovers that no readable snapshot names count as metadata. Raises CorruptArchive.
     """
+    return undisturbed(store, lambda: _bytes_by_part(store, manifest))
+
+
+def _bytes_by_part(store: ObjectStore, manifest: Manifest | None) -> dict[str, int]:
     sizes = {info.path: info.n_bytes for info in store.list("") if not info.path.startswith(REPORTS_PREFIX)}
     parts = dict.fromkeys(LEDGER_PARTS, 0)
-    manifests = [*load_manifests(store), *([manifest] if manifest is not None else [])]
+    manifests = [*load_readable(store)[0], *([manifest] if manifest is not None else [])]
     models = {ref.path for one in manifests for model in one.models for ref in model.objects.values()}
     shards = {shard.record.path: shard for one in manifests for shard in one.shards}
     parts["model"] = sum(sizes.get(path, 0) for path in models)

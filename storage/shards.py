@@ -14,14 +14,12 @@ from typing import TYPE_CHECKING, Any
 
 from storage.document import (
     Fields,
-    compress,
-    decompress,
+    compress_json,
+    decompress_json,
     from_base64,
-    from_json,
     from_varints,
     hex_id,
     to_base64,
-    to_json,
     to_varints,
     typed,
 )
@@ -129,7 +127,7 @@ class ShardEntry:
             "parts": parts,
             "sources": [[part.path, part.start, part.stop] for part in self.sources],
         }
-        return compress(to_json(document))
+        return compress_json(document)
 
     def _column(self, outcome: ColumnOutcome) -> list[Any]:
         bits = _short(self.bits_per_value.get(outcome.name))
@@ -144,7 +142,7 @@ class ShardEntry:
         names : of the dataset's columns, which a record does not say again; without them columns are called by their numbers
         """
         where = record.path
-        fields = Fields.of(from_json(decompress(data, where), where), where)
+        fields = Fields.of(decompress_json(data, where), where)
         version = check_version(fields.text("format"), where)
         with read_as(version, where):
             return cls._from_fields(fields, version, record, names)

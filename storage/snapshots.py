@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from storage.chapters import Chapter
 from storage.manifest import Manifest
@@ -18,7 +19,10 @@ if TYPE_CHECKING:
 
 MAX_SNAPSHOT_BYTES = 256 << 20
 MAX_FORMAT_BYTES = 64
+ATTEMPTS = 4
 READERS = 16  # small objects fetched side by side: a bucket answers each after tens of milliseconds
+
+T = TypeVar("T")
 
 _FORMAT_LINE = re.compile(rb"latentpack (\d{1,4})\.(\d{1,4})\n\Z")
 _SNAPSHOT_PATH = re.compile(r"snapshots/(\d{10})\.json\Z")
@@ -71,11 +75,64 @@ def load_manifest(store: ObjectStore, snapshot: int | None = None) -> Manifest:
 
 
 def load_manifests(store: ObjectStore) -> list[Manifest]:
-    """Every snapshot, oldest first; each chapter is read once. Raises as `load_manifest`, but for an archive without any."""
-    created = check_format(store)
+    """Every snapshot, oldest first; each chapter is read once. Raises as `load_manifest`, but for an archive without any.
+
+    One that somebody lets go meanwhile is left out.
+    """
+    return load_newest(store)[0]
+
+
+def load_newest(store: ObjectStore, n: int | None = None) -> tuple[list[Manifest], list[int]]:
+    """The newest n snapshots, oldest first, and the numbers of the others, which are not read. Raises as `load_manifests`."""
+    created, sizes = check_format(store), list_snapshots(store)
+    wanted = list(sizes)[-n:] if n else list(sizes)
     known: dict[str, Chapter] = {}
+
+    def load(number: int) -> Manifest | None:
+        return _unless_gone(store, number, lambda: _load(store, number, sizes[number], created, known))
+
     with ThreadPoolExecutor(READERS) as pool:
-        return list(pool.map(lambda item: _load(store, item[0], item[1], created, known), list_snapshots(store).items()))
+        found = list(pool.map(load, wanted))
+    return [manifest for manifest in found if manifest is not None], [number for number in sizes if number not in wanted]
+
+
+def load_readable(store: ObjectStore) -> tuple[list[Manifest], dict[int, str]]:
+    """As `load_manifests`, and what is wrong with the snapshots that are damaged, by number."""
+    created, sizes = check_format(store), list_snapshots(store)
+    known: dict[str, Chapter] = {}
+    damaged: dict[int, str] = {}
+
+    def load(number: int) -> Manifest | None:
+        try:
+            return _unless_gone(store, number, lambda: _load(store, number, sizes[number], created, known))
+        except CorruptArchive as error:
+            damaged[number] = str(error)
+            return None
+
+    with ThreadPoolExecutor(READERS) as pool:
+        found = list(pool.map(load, sizes))
+    return [manifest for manifest in found if manifest is not None], damaged
+
+
+def undisturbed(store: ObjectStore, look: Callable[[], T]) -> T:
+    """What `look` finds; when it fails and a snapshot has come or gone meanwhile, it looks again: a vacuum may be at work."""
+    for _ in range(ATTEMPTS):
+        before = list(list_snapshots(store))
+        try:
+            return look()
+        except (CorruptArchive, FileNotFoundError):
+            if list(list_snapshots(store)) == before:
+                raise
+    return look()
+
+
+def _unless_gone(store: ObjectStore, number: int, load: Callable[[], Manifest]) -> Manifest | None:
+    try:
+        return load()
+    except (CorruptArchive, FileNotFoundError):
+        if store.exists(snapshot_path(number)):
+            raise
+        return None
 
 
 def _load(store: ObjectStore, number: int, n_bytes: int, created: tuple[int, int], known: dict[str, Chapter]) -> Manifest:

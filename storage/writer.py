@@ -8,10 +8,12 @@ absent did not happen. FORMAT.md, section "Writing".
 from __future__ import annotations
 
 import hashlib
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from storage.claims import PENDING, claimed_for_commit, folder_of, model_claim, refuse_removed, shard_claim
 from storage.codec import Codec, LearnedCodec
 from storage.document import Fields, file_name, from_json, hex_id, to_json
 from storage.entries import ModelRef, ShardRef
@@ -80,7 +82,7 @@ def stage_model(store: ObjectStore, files: Mapping[str, bytes], schema: pa.Schem
     folder = hasher.hexdigest()
     objects = {name: ObjectRef.of(f"models/{folder}/{name}", data) for name, data in files.items()}
     ref = ModelRef(folder, objects, schema)
-    store.write(f"pending/{folder}.json", to_json({"model": ref.to_json()}))
+    store.write(model_claim(ref), to_json({"model": ref.to_json()}))
     for name, data in files.items():
         store.write(objects[name].path, data)
     return ref
@@ -118,7 +120,7 @@ def stage_shard(
     """
     sources = [part if isinstance(part, SourceSlice) else SourceSlice(*part) for part in slices]
     entry, files = encode_files(shard_id, model.digest, shard, sources)
-    store.write(_claim_path(entry.ref), to_json({"shard": entry.ref.to_json([model.digest]), "model": model.to_json()}))
+    store.write(shard_claim(entry.ref), to_json({"shard": entry.ref.to_json([model.digest]), "model": model.to_json()}))
     for path, data in files.items():
         store.write(path, data)
     return entry
@@ -140,10 +142,6 @@ def find_pending(store: ObjectStore, shard_id: str) -> ShardEntry | None:
     return None
 
 
-def _claim_path(ref: ShardRef) -> str:
-    return f"pending/{ref.record.path.split('/')[1]}.json"
-
-
 def commit(store: ObjectStore, manifest: Manifest) -> int:
     """Make `manifest` the next snapshot after `manifest.parent` and return its number.
 
@@ -158,26 +156,30 @@ def commit(store: ObjectStore, manifest: Manifest) -> int:
     created = check_format(store)
     stated = None if created == manifest.format_version else created
     written = replace(manifest, snapshot=number, created_with=stated).to_objects()
-    for path, content in written.objects.items():  # also where it lies already: a vacuum spares what is young
-        store.write(path, content)
-    _check_staged(store, manifest, written.again)
-    try:
-        store.create(snapshot_path(number), written.data)
-    except Conflict:
-        raise _lost(store, number, manifest.parent) from None
-    named = {_claim_path(shard) for shard in manifest.shards} | {f"pending/{model.digest}.json" for model in manifest.models}
-    for info in store.list("pending/"):
-        if info.path in named:
+    named = [*written.objects, *written.again, *(shard.record.path for shard in manifest.shards)]
+    named += [ref.path for model in manifest.models for ref in model.objects.values()]
+    things = {folder_of(path) for path in named}
+    kept = (shard for chapter in manifest.chapters if chapter.ref.path in written.again for shard in chapter.shards)
+    with claimed_for_commit(store, things - {folder_of(shard.record.path) for shard in kept}):  # the parent names those
+        for path, content in written.objects.items():
+            store.write(path, content)
+        refuse_removed(store, things, time.time())
+        _check_staged(store, manifest, named)
+        try:
+            store.create(snapshot_path(number), written.data)
+        except Conflict:
+            raise _lost(store, number, manifest.parent) from None
+    claims = {*map(shard_claim, manifest.shards), *map(model_claim, manifest.models)}
+    for info in store.list(PENDING):
+        if info.path in claims:
             store.delete(info.path)
     return number
 
 
-def _check_staged(store: ObjectStore, manifest: Manifest, chapters: Sequence[str]) -> None:
+def _check_staged(store: ObjectStore, manifest: Manifest, named: Sequence[str]) -> None:
     """A vacuum by somebody in a hurry may have taken what was staged: look before naming it."""
     models = {model.digest for model in manifest.models}
-    there = {info.path for prefix in ("shards/", "models/", "chapters/") for info in store.list(prefix)}
-    named = [*chapters, *(shard.record.path for shard in manifest.shards)]
-    named += [ref.path for model in manifest.models for ref in model.objects.values()]
+    there = {info.path for prefix in ("shards/", "models/", "chapters/", "schemas/") for info in store.list(prefix)}
     for path in named:
         if path not in there:
             raise Conflict(f"{path}: was there and is gone (a vacuum?); nothing was committed, run again")

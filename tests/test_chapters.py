@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from storage.chapters import INLINE_BYTES, Chapter, read_chapters
-from storage.document import compress, to_json
+from storage.document import compress, compress_json, decompress_json, pack, to_base64, to_json, unpack
 from storage.entries import ModelRef, Proof, ShardRef, SourceRecord, shard_folder
 from storage.manifest import Manifest
 from storage.verity import ObjectRef, digest
@@ -150,6 +150,26 @@ def test_chapters_are_bounded_together(monkeypatch: pytest.MonkeyPatch) -> None:
         read_chapters([held.ref.to_json()], "here", lambda _: data, {})
     with pytest.raises(CorruptArchive, match="larger"):
         read_chapters([held.ref.to_json()], "here", lambda _: data, {held.ref.path: held})
+
+
+def test_a_frame_of_json_out_of_all_proportion_is_refused_before_it_is_read() -> None:
+    held, _ = chapter()
+    document = {"format": "1.5", "models": [[]] * 20_000_000, "shards": [], "sources": []}
+    bomb = compress(to_json(document))
+    assert len(bomb) < 20_000
+    with pytest.raises(CorruptArchive, match="claims 60000052 bytes, at most"):
+        Chapter.from_bytes(bomb, held.ref)
+    packed = {"zstd": to_base64(bomb)}
+    with pytest.raises(CorruptArchive, match="claims 60000052 bytes, at most"):
+        unpack(packed, "here")
+
+
+@given(st.lists(st.sampled_from(["learned", "pco", ""]), max_size=50), st.integers(0, 9_000))
+@settings(deadline=None, max_examples=20)
+def test_what_a_writer_packs_a_reader_takes_however_alike(words: list[str], n: int) -> None:
+    value = words * n
+    assert decompress_json(compress_json(value), "here") == value
+    assert unpack(pack(value), "here") == value
 
 
 @pytest.mark.parametrize("change", [

@@ -19,8 +19,9 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 
-from flows import cli, reading
+from flows import cli, reading, stages
 from storage import open_archive
+from vae_core.errors import CorruptArchive
 
 ROOT = Path(__file__).resolve().parent.parent
 FLIGHTS = ROOT / "benchmarks" / "data" / "flights"
@@ -129,8 +130,9 @@ WITHOUT = """
 import sys
 for name in ("prefect", "torch", "matplotlib", "psutil", "s3fs", "fastapi", "sqlalchemy"):
     sys.modules[name] = None  # importing it raises ModuleNotFoundError
-from flows import cli, reading
+from flows import cli, reading, stages
 from storage import open_archive
+from vae_core.errors import CorruptArchive
 sys.exit(cli.main(sys.argv[1:]))
 """
 
@@ -284,6 +286,77 @@ def test_old_snapshots_go_when_asked_by_a_run_and_by_vacuum(tmp_path):
     assert planned.replace("would remove", "removed") == latentpack("vacuum", archive, "--keep", 1).stdout
     assert json.loads(latentpack("info", archive, "--json").stdout)["n_snapshots"] == 1
     latentpack("verify", archive, "--source", source)
+
+
+def nights(source, *numbers):
+    """Files of an hour each, named in the order of their rows."""
+    source.mkdir(exist_ok=True)
+    for night in numbers:
+        pq.write_table(pa.table({"t": np.arange(200) + 1000 * night, "k": ["n"] * 200}), source / f"{night:02}.parquet")
+
+
+def test_rows_come_back_in_the_order_of_the_source_wherever_a_file_is_put(tmp_path):
+    source, archive = tmp_path / "source", tmp_path / "archive"
+    for step in ((0, 5), (2,), (9,), (1, 7), (3, 4)):
+        nights(source, *step)
+        done = latentpack("run", source, archive, *BUDGET)
+        latentpack("read", archive, tmp_path / "back.parquet")
+        whole = pa.concat_tables(pq.read_table(path) for path in sorted(source.iterdir()))
+        assert pq.read_table(tmp_path / "back.parquet").equals(whole), step
+    assert "snapshot 5" in done.stdout
+    latentpack("verify", archive, "--source", source)
+    (source / "05.parquet").unlink()
+    nights(source, 6)
+    latentpack("run", source, archive, *BUDGET)  # a shard that cannot be made again keeps its place
+    assert pq.read_table(tmp_path / "back.parquet").num_rows == 8 * 200
+    latentpack("read", archive, tmp_path / "back.parquet")
+    assert sorted(pq.read_table(tmp_path / "back.parquet")["t"].to_pylist()) == sorted(
+        t + 1000 * night for night in (0, 1, 2, 3, 4, 5, 6, 7, 9) for t in range(200)
+    )
+
+
+def test_a_damaged_old_snapshot_is_named_and_stops_no_run(tmp_path):
+    source, archive = tmp_path / "source", tmp_path / "archive"
+    for night in range(3):
+        nights(source, night)
+        latentpack("run", source, archive, *BUDGET)
+    damaged = archive / "snapshots" / "0000000002.json"
+    damaged.write_bytes(damaged.read_bytes().replace(b"latentpack", b"latentpick"))
+    nights(source, 3)
+    done = latentpack("run", source, archive, *BUDGET, "--json", tmp_path / "r.json")
+    assert "Snapshot 2 is damaged" in done.stdout and Path(json.loads((tmp_path / "r.json").read_text())["report_html"]).exists()
+    assert "damaged: snapshots/0000000002.json" in latentpack("info", archive).stdout
+    assert "snapshots/0000000002.json" in latentpack("verify", archive, code=4).stderr
+    assert "snapshots/0000000002.json" in latentpack("vacuum", archive, code=4).stderr
+    assert "3 of them snapshots" in latentpack("vacuum", archive, "--keep", 1).stdout
+    latentpack("verify", archive, "--source", source)
+
+
+@pytest.mark.parametrize("pattern", ["shards/*/shard.json.zst", "shards/*/corrections.parquet", "models/*/plan.json.zst"])
+def test_bytes_put_at_the_end_of_an_object_are_found(tmp_path, pattern):
+    source, archive = tmp_path / "source", tmp_path / "archive"
+    nights(source, 0)
+    latentpack("run", source, archive, *BUDGET)
+    [victim] = archive.glob(pattern)
+    victim.write_bytes(victim.read_bytes() + b"x")
+    assert f"{victim.relative_to(archive)}: the object is longer" in latentpack("verify", archive, code=4).stderr
+
+
+def test_a_run_whose_snapshot_went_from_under_it_says_so(tmp_path, monkeypatch):
+    source, archive = tmp_path / "source", tmp_path / "archive"
+    nights(source, 0)
+    latentpack("run", source, archive, *BUDGET)
+    nights(source, 1)
+
+    def overtaken(request, run):
+        monkeypatch.undo()
+        pq.write_table(pa.table({"t": np.arange(50), "k": ["m"] * 50}), source / "00.parquet")
+        latentpack("run", source, archive, *BUDGET, "--keep", 1)
+        raise CorruptArchive("shards/x/shard.json.zst: the object is missing")
+
+    monkeypatch.setattr(stages.train, "learn_run", overtaken)
+    said = latentpack("run", source, archive, *BUDGET, code=6).stderr
+    assert "snapshot 2 was committed by run" in said and "built on snapshot 1" in said
 
 
 def test_a_distortion_target_is_met_and_its_siblings_are_shown(tmp_path):

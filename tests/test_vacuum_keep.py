@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,14 +13,15 @@ import pyarrow as pa
 import pytest
 from archive_fakes import Killed, example_table, killed_at, open_fake, run_once, stage_parts
 
+from storage.claims import claimed_for_commit, notice_of_removal
 from storage.ledger import bytes_by_part
 from storage.manifest import Manifest
 from storage.objects import ObjectStore
-from storage.snapshots import list_snapshots, newest_manifest
+from storage.snapshots import list_snapshots, load_manifests, load_readable, newest_manifest
 from storage.vacuum import vacuum
 from storage.verity import read_verified
 from storage.writer import commit
-from vae_core.errors import Conflict, UsageError
+from vae_core.errors import Conflict, CorruptArchive, UsageError
 
 TABLE = example_table(900, n_learned=30)  # its schema is an object of its own
 PARTS = [TABLE.slice(start, 30) for start in range(0, 900, 30)]
@@ -127,15 +130,132 @@ def test_a_run_that_commits_while_a_vacuum_looks_loses_nothing(tmp_path: Path, m
     assert list(open_fake(store, TABLE.schema).check_objects())
 
 
-def test_chapters_nobody_names_yet_are_spared_while_they_are_young(tmp_path: Path) -> None:
+def test_what_a_commit_has_claimed_is_spared_while_the_claim_is_young(tmp_path: Path) -> None:
     store = nightly(tmp_path, 1)
     lost = {f"chapters/{'a' * 32}.json.zst", f"schemas/{'b' * 32}.arrow.zst"}
-    for path in lost:
-        store.write(path, b"of a run that is about to commit, or was killed")
-    assert vacuum(store).n_pending == 2
+    with claimed_for_commit(store, lost):
+        for path in lost:
+            store.write(path, b"of a run that is about to commit, or was killed")
+        assert vacuum(store).paths == () and vacuum(store).n_pending == 3
+        claim = next(path for path in everything(store) if path.startswith("pending/commit-"))
+        data = store.read(claim)
+    store.write(claim, data)
     now = (tmp_path / "FORMAT").stat().st_mtime
-    assert set(vacuum(store, now=now + 2 * DAY).paths) == lost
+    removed = set(vacuum(store, now=now + 2 * DAY).paths)
+    assert lost < removed and len(removed) == 3
     whole(store)
+
+
+def returning(root: Path) -> tuple[ObjectStore, ObjectStore]:
+    """A store for a vacuum and one for a run; rows that are in an old snapshot alone are about to come back, under the same names."""
+    store = ObjectStore.open(str(root))
+    run_once(store, PARTS[:1])
+    run_once(store, PARTS[:2])
+    run_once(store, PARTS[:1])
+    return store, ObjectStore.open(str(root))
+
+
+def settled(store: ObjectStore) -> None:
+    """Whatever came of a run beside a vacuum: another run finishes it, every snapshot is whole, nothing is left pending."""
+    if open_fake(store, TABLE.schema).num_rows != 60:
+        run_once(store, PARTS[:2])
+    assert open_fake(store, TABLE.schema).to_table().equals(pa.concat_tables(PARTS[:2]))
+    for number in list_snapshots(store):
+        assert list(open_fake(store, TABLE.schema, snapshot=number).check_objects())
+    assert not [path for path in everything(store) if path.startswith("pending/")]
+
+
+@pytest.mark.parametrize("n_calls", range(0, 60))
+def test_rows_that_come_back_while_a_vacuum_lets_them_go_are_not_lost(tmp_path: Path, n_calls: int) -> None:
+    store, other = returning(tmp_path)
+    refused = []
+
+    def run() -> None:
+        try:
+            run_once(other, PARTS[:2])
+        except (Conflict, CorruptArchive) as error:
+            refused.append(str(error))
+
+    with meanwhile(store, n_calls, run):
+        vacuum(store, keep=1)
+    assert all("run again" in said or "missing" in said for said in refused)
+    settled(store)
+
+
+@pytest.mark.parametrize("n_calls", range(0, 60))
+def test_a_vacuum_at_any_moment_of_a_run_takes_nothing_the_run_commits(tmp_path: Path, n_calls: int) -> None:
+    store, other = returning(tmp_path)
+    try:
+        with meanwhile(other, n_calls, lambda: vacuum(store, keep=1)):
+            run_once(other, PARTS[:2])
+    except Conflict as error:
+        assert "run again" in str(error)
+    except CorruptArchive as error:
+        assert "missing" in str(error)
+    settled(store)
+
+
+@contextmanager
+def meanwhile(store: ObjectStore, n_calls: int, action: Callable[[], Any]) -> Iterator[None]:
+    """`action` happens once, right after so many calls of the store."""
+    names = ("list", "read", "read_range", "write", "create", "delete", "exists", "size")
+    left = [n_calls]
+
+    def then(original: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*arguments: Any) -> Any:
+            found = original(*arguments)
+            left[0] -= 1
+            if left[0] == -1:
+                action()
+            return found
+
+        return call
+
+    for name in names:
+        setattr(store, name, then(getattr(store, name)))
+    try:
+        yield
+    finally:
+        for name in names:
+            delattr(store, name)
+
+
+def test_a_commit_gives_way_to_a_vacuum_that_gave_notice_and_an_old_notice_is_none(tmp_path: Path) -> None:
+    store, other = returning(tmp_path)
+    model, entries, _ = stage_parts(other, PARTS[:2])
+    late = Manifest(schema=TABLE.schema, models=(model,), shards=tuple(entry.ref for entry in entries), parent=3)
+    folder = entries[1].record.path.rpartition("/")[0]
+    with notice_of_removal(store, {folder}), pytest.raises(Conflict, match="a vacuum is about to remove it"):
+        commit(other, late)
+    with notice_of_removal(store, {folder}):
+        notice = next(path for path in everything(store) if path.startswith("pending/vacuum-"))
+        data = store.read(notice)
+    store.write(notice, data)
+    os.utime(tmp_path / notice, (1.0, 1.0))
+    assert commit(other, late) == 4
+    assert notice in vacuum(store).paths
+
+
+def test_a_damaged_snapshot_that_goes_anyway_need_not_be_read(tmp_path: Path) -> None:
+    store = nightly(tmp_path, 4)
+    path = tmp_path / "snapshots" / "0000000002.json"
+    path.write_bytes(path.read_bytes().replace(b"run-1", b"run-2"))
+    with pytest.raises(CorruptArchive, match="0000000002"):
+        vacuum(store, keep=3)
+    manifests, damaged = load_readable(store)
+    assert [manifest.snapshot for manifest in manifests] == [1, 3, 4] and list(damaged) == [2]
+    assert sum(bytes_by_part(store).values()) == sum(store.size(p) for p in everything(store))
+    assert vacuum(store, keep=2).snapshots == (1, 2)
+    whole(store)
+
+
+@pytest.mark.parametrize("n_calls", range(0, 14))
+def test_the_ledger_is_right_while_snapshots_go(tmp_path: Path, n_calls: int) -> None:
+    store, other = nightly(tmp_path, 3), ObjectStore.open(str(tmp_path))
+    run_once(store, PARTS[5:6])
+    with meanwhile(store, n_calls, lambda: vacuum(other, keep=1)):
+        assert bytes_by_part(store)["corrections"] > 0
+    assert len(load_manifests(store)) == 1
 
 
 def test_a_snapshot_whose_chapter_went_meanwhile_is_not_committed(tmp_path: Path) -> None:
