@@ -26,7 +26,7 @@ FAR_BELOW = 0.8  # of what a sample says of a coding: a stream below this takes 
 Looks = Mapping[str, tuple[tuple[int, float], ...]]
 LOOKS: Looks = {
     "plain": ((3, 0.55), (9, 0.8), (12, 0.88)),
-    "split": ((3, 0.52), (9, 0.7)),
+    "split": ((3, 0.5), (9, 0.55)),
     "dictionary": ((3, 0.85), (9, 0.92)),
     "delta": ((3, 0.8), (9, 0.88)),
 }
@@ -46,8 +46,8 @@ TWINS = 1.03  # of a first look: what so little tells apart
 SLACK = {"plain": 64, "split": 64, "dictionary": 1024, "delta": 1024}  # bytes: what is smaller has ratios of its own, and these are quick
 LONG, PART_ROWS, PART_RUNS = 131_072, 32_768, 8  # rows from which a part of them, in so many runs, tells of everything
 LARGE = 32_768  # bytes: of a column that takes less, no sample tells enough
-STEADY = 0.99  # of the best so far: what a sample puts below this is measured on every row
-SAMPLED_LESS = 0.995  # a sampled rival is reported at so much of what its sample says
+STEADY = 0.995  # of the best so far: what a sample puts below this is measured on every row
+SAMPLED_LESS = 0.985  # a sampled rival is reported at so much of what its sample says
 
 
 def whole(coding: str, n_bytes: float, dictionary: float) -> float:
