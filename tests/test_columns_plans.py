@@ -20,7 +20,7 @@ from vae_core.columns import (
     plan_columns,
     unpack_side,
 )
-from vae_core.columns.packing import pack_numbers, pack_values, unpack_numbers, unpack_values
+from vae_core.columns.packing import pack_numbers, pack_values, unpack_numbers, unpack_values, zstd
 from vae_core.errors import CorruptArchive
 from vae_core.quality import compare_column, differences
 from vae_core.tolerance import Tolerance
@@ -245,6 +245,16 @@ def test_packed_dictionaries_come_back_and_damage_is_seen():
     assert np.array_equal(unpack_numbers(pack_numbers(numbers), numbers.dtype, 300), numbers)
     with pytest.raises(CorruptArchive):
         unpack_numbers(pack_numbers(numbers), numbers.dtype, 299)
+
+
+@pytest.mark.parametrize("share", [0.0001, 0.01, 0.1, 0.5])
+@pytest.mark.parametrize("run", [1, 90])
+def test_states_are_written_the_shortest_way(share, run):
+    state = np.repeat(RNG.random(90_000 // run) < share, run).astype(np.uint8)
+    state[7] = 1
+    kinds, gaps = state[state > 0].tobytes(), np.diff(np.flatnonzero(state), prepend=-1).astype("<u4")
+    ways = (state.tobytes(), np.packbits(state).tobytes() + kinds, gaps.view(np.uint8).reshape(-1, 4).T.tobytes() + kinds)
+    assert len(pack_side(state, None)) == 6 + min(len(zstd(way)) for way in ways)
 
 
 @pytest.mark.parametrize("share", [0.001, 0.1, 0.9])

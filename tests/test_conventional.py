@@ -119,3 +119,21 @@ def test_a_damaged_part_is_a_corrupt_archive_never_another_error(coding):
                 conventional.decode(plan, coding, Stored(stored.native, stored.payload[:cut]), len(values))
     with pytest.raises(CorruptArchive):
         conventional.decode(plan, coding, Stored(None, None), len(values))
+
+
+@LAW
+@given(st.integers(0, 400), st.integers(0, 6), st.sampled_from(["u1", "i2", "i4", "i8"]), st.booleans())
+def test_what_is_weighed_together_weighs_what_each_coding_does_alone(n, seed, kind, holes):
+    rng = np.random.default_rng(seed)
+    values = rng.integers(0, 100, n).astype(kind)
+    table = pa.table({"x": pa.array(values, mask=rng.random(n) < 0.2 if holes else None)})
+    plan, array = plans_of(table)[0], one_array(table.column(0))
+    codes = encode_column(plan, array) if plan.kind != "verbatim" else None
+    weighed = conventional.Weighed(plan, array, codes)
+    for level in (3, 19):
+        for coding, n_bytes in weighed.sizes(conventional.candidates_for(plan), level).items():
+            stored = conventional.encode(plan, coding, array, codes)
+            alone = len(stored.payload or b"")
+            if stored.native is not None:
+                alone += conventional.chunk_bytes(stored.native, conventional.parquet_encoding(coding), level)
+            assert n_bytes == alone, (coding, level)

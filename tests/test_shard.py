@@ -17,7 +17,7 @@ from telemetry import SENSORS, assert_kept, decoded, fitted, profiled, resolved,
 from storage.manifest import Manifest
 from storage.objects import ObjectStore
 from storage.writer import commit, stage_model, stage_shard
-from vae_core import choosing
+from vae_core import choosing, peers
 from vae_core.coders.parquet import chunk_bytes
 from vae_core.columns import decode_column, encode_column
 from vae_core.errors import BadInput, CorruptArchive, UsageError
@@ -489,9 +489,9 @@ def test_blocks_whose_codes_need_wider_integers_share_one_type_with_the_others()
     model = fitted(table, ["x=0.7"]).model
     for coding in ("codes-plain", "codes-dictionary", "codes-delta"):
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(choosing, "_ranked", lambda *_, coding=coding: [(coding, 0)])
-            patch.setattr(choosing, "_about", lambda *_: None)
-            patch.setattr(choosing, "_in_blocks", lambda *_: 0)
+            patch.setattr(peers.Race, "exact", lambda _, coding=coding: {coding: 0})
+            patch.setattr(peers.Race, "about", lambda *_: None)
+            patch.setattr(choosing, "_best_in_blocks", lambda near, *_: (0, *near[0]))
             patch.setattr(choosing, "NATIVE_BYTES", 0)
             shard = encode_shard(model, table, block_rows=60)
         assert [o.coding for o in shard.outcomes] == [coding]

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from vae_core.base import GAIN_UNIT
 from vae_core.base.cost import stored_bytes
+from vae_core.coders.conventional import Stored
 from vae_core.columns import STATE_MISFIT, Codes, ColumnPlan, decode_column
 from vae_core.model import Base, Model
 from vae_core.tables import rmse_of
@@ -45,6 +46,7 @@ class ColumnState:
     holds  : the codes keep the column's target, so that a stream of them will do
     coding : the best conventional one, "" as long as that is open; stored : what it stores where it stores codes: of the uniform plan, say
     conventional_bytes : what it costs in this shard     reported_bytes : with this shard's share of a dictionary it needs
+    packed : the column by its coding in one piece, where that took long to find
     """
 
     array: pa.Array
@@ -53,6 +55,7 @@ class ColumnState:
     holds: bool = True
     coding: str = ""
     stored: Codes | None = None
+    packed: Stored | None = None
     conventional_bytes: int = 0
     reported_bytes: int = 0
     n_bytes: float = 0.0

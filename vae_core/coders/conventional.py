@@ -45,6 +45,8 @@ CODINGS = (
     "lattices",
 )
 _RANK_CELLS = 1 << 20
+STORED = 19
+"""The zstd level of everything stored."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -111,21 +113,80 @@ def measure(plan: ColumnPlan, array: pa.Array | pa.ChunkedArray, codes: Codes | 
     return min(found.items(), key=lambda pair: pair[1])
 
 
-def sizes(plan: ColumnPlan, array: pa.Array, codes: Codes | None, candidates: Iterable[str], level: int = 19) -> dict[str, int]:
+def sizes(plan: ColumnPlan, array: pa.Array, codes: Codes | None, candidates: Iterable[str], level: int = STORED) -> dict[str, int]:
     """Coding -> bytes over all rows passed, of the candidates that can hold the data; as they are stored at zstd level 19."""
-    asked = tuple(candidates)
-    held = any(coding.startswith("parquet-") for coding in asked) and survives(plan, array)
-    found: dict[str, int] = {}
-    for coding in asked:
-        if codes is None and coding.startswith(("codes-", "pco", "zstd", "lattices")):
-            continue
-        if held or not coding.startswith("parquet-"):
-            found[coding] = _size(plan, coding, array, codes, level)
-    return found
+    return Weighed(plan, array, codes).sizes(candidates, level)
 
 
-def encode(plan: ColumnPlan, coding: str, array: pa.Array | pa.ChunkedArray, codes: Codes | None) -> Stored:
-    """One block of a column by one coding. Raises ValueError for a coding the plan cannot have."""
+class Weighed:
+    """(n,) rows of a column and what they take by each coding. Nothing is coded twice, and what two codings have in common once.
+
+    codes : of the array, None for a verbatim plan
+    """
+
+    def __init__(self, plan: ColumnPlan, array: pa.Array, codes: Codes | None) -> None:
+        self.plan, self.array, self.codes = plan, array, codes
+        self._known: dict[tuple[str, int], int] = {}
+        self._natives: dict[str, Stored | None] = {}
+        self._side: bytes | None = None
+        self._same: bool | None = None
+
+    def sizes(self, candidates: Iterable[str], level: int = STORED) -> dict[str, int]:
+        """Coding -> bytes, of the candidates that can hold the data. level: of zstd, where Parquet has it to do"""
+        found = {coding: self._size(coding, level) for coding in candidates}
+        return {coding: n_bytes for coding, n_bytes in found.items() if n_bytes is not None}
+
+    def _size(self, coding: str, level: int) -> int | None:
+        family, encoding = coding.partition("-")[0], parquet_encoding(coding)
+        if self.codes is None and family in ("codes", "pco", "zstd", "lattices"):
+            return None
+        if family not in ("codes", "parquet"):
+            key = (coding, STORED)
+            if key not in self._known:
+                payload = encode(self.plan, coding, self.array, self.codes, self._sides()).payload
+                self._known[key] = len(payload or b"")
+            return self._known[key]
+        stored = self._native("codes" if family == "parquet" and self._twins() else family)
+        if stored is None or stored.native is None:
+            return None
+        key = (encoding if self._twins() else coding, level)
+        if key not in self._known:
+            self._known[key] = len(stored.payload or b"") + chunk_bytes(stored.native, encoding, level)
+        return self._known[key]
+
+    def _sides(self) -> bytes:
+        """States and misfits, for the codings that keep them in a payload."""
+        if self._side is None:
+            self._side = b"" if self.codes is None else pack_side(self.codes.state, self.codes.misfits)
+        return self._side
+
+    def _native(self, family: str) -> Stored | None:
+        """What Parquet is given, None where it cannot hold the data."""
+        if family not in self._natives:
+            if family == "codes":
+                self._natives[family] = encode(self.plan, "codes-plain", self.array, self.codes, self._sides())
+            else:
+                held = survives(self.plan, self.array)
+                self._natives[family] = encode(self.plan, "parquet-plain", self.array, self.codes) if held else None
+        return self._natives[family]
+
+    def _twins(self) -> bool:
+        """Whether values and codes are the same integers of 32 bits to Parquet, which has none that are narrower."""
+        if self._same is None:
+            kind = storage_type(self.plan.field.type)
+            self._same = False
+            if self.codes is not None and pa.types.is_integer(kind) and kind.bit_width <= 32 and self.plan.width == 1:
+                raw, codes = self._native("parquet"), self._native("codes")
+                if raw and codes and raw.native is not None and codes.native is not None and codes.payload is None:
+                    self._same = bool(raw.native.cast(pa.int64()).equals(codes.native.cast(pa.int64())))
+        return self._same
+
+
+def encode(plan: ColumnPlan, coding: str, array: pa.Array | pa.ChunkedArray, codes: Codes | None, side: bytes | None = None) -> Stored:
+    """One block of a column by one coding. Raises ValueError for a coding the plan cannot have.
+
+    side : of the codes (`pack_side`), where it is known already
+    """
     flat = one_array(array)
     family = coding.partition("-")[0]
     if coding == "ipc":
@@ -135,8 +196,8 @@ def encode(plan: ColumnPlan, coding: str, array: pa.Array | pa.ChunkedArray, cod
     if codes is None:
         raise ValueError(f"column {plan.name!r} has no codes: {coding!r} cannot hold it")
     if family == "codes":
-        return _encode_codes(plan, codes)
-    side = pack_side(codes.state, codes.misfits)
+        return _encode_codes(plan, codes, side)
+    side = pack_side(codes.state, codes.misfits) if side is None else side
     if coding == "pco-raw":
         storage = storage_of(flat)
         v = raw_values(elements_of(storage) if plan.kind == "tensor" else storage)
@@ -190,15 +251,7 @@ def decode_codes(plan: ColumnPlan, coding: str, stored: Stored, n_rows: int) -> 
     return Codes(values, state, misfits)
 
 
-def _size(plan: ColumnPlan, coding: str, array: pa.Array, codes: Codes | None, level: int) -> int:
-    stored = encode(plan, coding, array, codes)
-    n_bytes = len(stored.payload or b"")
-    if stored.native is not None:
-        n_bytes += chunk_bytes(stored.native, parquet_encoding(coding), level)
-    return n_bytes
-
-
-def _encode_codes(plan: ColumnPlan, codes: Codes) -> Stored:
+def _encode_codes(plan: ColumnPlan, codes: Codes, side: bytes | None) -> Stored:
     if plan.width != 1:
         raise ValueError(f"column {plan.name!r} has {plan.width} values a row: codes-* holds one")
     values, state = codes.values, codes.state
@@ -208,8 +261,9 @@ def _encode_codes(plan: ColumnPlan, codes: Codes) -> Stored:
     good = state == 0
     narrow, _ = narrowed(np.where(good, values, values[good][0] if good.any() else 0))
     native = from_raw(_arrow_type(narrow.dtype), narrow, good)
-    side = pack_side(state, codes.misfits) if bool((state > STATE_NULL).any()) else None
-    return Stored(native, side)
+    if not bool((state > STATE_NULL).any()):
+        return Stored(native, None)
+    return Stored(native, pack_side(state, codes.misfits) if side is None else side)
 
 
 def _decode_codes(plan: ColumnPlan, native: pa.Array, payload: bytes | None, n: int) -> Codes:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -28,15 +30,11 @@ def _write(native: pa.Array, encoding: str, compression: str, level: int = 19) -
     schema = pa.schema([pa.field("v", native.type, nullable=native.null_count > 0)])
     encodings: dict[str, str] = {}
     dictionaries: list[str] = []
-    head = pa.BufferOutputStream()
-    pq.write_table(schema.empty_table(), head, store_schema=False)
-    leaves = pq.ParquetFile(pa.BufferReader(head.getvalue())).schema
-    for i in range(len(leaves)):
-        leaf = leaves.column(i)
-        if encoding == "dictionary" and leaf.physical_type != "BOOLEAN":
-            dictionaries.append(leaf.path)
+    for path, physical_type in _leaves(native.type, native.null_count > 0):
+        if encoding == "dictionary" and physical_type != "BOOLEAN":
+            dictionaries.append(path)
         else:
-            encodings[leaf.path] = leaf_encoding(encoding, leaf.physical_type)
+            encodings[path] = leaf_encoding(encoding, physical_type)
     sink = pa.BufferOutputStream()
     with pq.ParquetWriter(
         sink,
@@ -54,6 +52,15 @@ def _write(native: pa.Array, encoding: str, compression: str, level: int = 19) -
     ) as writer:
         writer.write_table(pa.Table.from_arrays([native], schema=schema), row_group_size=max(1, len(native)))
     return sink.getvalue()
+
+
+@lru_cache(maxsize=512)
+def _leaves(kind: pa.DataType, nullable: bool) -> tuple[tuple[str, str], ...]:
+    """(path, physical type) of the leaves Parquet has for a column "v" of a type."""
+    head = pa.BufferOutputStream()
+    pq.write_table(pa.schema([pa.field("v", kind, nullable=nullable)]).empty_table(), head, store_schema=False)
+    leaves = pq.ParquetFile(pa.BufferReader(head.getvalue())).schema
+    return tuple((leaf.path, leaf.physical_type) for leaf in map(leaves.column, range(len(leaves))))
 
 
 def leaf_encoding(encoding: str, physical_type: str) -> str:

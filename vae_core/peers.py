@@ -1,0 +1,209 @@
+"""What one column takes by the best conventional coding: exactly, or about where its stream takes less than all of them.
+
+Most codings are ruled out without their zstd 19, which is a hundred times as slow as a first look. A ladder of looks at every row,
+level 3, 9 and 12, each with the least that 19 ever made of it, leaves those that may still beat the best so far (NOTES.md, "The peers
+of learned columns").
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from vae_core.coders.conventional import STORED, Weighed, candidates_for, parquet_encoding
+from vae_core.columns import Codes, one_array
+from vae_core.columns.dictionaries import ValueDictionary
+from vae_core.columns.integers import IntegerLattice
+from vae_core.latents import Way, slice_codes
+from vae_core.layout import is_native, uses_codes
+
+FAR_BELOW = 0.8  # of what a sample says of a coding: a stream below this takes less, whatever all rows would say
+Looks = Mapping[str, tuple[tuple[int, float], ...]]
+LOOKS: Looks = {
+    "plain": ((3, 0.55), (9, 0.8), (12, 0.88)),
+    "split": ((3, 0.5), (9, 0.55)),
+    "dictionary": ((3, 0.85), (9, 0.92)),
+    "delta": ((3, 0.8), (9, 0.88)),
+}
+"""Parquet encoding -> (zstd level, the least that 19 makes of its bytes where that is best of all)."""
+TEXT_LOOKS: Looks = {
+    "plain": ((3, 0.35), (9, 0.48)),
+    "split": ((3, 0.35),),
+    "dictionary": ((3, 0.6), (9, 0.7)),
+    "delta": ((3, 0.5), (9, 0.7)),
+}
+"""The same of values without codes, or most of which do not recur: texts, mostly, of which 19 makes far less."""
+RECURS = 8  # times a value of a dictionary is there, for its texts to take little of the column
+FAST = 3
+HOPELESS = 0.65  # the same of a first look at a sample
+NEAR_BEST, HEAD_ROWS = 1.15, 16_384
+TWINS = 1.03  # of a first look: what so little tells apart
+SLACK = {"plain": 64, "split": 64, "dictionary": 1024, "delta": 1024}  # bytes: what is smaller has ratios of its own, and these are quick
+LONG, PART_ROWS, PART_RUNS = 131_072, 32_768, 8  # rows from which a part of them, in so many runs, tells of everything
+LARGE = 32_768  # bytes: of a column that takes less, no sample tells enough
+STEADY = 0.995  # of the best so far: what a sample puts below this is measured on every row
+SAMPLED_LESS = 0.985  # a sampled rival is reported at so much of what its sample says
+
+
+def whole(coding: str, n_bytes: float, dictionary: float) -> float:
+    """Bytes of a coding with the dictionary it needs."""
+    return n_bytes + (dictionary if uses_codes(coding) else 0)
+
+
+class Race:
+    """The codings of one column over all its rows, the most promising first.
+
+    dictionary : bytes in the model that codings of codes need: they weigh in what is reported, not in what is stored
+    """
+
+    def __init__(self, way: Way, array: pa.Array, dictionary: float) -> None:
+        self.way, self.array, self.dictionary = way, array, dictionary
+        self.weighed = Weighed(way.plan, array, way.codes)
+        names = [name for name in candidates_for(way.plan) if not way.raw or not uses_codes(name)]
+        self.slow = [name for name in names if is_native(name) and not (name.startswith("parquet-") and self._is_beaten(name))]
+        self.quick = [name for name in names if name.startswith("pco")]
+        self.ipc = "ipc" in names
+        listed = isinstance(way.plan.transform, ValueDictionary) and len(way.plan.transform.values)
+        self.mostly_new = way.codes is None or listed * RECURS > len(array)
+
+    def _is_beaten(self, name: str) -> bool:
+        """Whether the codes are the values moved and scaled, with nothing beside them, so that Parquet has less to do with them."""
+        plan, codes = self.way.plan, self.way.codes
+        moved = isinstance(plan.transform, IntegerLattice) and not pa.types.is_boolean(plan.value_type)
+        return codes is not None and codes.misfits is None and moved and parquet_encoding(name) != "delta"
+
+    def exact(self) -> dict[str, int]:
+        """Coding -> bytes of the best to store, the best to report and what else had to be measured to know them."""
+        found = self.weighed.sizes(self.quick)
+        for name in self._order(self.slow):
+            stored = min(found.values(), default=math.inf)
+            reported = min((whole(other, n, self.dictionary) for other, n in found.items()), default=math.inf)
+            if self._may_be_below(name, stored if uses_codes(name) else reported):
+                found |= self.weighed.sizes([name])
+        if found:
+            found |= self.weighed.sizes(self._twins_of(min(found, key=lambda name: found[name])))
+        return found | self.weighed.sizes(["ipc"]) if self._ipc_is_near(found) else found
+
+    def _twins_of(self, name: str) -> list[str]:
+        """What was left out for being alike."""
+        first = self.weighed.sizes([other for other in self.slow if parquet_encoding(other) == parquet_encoding(name)], FAST)
+        return [other for other in first if name in first and first[other] <= TWINS * first[name]]
+
+    def about(self, learned: float) -> float | None:
+        """About the bytes of the best to report, rather too few than too many; None where a stream of `learned` bytes may take more."""
+        found = {name: whole(name, n, self.dictionary) for name, n in self.weighed.sizes(self.quick).items()}
+        best = min(found.values(), default=0.0)
+        hopeful = [name for name in self.slow if self._is_kept(learned, best) and not self._is_hopeless(name, best)]
+        for name in self._order(hopeful, for_report=True):
+            long = len(self.array) > LONG and best > LARGE and parquet_encoding(name) in ("plain", "split")
+            if not self._may_be_below(name, best - (self.dictionary if uses_codes(name) else 0), by_part=long):
+                continue
+            told = self._told(name) if long else 0.0
+            if told < STEADY * best or learned >= FAR_BELOW * told:
+                told = whole(name, self.weighed.sizes([name])[name], self.dictionary)
+            else:
+                told *= SAMPLED_LESS
+            best = min(best, told)
+            if not self._is_kept(learned, best):
+                return None
+        return best if self._is_kept(learned, best) else None
+
+    def _is_kept(self, learned: float, best: float) -> bool:
+        """Whether a stream takes less than what is stored by any coding, or so little that the dictionary is no matter."""
+        return learned < max(FAR_BELOW * best, best - self.dictionary)
+
+    def _is_hopeless(self, name: str, best: float) -> bool:
+        """Whether a first look at the part will do: steps from row to row have nothing in common far apart."""
+        if len(self.array) <= LONG or best <= LARGE or parquet_encoding(name) != "delta":
+            return False
+        first = self.part.sizes([name], FAST)
+        return bool(first) and HOPELESS * first[name] * self._beside() > best
+
+    def _order(self, names: Sequence[str], *, for_report: bool = False) -> list[str]:
+        """What Parquet has to do, by a first look, best first. Of values and codes that are alike in it only one is kept."""
+        first = self.weighed.sizes(names, FAST)
+        sizes = {name: whole(name, n, self.dictionary) for name, n in first.items()}
+        order = sorted(sizes, key=lambda name: sizes[name])
+        if self.dictionary:
+            return _untwinned(order, sizes, ("dictionary",)) if for_report else order
+        return _untwinned(order, sizes, tuple(LOOKS))
+
+    def _ipc_is_near(self, found: Mapping[str, int]) -> bool:
+        """Whether an Arrow stream, all of which is zstd 19, is to be tried: by the first rows."""
+        if not found or not self.ipc:
+            return not found
+        head = Weighed(self.way.plan, self.array.slice(0, HEAD_ROWS), None)
+        return head.sizes(["ipc"])["ipc"] <= NEAR_BEST * min(head.sizes(found).values(), default=math.inf)
+
+    def _may_be_below(self, name: str, goal: float, *, by_part: bool = False) -> bool:
+        """Whether no look at a coding rules out that it takes less than goal. by_part: looks but the first are at the part alone."""
+        encoding, first = parquet_encoding(name), self.weighed.sizes([name], FAST)[name]
+        looks = TEXT_LOOKS if self.mostly_new and name.startswith("parquet-") else LOOKS
+        for level, least in looks[encoding] if goal < math.inf else ():
+            seen: float = first
+            if level > FAST:
+                seen = self._scaled(name, level) if by_part else self.weighed.sizes([name], level)[name]
+            if least * seen > goal + SLACK[encoding]:
+                return False
+        return True
+
+    def _scaled(self, name: str, level: int) -> float:
+        """Bytes at a level, by what it makes of a first look on the part."""
+        first = self.part.sizes([name], FAST)[name]
+        return self.weighed.sizes([name], FAST)[name] * self.part.sizes([name], level)[name] / max(1, first)
+
+    def _told(self, name: str) -> float:
+        """What the part says of a coding: beside pcodec there, and by what 19 makes of a first look; the lower one."""
+        n_bytes = self.part.sizes([name])[name]
+        beside = whole(name, n_bytes, self.dictionary * len(self.part.array) / len(self.array)) * self._beside()
+        return min(beside, whole(name, self._scaled(name, STORED), self.dictionary))
+
+    def _beside(self) -> float:
+        """Bytes of the best of pcodec over those on the part."""
+        share = self.dictionary * len(self.part.array) / len(self.array)
+        exact = self.weighed.sizes(self.quick)
+        best = min(exact, key=lambda name: whole(name, exact[name], self.dictionary))
+        return whole(best, exact[best], self.dictionary) / whole(best, self.part.sizes([best])[best], share)
+
+    @cached_property
+    def part(self) -> Weighed:
+        """Rows from all over the column."""
+        rows, codes = sampled(self.way, self.array, PART_ROWS, PART_RUNS)
+        return Weighed(self.way.plan, rows, codes)
+
+
+def _untwinned(names: Sequence[str], sizes: Mapping[str, float], encodings: Sequence[str]) -> list[str]:
+    """Codings, best first, without those that do to raw values what a better one does to their codes, or the reverse, for about as much."""
+    kept: dict[str, str] = {}
+    for name in names:
+        encoding = parquet_encoding(name)
+        twin = kept.get(encoding) if encoding in encodings else None
+        if twin is None or sizes[name] > TWINS * sizes[twin]:
+            kept[name if encoding in kept else encoding] = name
+    return list(kept.values())
+
+
+def sampled(way: Way, array: pa.Array, n_rows: int, n_runs: int) -> tuple[pa.Array, Codes | None]:
+    """Runs of rows spread evenly over a column of codes."""
+    assert way.codes is not None and way.plan.width == 1
+    if len(array) <= n_rows:
+        return array, way.codes
+    run = n_rows // n_runs
+    starts = [k * (len(array) - run) // (n_runs - 1) for k in range(n_runs)]
+    rows = one_array(pa.chunked_array([array.slice(start, run) for start in starts], array.type))
+    return rows, _joined([slice_codes(way.codes, start, run, 1) for start in starts])
+
+
+def _joined(parts: list[Codes]) -> Codes:
+    """Codes of one column end to end."""
+    states: NDArray[np.uint8] | None = None
+    if any(part.state is not None for part in parts):
+        states = np.concatenate([np.zeros(len(p.values), np.uint8) if p.state is None else p.state for p in parts])
+    misfits = [part.misfits for part in parts if part.misfits is not None]
+    values = np.concatenate([part.values for part in parts])
+    return Codes(values, states, one_array(pa.chunked_array(misfits)) if misfits else None)
