@@ -9,8 +9,9 @@ things be. FORMAT.md, section "Writing".
 from __future__ import annotations
 
 import re
+import time
 import uuid
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from storage.objects import ObjectInfo, ObjectStore
 
 GRACE_S = 24 * 3600.0
+NOTICE_S, RENEWED_S = 3600.0, 300.0  # a notice counts for so long, and is renewed so often while its vacuum is at work
 
 PENDING = "pending/"
 _CLAIM = re.compile(r"pending/(?:[0-9a-f]{16,64}(?:-[0-9a-f]{16})?|commit-[0-9a-f]{16}|vacuum-[0-9a-f]{16})\.json\Z")
@@ -60,18 +62,26 @@ def claimed_for_commit(store: ObjectStore, things: Iterable[str]) -> Iterator[No
 
 
 @contextmanager
-def notice_of_removal(store: ObjectStore, things: Iterable[str]) -> Iterator[None]:
-    """Give notice that a vacuum removes these folders and paths, until it has."""
-    with _standing(store, "vacuum", things):
-        yield
+def notice_of_removal(store: ObjectStore, things: Iterable[str]) -> Iterator[Callable[[], None]]:
+    """Give notice that a vacuum removes these folders and paths, until it has. To be called now and then while it does."""
+    with _standing(store, "vacuum", things) as renew:
+        renewed = time.monotonic()
+
+        def at_work() -> None:
+            nonlocal renewed
+            if time.monotonic() - renewed > RENEWED_S:
+                renew()
+                renewed = time.monotonic()
+
+        yield at_work
 
 
 @contextmanager
-def _standing(store: ObjectStore, kind: str, things: Iterable[str]) -> Iterator[None]:
-    path = f"{PENDING}{kind}-{uuid.uuid4().hex[:16]}.json"
-    store.write(path, to_json({"paths": sorted(things)}))
+def _standing(store: ObjectStore, kind: str, things: Iterable[str]) -> Iterator[Callable[[], None]]:
+    path, data = f"{PENDING}{kind}-{uuid.uuid4().hex[:16]}.json", to_json({"paths": sorted(things)})
+    store.write(path, data)
     try:
-        yield
+        yield lambda: store.write(path, data)
     finally:
         store.delete(path)
 
@@ -79,7 +89,7 @@ def _standing(store: ObjectStore, kind: str, things: Iterable[str]) -> Iterator[
 def refuse_removed(store: ObjectStore, things: Iterable[str], now: float) -> None:
     """Raise Conflict when a vacuum has given notice that it removes one of these folders and paths."""
     wanted = set(things)
-    for info, found in _documents(store, now, GRACE_S, "vacuum-"):
+    for info, found in _documents(store, now, NOTICE_S, "vacuum-"):
         if both := sorted(wanted.intersection(_paths(found, info.path))):
             raise Conflict(f"{both[0]}: a vacuum is about to remove it ({info.path}); nothing was committed, run again")
 

@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from storage.claims import GRACE_S, PENDING, folder_of, is_claim, is_young, notice_of_removal, read_claims
+from storage.claims import GRACE_S, NOTICE_S, PENDING, folder_of, is_claim, is_young, notice_of_removal, read_claims
 from storage.snapshots import check_format, load_newest, snapshot_path
 from vae_core.errors import BadInput, UsageError
 
@@ -65,7 +65,7 @@ def vacuum(
     for info in plan.removable:
         _refuse_links(store, info.path)
     if plan.removable and not dry_run:
-        with notice_of_removal(store, {folder_of(info.path) for info in plan.removable}):
+        with notice_of_removal(store, {folder_of(info.path) for info in plan.removable}) as at_work:
             # what a run has claimed or committed before it could see the notice
             again = _plan(store, keep, grace_s, now)
             still = {info.path for info in again.removable}
@@ -73,6 +73,7 @@ def vacuum(
             plan = replace(again, removable=removable, snapshots=tuple(n for n in plan.snapshots if n in again.snapshots))
             for info in plan.removable:
                 store.delete(info.path)
+                at_work()
     return VacuumResult(
         tuple(info.path for info in plan.removable),
         sum(info.n_bytes for info in plan.removable),
@@ -104,7 +105,7 @@ def _plan(store: ObjectStore, keep: int | None, grace_s: float, now: float) -> _
     for info, thing in listed:
         if thing in named:
             continue
-        if info.path.startswith(f"{PENDING}vacuum-") and is_young(info, now, grace_s):
+        if info.path.startswith(f"{PENDING}vacuum-") and is_young(info, now, NOTICE_S):
             continue  # a notice, of this vacuum or another
         spared = info.path in standing or thing in claimed
         (pending if spared else removable).append(info)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -231,9 +232,21 @@ def test_a_commit_gives_way_to_a_vacuum_that_gave_notice_and_an_old_notice_is_no
         notice = next(path for path in everything(store) if path.startswith("pending/vacuum-"))
         data = store.read(notice)
     store.write(notice, data)
-    os.utime(tmp_path / notice, (1.0, 1.0))
+    with pytest.raises(Conflict, match="a vacuum is about to remove it"):
+        commit(other, late)
+    hour_ago = time.time() - 3700
+    os.utime(tmp_path / notice, (hour_ago, hour_ago))
     assert commit(other, late) == 4
     assert notice in vacuum(store).paths
+
+
+def test_a_vacuum_of_many_objects_keeps_its_notice_young(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store, _ = returning(tmp_path)
+    monkeypatch.setattr("storage.claims.RENEWED_S", -1.0)
+    written = []
+    monkeypatch.setattr(store, "write", lambda path, data: written.append(path))
+    n_removed = len(vacuum(store, keep=1).paths)
+    assert n_removed > 3 and len(written) == 1 + n_removed and len(set(written)) == 1
 
 
 def test_a_damaged_snapshot_that_goes_anyway_need_not_be_read(tmp_path: Path) -> None:
