@@ -40,7 +40,7 @@ from storage.ledger import bytes_by_part, column_totals, report_bytes
 from storage.manifest import Manifest
 from storage.objects import ObjectStore
 from storage.shards import ShardEntry, load_records
-from storage.snapshots import load_readable
+from storage.snapshots import load_readable, undisturbed
 from storage.writer import commit, vacuum
 
 log = logging.getLogger(__name__)
@@ -169,7 +169,7 @@ def assemble_report(request: RunRequest, plan: Plan, archive: Archive, seconds: 
     """The report of a run over the newest snapshot of its archive."""
     manifest, store = archive.manifest, archive.store
     entries = archive.entries()
-    parts = bytes_by_part(store, manifest)
+    parts, note = undisturbed(store, lambda: costs_and_note(store, manifest))
     nothing = plan.decision == NOTHING
     trained = None if nothing else Trained.load(plan.run)
     proofs = [] if nothing else load_proofs(plan.run)
@@ -186,7 +186,7 @@ def assemble_report(request: RunRequest, plan: Plan, archive: Archive, seconds: 
         statement=plan.statement,
         decision=plan.decision,
         rows=manifest.n_rows,
-        note=damaged_note(store),
+        note=note,
         n_new_rows=sum(proof.n_rows for proof in proofs),
         n_new_files=len(plan.encode),
         raw_bytes=sum(record.n_bytes for record in manifest.sources),
@@ -253,12 +253,14 @@ def with_report_made_up(store: ObjectStore, manifest: Manifest, report: RunRepor
     return report.model_copy(update={"note": f"{report.note} {note}".lstrip(), "report_bytes": written.report_bytes})
 
 
-def damaged_note(store: ObjectStore) -> str:
-    """A sentence for each snapshot that cannot be read, none where all can."""
-    return " ".join(
+def costs_and_note(store: ObjectStore, manifest: Manifest) -> tuple[dict[str, int], str]:
+    """Bytes by part, and a sentence for each snapshot that cannot be read."""
+    snapshots, damaged = load_readable(store)
+    lines = [
         f"Snapshot {number} is damaged ({what}): `latentpack vacuum --keep N` lets it go, or bring the object back."
-        for number, what in sorted(load_readable(store)[1].items())
-    )
+        for number, what in damaged.items()
+    ]
+    return bytes_by_part(store, manifest, snapshots), " ".join(lines)
 
 
 def training_points(trained: Trained | None) -> list[TrainingPoint]:

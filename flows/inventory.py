@@ -38,11 +38,11 @@ def _inventory(store: ObjectStore, uri: str, snapshot: int | None) -> dict[str, 
     }
     for name, stated in manifest.ledger.get("columns", {}).items():
         totals.setdefault(name, {}).update(stated)
-    parts = dict(bytes_by_part(store, manifest))
+    snapshots, damaged = load_readable(store)
+    parts = dict(bytes_by_part(store, manifest, snapshots))
     total = sum(parts.values())
     raw_bytes = sum(source.n_bytes for source in manifest.sources)
     conventional_bytes = sum(int(total.get("conventional_bytes", 0)) for total in totals.values())
-    snapshots, damaged = load_readable(store)
     snapshots.reverse()
     return {
         "archive": uri,
@@ -58,7 +58,7 @@ def _inventory(store: ObjectStore, uri: str, snapshot: int | None) -> dict[str, 
         "models": [{"digest": model.digest, "bytes": model.n_bytes} for model in manifest.models],
         "n_snapshots": len(snapshots) + len(damaged),
         "snapshots": [{"snapshot": m.snapshot, "created_at": m.created_at, "rows": m.n_rows} for m in snapshots[:MAX_SNAPSHOTS_SHOWN]],
-        "damaged_snapshots": {str(number): what for number, what in sorted(damaged.items())},
+        "damaged_snapshots": {str(number): str(what) for number, what in damaged.items()},
         "archive_bytes": total,
         "parts": parts,
         "unfinished_bytes": sum(info.n_bytes for info in unfinished(store, named_by(snapshots))),

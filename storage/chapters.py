@@ -40,11 +40,6 @@ class Chapter:
     sources: tuple[SourceRecord, ...]
     n_bytes: int
 
-    @property
-    def size(self) -> int:
-        """How many things it lists."""
-        return len(self.shards) + len(self.sources)
-
     @classmethod
     def of(
         cls, models: Mapping[str, ModelRef], schema: pa.Schema, shards: Sequence[ShardRef], sources: Sequence[SourceRecord]

@@ -11,7 +11,7 @@ from __future__ import annotations
 import re
 import time
 import uuid
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -54,36 +54,53 @@ def folder_of(path: str) -> str:
     return path.rpartition("/")[0] if path.startswith(("shards/", "models/")) else path
 
 
+class Standing:
+    """A claim or a notice while it stands: `renew` writes it anew."""
+
+    def __init__(self, store: ObjectStore, kind: str, things: Iterable[str]) -> None:
+        self.path, self._store = f"{PENDING}{kind}-{uuid.uuid4().hex[:16]}.json", store
+        self._data, self._renewed = to_json({"paths": sorted(things)}), 0.0
+        self.renew()
+
+    def renew(self) -> None:
+        """Make it young again."""
+        self._renewed = time.time()
+        self._store.write(self.path, self._data)
+
+    def keep_young(self) -> None:
+        """To be called before each step of long work: renew it now and then. Raises Conflict where it has been left to age."""
+        age = time.time() - self._renewed
+        if age > NOTICE_S / 2:
+            raise Conflict(f"{self.path}: nothing was done for {age:.0f} s, and others may rely on that; what is left stays, run again")
+        if age > RENEWED_S:
+            self.renew()
+
+    def now(self) -> float:
+        """The time by the clock of the store, which is the one that its other objects are dated by."""
+        return self._store.info(self.path).mtime or time.time()
+
+
 @contextmanager
-def claimed_for_commit(store: ObjectStore, things: Iterable[str]) -> Iterator[None]:
+def claimed_for_commit(store: ObjectStore, things: Iterable[str]) -> Iterator[Standing]:
     """Claim folders and paths while a commit names them. The claim of a run that is killed meanwhile ages as any other."""
-    with _standing(store, "commit", things):
-        yield
+    with _standing(store, "commit", things) as claim:
+        yield claim
 
 
 @contextmanager
-def notice_of_removal(store: ObjectStore, things: Iterable[str]) -> Iterator[Callable[[], None]]:
-    """Give notice that a vacuum removes these folders and paths, until it has. To be called now and then while it does."""
-    with _standing(store, "vacuum", things) as renew:
-        renewed = time.monotonic()
-
-        def at_work() -> None:
-            nonlocal renewed
-            if time.monotonic() - renewed > RENEWED_S:
-                renew()
-                renewed = time.monotonic()
-
-        yield at_work
+def notice_of_removal(store: ObjectStore, things: Iterable[str]) -> Iterator[Standing]:
+    """Give notice that a vacuum removes these folders and paths, until it has."""
+    with _standing(store, "vacuum", things) as notice:
+        yield notice
 
 
 @contextmanager
-def _standing(store: ObjectStore, kind: str, things: Iterable[str]) -> Iterator[Callable[[], None]]:
-    path, data = f"{PENDING}{kind}-{uuid.uuid4().hex[:16]}.json", to_json({"paths": sorted(things)})
-    store.write(path, data)
+def _standing(store: ObjectStore, kind: str, things: Iterable[str]) -> Iterator[Standing]:
+    found = Standing(store, kind, things)
     try:
-        yield lambda: store.write(path, data)
+        yield found
     finally:
-        store.delete(path)
+        store.delete(found.path)
 
 
 def refuse_removed(store: ObjectStore, things: Iterable[str], now: float) -> None:
@@ -91,7 +108,10 @@ def refuse_removed(store: ObjectStore, things: Iterable[str], now: float) -> Non
     wanted = set(things)
     for info, found in _documents(store, now, NOTICE_S, "vacuum-"):
         if both := sorted(wanted.intersection(_paths(found, info.path))):
-            raise Conflict(f"{both[0]}: a vacuum is about to remove it ({info.path}); nothing was committed, run again")
+            raise Conflict(
+                f"{both[0]}: a vacuum is removing it, or was killed within the hour ({info.path}); nothing was committed, run again when"
+                " it has ended, or after that hour"
+            )
 
 
 def read_claims(store: ObjectStore, grace_s: float, now: float) -> dict[str, set[str]]:

@@ -22,7 +22,7 @@ from vae_core.errors import CorruptArchive
 MAX_DOCUMENT_BYTES = 256 << 20
 MAX_COUNT = 1 << 53
 PACK_ABOVE_CHARS = 300
-MOST_OF_JSON, SPARE_BYTES = 100, 1 << 20  # what a frame may stand for: so many times its size, and some
+MOST_OF_JSON, SPARE_BYTES = 100, 4 << 20  # what a frame may stand for: so many times its size, and some
 
 _HEX_ID = re.compile(r"[0-9a-f]{16,64}\Z")
 _FILE_NAME = re.compile(r"[a-z][a-z0-9_-]{0,31}(\.[a-z0-9]{1,16}){1,2}\Z")
@@ -112,10 +112,11 @@ def pack(value: Any) -> Any:
     return packed if len(to_json(packed)) < len(text) else value
 
 
-def unpack(value: Any, where: str) -> Any:
-    """Undo `pack`."""
+def unpack(value: Any, where: str, *, bounded: bool = True) -> Any:
+    """Undo `pack`. bounded: as `decompress_json` does; before format 1.5 a frame might stand for any document."""
     if isinstance(value, dict) and value.keys() == {"zstd"} and isinstance(value["zstd"], str):
-        return decompress_json(from_base64(value["zstd"], where), where)
+        frame = from_base64(value["zstd"], where)
+        return decompress_json(frame, where) if bounded else from_json(decompress(frame, where), where)
     return value
 
 

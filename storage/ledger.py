@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from storage.manifest import Manifest
@@ -15,19 +16,19 @@ LEDGER_PARTS = ("latents", "corrections", "verbatim", "model", "metadata")
 REPORTS_PREFIX = "reports/"
 
 
-def bytes_by_part(store: ObjectStore, manifest: Manifest | None = None) -> dict[str, int]:
+def bytes_by_part(store: ObjectStore, manifest: Manifest | None = None, snapshots: Sequence[Manifest] | None = None) -> dict[str, int]:
     """Bytes of every object under the archive, by part (see LEDGER_PARTS), reports apart.
 
     Shards and models of `manifest` and of every committed snapshot count by what they hold; FORMAT, snapshots, chapters, records,
     Parquet headers and footers, and leftovers that no readable snapshot names count as metadata. Raises CorruptArchive.
+
+    snapshots : the committed ones that can be read, where somebody has read them (then what goes meanwhile is missing)
     """
-    return undisturbed(store, lambda: _bytes_by_part(store, manifest))
-
-
-def _bytes_by_part(store: ObjectStore, manifest: Manifest | None) -> dict[str, int]:
+    if snapshots is None:
+        return undisturbed(store, lambda: bytes_by_part(store, manifest, load_readable(store)[0]))
     sizes = {info.path: info.n_bytes for info in store.list("") if not info.path.startswith(REPORTS_PREFIX)}
     parts = dict.fromkeys(LEDGER_PARTS, 0)
-    manifests = [*load_readable(store)[0], *([manifest] if manifest is not None else [])]
+    manifests = [*snapshots, *([manifest] if manifest is not None else [])]
     models = {ref.path for one in manifests for model in one.models for ref in model.objects.values()}
     shards = {shard.record.path: shard for one in manifests for shard in one.shards}
     parts["model"] = sum(sizes.get(path, 0) for path in models)

@@ -141,6 +141,8 @@ class Manifest:
             raise CorruptArchive(f"{where}: the bytes do not match the digest they end with")
         fields = Fields.of(from_json(body + b"}", where), where)
         version = check_version(fields.text("format"), where)
+        if version < (1, 5):
+            fields = Fields({key: unpack(value, where, bounded=False) for key, value in fields.values.items()}, where)
         with read_as(version, where):
             return cls._from_fields(fields, version, where, fetch, {} if known is None else known)
 

@@ -9,7 +9,8 @@ from __future__ import annotations
 import errno
 import os
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, TypeVar
@@ -24,10 +25,12 @@ from storage.errors import BadInput, Conflict, Unreachable
 from storage.metering import Meter, Moved
 from storage.transient import ATTEMPTS, FIRST_ATTEMPTS, persist, shown
 
-__all__ = ["Meter", "Moved", "ObjectInfo", "ObjectStore", "check_path"]
+__all__ = ["Meter", "Moved", "ObjectInfo", "ObjectStore", "check_path", "side_by_side"]
 
 _MEMORY_LOCK = threading.Lock()
+A = TypeVar("A")
 T = TypeVar("T")
+READERS = 16
 S3_PATIENCE: Mapping[str, Any] = {"connect_timeout": 5, "retries": {"total_max_attempts": 2, "mode": "standard"}}
 
 
@@ -313,6 +316,12 @@ class ObjectStore:
         when = detail.get("mtime") or detail.get("LastModified") or detail.get("updated") or detail.get("created")
         mtime = when.timestamp() if isinstance(when, datetime) else when if isinstance(when, int | float) else None
         return ObjectInfo(path, int(n_bytes), str(etag).strip('"') if etag else None, mtime)
+
+
+def side_by_side(work: Callable[[A], T], items: Iterable[A]) -> list[T]:
+    """`work` of each item, in order, several at a time: a bucket answers for each small object after tens of milliseconds."""
+    with ThreadPoolExecutor(READERS) as pool:
+        return list(pool.map(work, items))
 
 
 def resolve(uri: str, storage_options: Mapping[str, Any] | None = None) -> tuple[Any, str]:

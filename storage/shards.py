@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from types import NoneType
 from typing import TYPE_CHECKING, Any
@@ -24,6 +23,7 @@ from storage.document import (
     typed,
 )
 from storage.entries import RECORD_NAME, ShardRef, shard_folder
+from storage.objects import side_by_side
 from storage.parquet import (
     ENCODINGS,
     MAX_BLOCK_ROWS,
@@ -46,7 +46,6 @@ LATENTS = "latents.parquet"
 CORRECTIONS = "corrections.parquet"
 PARTS = ("latents", "corrections", "verbatim", "metadata")
 
-READERS = 16  # small objects fetched side by side: a bucket answers each after tens of milliseconds
 MAX_BLOCKS = 1 << 15
 
 
@@ -256,8 +255,7 @@ def load_record(store: ObjectStore, ref: ShardRef, names: Sequence[str] = ()) ->
 
 def load_records(store: ObjectStore, refs: Sequence[ShardRef], names: Sequence[str] = ()) -> list[ShardEntry]:
     """As `load_record`, of many shards, fetched side by side."""
-    with ThreadPoolExecutor(READERS) as pool:
-        return list(pool.map(lambda ref: load_record(store, ref, names), refs))
+    return side_by_side(lambda ref: load_record(store, ref, names), refs)
 
 
 def encode_files(shard_id: str, model: str, shard: EncodedShard, sources: Sequence[SourceSlice]) -> tuple[ShardEntry, dict[str, bytes]]:

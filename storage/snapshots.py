@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import TYPE_CHECKING, TypeVar
 
 from storage.chapters import Chapter
 from storage.manifest import Manifest
+from storage.objects import side_by_side
 from storage.verity import read_verified
 from storage.version import FORMAT_OBJECT, check_version
 from vae_core.errors import BadInput, CorruptArchive, UsageError
@@ -20,7 +20,6 @@ if TYPE_CHECKING:
 MAX_SNAPSHOT_BYTES = 256 << 20
 MAX_FORMAT_BYTES = 64
 ATTEMPTS = 4
-READERS = 16  # small objects fetched side by side: a bucket answers each after tens of milliseconds
 
 T = TypeVar("T")
 
@@ -84,34 +83,36 @@ def load_manifests(store: ObjectStore) -> list[Manifest]:
 
 def load_newest(store: ObjectStore, n: int | None = None) -> tuple[list[Manifest], list[int]]:
     """The newest n snapshots, oldest first, and the numbers of the others, which are not read. Raises as `load_manifests`."""
-    created, sizes = check_format(store), list_snapshots(store)
+    sizes = list_snapshots(store)
     wanted = list(sizes)[-n:] if n else list(sizes)
+    found, damaged = _load_each(store, {number: sizes[number] for number in wanted})
+    for error in damaged.values():
+        raise error
+    return found, [number for number in sizes if number not in wanted]
+
+
+def load_readable(store: ObjectStore) -> tuple[list[Manifest], dict[int, CorruptArchive]]:
+    """As `load_manifests`, and what is wrong with the snapshots that are damaged, by number, ascending."""
+    return _load_each(store, list_snapshots(store))
+
+
+def _load_each(store: ObjectStore, sizes: Mapping[int, int]) -> tuple[list[Manifest], dict[int, CorruptArchive]]:
+    created = check_format(store)
     known: dict[str, Chapter] = {}
 
-    def load(number: int) -> Manifest | None:
-        return _unless_gone(store, number, lambda: _load(store, number, sizes[number], created, known))
-
-    with ThreadPoolExecutor(READERS) as pool:
-        found = list(pool.map(load, wanted))
-    return [manifest for manifest in found if manifest is not None], [number for number in sizes if number not in wanted]
-
-
-def load_readable(store: ObjectStore) -> tuple[list[Manifest], dict[int, str]]:
-    """As `load_manifests`, and what is wrong with the snapshots that are damaged, by number."""
-    created, sizes = check_format(store), list_snapshots(store)
-    known: dict[str, Chapter] = {}
-    damaged: dict[int, str] = {}
-
-    def load(number: int) -> Manifest | None:
+    def load(number: int) -> Manifest | CorruptArchive | None:
         try:
-            return _unless_gone(store, number, lambda: _load(store, number, sizes[number], created, known))
-        except CorruptArchive as error:
-            damaged[number] = str(error)
-            return None
+            return _load(store, number, sizes[number], created, known)
+        except (CorruptArchive, FileNotFoundError) as error:
+            if not store.exists(snapshot_path(number)):
+                return None  # let go meanwhile
+            if isinstance(error, CorruptArchive):
+                return error
+            raise
 
-    with ThreadPoolExecutor(READERS) as pool:
-        found = list(pool.map(load, sizes))
-    return [manifest for manifest in found if manifest is not None], damaged
+    found = dict(zip(sizes, side_by_side(load, sizes), strict=True))
+    manifests = [one for one in found.values() if isinstance(one, Manifest)]
+    return manifests, {number: one for number, one in found.items() if isinstance(one, CorruptArchive)}
 
 
 def undisturbed(store: ObjectStore, look: Callable[[], T]) -> T:
@@ -124,15 +125,6 @@ def undisturbed(store: ObjectStore, look: Callable[[], T]) -> T:
             if list(list_snapshots(store)) == before:
                 raise
     return look()
-
-
-def _unless_gone(store: ObjectStore, number: int, load: Callable[[], Manifest]) -> Manifest | None:
-    try:
-        return load()
-    except (CorruptArchive, FileNotFoundError):
-        if store.exists(snapshot_path(number)):
-            raise
-        return None
 
 
 def _load(store: ObjectStore, number: int, n_bytes: int, created: tuple[int, int], known: dict[str, Chapter]) -> Manifest:

@@ -51,6 +51,7 @@ def vacuum(
 ) -> VacuumResult:
     """Remove what no snapshot names and no run younger than `grace_s` seconds has staged; with `keep`, older snapshots first.
 
+    now  : seconds since the epoch that ages are reckoned from; as a rule the earlier of this machine's clock and the store's
     keep : of the snapshots only so many remain, the newest; what the others alone named goes with them, at once. They are removed
         one by one, oldest first, before anything they name, so that a kill leaves an archive whose every snapshot is whole.
     Only objects with names the writer gives are candidates; anything else in the folder is left alone. Raises UsageError for a
@@ -60,20 +61,19 @@ def vacuum(
     if keep is not None and keep < 1:
         raise UsageError(f"keep is {keep}: at least the newest snapshot stays, give 1 or more")
     check_format(store)
-    now = time.time() if now is None else now
-    plan = _plan(store, keep, grace_s, now)
+    plan = _plan(store, keep, grace_s, time.time() if now is None else now)
     for info in plan.removable:
         _refuse_links(store, info.path)
     if plan.removable and not dry_run:
-        with notice_of_removal(store, {folder_of(info.path) for info in plan.removable}) as at_work:
+        with notice_of_removal(store, {folder_of(info.path) for info in plan.removable}) as notice:
             # what a run has claimed or committed before it could see the notice
-            again = _plan(store, keep, grace_s, now)
+            again = _plan(store, keep, grace_s, min(time.time(), notice.now()) if now is None else now)
             still = {info.path for info in again.removable}
             removable = tuple(info for info in plan.removable if info.path in still)
             plan = replace(again, removable=removable, snapshots=tuple(n for n in plan.snapshots if n in again.snapshots))
             for info in plan.removable:
+                notice.keep_young()
                 store.delete(info.path)
-                at_work()
     return VacuumResult(
         tuple(info.path for info in plan.removable),
         sum(info.n_bytes for info in plan.removable),

@@ -8,7 +8,6 @@ absent did not happen. FORMAT.md, section "Writing".
 from __future__ import annotations
 
 import hashlib
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -18,7 +17,7 @@ from storage.codec import Codec, LearnedCodec
 from storage.document import Fields, file_name, from_json, hex_id, to_json
 from storage.entries import ModelRef, ShardRef
 from storage.manifest import Manifest
-from storage.shards import ShardEntry, SourceSlice, encode_files, load_record
+from storage.shards import ShardEntry, SourceSlice, encode_files, load_record, load_records
 from storage.snapshots import check_format, list_snapshots, load_manifest, snapshot_path
 from storage.vacuum import VacuumResult, vacuum
 from storage.verity import ObjectRef, read_verified
@@ -127,10 +126,11 @@ def stage_shard(
 
 
 def find_pending(store: ObjectStore, shard_id: str) -> ShardEntry | None:
-    """A shard staged by an earlier run, whole and undamaged, or None. Every byte of it is read and checked."""
+    """A shard staged by an earlier run, whole and undamaged, or None. Every byte of it is read and checked, its claim renewed."""
     for info in store.list(f"pending/{hex_id(shard_id, 'shard')}-"):
         try:
-            fields = Fields.of(from_json(store.read(info.path), info.path), info.path)
+            data = store.read(info.path)
+            fields = Fields.of(from_json(data, info.path), info.path)
             model = ModelRef.from_json(fields.object("model"), info.path)
             entry = load_record(store, ShardRef.from_json(fields.list("shard"), [model.digest], info.path))
             for ref in entry.objects.values():
@@ -138,6 +138,7 @@ def find_pending(store: ObjectStore, shard_id: str) -> ShardEntry | None:
         except (CorruptArchive, FileNotFoundError):
             continue
         if entry.id == shard_id:
+            store.write(info.path, data)  # as young as what this run stages
             return entry
     return None
 
@@ -159,12 +160,13 @@ def commit(store: ObjectStore, manifest: Manifest) -> int:
     named = [*written.objects, *written.again, *(shard.record.path for shard in manifest.shards)]
     named += [ref.path for model in manifest.models for ref in model.objects.values()]
     things = {folder_of(path) for path in named}
-    kept = (shard for chapter in manifest.chapters if chapter.ref.path in written.again for shard in chapter.shards)
-    with claimed_for_commit(store, things - {folder_of(shard.record.path) for shard in kept}):  # the parent names those
+    # the parent names those, and has shown that they are whole
+    kept = {shard.record.path for chapter in manifest.chapters if chapter.ref.path in written.again for shard in chapter.shards}
+    with claimed_for_commit(store, things - set(map(folder_of, kept))) as claim:
         for path, content in written.objects.items():
             store.write(path, content)
-        refuse_removed(store, things, time.time())
-        _check_staged(store, manifest, named)
+        refuse_removed(store, things, claim.now())
+        _check_staged(store, manifest, named, [shard for shard in manifest.shards if shard.record.path not in kept])
         try:
             store.create(snapshot_path(number), written.data)
         except Conflict:
@@ -176,11 +178,12 @@ def commit(store: ObjectStore, manifest: Manifest) -> int:
     return number
 
 
-def _check_staged(store: ObjectStore, manifest: Manifest, named: Sequence[str]) -> None:
-    """A vacuum by somebody in a hurry may have taken what was staged: look before naming it."""
+def _check_staged(store: ObjectStore, manifest: Manifest, named: Sequence[str], new: Sequence[ShardRef]) -> None:
+    """A vacuum by somebody in a hurry may have taken what was staged, or a killed one some of it: look before naming it."""
     models = {model.digest for model in manifest.models}
     there = {info.path for prefix in ("shards/", "models/", "chapters/", "schemas/") for info in store.list(prefix)}
-    for path in named:
+    records = load_records(store, [shard for shard in new if shard.record.path in there])
+    for path in (*named, *(ref.path for entry in records for ref in entry.objects.values())):
         if path not in there:
             raise Conflict(f"{path}: was there and is gone (a vacuum?); nothing was committed, run again")
     for shard in manifest.shards:

@@ -21,10 +21,10 @@ from storage.objects import ObjectStore
 from storage.pages import check_chunk, read_pages
 from storage.parquet import chunk_range
 from storage.shards import RECORD_NAME, ShardEntry, encode_files
-from storage.snapshots import load_manifest
+from storage.snapshots import list_snapshots, load_manifest, snapshot_path
 from storage.verity import ObjectRef
 from storage.version import FORMAT_VERSION
-from storage.writer import commit, stage_model, stage_shard
+from storage.writer import commit, prepare, stage_model, stage_shard
 from vae_core.errors import CorruptArchive
 from vae_core.shard import EncodedBlock, EncodedShard, NativeColumn
 
@@ -205,8 +205,17 @@ def restage(
     for name, data in {**contents, RECORD_NAME: record}.items():
         store.write(f"{folder}/{name}", data)
     shard = replace(entry.ref, record=ref, n_rows=sum(change(entry).block_rows))
-    commit(store, Manifest(schema=TABLE.schema, models=(model,), shards=(shard,)))
+    commit_unseen(store, Manifest(schema=TABLE.schema, models=(model,), shards=(shard,)))
     return open_fake(store, TABLE.schema)
+
+
+def commit_unseen(store: ObjectStore, manifest: Manifest) -> None:
+    """A commit by somebody who does not look at what the snapshot names."""
+    prepare(store)
+    written = replace(manifest, snapshot=1).to_objects()
+    for path, data in written.objects.items():
+        store.write(path, data)
+    store.create(snapshot_path(1), written.data)
 
 
 HOSTILE_RECORDS: list[Callable[[ShardEntry], ShardEntry]] = [
@@ -283,7 +292,11 @@ def test_a_record_of_another_shard_is_refused(tmp_path: Path) -> None:
     store = ObjectStore.open(str(tmp_path))
     model, entries, _ = stage_parts(store, [TABLE.slice(0, 200), TABLE.slice(200)])
     swapped = replace(entries[0].ref, n_rows=100)
-    commit(store, Manifest(schema=TABLE.schema, models=(model,), shards=(swapped, entries[1].ref)))
+    late = Manifest(schema=TABLE.schema, models=(model,), shards=(swapped, entries[1].ref))
+    with pytest.raises(CorruptArchive, match="not the shard"):
+        commit(store, late)
+    assert not list_snapshots(store)
+    commit_unseen(store, late)
     with pytest.raises(CorruptArchive, match="not the shard"):
         open_fake(store, TABLE.schema).to_table()
 

@@ -13,6 +13,7 @@ from vae_core.columns import ColumnPlan, TableProfile, decode_column, encode_col
 from vae_core.columns.floats import OrderedBits
 from vae_core.errors import BadInput
 from vae_core.quality import compare_column, differences
+from vae_core.tolerance import Tolerance
 
 LAW = settings(deadline=None, max_examples=30)
 
@@ -70,6 +71,18 @@ def test_distortion_codes_keep_every_null_and_special_and_stay_far_below_the_tar
         quality = compare_column(plan.name, raw, decode_column(plan, encode_column(plan, raw)), plan.tolerance)
         assert quality.violations == 0
         assert quality.rmse <= plan.tolerance.value
+
+
+@pytest.mark.parametrize("target", ["rmse:0.05", "rmse:3%", "psnr:30"])
+@pytest.mark.parametrize("far", [6.181012152526479e16, 1e18, -3e18, 1e300, -1.7976931348623157e308])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_far_values_meet_a_target_below_the_gaps_between_floats(target, far, dtype):
+    values = np.zeros(84, dtype)
+    values[[3, 40, 83]] = np.nan, np.clip(far, np.finfo(dtype).min, np.finfo(dtype).max), 1
+    for raw in (pa.array(values), pa.FixedSizeListArray.from_arrays(pa.array(values), 4)):
+        (plan,) = planned(pa.table({"x": raw}), {"x": Tolerance.parse(target)})
+        quality = compare_column("x", raw, decode_column(plan, encode_column(plan, raw)), plan.tolerance)
+        assert quality.violations == 0 and quality.rmse <= plan.tolerance.value
 
 
 @LAW

@@ -226,13 +226,13 @@ def test_a_commit_gives_way_to_a_vacuum_that_gave_notice_and_an_old_notice_is_no
     model, entries, _ = stage_parts(other, PARTS[:2])
     late = Manifest(schema=TABLE.schema, models=(model,), shards=tuple(entry.ref for entry in entries), parent=3)
     folder = entries[1].record.path.rpartition("/")[0]
-    with notice_of_removal(store, {folder}), pytest.raises(Conflict, match="a vacuum is about to remove it"):
+    with notice_of_removal(store, {folder}), pytest.raises(Conflict, match="a vacuum is removing it"):
         commit(other, late)
     with notice_of_removal(store, {folder}):
         notice = next(path for path in everything(store) if path.startswith("pending/vacuum-"))
         data = store.read(notice)
     store.write(notice, data)
-    with pytest.raises(Conflict, match="a vacuum is about to remove it"):
+    with pytest.raises(Conflict, match="a vacuum is removing it"):
         commit(other, late)
     hour_ago = time.time() - 3700
     os.utime(tmp_path / notice, (hour_ago, hour_ago))
@@ -244,9 +244,94 @@ def test_a_vacuum_of_many_objects_keeps_its_notice_young(tmp_path: Path, monkeyp
     store, _ = returning(tmp_path)
     monkeypatch.setattr("storage.claims.RENEWED_S", -1.0)
     written = []
-    monkeypatch.setattr(store, "write", lambda path, data: written.append(path))
+    write = store.write
+    monkeypatch.setattr(store, "write", lambda path, data: (written.append(path), write(path, data)))
     n_removed = len(vacuum(store, keep=1).paths)
     assert n_removed > 3 and len(written) == 1 + n_removed and len(set(written)) == 1
+
+
+def aged(root: Path, path: str, seconds: float) -> None:
+    then = time.time() - seconds
+    os.utime(root / path, (then, then))
+
+
+def killed_vacuum(store: ObjectStore, root: Path, n_removals: int, **how: Any) -> None:
+    """A vacuum that is killed after so many removals; its notice outlives it."""
+    with pytest.raises(Killed), killed_at(store, 1 + n_removals):
+        vacuum(store, **how)
+
+
+@pytest.mark.parametrize("n_removals", range(1, 8))
+def test_what_a_killed_vacuum_has_half_removed_is_not_committed(tmp_path: Path, n_removals: int) -> None:
+    store, other = nightly(tmp_path, 1), ObjectStore.open(str(tmp_path))
+    model, entries, _ = stage_parts(other, PARTS[:3])
+    late = Manifest(schema=TABLE.schema, models=(model,), shards=tuple(entry.ref for entry in entries), parent=1)
+    for path in [path for path in everything(store) if path.startswith("pending/")]:
+        aged(tmp_path, path, 2 * DAY)
+    killed_vacuum(store, tmp_path, n_removals)
+    for path in [path for path in everything(store) if path.startswith("pending/vacuum-")]:
+        aged(tmp_path, path, 3700)
+    try:
+        commit(other, late)
+    except Conflict as error:
+        assert "is gone" in str(error)
+    for number in list_snapshots(store):
+        assert list(open_fake(store, TABLE.schema, snapshot=number).check_objects())
+    run_once(store, PARTS[:3])
+    assert open_fake(store, TABLE.schema).to_table().equals(pa.concat_tables(PARTS[:3]))
+    assert list(open_fake(store, TABLE.schema).check_objects())
+
+
+def test_what_a_run_uses_again_is_claimed_anew(tmp_path: Path) -> None:
+    store = nightly(tmp_path, 1)
+    stage_parts(store, PARTS[:3])
+    staged = everything(store)
+    for path in [path for path in staged if path.startswith("pending/")]:
+        aged(tmp_path, path, 2 * DAY)
+    assert stage_parts(store, PARTS[:3])[2] >= 2
+    gone = [path for path in vacuum(store).paths if not path.startswith("pending/")]  # those of the first part, which is committed
+    assert gone == [] and set(everything(store)) <= set(staged)
+    aged_again = [path for path in everything(store) if path.startswith("pending/")]
+    for path in aged_again:
+        aged(tmp_path, path, 2 * DAY)
+    assert [path for path in vacuum(store).paths if path.startswith("shards/")]
+
+
+def test_a_vacuum_that_stood_still_for_long_does_not_go_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store, other = returning(tmp_path)
+    delete, clock = store.delete, time.time
+    n_deleted = 0
+
+    def sleepy(path: str) -> None:
+        nonlocal n_deleted
+        delete(path)
+        n_deleted += 1
+        if n_deleted == 1:
+            notice = next(path for path in everything(store) if path.startswith("pending/vacuum-"))
+            aged(tmp_path, notice, 4000)
+            run_once(other, PARTS[:2])
+            monkeypatch.setattr("storage.claims.time.time", lambda: clock() + 4000)
+
+    monkeypatch.setattr(store, "delete", sleepy)
+    with pytest.raises(Conflict, match="what is left stays"):
+        vacuum(store, keep=1)
+    monkeypatch.undo()
+    settled(store)
+
+
+def test_a_clock_that_is_fast_sees_notices_and_claims_as_young_as_they_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store, other = returning(tmp_path)
+    model, entries, _ = stage_parts(other, PARTS[:2])
+    late = Manifest(schema=TABLE.schema, models=(model,), shards=tuple(entry.ref for entry in entries), parent=3)
+    clock = time.time
+    with notice_of_removal(store, {entries[1].record.path.rpartition("/")[0]}):
+        monkeypatch.setattr("storage.claims.time.time", lambda: clock() + 3 * DAY)
+        with pytest.raises(Conflict, match="a vacuum is removing it"):
+            commit(other, late)
+    monkeypatch.setattr("storage.vacuum.time.time", lambda: clock() + 3 * DAY)
+    vacuum(store)
+    assert commit(other, late) == 4
+    settled(store)
 
 
 def test_a_damaged_snapshot_that_goes_anyway_need_not_be_read(tmp_path: Path) -> None:

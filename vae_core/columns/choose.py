@@ -281,9 +281,9 @@ def _choose_floats(profile: ColumnProfile, values: Any, tolerance: Tolerance) ->
         width = max(fine, coarse)
         step = exact.step / 10.0**exact.digits if isinstance(exact, DecimalLattice) else 0.0
         if isinstance(exact, DecimalLattice) and step >= width:
-            most = tolerance.value if step > 2 * tolerance.value else None
-            return DecimalLattice(exact.dtype, exact.digits, exact.offset, exact.step, 1, exact.single, most)
-        return Bins(dtype.str, min(width, float(np.finfo(dtype).max) / 4), None)
+            return DecimalLattice(exact.dtype, exact.digits, exact.offset, exact.step, 1, exact.single, tolerance.value)
+        # where floats lie further apart than the target, or a bin ends beyond the last of them, its middle may miss the target
+        return Bins(dtype.str, min(width, float(np.finfo(dtype).max) / 4), tolerance.value)
     bound = min(tolerance.value, float(np.finfo(dtype).max) / 4)
     if isinstance(exact, DecimalLattice):
         grouped = _grouped(exact, values, bound)
