@@ -50,6 +50,10 @@ class Account:
         found: Base | None = None if self.model is None else getattr(self.model, role)
         return found
 
+    def in_shards(self, role: str) -> list[bool]:
+        """Whether each shard of this run stores the latents of this layer."""
+        return [role in proof.layers for proof in self.proofs]
+
     def n_bytes(self, role: str) -> int:
         """Bytes of the latents of all shards that belong to this layer of their model."""
         n_bytes = 0
@@ -154,10 +158,12 @@ def column_reports(account: Account, manifest: Manifest) -> list[ColumnReport]:
 
 def latent_report(account: Account) -> LatentReport:
     """The stored latents: those of the distortion layer where there is one, else the preview's."""
-    compared = siblings(account.summary.get("distortion_compared", []), account.base(DISTORTION), falls_back=True)
+    compared = siblings(
+        account.summary.get("distortion_compared", []), account.base(DISTORTION), account.in_shards(DISTORTION), falls_back=True
+    )
     role = DISTORTION if compared or account.base(DISTORTION) is not None else PREVIEW
     if role == PREVIEW:
-        compared = siblings(account.summary.get("preview_compared", []), account.base(PREVIEW))
+        compared = siblings(account.summary.get("preview_compared", []), account.base(PREVIEW), account.in_shards(PREVIEW))
     layers = [proof.layers[role] for proof in account.proofs if role in proof.layers]
     zeros, n_windows = summed(layers)
     return LatentReport(
@@ -187,7 +193,7 @@ def preview_report(account: Account) -> PreviewReport:
     return PreviewReport(
         bytes=account.n_bytes(PREVIEW),
         columns=columns,
-        comparison=siblings(account.summary.get("preview_compared", []), account.base(PREVIEW)),
+        comparison=siblings(account.summary.get("preview_compared", []), account.base(PREVIEW), account.in_shards(PREVIEW)),
     )
 
 
@@ -197,19 +203,22 @@ def summed(layers: Sequence[LayerProof]) -> tuple[list[int], int]:
     return [sum(counts) for counts in zip(*(layer.zeros for layer in alike), strict=True)], sum(layer.n_windows for layer in alike)
 
 
-def siblings(compared: Sequence[Mapping[str, Any]], base: Base | None, *, falls_back: bool = False) -> list[dict[str, Any]]:
-    """The rows of a comparison, fewest bytes first, with `chosen` on the one that is in the model.
+def siblings(
+    compared: Sequence[Mapping[str, Any]], base: Base | None, in_shards: Sequence[bool], *, falls_back: bool = False
+) -> list[dict[str, Any]]:
+    """The rows of a comparison, fewest bytes first, with `chosen` on what this run's shards hold.
 
-    falls_back : without a base layer uniform quantisation is what was chosen
+    in_shards  : for each of them, whether it stores the latents of the model's layer: the encoder has the last word
+    falls_back : shards without are quantised uniformly
     """
     rows = sorted((dict(row) for row in compared), key=lambda row: row.get("n_bytes") or math.inf)
     form = None if base is None else (base.layer.kind, base.layer.window, base.layer.n_latents)
-    left = base is not None or falls_back
+    left = {True: form is not None and any(in_shards), False: falls_back and (form is None or not all(in_shards))}
     for row in rows:
-        is_uniform = str(row.get("kind", "")).startswith(UNIFORM_KIND)
-        fits = is_uniform if form is None else form == (row.get("kind"), row.get("window"), row.get("n_latents"))
-        row["chosen"] = left and fits
-        left = left and not fits
+        is_layer = form == (row.get("kind"), row.get("window"), row.get("n_latents"))
+        fits = is_layer or str(row.get("kind", "")).startswith(UNIFORM_KIND)
+        row["chosen"] = fits and left[is_layer]
+        left[is_layer] = left[is_layer] and not fits
     return rows
 
 

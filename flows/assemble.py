@@ -25,6 +25,7 @@ from flows.report import (
     COMMITTED,
     NOTHING_TO_DO,
     DriftReport,
+    OlderReport,
     RunReport,
     SecondsReport,
     TrainingPoint,
@@ -41,6 +42,7 @@ from storage.manifest import Manifest
 from storage.objects import ObjectStore
 from storage.shards import ShardEntry, load_records
 from storage.snapshots import load_readable, undisturbed
+from storage.vacuum import held_by_older
 from storage.writer import commit, vacuum
 
 log = logging.getLogger(__name__)
@@ -169,7 +171,7 @@ def assemble_report(request: RunRequest, plan: Plan, archive: Archive, seconds: 
     """The report of a run over the newest snapshot of its archive."""
     manifest, store = archive.manifest, archive.store
     entries = archive.entries()
-    parts, note = undisturbed(store, lambda: costs_and_note(store, manifest))
+    parts, older, note = undisturbed(store, lambda: costs_and_note(store, manifest))
     nothing = plan.decision == NOTHING
     trained = None if nothing else Trained.load(plan.run)
     proofs = [] if nothing else load_proofs(plan.run)
@@ -192,6 +194,7 @@ def assemble_report(request: RunRequest, plan: Plan, archive: Archive, seconds: 
         raw_bytes=sum(record.n_bytes for record in manifest.sources),
         arrow_bytes=round(float(manifest.extra.get("row_bytes", 0.0)) * manifest.n_rows),
         archive_bytes=sum(parts.values()),
+        older=older,
         latents=parts["latents"],
         corrections=parts["corrections"],
         verbatim=parts["verbatim"],
@@ -253,14 +256,15 @@ def with_report_made_up(store: ObjectStore, manifest: Manifest, report: RunRepor
     return report.model_copy(update={"note": f"{report.note} {note}".lstrip(), "report_bytes": written.report_bytes})
 
 
-def costs_and_note(store: ObjectStore, manifest: Manifest) -> tuple[dict[str, int], str]:
-    """Bytes by part, and a sentence for each snapshot that cannot be read."""
+def costs_and_note(store: ObjectStore, manifest: Manifest) -> tuple[dict[str, int], OlderReport, str]:
+    """Bytes by part, those of older snapshots, and a sentence for each snapshot that cannot be read."""
     snapshots, damaged = load_readable(store)
     lines = [
         f"Snapshot {number} is damaged ({what}): `latentpack vacuum --keep N` lets it go, or bring the object back."
         for number, what in damaged.items()
     ]
-    return bytes_by_part(store, manifest, snapshots), " ".join(lines)
+    older_bytes, older_model_bytes = held_by_older(store, [*(one for one in snapshots if one.snapshot < manifest.snapshot), manifest])
+    return bytes_by_part(store, manifest, snapshots), OlderReport(bytes=older_bytes, model=older_model_bytes), " ".join(lines)
 
 
 def training_points(trained: Trained | None) -> list[TrainingPoint]:

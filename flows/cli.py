@@ -6,13 +6,14 @@ import argparse
 import json
 import os
 import sys
+import tempfile
 import traceback
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from flows.arguments import one_line, parser
-from vae_core.errors import LatentpackError, UsageError
+from vae_core.errors import BadInput, LatentpackError, UsageError
 
 EXIT_UNEXPECTED = 1
 EXIT_INTERRUPTED = 130
@@ -60,7 +61,8 @@ def explain(error: BaseException) -> tuple[str, int]:
     if isinstance(error, MemoryError):
         return "out of memory", EXIT_UNEXPECTED
     if isinstance(error, OSError):
-        return one_line(str(error) or type(error).__name__), EXIT_UNEXPECTED
+        said = f"{error.filename}: {error.strerror}" if error.filename and error.strerror else str(error) or type(error).__name__
+        return one_line(said), BadInput.exit_code  # storage, of the source, the archive or a result
     return one_line(f"unexpected {type(error).__name__}: {error} (run again with --debug for the traceback)"), EXIT_UNEXPECTED
 
 
@@ -208,6 +210,10 @@ def _check_json_path(path: str | None) -> None:
         raise UsageError(f"--json {path}: is a folder; give the name of a file")
     if not target.absolute().parent.is_dir():
         raise UsageError(f"--json {path}: the folder {target.absolute().parent} does not exist")
+    try:
+        tempfile.TemporaryFile(dir=target.absolute().parent).close()
+    except OSError as error:
+        raise UsageError(f"--json {path}: cannot write into the folder {target.absolute().parent} ({error.strerror})") from error
 
 
 def _write_json(path: str | None, value: Mapping[str, Any]) -> None:

@@ -14,6 +14,7 @@ from dataclasses import asdict
 from functools import lru_cache
 from typing import Any
 
+import pyarrow as pa
 from pydantic import BaseModel, ConfigDict
 
 from flows import ingest
@@ -34,6 +35,7 @@ log = logging.getLogger(__name__)
 
 BLOCK_BYTES = 16 << 20
 LEAST_BLOCK_ROWS, MOST_BLOCK_ROWS = 131_072, 524_288
+BLOCK_CELLS = 4 << 20  # of tensors
 
 
 class PartPlan(BaseModel):
@@ -91,26 +93,35 @@ def default_workers() -> int:
     return max(1, cores // 2)
 
 
-def rows_a_shard(settings: EncodingSettings, row_bytes: float) -> int:
+def rows_a_shard(settings: EncodingSettings, row_bytes: float, n_cells: int = 0) -> int:
     """Rows of a shard: bounded by count and by Arrow bytes, whole blocks when it holds more than one."""
     rows = max(1, min(settings.shard_rows, int(settings.shard_bytes / max(row_bytes, 1.0))))
-    block = rows_a_block(settings, row_bytes)
+    block = rows_a_block(settings, row_bytes, n_cells)
     return rows - rows % block if rows > block else rows
 
 
-def rows_a_block(settings: EncodingSettings, row_bytes: float) -> int:
-    """Rows of a block: as asked for, else by Arrow bytes. Every block learns anew, and narrow rows take many to pay for that."""
-    return settings.block_rows or max(LEAST_BLOCK_ROWS, min(MOST_BLOCK_ROWS, int(BLOCK_BYTES / max(row_bytes, 1.0))))
+def rows_a_block(settings: EncodingSettings, row_bytes: float, n_cells: int = 0) -> int:
+    """Rows of a block: as asked for, else by Arrow bytes, and by cells of tensors, of which a row has n_cells. Every block learns anew,
+    and narrow rows take many to pay for that."""
+    rows = settings.block_rows or max(LEAST_BLOCK_ROWS, min(MOST_BLOCK_ROWS, int(BLOCK_BYTES / max(row_bytes, 1.0))))
+    return rows if settings.block_rows or not n_cells else max(1, min(rows, BLOCK_CELLS // n_cells))
+
+
+def tensor_cells(schema: pa.Schema) -> int:
+    """Cells of all tensors of a row."""
+    stored = [item.type.storage_type if isinstance(item.type, pa.BaseExtensionType) else item.type for item in schema]
+    return sum(kind.list_size for kind in stored if pa.types.is_fixed_size_list(kind))
 
 
 def plan_parts(request: RunRequest, plan: Plan, trained: Trained) -> list[PartPlan]:
     """The parts of the files to encode, in source order, and the shard each becomes."""
     with ingest.source_of(request.source, plan.run) as source:
-        parts = parts_of(source, plan.encode, rows_a_shard(request.encoding, trained.row_bytes))
+        n_cells = tensor_cells(source.schema)
+        parts = parts_of(source, plan.encode, rows_a_shard(request.encoding, trained.row_bytes, n_cells))
         files = source.fingerprints(set(plan.encode))
     run_folder(plan.run).joinpath("files.json").write_text(json.dumps([asdict(file) for file in files]), encoding="utf-8")
     prints = {file.path: str(file.digest) for file in files}
-    block_rows = rows_a_block(request.encoding, trained.row_bytes)
+    block_rows = rows_a_block(request.encoding, trained.row_bytes, n_cells)
     return [
         PartPlan(
             run=plan.run,

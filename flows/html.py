@@ -200,7 +200,7 @@ def _columns(report: RunReport) -> str:
 
 
 def _parts(report: RunReport) -> str:
-    total = report.archive_bytes or 1
+    total, older = report.archive_bytes or 1, [report.older.bytes] if report.older.bytes else []
     rows = [
         f"<td>{name}</td><td>{n_bytes:,}</td><td>{human_bytes(n_bytes)}</td><td>{100 * n_bytes / total:.1f} %</td>"
         for name, n_bytes in report.parts.items()
@@ -208,6 +208,7 @@ def _parts(report: RunReport) -> str:
     rows += [
         f"<td><b>archive</b></td><td><b>{report.archive_bytes:,}</b></td>"
         f"<td><b>{human_bytes(report.archive_bytes)}</b></td><td></td>",
+        *(f"<td class=soft>of it only in older snapshots</td><td class=soft>{n:,}</td><td></td><td></td>" for n in older),
         f"<td class=soft>reports, apart</td><td class=soft>{report.report_bytes:,}</td><td></td><td></td>",
     ]
     return _section("What the archive is made of", "<th>part</th><th>bytes</th><th></th><th>share</th>", rows)
@@ -232,7 +233,7 @@ AT_SAME_ERROR = "Siblings compared at the same error"
 AT_SAME_BUDGET = "Previews compared at the same budget"
 SIBLING_NOTES = {
     AT_SAME_ERROR: "Bytes for the whole dataset, decoder and encoder (model) included, estimated on the sample; the error is the "
-    "worst column's on held-out rows, in per cent of its target.",
+    "worst column's on held-out rows, in per cent of its target. Chosen is what the shards of this run hold.",
     AT_SAME_BUDGET: "Bytes for the whole dataset, decoder and encoder (model) included, estimated on the sample; the error is the "
     "mean RMSE of the columns on held-out rows, in per cent of their standard deviations.",
 }

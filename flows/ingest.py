@@ -5,6 +5,7 @@ The decision is a `Plan`, a small JSON document in the run's folder. Nothing is 
 
 import logging
 import os
+import re
 import shutil
 from bisect import bisect_left, bisect_right
 from collections.abc import Collection, Mapping, Sequence
@@ -30,6 +31,7 @@ from vae_core.tolerance import Tolerance, parse_tolerances
 
 log = logging.getLogger(__name__)
 
+RUN_NAME = re.compile(r"[0-9]{8}T[0-9]{6}Z-[0-9a-f]{6}")  # as new_run gives them
 NOTHING, FIRST, APPEND, REPLACE, GENERATION = "nothing-to-do", "first", "append", "replace", "new-generation"
 
 
@@ -135,6 +137,8 @@ def survey(request: RunRequest, run: str | None, created_at: str) -> Plan:
 def survey_run(request: RunRequest, run: str, created_at: str) -> str:
     """Decide what a run will do, and leave the plan in the run's folder; returns the decision."""
     plan = survey(request, run, created_at)
+    if plan.decision != NOTHING:
+        store_of(request.archive).check_writable()
     plan.save()
     log.info("%s", plan.statement)
     return plan.decision
@@ -142,6 +146,7 @@ def survey_run(request: RunRequest, run: str, created_at: str) -> str:
 
 def decide(request: RunRequest, source: Source, run: str | None, created_at: str) -> Plan:
     """The plan of a run on an opened source."""
+    store_of(request.archive).check_folder()
     manifest = latest_manifest(request.archive)
     if manifest is None:
         store_of(request.archive).check_bucket()  # before hours of training, not after

@@ -2,7 +2,6 @@
 server knows, and its folder. A process that is killed cannot tell, so whoever stopped it does."""
 
 import logging
-import re
 from typing import Any
 
 from prefect.client.orchestration import get_client
@@ -17,9 +16,8 @@ from prefect.client.schemas.filters import (
 from prefect.client.schemas.objects import StateType
 from prefect.states import Cancelled, Crashed
 
-from flows.ingest import discard_run_folder
+from flows.ingest import RUN_NAME, discard_run_folder
 
-RUN_NAME = re.compile(r"[0-9]{8}T[0-9]{6}Z-[0-9a-f]{6}")  # as flows.ingest.new_run gives them
 UNFINISHED = TaskRunFilter(state=TaskRunFilterState(type=TaskRunFilterStateType(any_=[StateType.PENDING, StateType.RUNNING])))
 
 log = logging.getLogger(__name__)

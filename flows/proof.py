@@ -143,9 +143,10 @@ def refuse_violations(columns: Sequence[ColumnQuality], where: str) -> None:
         if item.violations or item.mismatches:
             row = "unknown" if item.first_violation_row is None else str(item.first_violation_row)
             kind = "values outside their tolerance" if item.violations else "values differ"
+            # texts, and values lost or come by, have no error
+            worst = f", worst error {item.max_abs_error:g}" if item.max_abs_error else ""
             raise VerificationFailed(
-                f"{where}: column {item.name!r}, row {row}: {max(item.violations, item.mismatches)} {kind}, "
-                f"worst error {item.max_abs_error:g}; nothing was committed"
+                f"{where}: column {item.name!r}, row {row}: {max(item.violations, item.mismatches)} {kind}{worst}; nothing was committed"
             )
 
 

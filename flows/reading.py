@@ -6,7 +6,7 @@ import contextlib
 import json
 import os
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -122,14 +122,25 @@ def write_file(
 ) -> int:
     """Write record batches of `schema`, n_rows rows in all, to a local file; returns its size in bytes."""
     suffix = check_suffix(out)
+    failures: list[Exception] = []
     with replacing(out) as temporary:
         try:
-            WRITERS[suffix](temporary, schema, iter(batches), n_rows)
-        except pa.ArrowNotImplementedError as error:
-            raise UsageError(
-                f"{os.fspath(out)}: {suffix} cannot hold this schema ({error}): write .arrow, or leave columns out"
-            ) from error
+            WRITERS[suffix](temporary, schema, _watched(batches, failures), n_rows)
+        except (NotImplementedError, ValueError, OverflowError) as error:
+            if error in failures:
+                raise
+            what = "this schema" if isinstance(error, NotImplementedError) else "these values"
+            raise UsageError(f"{os.fspath(out)}: {suffix} cannot hold {what} ({error}): write .arrow, or leave columns out") from error
         return temporary.stat().st_size
+
+
+def _watched(batches: Iterable[pa.RecordBatch], failures: list[Exception]) -> Iterator[pa.RecordBatch]:
+    """The same batches; an error of theirs, which says nothing of the file written, is noted."""
+    try:
+        yield from batches
+    except Exception as error:
+        failures.append(error)
+        raise
 
 
 @contextlib.contextmanager
@@ -141,7 +152,10 @@ def replacing(target: str | os.PathLike[str]) -> Iterator[Path]:
     if not final.absolute().parent.is_dir():
         raise UsageError(f"{final}: the folder {final.absolute().parent} does not exist")
     mode = 0o666 & ~_umask()
-    handle, name = tempfile.mkstemp(prefix=f".{final.name}.", dir=final.absolute().parent)
+    try:
+        handle, name = tempfile.mkstemp(prefix=f".{final.name}.", dir=final.absolute().parent)
+    except OSError as error:
+        raise BadInput(f"{final}: cannot be written ({error.strerror})") from error
     os.close(handle)
     temporary = Path(name)
     try:
@@ -225,7 +239,7 @@ def _csv_type(type_: pa.DataType) -> pa.DataType:
     """The type a column has on its way into CSV: dictionaries as their values, nested values and bytes as JSON text."""
     if pa.types.is_dictionary(type_):
         return _csv_type(type_.value_type)
-    if isinstance(type_, pa.BaseExtensionType) or pa.types.is_nested(type_) or _is_bytes(type_):
+    if isinstance(type_, pa.BaseExtensionType) or pa.types.is_nested(type_) or _is_bytes(type_) or pa.types.is_string_view(type_):
         return pa.string()
     return type_
 
@@ -251,7 +265,8 @@ def _jsonable(value: Any) -> str:
 
 
 def _is_bytes(type_: pa.DataType) -> bool:
-    return bool(pa.types.is_binary(type_) or pa.types.is_large_binary(type_) or pa.types.is_fixed_size_binary(type_))
+    kinds = (pa.types.is_binary, pa.types.is_large_binary, pa.types.is_binary_view, pa.types.is_fixed_size_binary)
+    return any(is_kind(type_) for is_kind in kinds)
 
 
 def _write_npy(path: Path, schema: pa.Schema, batches: Iterator[pa.RecordBatch], n_rows: int) -> None:

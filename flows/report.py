@@ -12,6 +12,8 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, computed_field
 
+from flows.table import human_bytes
+
 REPORT_VERSION = 1
 COMMITTED = "committed"
 NOTHING_TO_DO = "nothing-to-do"
@@ -118,7 +120,8 @@ class LatentReport(_Frozen):
     comparison : siblings at the same error (distortion) or budget (preview), fewest bytes first: {"kind", "window",
                  "n_latents", "n_bytes", "model_bytes", "worst_ratio", "mean_ratio", "accuracy", "sparsity", "chosen"}.
                  n_bytes is an estimate for the dataset, decoder and encoder included; ratios are RMSE over the target
-                 (distortion) or over the standard deviation (preview), on held-out rows.
+                 (distortion) or over the standard deviation (preview), on held-out rows. `chosen` is what the shards of this
+                 run hold: two rows where some of them took uniform steps instead, none where they keep no preview.
     """
 
     role: str = ""
@@ -165,11 +168,19 @@ class DriftReport(_Frozen):
     refreshed: bool = False
 
 
+class OlderReport(_Frozen):
+    """Bytes of archive_bytes that older snapshots alone hold, and how many of them are models: what a vacuum could let go."""
+
+    bytes: int = 0
+    model: int = 0
+
+
 class RunReport(_Frozen):
     """Everything one run has to say. The keys of DESIGN's `--json`, and extras.
 
     raw_bytes     : source objects as stored
     archive_bytes : every object under the archive but `reports/`; = latents + corrections + verbatim + model + metadata
+    older         : of archive_bytes, what the newest snapshot does not name and older ones do
     report_bytes  : objects under `reports/`
     decision      : what the run found to do: "first", "append", "replace", "new-generation", "nothing-to-do"
     statement     : the same in words
@@ -194,6 +205,7 @@ class RunReport(_Frozen):
     raw_bytes: int = 0
     arrow_bytes: int = 0
     archive_bytes: int = 0
+    older: OlderReport = Field(default_factory=OlderReport)
     latents: int = 0
     corrections: int = 0
     verbatim: int = 0
@@ -278,16 +290,33 @@ class RunReport(_Frozen):
         if not self.conventional_bytes:
             return "There is nothing to compare: the data takes no bytes either way."
         saving = self.saving_vs_conventional_percent
+        best = "the best conventional coding at the same tolerance"
         if saving >= 0.5:
-            return f"{saving:.1f} % smaller than the best conventional coding at the same tolerance."
-        learned = any(c.learned for c in self.columns)
-        size = f"{-saving:.1f} % larger than" if saving < -0.05 else "about the size of"
-        kept = (
-            "a learned coding won some columns, not enough to pay for its model"
-            if learned
-            else "conventional codings were kept"
-        )
-        return f"A VAE was not worth it here: {size} the best conventional coding at the same tolerance ({kept})."
+            return f"{saving:.1f} % smaller than {best}."
+        newest = self.archive_bytes - self.older.bytes
+        newest_saving = _saving(newest, self.conventional_bytes)
+        go = "`latentpack vacuum --keep N` lets old snapshots go"
+        if newest_saving >= 0.5:
+            return (
+                f"The newest snapshot, {human_bytes(newest)}, is {newest_saving:.1f} % smaller than {best}; "
+                f"with {human_bytes(self.older.bytes)} that older snapshots hold, the archive is {_size(saving)} it ({go})."
+            )
+        said = f"A VAE was not worth it here: {_size(newest_saving)} {best} ({self._reason(newest)})."
+        if self.older.bytes < 0.01 * self.archive_bytes:
+            return said
+        return f"{said} This is of the newest snapshot; older ones hold {human_bytes(self.older.bytes)} more ({go})."
+
+    def _reason(self, newest: int) -> str:
+        """Why the newest snapshot, of so many bytes, is no smaller than conventional codings."""
+        model, data = self.model - self.older.model, sum(column.bytes for column in self.columns)
+        metadata = newest - model - data - self.preview.bytes
+        if not any(column.learned for column in self.columns):
+            on_top = metadata > model and newest > self.conventional_bytes
+            return "conventional codings were kept" + (f", {human_bytes(metadata)} of metadata come on top" if on_top else "")
+        if self.conventional_bytes - data < model:
+            return "a learned coding won some columns, not enough to pay for its model"
+        beside = "the metadata" if self.preview.bytes < metadata else "the preview"
+        return f"a learned coding won some columns and paid for its model, not for {beside} as well"
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON values. `model` is bytes; `model_digest` names the model."""
@@ -311,6 +340,10 @@ def error_share(column: ColumnReport) -> float:
 def _mean(values: Sequence[float | None]) -> float | None:
     known = [value for value in values if value is not None]
     return sum(known) / len(known) if known else None
+
+
+def _size(saving: float) -> str:
+    return f"{-saving:.1f} % larger than" if saving < -0.05 else "about the size of"
 
 
 def _saving(ours: int, other: int) -> float:

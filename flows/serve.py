@@ -11,10 +11,10 @@ import logging
 import os
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
-from flows import server
+from flows import deployed, server
 from vae_core.errors import UsageError
 
 DEPLOYMENT = "latentpack"
@@ -23,6 +23,7 @@ NIGHTLY = "0 2 * * *"
 POLL_SECONDS = "2"
 RUNS_AT_A_TIME = 2
 STOP_TIMEOUT_S = 90.0  # the runner gives each run 30 seconds before it kills it
+PAUSE_TIMEOUT_S = 20.0
 
 log = logging.getLogger(__name__)
 
@@ -39,9 +40,11 @@ def serve(
 
     source, archive : what the schedule runs on (or LATENTPACK_SOURCE and LATENTPACK_ARCHIVE); without them the
     schedule is registered but paused, and runs start from the form or by the event. tolerances: of the scheduled runs.
+    cron : of a deployment that is not there yet
     port : of the server that is started; without it 4200, or any when that is taken
-    Raises UsageError when only one of source and archive is given, and for a port that cannot be had; LatentpackError when
-    no server answers.
+    Deployments that are there already keep what was set in the UI: parameters not given here, and whether they are active.
+    Raises UsageError when only one of source and archive is given, for a port that cannot be had, and while another serve
+    runs on the same server; LatentpackError when no server answers.
     """
     source = source or os.environ.get("LATENTPACK_SOURCE")
     archive = archive or os.environ.get("LATENTPACK_ARCHIVE")
@@ -49,14 +52,18 @@ def serve(
         raise UsageError("serve: give both a source and an archive for the schedule, or neither")
     os.environ.setdefault("PREFECT_RUNNER_POLL_FREQUENCY", POLL_SECONDS)
     server.no_analytics()
-    with _stopping() as stop, contextlib.closing(server.connect(preferred_port=server.UI_PORT, port=port)) as connection:
+    with (
+        _stopping() as stop,
+        contextlib.closing(server.connect(preferred_port=server.UI_PORT, port=port)) as connection,
+        deployed.held(connection.api_url) as hold,
+    ):
         if connection.started:
             print(f"starting the Prefect server at {connection.ui_url} ...", flush=True)
         connection.wait(stop=stop)
         if not connection.started and not stop.is_set():
             print(f"using the Prefect server at {connection.ui_url}", flush=True)
         if not stop.is_set():
-            _serve(connection, source, archive, cron, tolerances or {}, stop)
+            _serve(connection, hold, deployments(source, archive, cron=cron, tolerances=tolerances), stop)
     print("latentpack: stopped", flush=True)
 
 
@@ -93,11 +100,9 @@ def deployments(
     scheduled = source is not None and archive is not None
     parameters: dict[str, Any] = {}
     if scheduled:
-        parameters = {
-            "source": {"uri": source},
-            "archive": {"uri": archive},
-            "tolerance": {"columns": tolerances or {}},
-        }
+        parameters = {"source": {"uri": source}, "archive": {"uri": archive}}
+        if tolerances:
+            parameters["tolerance"] = {"columns": tolerances}
     trigger = DeploymentEventTrigger(
         name="latentpack: new data",
         description=f"Runs the pipeline on the source and archive named in the payload of a {EVENT} event.",
@@ -147,14 +152,8 @@ def _json_template(text: str) -> dict[str, Any]:
     return {"__prefect_kind": "json", "value": _template(text)}
 
 
-def _serve(
-    connection: server.Server,
-    source: str | None,
-    archive: str | None,
-    cron: str,
-    tolerances: dict[str, str],
-    stop: threading.Event,
-) -> None:
+def _serve(connection: server.Server, hold: deployed.Hold, served: list[Any], stop: threading.Event) -> None:
+    from prefect.client.orchestration import get_client
     from prefect.settings import PREFECT_API_URL, temporary_settings
 
     from flows.blocks import LatentpackStorage
@@ -162,26 +161,39 @@ def _serve(
     # The runs are subprocesses; they take these from the environment.
     os.environ["PREFECT_API_URL"] = connection.api_url
     with temporary_settings({PREFECT_API_URL: connection.api_url}):
+        with get_client(sync_client=True) as client:
+            found = deployed.found_on(client, served)
+            if not connection.embedded:  # others may use it, with locks of their own
+                deployed.refuse_if_served(client, connection.api_url, found, hold, stop)
+            for item in served:
+                if item.full_name in found:
+                    deployed.keep(client, item, found[item.full_name], hold)
         LatentpackStorage.register_type_and_schema()
-        served = deployments(source, archive, cron=cron, tolerances=tolerances)
-        print(f"Prefect UI:  {connection.ui_url}", flush=True)
-        print(f"deployments: {', '.join(f'{item.flow_name}/{item.name}' for item in served)}", flush=True)
-        when = f"nightly ({cron} UTC)" if source else "paused: set LATENTPACK_SOURCE and LATENTPACK_ARCHIVE to run nightly"
-        print(f"schedule:    {when}", flush=True)
-        print(f"event:       {EVENT}; stop with Ctrl-C", flush=True)
-        _run_until(stop, served)
+        _run_until(stop, served, hold, lambda: _announce(connection, served))
 
 
-def _run_until(stop: threading.Event, served: list[Any]) -> None:
-    """Run the deployments until `stop` is set, in a thread where the runner leaves our signal handlers alone."""
+def _announce(connection: server.Server, served: list[Any]) -> None:
+    print(f"Prefect UI:  {connection.ui_url}", flush=True)
+    print(f"deployments: {', '.join(item.full_name for item in served)}", flush=True)
+    print(f"schedule:    {deployed.schedule_text(served[0])}", flush=True)
+    print(f"event:       {EVENT}; stop with Ctrl-C", flush=True)
+
+
+def _run_until(stop: threading.Event, served: list[Any], hold: deployed.Hold, announce: Callable[[], None]) -> None:
+    """Run the deployments until `stop` is set, in a thread where the runner leaves our signal handlers alone.
+
+    announce : called once they are registered: what is set in the UI before that would be lost
+    """
     from prefect.runner import Runner
 
     failures: list[BaseException] = []
 
     async def work() -> None:
-        runner = Runner(name="latentpack", limit=RUNS_AT_A_TIME, pause_on_shutdown=True)
+        runner = Runner(name="latentpack", limit=RUNS_AT_A_TIME, pause_on_shutdown=False)  # deployed.pause tells the next serve, too
         for deployment in served:
             await runner.aadd_deployment(deployment)
+        hold.tell([])
+        announce()
         running = asyncio.ensure_future(runner.start())
         try:
             await asyncio.wait({running, asyncio.ensure_future(asyncio.to_thread(stop.wait))}, return_when=asyncio.FIRST_COMPLETED)
@@ -191,6 +203,10 @@ def _run_until(stop: threading.Event, served: list[Any]) -> None:
                 await running
         finally:
             stop.set()  # the thread that waits for it ends, too
+            try:
+                await asyncio.wait_for(deployed.pause(served, hold), PAUSE_TIMEOUT_S)
+            except Exception as error:  # its server is gone, most likely
+                log.warning("the deployments could not be paused: %s", error or type(error).__name__)
 
     def thread() -> None:
         try:

@@ -31,7 +31,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
-from vae_core.errors import LatentpackError, UsageError
+from vae_core.errors import LatentpackError, Unreachable, UsageError
 
 START_TIMEOUT_S = 180.0
 LINGER_S = 10.0
@@ -131,12 +131,12 @@ class Server:
         return self.api_url.removesuffix("/api")
 
     def wait(self, timeout_s: float = START_TIMEOUT_S, stop: threading.Event | None = None) -> None:
-        """Return once the server answers, or `stop` is set. Raises LatentpackError when it does not."""
+        """Return once the server answers, or `stop` is set. Raises LatentpackError when it does not (Unreachable: not ours)."""
         deadline = time.monotonic() + timeout_s
         grace = time.monotonic() + 5.0
         while not (stop is not None and stop.is_set()) and not healthy(self.api_url):
             if not self.embedded:
-                raise LatentpackError(
+                raise Unreachable(
                     f"no Prefect server answers at {self.api_url}: start it, or unset PREFECT_API_URL for the embedded one"
                 )
             gone = self._keeper_lock is not None and time.monotonic() > grace and not _is_locked(self._keeper_lock)

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from flows import assemble, encode, ingest, train, verify
+from flows.abandoned import at_work, remove_abandoned
 from flows.ingest import NOTHING, Plan
 from flows.progress import tell
 from flows.report import ProgressEvent, RunReport
@@ -48,6 +49,12 @@ def plain() -> Stages:
 
 def run_stages(request: RunRequest, run: str, stages: Stages, *, now: datetime, ui_url: str = "") -> RunReport:
     """All stages in order. Nothing shows in the archive before the commit; a failure leaves it as it was."""
+    remove_abandoned(now)
+    with at_work(run):
+        return _run_stages(request, run, stages, now, ui_url)
+
+
+def _run_stages(request: RunRequest, run: str, stages: Stages, now: datetime, ui_url: str) -> RunReport:
     seconds: dict[str, float] = {}
     began = time.monotonic()
 

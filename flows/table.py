@@ -27,7 +27,8 @@ def run_table(report: RunReport, width: int | None = None) -> str:
     if report.columns:
         lines += ["", *_columns(report, width), "", *_helped(report, width)]
     if report.latent.role == "distortion" and report.latent.comparison:
-        lines += ["", "siblings compared at the same error", *_siblings(report.latent.comparison, width)]
+        title = "siblings compared at the same error (bytes are estimates on the sample)"
+        lines += ["", title, *_siblings(report.latent.comparison, width)]
     lines += ["", *_facts(report)]
     return "\n".join(line.rstrip() for line in lines)
 
@@ -166,7 +167,10 @@ def _sizes(report: RunReport) -> list[str]:
         f"{human_saving(report.saving_vs_raw_percent)} than raw ({report.ratio_vs_raw:.2f}×), "
         f"{human_saving(report.saving_vs_conventional_percent)} than conventional ({report.ratio_vs_conventional:.2f}×)"
     ]
-    return lines + _part_rows(report.archive_bytes, report.parts)
+    lines += _part_rows(report.archive_bytes, report.parts)
+    if report.older.bytes >= 0.01 * report.archive_bytes > 0:
+        lines.append(f"    ({human_bytes(report.older.bytes)} of it only older snapshots hold; see `latentpack vacuum --keep N`)")
+    return lines
 
 
 def _without_unfinished(value: Mapping[str, Any]) -> dict[str, int]:

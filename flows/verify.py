@@ -34,9 +34,10 @@ from storage.objects import ObjectStore
 from storage.shards import ShardEntry, load_record, load_records
 from storage.snapshots import load_manifest, load_manifests
 from storage.sources import Source, SourcePart
+from storage.transient import shown
 from storage.verity import read_verified, read_whole
 from vae_core import quality
-from vae_core.errors import CorruptArchive, UsageError, VerificationFailed
+from vae_core.errors import BadInput, CorruptArchive, UsageError, VerificationFailed
 from vae_core.model import Model
 from vae_core.quality import ColumnQuality
 
@@ -124,9 +125,11 @@ def verify_archive(
     manifest = load_manifest(store, snapshot)
     opened = None if source is None else ingest.source_of(SourceSettings(uri=source, credentials=source_credentials, widen=widen))
     entries = load_records(store, manifest.shards, manifest.schema.names)
+    chosen = _sampled(entries, sample, seed)
+    if opened is not None:
+        _refuse_other_source(opened, manifest, [entry for entry in entries if chosen[entry.id]])
     n_objects, n_object_bytes = _check_objects(store, manifest, entries)
     load_manifests(store)  # the lists of the others: a damaged one is found while there is time
-    chosen = _sampled(entries, sample, seed)
     totals: dict[str, ColumnQuality] = {}
     counts = Counter[str]()
     digests: list[str] = []
@@ -171,6 +174,16 @@ def verify_archive(
         "objects": n_objects,
         "bytes": n_object_bytes,
     }
+
+
+def _refuse_other_source(source: Source, manifest: Manifest, entries: Sequence[ShardEntry]) -> None:
+    """Raise BadInput when the source lacks a file these shards hold rows of: it is another one, or the file has gone."""
+    there = {file.path for file in source.files}
+    for entry in entries:
+        for piece in entry.sources:
+            if piece.path not in there:
+                made = f" (made from {shown(manifest.source)})" if manifest.source else ""
+                raise BadInput(f"{shown(source.uri)}: has no file {piece.path!r}, and the archive{made} holds rows of it")
 
 
 def _check_objects(store: ObjectStore, manifest: Manifest, entries: Sequence[ShardEntry]) -> tuple[int, int]:

@@ -32,7 +32,7 @@ def list_source(
         return ObjectStore(uri if root == path else _parent(uri, path, root), fs, root, meter, storage_options)
 
     fs.invalidate_cache()
-    kind = persist(lambda: _kind(fs, path), where, attempts=FIRST_ATTEMPTS)
+    kind = _kind(fs, path, where)
     meter.record_request()
     if kind == "file":
         folder, _, name = path.rpartition("/")
@@ -60,9 +60,9 @@ def list_source(
     raise BadInput(f"{where}: no such file or folder")
 
 
-def _kind(fs: Any, path: str) -> str | None:
+def _kind(fs: Any, path: str, where: str) -> str | None:
     try:
-        return str(fs.info(path)["type"])
+        return str(persist(lambda: fs.info(path)["type"], where, attempts=FIRST_ATTEMPTS))
     except (FileNotFoundError, NotADirectoryError):
         return None
 

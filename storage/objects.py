@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import os
+import tempfile
 import threading
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -21,7 +22,7 @@ from fsspec.implementations.local import LocalFileSystem
 from fsspec.implementations.memory import MemoryFileSystem
 
 from storage.durable import create_durably, is_leftover, remove_dead_leftovers, replace_durably
-from storage.errors import BadInput, Conflict, Unreachable
+from storage.errors import BadInput, Conflict, Unreachable, UsageError
 from storage.metering import Meter, Moved
 from storage.transient import ATTEMPTS, FIRST_ATTEMPTS, persist, shown
 
@@ -112,7 +113,7 @@ class ObjectStore:
         full = self.full_path(path)
         data: bytes = self._persist(lambda: self.fs.cat_file(full, start=offset, end=offset + length), path)
         self.meter.record_read(len(data))
-        return data
+        return data if len(data) <= length else data[offset : offset + length]  # a plain http server may know no ranges
 
     def download(self, path: str, local_path: str) -> int:
         """The object as the local file `local_path`; returns its size in bytes."""
@@ -155,6 +156,9 @@ class ObjectStore:
         files = {self._relative(name): detail for name, detail in found.items() if detail.get("type") != "directory"}
         # an empty object named like a folder is how object stores' consoles make one
         wanted = sorted(p for p in files if p and not p.endswith("/") and p.startswith(prefix) and not is_leftover(p))
+        # plain http lists names alone
+        unsized = [p for p in wanted if files[p].get("size") is None]
+        files |= zip(unsized, side_by_side(lambda p: self._persist(lambda: self.fs.info(self.full_path(p)), p), unsized), strict=True)
         return [self._object_info(files[p], p) for p in wanted]
 
     # -- writing ------------------------------------------------------------------------------------------------------
@@ -210,6 +214,23 @@ class ObjectStore:
         finally:
             self.meter.record_request()
             self._forget_listings(full)
+
+    def check_folder(self) -> None:
+        """Raise UsageError when the root is a local file."""
+        if self.is_local and os.path.exists(self.root) and not os.path.isdir(self.root):
+            raise UsageError(f"{shown(self.uri)}: is a file, and an archive is a folder")
+
+    def check_writable(self) -> None:
+        """Raise BadInput when nothing can be written under a local root; says nothing elsewhere."""
+        if not self.is_local:
+            return
+        folder = self.root
+        while not os.path.lexists(folder):
+            folder = os.path.dirname(folder)
+        try:
+            tempfile.TemporaryFile(dir=folder).close()
+        except OSError as error:
+            raise BadInput(f"{shown(self.uri)}: cannot be written ({error.strerror} in {folder})") from error
 
     def check_bucket(self) -> None:
         """Raise BadInput when a first object could not be written because there is no such bucket; says nothing elsewhere."""

@@ -269,10 +269,11 @@ def encode_files(shard_id: str, model: str, shard: EncodedShard, sources: Sequen
         files[LATENTS] = data = write_latents(shard)
         cuts: list[int] = []
         required = [footer_start(data)]
-        was_latent = False
+        was_latent: bool | None = None
         for native, start, n_bytes in column_chunks(data, shard.natives):
             is_latent = native.role == "latent"
-            (cuts if is_latent == was_latent else required).append(start)
+            if was_latent is not None:  # what lies before the first is no segment of its own: nobody reads it
+                (cuts if is_latent == was_latent else required).append(start)
             was_latent = is_latent
             parts["latents" if is_latent else "verbatim"] += n_bytes
             native_bytes[native.column] = native_bytes.get(native.column, 0) + n_bytes
@@ -283,8 +284,9 @@ def encode_files(shard_id: str, model: str, shard: EncodedShard, sources: Sequen
         lengths = [len(block.payloads.get(group, b"")) for block in shard.blocks for group in shard.groups]
         files[CORRECTIONS], payload_start = write_corrections(shard, lengths)
         data = files[CORRECTIONS]
-        cuts = list(itertools.accumulate((4 + length for length in lengths), initial=payload_start))
-        objects[CORRECTIONS] = ObjectRef.of(CORRECTIONS, data, segment_ends(len(data), cuts, [cuts[-1]]))
+        ends = list(itertools.accumulate((4 + length for length in lengths), initial=payload_start))
+        cuts = [end for end, length in zip(ends[1:], lengths, strict=True) if length]  # an empty one goes with what follows
+        objects[CORRECTIONS] = ObjectRef.of(CORRECTIONS, data, segment_ends(len(data), cuts, [ends[-1]]))
         parts["corrections"] = sum(lengths)
     entry = ShardEntry(
         id=shard_id,

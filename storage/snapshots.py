@@ -33,13 +33,16 @@ def snapshot_path(number: int) -> str:
 
 
 def check_format(store: ObjectStore) -> tuple[int, int]:
-    """Version the archive was created with. Raises BadInput when there is none, CorruptArchive for another format."""
+    """Version the archive was created with. Raises BadInput when there is none (UsageError: a file), CorruptArchive for another format."""
     try:
         line = store.read_range(FORMAT_OBJECT, 0, MAX_FORMAT_BYTES)
     except FileNotFoundError:
         if list_snapshots(store):
             raise CorruptArchive(f"{FORMAT_OBJECT}: missing from an archive that has snapshots") from None
         raise BadInput(f"{store.uri}: no archive here (there is no {FORMAT_OBJECT} object)") from None
+    except NotADirectoryError:
+        store.check_folder()
+        raise
     except OSError:
         if store.size(FORMAT_OBJECT):
             raise

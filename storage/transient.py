@@ -57,11 +57,16 @@ def is_transient(error: BaseException) -> bool:
 def translated(error: Exception, where: str) -> Exception:
     """A storage client's own exception as one of ours or an OSError, in one line that names `where`."""
     name = type(error).__name__
-    if isinstance(error, LatentpackError | FileNotFoundError | FileExistsError):
+    if isinstance(error, FileNotFoundError):
+        lost = _lost_connection(error)
+        return error if lost is None else _unreachable(lost, where)
+    if isinstance(error, LatentpackError | FileExistsError):
         return error
+    if isinstance(error, PermissionError) and error.filename is not None:
+        return BadInput(f"{where}: {error.strerror}")  # of a local file
     if isinstance(error, PermissionError) or name in _NO_CREDENTIALS:
         return BadInput(f"{where}: access refused; give credentials by the environment or storage options")
-    if isinstance(error, ConnectionError | TimeoutError):
+    if isinstance(error, ConnectionError | TimeoutError) or (isinstance(error, OSError) and error.errno in _TRANSIENT_ERRNOS):
         return _unreachable(error, where)
     if isinstance(error, OSError):
         return error
@@ -73,7 +78,15 @@ def translated(error: Exception, where: str) -> Exception:
     return error
 
 
-def _unreachable(error: Exception, where: str) -> Unreachable:
+def _lost_connection(error: BaseException) -> BaseException | None:
+    """What fsspec's http took for a missing file: a server that was never reached."""
+    link = error.__cause__ or error.__context__
+    while link is not None and not isinstance(link, ConnectionError | TimeoutError):
+        link = link.__cause__ or link.__context__
+    return link
+
+
+def _unreachable(error: BaseException, where: str) -> Unreachable:
     return Unreachable(f"{where}: the storage does not answer ({_first_line(error)}); check the network and, for S3, AWS_ENDPOINT_URL")
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import re
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -93,13 +93,13 @@ class _Plan:
 
 
 def _plan(store: ObjectStore, keep: int | None, grace_s: float, now: float) -> _Plan:
-    # in this order: what is listed was claimed before, and a claim goes when a snapshot has come that is read last
+    # in this order: what is listed was claimed before, and a claim goes when a snapshot has come that is read last. A young claim
+    # stays also where snapshots name all it protects: another vacuum may let these go while a run is about to name them again
     listed = _candidates(store)
     claims = read_claims(store, grace_s, now)
     manifests, dropped = load_newest(store, keep)
     named = named_by(manifests)
-    standing = {path: things for path, things in claims.items() if not things <= named}
-    claimed = set().union(*standing.values())
+    claimed = set().union(*claims.values())
     removable = [info for info in store.list("snapshots/") if info.path in {snapshot_path(number) for number in dropped}]
     pending: list[ObjectInfo] = []
     for info, thing in listed:
@@ -107,7 +107,7 @@ def _plan(store: ObjectStore, keep: int | None, grace_s: float, now: float) -> _
             continue
         if info.path.startswith(f"{PENDING}vacuum-") and is_young(info, now, NOTICE_S):
             continue  # a notice, of this vacuum or another
-        spared = info.path in standing or thing in claimed
+        spared = info.path in claims or thing in claimed
         (pending if spared else removable).append(info)
     return _Plan(tuple(removable), tuple(pending), tuple(dropped))
 
@@ -115,6 +115,18 @@ def _plan(store: ObjectStore, keep: int | None, grace_s: float, now: float) -> _
 def unfinished(store: ObjectStore, named: set[str]) -> list[ObjectInfo]:
     """Objects of runs that have not come to a snapshot, or never will: claims, and what `named` does not name."""
     return [info for info, thing in _candidates(store) if thing not in named]
+
+
+def held_by_older(store: ObjectStore, snapshots: Sequence[Manifest]) -> tuple[int, int]:
+    """(bytes, of them models) of what would go with all of these snapshots but the newest, the last of them: they themselves, and what
+    they alone name."""
+    if len(snapshots) < 2:
+        return 0, 0
+    gone = named_by(snapshots[:-1]) - named_by(snapshots[-1:])
+    going = [info for info, thing in _candidates(store) if thing in gone]
+    paths = {snapshot_path(manifest.snapshot) for manifest in snapshots[:-1]}
+    going += [info for info in store.list("snapshots/") if info.path in paths]
+    return sum(info.n_bytes for info in going), sum(info.n_bytes for info in going if info.path.startswith("models/"))
 
 
 def _candidates(store: ObjectStore) -> list[tuple[ObjectInfo, str]]:

@@ -24,6 +24,7 @@ AIMED_SEGMENT_BYTES = 64 << 10
 MAX_SEGMENT_BYTES = 1 << 20
 SEGMENTS_AIMED_AT = 128
 APART_BYTES = 1 << 10
+SPARED_BYTES = 32 << 10
 GAP_BYTES = 8 << 10
 TRUSTED_BYTES = 16 << 20
 
@@ -91,7 +92,8 @@ def segment_ends(n_bytes: int, boundaries: Iterable[int], required: Iterable[int
 
     A cut falls on every `required` offset, and on natural `boundaries` (between things that are read apart) once a
     segment holds enough, or before a thing that is enough by itself. Enough is 8 to 64 KiB, more in larger objects, so
-    that digests stay near 0.1 % or 2 KiB. What is read whole is one segment, up to 2 MiB.
+    that digests stay near 0.1 % or 2 KiB. What is small by itself joins what is small: a digest is spent wherever it spares
+    the readers of a few bytes 32 KiB of what follows. What is read whole is one segment, up to 2 MiB.
     """
     target = min(max(n_bytes // SEGMENTS_AIMED_AT, MIN_SEGMENT_BYTES), AIMED_SEGMENT_BYTES)
     musts = {offset for offset in required if 0 < offset < n_bytes} | {n_bytes}
@@ -102,7 +104,8 @@ def segment_ends(n_bytes: int, boundaries: Iterable[int], required: Iterable[int
         while boundary - start > 2 * MAX_SEGMENT_BYTES:
             start += MAX_SEGMENT_BYTES
             ends.append(start)
-        apart = boundary - start >= APART_BYTES and following - boundary >= target
+        ahead = following - boundary
+        apart = ahead >= SPARED_BYTES or (ahead >= target and boundary - start >= APART_BYTES)
         if apart or boundary - start >= target or boundary in musts:
             start = boundary
             ends.append(boundary)

@@ -99,8 +99,8 @@ def load_model(store: ObjectStore, ref: ModelRef, *, with_encoder: bool = True, 
     }
     try:
         return (codec or LearnedCodec()).load(files, ref.schema)
-    except LatentpackError:
-        raise
+    except LatentpackError as error:
+        raise CorruptArchive(f"models/{ref.digest}: {error}") from error
     except (ValueError, LookupError, TypeError, ArithmeticError, MemoryError) as error:
         reason = f"{type(error).__name__}: {error}"
         raise CorruptArchive(f"models/{ref.digest}: not a model this release reads ({reason})") from error

@@ -13,9 +13,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from storage.archive import Archive
+from storage.blocks import ShardReader
 from storage.objects import ObjectStore
+from storage.shards import encode_files
 from storage.snapshots import load_manifest
-from vae_core.errors import BadInput, UsageError
+from vae_core.errors import BadInput, CorruptArchive, UsageError
+from vae_core.shard import EncodedBlock, EncodedShard
 
 TABLE = example_table(1000)
 PARTS = [TABLE.slice(0, 430), TABLE.slice(430, 250), TABLE.slice(680)]
@@ -211,3 +214,34 @@ def test_reading_and_writing_import_neither_torch_nor_prefect() -> None:
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize("small_first", [False, True])
+def test_a_small_payload_is_read_without_the_large_ones_beside_it(small_first: bool) -> None:
+    store = ObjectStore.open("memory://small-payloads")
+    payloads = {"large": bytes(200_000), "pool": bytes(300), "none": b""}
+    groups = ("pool", "none", "large") if small_first else ("large", "pool", "none")
+    blocks = tuple(EncodedBlock(10, {}, payloads) for _ in range(3))
+    entry, files = encode_files("ab" * 16, "cd" * 32, EncodedShard({}, (), groups, blocks, (), {}), [])
+    for path, data in files.items():
+        store.write(path, data)
+    reader = ShardReader(store, entry)
+    before = store.meter.bytes_read
+    for block in range(3):
+        assert reader.read_block(block, (), ("pool",)) == ({}, {"pool": bytes(300)})
+    assert store.meter.bytes_read - before == reader.planned_bytes(range(3), (), ("pool",)) < 1500
+
+
+@pytest.mark.parametrize("error", [CorruptArchive("the plan of column 'x' cannot be read"), UsageError("kind 'absolutf'")])
+def test_a_model_that_cannot_be_read_is_named(tmp_path: Path, error: Exception) -> None:
+    table = example_table(50)
+    store = ObjectStore.open(str(tmp_path))
+    run_once(store, [table])
+
+    class Refusing(FakeCodec):
+        def load(self, files: Any, schema: pa.Schema | None = None) -> Any:
+            raise error
+
+    archive = Archive.open(store, codec=Refusing(table.schema))
+    with pytest.raises(CorruptArchive, match=rf"models/[0-9a-f]{{64}}: {error}"):
+        archive.to_table()

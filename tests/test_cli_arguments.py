@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import errno
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from flows import arguments, cli
-from vae_core.errors import BadInput, Conflict, CorruptArchive, UsageError, VerificationFailed
+from flows.server import Server
+from vae_core.errors import BadInput, Conflict, CorruptArchive, Unreachable, UsageError, VerificationFailed
 
 COMMANDS = ("run", "read", "verify", "info", "sample", "vacuum", "serve")
 DOCUMENTED = {
@@ -142,8 +147,6 @@ def test_each_deliberate_error_has_its_exit_code_even_when_a_framework_wrapped_i
 @pytest.mark.parametrize(
     ("error", "word"),
     [
-        (PermissionError(13, "Permission denied", "/x"), "Permission denied"),
-        (OSError(28, "No space left on device"), "No space left"),
         (MemoryError(), "out of memory"),
         (ValueError("odd"), "--debug"),
     ],
@@ -184,6 +187,16 @@ def test_a_report_path_that_cannot_be_written_is_refused_before_the_work(tmp_pat
     assert "is a folder" in capsys.readouterr().err
 
 
+def test_a_json_path_in_a_folder_that_takes_no_files_is_refused_before_the_work(tmp_path, monkeypatch, capsys):
+    def refused(*_, **__):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(cli.tempfile, "TemporaryFile", refused)  # who runs as root may write anywhere
+    monkeypatch.setattr("flows.launch.run_pipeline", lambda *_, **__: pytest.fail("the work began"))
+    assert cli.main(["run", str(tmp_path), str(tmp_path / "a"), "--json", str(tmp_path / "r.json")]) == 2
+    assert capsys.readouterr().err.strip().endswith(f"r.json: cannot write into the folder {tmp_path} (Permission denied)")
+
+
 @pytest.mark.parametrize(
     "extra", [["--tolerance", "temp"], ["--tolerance", "temp=nonsense"], ["--preview", "sometimes"]]
 )
@@ -211,3 +224,45 @@ def test_a_count_of_snapshots_that_is_none_is_refused_in_one_line(words, wrong, 
     assert stop.value.code == 2
     said = capsys.readouterr().err
     assert "is not a count of 1 or more" in said and said.count("\n") == 1
+
+
+def test_a_file_is_no_archive(tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("LATENTPACK_SERVER", "off")
+    one, two = tmp_path / "one.parquet", tmp_path / "two.parquet"
+    for path in (one, two):
+        pq.write_table(pa.table({"a": [1, 2, 3]}), path)
+    for words in (["read", two, tmp_path / "o.parquet"], ["info", two], ["verify", two], ["vacuum", two], ["run", one, two, "--quiet"]):
+        assert cli.main([str(word) for word in words]) == 2
+        assert capsys.readouterr().err == f"latentpack: error: {two}: is a file, and an archive is a folder\n"
+
+
+def test_an_archive_that_cannot_be_written_is_refused_before_profiling(tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("LATENTPACK_SERVER", "off")
+    pq.write_table(pa.table({"a": [1, 2, 3]}), tmp_path / "one.parquet")
+
+    def refuse(dir):
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr(tempfile, "TemporaryFile", refuse)
+    monkeypatch.setattr("flows.train.learn_run", lambda *_: pytest.fail("profiled"))
+    assert cli.main(["run", str(tmp_path / "one.parquet"), str(tmp_path / "new" / "a"), "--quiet"]) == 3
+    told = f"{tmp_path / 'new' / 'a'}: cannot be written (Permission denied in {tmp_path})"
+    assert capsys.readouterr().err == f"latentpack: error: {told}\n"
+
+
+@pytest.mark.parametrize(
+    ("error", "told", "code"),
+    [
+        (OSError(28, "No space left on device", "/a/b"), "/a/b: No space left on device", 3),
+        (PermissionError(13, "Permission denied", "/x"), "/x: Permission denied", 3),
+        (OSError("odd"), "odd", 3),
+        (Unreachable("no Prefect server answers at x"), "no Prefect server answers at x", 3),
+    ],
+)
+def test_storage_that_fails_is_code_3_and_names_the_place(error, told, code):
+    assert cli.explain(error) == (told, code)
+
+
+def test_a_prefect_server_that_is_not_there_is_unreachable():
+    with pytest.raises(Unreachable, match=r"no Prefect server answers at http://127\.0\.0\.1:1/api"):
+        Server("http://127.0.0.1:1/api", embedded=False).wait()

@@ -387,6 +387,23 @@ def test_a_distortion_target_is_met_and_its_siblings_are_shown(tmp_path):
     latentpack("verify", tmp_path / "archive", "--source", tmp_path / "waves.parquet")
 
 
+@pytest.mark.parametrize("pays", [True, False])
+def test_the_sibling_that_is_called_chosen_is_the_one_the_shards_hold(pays, tmp_path, monkeypatch):
+    steps = np.arange(6000)
+    columns = {f"s{k}": np.sin(steps / 40) * (k + 1) + 0.05 * np.random.default_rng(k).normal(size=6000) for k in range(4)}
+    pq.write_table(pa.table(columns), tmp_path / "waves.parquet")
+    if not pays:  # as the encoder finds where it has all rows, and the fit had a sample
+        monkeypatch.setattr("vae_core.encoding.latents_that_pay", lambda *_: None)
+    asked = ("--tolerance", "*=rmse:2%", "--time-budget", 6, "--json", tmp_path / "r.json")
+    done = latentpack("run", tmp_path / "waves.parquet", tmp_path / "archive", *asked)
+    report = json.loads((tmp_path / "r.json").read_text())
+    (chosen,) = [row["kind"] for row in report["latent"]["comparison"] if row["chosen"]]
+    assert chosen.startswith("uniform") == (not pays) and (report["latents"] > 0) == pays
+    assert {column["coding"] == "latent" for column in report["columns"]} == {pays}
+    (line,) = [line for line in done.stdout.splitlines() if line.endswith("chosen")]
+    assert line.startswith("uniform steps") == (not pays) and "estimates on the sample" in done.stdout
+
+
 def test_other_tolerances_need_retrain_and_vanished_files_go_when_asked(stored, tmp_path):
     source, archive = tmp_path / "source", tmp_path / "archive"
     source.mkdir()

@@ -141,3 +141,52 @@ def test_a_type_parquet_has_no_word_for_is_a_usage_error_and_a_store_that_fails_
     with pytest.raises(OSError, match="hung up"):
         reading.write_file(tmp_path / "y.parquet", pa.schema([("x", pa.int64())]), failing(), 2)
     assert not (tmp_path / "y.parquet").exists()
+
+
+def same_named() -> pa.Array:
+    return pa.StructArray.from_arrays([pa.array([1, 2]), pa.array(["x", "y"])], names=["a", "a"])
+
+
+def permuted() -> pa.Array:
+    kind = pa.fixed_shape_tensor(pa.float32(), [2, 3], permutation=[1, 0])
+    return pa.ExtensionArray.from_storage(kind, pa.FixedSizeListArray.from_arrays(pa.array(np.arange(12, dtype=np.float32)), 6))
+
+
+@pytest.mark.parametrize(
+    ("column", "suffix"),
+    [
+        (same_named(), ".csv"),
+        (pa.array([2**60, 5]).view(pa.timestamp("s")), ".parquet"),
+        (permuted(), ".parquet"),
+        (permuted(), ".npy"),
+    ],
+    ids=["same names", "timestamps", "permuted", "permuted array"],
+)
+def test_values_a_format_has_no_place_for_are_a_usage_error(column, suffix, tmp_path):
+    table = pa.table({"x": column})
+    with pytest.raises(UsageError, match=rf"\{suffix} cannot hold .*: write \.arrow, or leave columns out"):
+        reading.write_file(tmp_path / f"x{suffix}", table.schema, table.to_batches(), 2)
+    reading.write_file(tmp_path / "x.arrow", table.schema, table.to_batches(), 2)
+    assert pa.ipc.open_file(tmp_path / "x.arrow").read_all().equals(table)
+
+
+def test_views_are_texts_and_bytes_in_csv(tmp_path):
+    texts, binary = ["x", None, "y"], [b"\x01", b"\xff", None]
+    views = pa.table({
+        "text": pa.array(texts, pa.string_view()),
+        "bytes": pa.array(binary, pa.binary_view()),
+        "few": pa.DictionaryArray.from_arrays(pa.array([0, 1, None], pa.int8()), pa.array(["p", "q"], pa.string_view())),
+    })  # fmt: skip
+    plain = pa.table({"text": texts, "bytes": binary, "few": ["p", "q", None]})
+    for name, table in (("views", views), ("plain", plain)):
+        reading.write_file(tmp_path / f"{name}.csv", table.schema, table.to_batches(), 3)
+    assert (tmp_path / "views.csv").read_bytes() == (tmp_path / "plain.csv").read_bytes()
+
+
+def test_an_error_of_the_archive_is_not_one_of_the_file(tmp_path):
+    def failing():
+        yield from ()
+        raise ValueError("a block is odd")
+
+    with pytest.raises(ValueError, match="a block is odd"):
+        reading.write_file(tmp_path / "y.csv", pa.schema([("x", pa.int64())]), failing(), 2)

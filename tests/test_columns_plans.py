@@ -268,3 +268,10 @@ def test_states_and_misfits_come_back_from_their_bytes(share):
     for cut in (1, 3, len(packed) // 2, len(packed) - 1):
         with pytest.raises(CorruptArchive):
             unpack_side(packed[:cut], 5000, pa.float64())
+
+
+@pytest.mark.parametrize("tolerance", [{"kind": "absolutf", "value": 0.1}, {"kind": "absolute", "value": -1.0}, {"kind": "rmse"}])
+def test_a_plan_with_a_tolerance_nobody_asks_for_is_corrupt(tolerance):
+    plan = plan_of(pa.array(np.arange(100) / 7))
+    with pytest.raises(CorruptArchive, match="the plan of column 'x' cannot be read"):
+        ColumnPlan.from_json({**plan.to_json(), "tolerance": tolerance}, plan.blobs(), pa.schema([pa.field("x", pa.float64())]))

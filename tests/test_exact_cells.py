@@ -82,13 +82,13 @@ def block(code: ColumnCode, n: int, rng: np.random.Generator, stateful: bool) ->
     return np.where(state == 0, values, code.fill), state
 
 
-def earlier(n: int, rng: np.random.Generator) -> Decoded:
+def earlier(n: int, rng: np.random.Generator, piece: int = 0) -> Decoded:
     states = {c: None if c else rng.integers(0, N_STATES, n).astype(np.uint8) for c in range(N_EARLIER)}
-    return Decoded(n, {c: any_int64s(rng, n) if c else rng.integers(0, 9, n) for c in range(N_EARLIER)}, states)
+    return Decoded(n, {c: any_int64s(rng, n) if c else rng.integers(0, 9, n) for c in range(N_EARLIER)}, states, piece)
 
 
 def fresh(decoded: Decoded) -> Decoded:
-    return Decoded(decoded.n_rows, dict(decoded.values), dict(decoded.states))
+    return Decoded(decoded.n_rows, dict(decoded.values), dict(decoded.states), decoded.piece)
 
 
 @contextmanager
@@ -100,10 +100,13 @@ def numpy_alone() -> Iterator[None]:
 
 
 @LAW
-@given(column_codes(), st.sampled_from([0, 1, 2, 31, 33, 64, 65, 700, 5000]), st.integers(0, 2**32), st.booleans())
-def test_a_column_read_is_the_column_written(code, n, seed, stateful):
+@given(
+    column_codes(), st.sampled_from([0, 1, 2, 31, 33, 64, 65, 700, 5000]), st.integers(0, 2**32), st.booleans(),
+    st.sampled_from([0, 1, 64, 700]),
+)  # fmt: skip
+def test_a_column_read_is_the_column_written(code, n, seed, stateful, piece):
     rng = np.random.default_rng(seed)
-    known = earlier(n, rng)
+    known = earlier(n, rng, piece)
     values, state = block(code, n, rng, stateful)
     encoder = Encoder()
     after = fresh(known)

@@ -36,12 +36,20 @@ def features(draw: st.DrawFn, n_columns: int = N_COLUMNS, kinds: tuple[str, ...]
     if kind == "value":
         return Feature(kind, column, draw(INT64), draw(st.integers(1, 40)))
     fixed = {"state": N_STATES, "step": STEP_CLASSES, "spread": 65, "level": len(STEPS) + 1, "fraction": FRACTIONS, "noise": NOISE_LEVELS}
+    back = draw(st.sampled_from([1, 2, 7, 64, 1 << 20]))
+    if kind == "rough":
+        return Feature(kind, column, back, NOISE_LEVELS)
+    if kind == "place":
+        return Feature(kind, column, back, draw(st.integers(1, 40)))
+    if kind == "class":
+        levels = draw(st.lists(st.integers(0, 11), min_size=1, max_size=70))
+        return Feature(kind, column, len(levels), 12, tuple(levels))
     if kind in fixed:
         return Feature(kind, column, 0, fixed[kind])
     if kind == "match":
         return Feature(kind, column, draw(st.integers(0, MAX_MATCHES - 1)), MATCH_LEVELS)
     edges = tuple(sorted(set(draw(st.lists(INT64, max_size=6)))))
-    return Feature(kind, column, 0, len(edges) + 1 + (kind in ("left", "right", "between")), edges)
+    return Feature(kind, column, back if kind == "back" else 0, len(edges) + 1 + (kind in ("left", "right", "between", "back")), edges)
 
 
 @LAW
@@ -59,8 +67,9 @@ def test_every_feature_is_a_level_below_its_size_for_any_int64(feature, n, data)
     around = Surroundings(
         step, column() if known else None, column() if known else None,
         column() if guessed else None, rng.integers(0, FRACTIONS, n) if guessed else None,
+        back=(lambda lag: column()) if data.draw(st.booleans()) else None,
     )  # fmt: skip
-    levels = decoded.feature(feature) if feature.column >= 0 else around.levels(feature, n)
+    levels = decoded.feature(feature) if feature.is_given else around.levels(feature, n)
     assert levels.shape == (n,) and levels.dtype == np.int64 and ((levels >= 0) & (levels < feature.size)).all()
 
 

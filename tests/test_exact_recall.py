@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from telemetry import assert_kept, decoded, fitted, stored_again
 from test_exact_linear import any_int64s
 
+from vae_core import fitting
 from vae_core.errors import CorruptArchive
 from vae_core.exact import arrange
 from vae_core.exact.arrange import Arrangement
@@ -151,6 +152,29 @@ def test_a_column_told_better_by_those_it_tells_of_ends_up_after_them():
     hurried = Arrangement(sampled, picked, lambda: next(calls, False))
     hurried.order, hurried.found = found.order, found.found
     assert hurried.searched_again(sampled, picked).order == found.order
+
+
+def test_an_old_code_that_costs_more_than_none_is_replaced_though_time_is_out(monkeypatch):
+    rng = np.random.default_rng(6)
+    n = 20_000
+
+    def columns(b):
+        a = rng.integers(0, 50, n)
+        return [SampleColumn(j, v.astype(np.int64), None, 0, 0, 400, False) for j, v in enumerate((a, b(a)))]
+
+    old, new = columns(lambda a: 3 * a + rng.integers(0, 3, n)), columns(lambda a: rng.integers(0, 300, n))
+    first = Arrangement(Sampled(n, 4 * n, decoded_sample(old)), old, lambda: True)
+    for j in (0, 1):
+        first.add(j)
+    sampled, alone = Sampled(n, 4 * n, decoded_sample(new)), {c.column: fitting._plain_bits(c) for c in new}
+    known = arrange.arranged_before(first.codes, sampled, new, lambda: False)
+    assert known.found[1][1] > 1.03 * alone[1]
+    known.relieve(alone)
+    assert all(known.found[j][1] < 1.01 * alone[j] for j in (0, 1))
+    monkeypatch.setattr(arrange, "WIDE", 1)
+    wide = arrange.arranged_before(first.codes, sampled, new, lambda: False)
+    wide.relieve(alone)
+    assert wide.order == [0]  # of very many columns it is not learned
 
 
 def test_columns_of_a_wide_table_that_no_time_is_left_for_are_not_learned(monkeypatch):

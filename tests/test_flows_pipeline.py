@@ -1,6 +1,8 @@
 """The pipeline from end to end on small real files, without Prefect: what is decided, stored, replaced, refused."""
 
 import json
+import os
+from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
@@ -8,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from flows import assemble, encode, ingest, proof, retrying
+from flows import abandoned, assemble, encode, ingest, proof, retrying
 from flows.ingest import closure
 from flows.inventory import inventory
 from flows.launch import run_pipeline
@@ -182,7 +184,7 @@ def test_a_decoded_value_outside_its_promise_stops_the_run_and_nothing_is_commit
         return decoded.set_column(1, decoded.schema.field(1), pa.array(values))
 
     monkeypatch.setattr(proof, "decode_block", wrong)
-    with pytest.raises(VerificationFailed, match=r"column 'count', row 123"):
+    with pytest.raises(VerificationFailed, match=r"column 'count', row 123: 1 values differ, worst error 1; nothing"):
         run_pipeline(request(place))
     assert not list((place / "archive").glob("snapshots/*"))
 
@@ -303,6 +305,42 @@ def test_verify_finds_a_flipped_bit_and_a_source_that_is_not_the_one_that_was_st
     target.write_bytes(bytes(data))
     with pytest.raises(CorruptArchive, match=r"corrections\.parquet"):
         verify_archive(str(place / "archive"))
+
+
+def test_a_new_generation_says_what_the_old_one_still_costs(place):
+    assert run_pipeline(request(place)).older.bytes == 0
+    pq.write_table(table(3), place / "raw" / "day-3.parquet")
+    report = run_pipeline(request(place, retrain=True))
+    store = ObjectStore.open(str(place / "archive"))
+    freed = vacuum(store, keep=1, dry_run=True)
+    assert report.older.bytes == freed.n_bytes
+    assert report.older.model == sum(store.size(path) for path in freed.paths if path.startswith("models/")) > 0
+    assert report.archive_bytes == sum(store.size(info.path) for info in store.list("") if not info.path.startswith("reports/"))
+
+
+def test_folders_of_killed_runs_go_when_they_are_old_and_nobody_is_at_work_in_them(place):
+    now = datetime.now(UTC)
+    dead, working, fresh = (ingest.new_run(now) for _ in range(3))
+    runs = place / "home" / "runs"
+    for run in (dead, working, fresh, "mine"):
+        (runs / run / "staging").mkdir(parents=True)
+        (runs / run / "staging" / "x").touch()
+    with abandoned.at_work(working):
+        week = now.timestamp() - 8 * 24 * 3600
+        for run in (dead, working, "mine"):
+            for path in (*(runs / run).rglob("*"), runs / run):
+                os.utime(path, (week, week))
+        run_pipeline(request(place))
+        assert {path.name for path in runs.iterdir()} == {working, fresh, "mine"}
+
+
+def test_verify_names_a_source_that_is_another_one_as_it_was_given(place):
+    run_pipeline(request(place))
+    (place / "other.parquet").write_bytes((place / "raw" / "day-2.parquet").read_bytes())
+    with pytest.raises(BadInput) as refused:
+        verify_archive(str(place / "archive"), source=str(place / "other.parquet"))
+    said = str(refused.value)
+    assert said == f"{place}/other.parquet: has no file 'day-1.parquet', and the archive (made from {place}/raw) holds rows of it"
 
 
 def test_shards_that_share_files_with_a_replaced_file_go_with_it_and_no_others():

@@ -19,7 +19,7 @@ import zstandard
 from pcodec import standalone
 
 GOLDEN = Path(__file__).parent / "golden"
-FIXED = {"state": 7, "step": 21, "spread": 65, "level": 7, "fraction": 8, "noise": 48, "match": 40}
+FIXED = {"state": 7, "step": 21, "spread": 65, "level": 7, "fraction": 8, "noise": 48, "match": 40, "rough": 48}
 NEAR = {"left", "right", "between", "spread", "level"}
 
 
@@ -153,11 +153,19 @@ def integer(scheme: list[Any], digits: list[int], raw: int, guess: int) -> int:
 class Lanes:
     """Rows of a forward plan."""
 
-    def __init__(self, values: dict[int, list[int]], keys: list[int], active: list[bool], matches: list[Any], leader: int | None) -> None:
-        self.values, self.matches, self.leader = values, matches, leader
-        self.rows = sorted((i for i, a in enumerate(active) if a), key=lambda i: tuple(values[j][i] for j in keys))
+    def __init__(
+        self, block: Block, prediction: list[Any], active: list[bool], keys: list[int], matches: list[Any], leader: int | None
+    ) -> None:
+        values = block.values
+        self.values, self.matches, self.leader, self.active, self.dense = values, matches, leader, active, block.dense
+        self.rows = sorted((i for i, a in enumerate(active) if a or block.piece), key=lambda i: tuple(values[j][i] for j in keys))
         n = len(self.rows)
         self.length = max(512, -(-n // 512))
+        if block.piece:
+            reach = max([0, *(int(kind[3:]) for kind, column, _ in prediction[0] if column < 0)])
+            self.length = -(-max(self.length, min(16 * reach, n // 16)) // block.piece) * block.piece
+        if block.dense:
+            self.length = block.piece
         self.place = {row: place for place, row in enumerate(self.rows)}
         self.steps = [self.rows[t :: self.length] for t in range(min(n, self.length))]
         self.noise: dict[int, int] = {}
@@ -169,7 +177,7 @@ class Lanes:
         if self.step(i) < max(lags, default=0):
             return None
         h = 0
-        for v in [*(self.values[j][i] for j in others), *(own[self.before(i, lag)] for lag in lags)]:
+        for v in [*(self.values[j][i] for j in others), *(self.own_before(i, lag, own) for lag in lags)]:
             h = (h ^ v % 2**64) * 0x9E3779B97F4A7C15 % 2**64
             h ^= h >> 29
         return h * 0x9E3779B97F4A7C15 % 2**64 | 1
@@ -189,9 +197,16 @@ class Lanes:
     def step(self, i: int) -> int:
         return self.place[i] % self.length
 
-    def before(self, i: int, lag: int) -> int:
-        """The row whose value of the column itself is lag `lag` of row i."""
-        return self.rows[self.place[i] - min(lag, self.step(i))]
+    def own_before(self, i: int, lag: int, own: list[int]) -> int:
+        """The column itself `lag` steps before row i, in its lane."""
+        for back in range(min(lag, self.step(i)), self.step(i) + 1):
+            row = self.rows[self.place[i] - back]
+            if self.active[row]:
+                return own[row]
+        return 0
+
+    def apart(self, i: int, one: int, other: int, own: list[int]) -> int:
+        return min(2**40, abs(wrap(self.own_before(i, one, own) - self.own_before(i, other, own))))
 
     def total(self, prediction: list[Any], i: int, own: list[int]) -> int:
         led = None if self.leader is None else self.recalled(self.leader, i, own)
@@ -204,15 +219,20 @@ class Lanes:
         for kind, column, weight in terms:
             lag = 0 if kind == "at" else int(kind[3:]) if kind.startswith("lag") else -int(kind[4:])
             if column < 0:
-                found += weight * own[self.before(i, lag)]
+                found += weight * self.own_before(i, lag, own)
             else:
                 found += weight * self.values[column][self.rows[max(0, min(len(self.rows) - 1, self.place[i] - lag))]]
+        if self.dense:
+            s, biases, weights = self.dense
+            p = self.step(i)
+            found += biases[p] + 2 ** (16 - s) * sum(weights[p][q] * self.own_before(i, p - q, own) for q in range(p))
         return wrap(found)
 
     def level_of_noise(self, i: int) -> int:
-        if self.step(i) < 2:
-            return 47
-        m = self.noise[self.place[i] // self.length]
+        return 47 if self.step(i) < 2 else self.level_of_mean(self.noise.get(self.place[i] // self.length, 0))
+
+    @staticmethod
+    def level_of_mean(m: int) -> int:
         b = max(2, m.bit_length())
         return max(0, min(46, 2 * (b - 4) + (m >> (b - 2)) % 2))
 
@@ -223,7 +243,7 @@ class Lanes:
             if self.step(i) == 1:
                 self.noise[lane] = s
             elif self.step(i) > 1:
-                self.noise[lane] += (s - self.noise[lane]) >> 3
+                self.noise[lane] = self.noise.get(lane, 0) + ((s - self.noise.get(lane, 0)) >> 3)
         for match, memory in zip(self.matches, self.memories, strict=True):
             for i in rows:
                 key = self.key(match, i, own)
@@ -232,10 +252,10 @@ class Lanes:
 
 
 class Block:
-    """The columns of a block as far as they are known: values (minutes for a clock) and states."""
+    """The columns of a block as far as they are known: values (minutes for a clock) and states; or the planes of tensors."""
 
-    def __init__(self, n_rows: int) -> None:
-        self.n_rows = n_rows
+    def __init__(self, n_rows: int, piece: int = 0, dense: Any = None) -> None:
+        self.n_rows, self.piece, self.dense = n_rows, piece, dense
         self.values: dict[int, list[int]] = {}
         self.states: dict[int, list[int]] = {}
 
@@ -260,6 +280,10 @@ class Block:
                     return bins(x[max(i - 1, 0)])
             d = wrap(x[i] - x[max(i - 1, 0)])
             return min(10, bits(d)) + (10 if d < 0 else 0)
+        if kind == "place":
+            return i % lo * size // lo
+        if kind == "class":
+            return edges[i % lo]
         if kind == "level":
             return 0 if step == 0 else 1 + (32, 16, 8, 4, 2, 1).index(step)
         if kind in ("guess", "fraction"):
@@ -268,9 +292,14 @@ class Block:
             return 0 if lanes is None else lanes.level_of_noise(i)
         if kind == "match":
             return 0 if lanes is None or total is None else lanes.level_of_match(lo, i, own, total >> 16)
+        if kind in ("back", "rough") and (lanes is None or not lanes.step(i)):
+            return 47 if kind == "rough" else len(edges) + 1
+        if lanes is not None and kind == "rough":
+            far = [(1, lo + 1), (lo, lo + 1), (lo, max(1, lo - 1))]
+            return lanes.level_of_mean(64 * sum(lanes.apart(i, one, other, own) for one, other in far))
         if lanes is not None:
-            assert kind == "left"
-            return bins(own[lanes.before(i, 1)]) if lanes.step(i) else len(edges) + 1
+            assert kind in ("left", "back")
+            return bins(lanes.own_before(i, lo or 1, own)) if lanes.step(i) else len(edges) + 1
         if near is None:
             return (FIXED.get(kind) or len(edges) + 2) - 1
         left, right = own[near[0]], own[near[1]]
@@ -305,7 +334,7 @@ class Block:
         n_symbols = sizes_of(scheme)
         digits = [Digit(n, weights) for n, (_, weights) in zip(n_symbols, digit_plans, strict=True)]
         features = [found for found, _ in digit_plans]
-        lanes = Lanes(self.values, keys[0], active, *([*keys[1:], *[[], None][len(keys) - 1 :]])) if keys else None
+        lanes = Lanes(self, prediction, active, keys[0], *([*keys[1:], *[[], None][len(keys) - 1 :]])) if keys else None
         by_level = any(f[0] in NEAR for found in features for f in found)
         by_level |= prediction is not None and any(kind != "at" for kind, _, _ in prediction[0])
         by_level &= lanes is None
@@ -383,7 +412,7 @@ def minutes(v: int) -> int:
     return 60 * q + r if r < 60 else -(40 * q + r - 60) - 1
 
 
-KEYS = {"lattice": "tosgb", "decimal": "tfkosgwb", "bits": "tfw"}
+KEYS = {"lattice": "tosgb", "decimal": "tfkosgwb", "bits": "tfw", "bins": "tfwb"}
 
 
 def spelt_out(plan: dict[str, Any]) -> dict[str, Any]:
@@ -394,14 +423,15 @@ def spelt_out(plan: dict[str, Any]) -> dict[str, Any]:
         {"index": j, "range": span, "transform": dict(zip(KEYS[transform[0]], transform, strict=True))}
         for j, (_, transform, span, *_) in enumerate(plan["columns"])
     ]
-    return {"columns": columns, "codes": [code_in_full(code, columns) for code in plan["codes"]]}
+    tensors = [[j, planes, [code_in_full(c, columns, j) for c in codes], dense] for j, planes, codes, dense in plan.get("tensors", [])]
+    return {"columns": columns, "codes": [code_in_full(code, columns) for code in plan["codes"]], "tensors": tensors}
 
 
-def code_in_full(code: list[Any], columns: list[Any]) -> list[Any]:
+def code_in_full(code: list[Any], columns: list[Any], of: int | None = None) -> list[Any]:
     column, clock, states, value, *recall = code
     states = states or [["direct", 0, 7, 0], None, [[[], [16]]], 1024]
     recall = [[keys, plan_in_full(flags)] for keys, flags in recall]
-    return [column, columns[column]["range"][2], clock == 1, plan_in_full(states), plan_in_full(value), *recall]
+    return [column, columns[column if of is None else of]["range"][2], clock == 1, plan_in_full(states), plan_in_full(value), *recall]
 
 
 def plan_in_full(plan: list[Any]) -> list[Any]:
@@ -415,8 +445,10 @@ def plan_in_full(plan: list[Any]) -> list[Any]:
 def feature_in_full(feature: list[Any]) -> list[Any]:
     kind, *rest = feature
     column = rest.pop(0) if kind in ("value", "bins", "state", "before", "step") else -1
-    lo, size = rest if kind == "value" else (rest[0], 40) if kind == "match" else (0, 0)
-    edges = rest[0] if rest and kind not in ("value", "match") else []
+    if kind == "class":
+        return [kind, column, len(rest[1]), *rest]
+    lo, size = rest if kind in ("value", "place") else (rest[0], 40) if kind in ("match", "back", "rough") else (0, 0)
+    edges = rest[-1] if rest and kind not in ("value", "place", "match", "rough") else []
     return [kind, column, lo, size, [sum(edges[: k + 1]) for k in range(len(edges))]]
 
 
@@ -482,6 +514,77 @@ def test_a_reader_written_from_the_format_document_sees_the_same_data(folder):
                     assert code == (minutes(x) if clock else x)
         first += n_rows
     assert first == wanted.num_rows
+
+
+def weights_of(folder: Path, j: int) -> tuple[int, list[int], list[list[int]]]:
+    """The shift, biases and weights of the vectors of a column."""
+    [file] = folder.glob("archive/models/*/decoder.safetensors")
+    data = file.read_bytes()
+    n_head = int.from_bytes(data[:8], "little")
+    start, stop = json.loads(data[8 : 8 + n_head])[f"dense.{j}"]["data_offsets"]
+    raw = unzstd(data[8 + n_head + start : 8 + n_head + stop])
+    n = next(n for n in range(1, 2049) if len(raw) == 1 + 8 * n + n * (n - 1))
+    low, high = raw[1 + 8 * n :][: n * (n - 1) // 2], raw[1 + 8 * n :][n * (n - 1) // 2 :]
+    every = iter([(a + 256 * b + 2**15) % 2**16 - 2**15 for a, b in zip(low, high, strict=True)])
+    return raw[0], list(struct.unpack(f"<{n}q", raw[1 : 1 + 8 * n])), [[next(every) for _ in range(p)] for p in range(n)]
+
+
+def cells_of(stream: Stream, code: list[Any], n_rows: int, dense: Any) -> tuple[list[int], list[int]]:
+    """Codes and states of the cells of tensors."""
+    _, (before, count, after), codes, _ = code
+    width = before * count * after
+    values, states = [0] * (n_rows * width), [0] * (n_rows * width)
+    group = max(1, 2**21 // width)
+    for first in range(0, n_rows, group):
+        n = min(group, n_rows - first)
+        block = Block(n * before * after, before * after, dense)
+        for one in codes:
+            block.column(stream, one)
+            k = one[0]
+            places = [(((first + r) * before + a) * count + k) * after + b for r in range(n) for a in range(before) for b in range(after)]
+            for place, value, state in zip(places, block.values[k], block.states[k], strict=True):
+                values[place], states[place] = value, state
+    return values, states
+
+
+def single(value: float) -> float:
+    return struct.unpack("<f", struct.pack("<f", value))[0]
+
+
+def test_tensors_read_from_the_format_document_are_the_same_values():
+    folder = GOLDEN / "1.6" / "tensors"
+    with pa.ipc.open_file(folder / "expected.arrow") as reader:
+        wanted = reader.read_all()
+    [plan_file] = folder.glob("archive/models/*/plan.json.zst")
+    plan = spelt_out(json.loads(unzstd(plan_file.read_bytes())[4:]))
+    record_file = max(folder.glob("archive/shards/*/shard.json.zst"))
+    record = json.loads(unzstd(record_file.read_bytes()))
+    payloads = pq.read_table(record_file.with_name("corrections.parquet")).column("payload").to_pylist()
+    layout, [n_rows] = record["layout"], record["block_rows"]
+    groups = dict(zip(record["groups"], payloads, strict=True))
+    sections = {**groups, **pool_of(groups.get("pool", b""), layout)}
+    streams = {j: k for k, columns in enumerate(layout["streams"]) for j in columns}
+    seen = set()
+    for code in plan["tensors"]:
+        j, about = code[0], plan["columns"][code[0]]["transform"]
+        assert layout["streams"][streams[j]] == [j]
+        stream = Stream(sections[f"s{streams[j]}"])
+        values, states = cells_of(stream, code, n_rows, weights_of(folder, j) if code[3] else None)
+        assert stream.ended()
+        seen |= {(code[1][1], code[3], any(states))}
+        stored = wanted.column(j).slice(wanted.num_rows - n_rows).combine_chunks()
+        rows = (stored.storage if isinstance(stored, pa.ExtensionArray) else stored).to_pylist()
+        cells = [cell for row in rows for cell in (row or [None] * (len(values) // n_rows))]
+        for value, state, cell in zip(values, states, cells, strict=True):
+            assert (state == 0) == (cell is not None and cell == cell)
+            if state == 0 and about["t"] == "bins":
+                assert single(value * about["w"]) == cell
+            elif state == 0 and about["t"] == "decimal":
+                middle = (about["g"] - 1) * about["s"] / 2
+                assert single((about["o"] + value * about["s"] * about["g"] + middle) / 10 ** about["k"]) == cell
+            elif state == 0:
+                assert value == (cell - about["o"]) // (about["s"] * about["g"])
+    assert {(3, 0, False), (1, 0, True), (1, 1, False)} <= seen
 
 
 INTEGERS = ("B", "b", "H", "h", "I", "i", "q")

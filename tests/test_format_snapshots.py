@@ -13,7 +13,7 @@ import pytest
 import zstandard
 
 GOLDEN = Path(__file__).parent / "golden"
-ARCHIVES = sorted((GOLDEN / "1.5").glob("*/archive"))
+ARCHIVES = sorted((GOLDEN / "1.6").glob("*/archive"))
 
 
 def unzstd(data: bytes) -> bytes:
@@ -119,7 +119,7 @@ def test_every_object_of_an_archive_is_reached_from_its_snapshots(root: Path) ->
 
 
 def test_lists_of_a_history_are_those_of_every_run() -> None:
-    root = GOLDEN / "1.5" / "history" / "archive"
+    root = GOLDEN / "1.6" / "history" / "archive"
     numbers = sorted(int(path.stem) for path in (root / "snapshots").iterdir())
     assert len(numbers) >= 9 and any(not isinstance(item[0], str) for item in snapshot(root, numbers[-1])["shards"])
     for number in numbers:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+from decimal import Decimal
 
 import numpy as np
 import pyarrow as pa
@@ -66,6 +67,28 @@ def test_the_first_wrong_row_is_named():
     assert (quality.mismatches, quality.first_violation_row) == (2, 2)
     quality = one([1.0, 2.0, 3.0, 4.0], [1.0, 2.0, 3.5, 9.0], Tolerance("absolute", 0.5))
     assert (quality.violations, quality.first_violation_row, quality.max_abs_error) == (1, 3, 5.0)
+
+
+@pytest.mark.parametrize(
+    ("raw", "decoded", "kind", "worst"),
+    [
+        ([1.0, 2.0, 3.0, None], [1.0, 2.5, 3.0, None], None, 0.5),
+        ([1.0, float("nan")], [1.0, 4.0], None, 0.0),  # no error between a number and none
+        ([2**53], [2**53 + 1], pa.int64(), 1.0),
+        ([0, 2], [2**64 - 1, 2], pa.uint64(), 2.0**64),
+        ([-1e308], [1e308], None, 1.7976931348623157e308),
+        ([Decimal("1.25")], [Decimal("1.00")], pa.decimal128(5, 2), 0.25),
+        ([Decimal("1.25")], [Decimal("1.00")], pa.decimal128(38, 2), 0.25),
+        ([[1, 2], None, [3, 4]], [[1, 2], None, [3, 9]], pa.list_(pa.int32(), 2), 5.0),
+        ([[[1], [2]]], [[[1], [4]]], pa.list_(pa.list_(pa.float32(), 1), 2), 2.0),
+        (["a"], ["b"], None, 0.0),
+        ([True], [False], None, 0.0),
+    ],
+)
+def test_numbers_that_should_be_exact_and_are_not_tell_their_error(raw, decoded, kind, worst):
+    quality = one(raw, decoded, kind=kind)
+    assert quality.mismatches == 1 and quality.max_abs_error == worst
+    assert (quality.rmse > 0) == (worst > 0) and quality.rmse <= worst
 
 
 def test_a_bound_has_no_slack():

@@ -7,15 +7,18 @@ import html.parser
 import io
 import math
 import xml.etree.ElementTree as ElementTree
+from types import SimpleNamespace
 
 import pytest
 
 from flows import html as page
 from flows import plots, table
+from flows.accounts import siblings
 from flows.report import (
     NOTHING_TO_DO,
     ColumnReport,
     LatentReport,
+    OlderReport,
     PreviewColumn,
     PreviewReport,
     ProgressEvent,
@@ -108,6 +111,24 @@ def test_the_verdict_says_plainly_whether_learning_was_worth_it(conventional, wo
     assert word in report.verdict
     assert report.verdict in table.run_table(report, 120)
     assert report.verdict.replace("'", "&#x27;") in page.html(report, {})
+
+
+def test_the_verdict_says_what_older_snapshots_and_what_metadata_cost():
+    report = a_report(archive_bytes=2000, conventional_bytes=1500, older=OlderReport(bytes=1000, model=100))
+    assert report.verdict == (
+        "The newest snapshot, 1.00 kB, is 33.3 % smaller than the best conventional coding at the same tolerance; with 1.00 kB that "
+        "older snapshots hold, the archive is 33.3 % larger than it (`latentpack vacuum --keep N` lets old snapshots go)."
+    )
+    assert "1.00 kB of it only older snapshots hold" in table.run_table(report, 120)
+    assert "of it only in older snapshots" in page.html(report, {}) and "only in older" not in page.html(a_report(), {})
+    report = a_report(archive_bytes=3000, conventional_bytes=1500, older=OlderReport(bytes=1000, model=100))
+    assert "33.3 % larger than the best" in report.verdict and "older ones hold 1.00 kB more" in report.verdict
+    # columns of 750 bytes: 450 are won, and the model takes 150
+    assert "paid for its model, not for the metadata" in a_report(archive_bytes=1300, conventional_bytes=1200).verdict
+    assert "not enough to pay for its model" in a_report(archive_bytes=1000, conventional_bytes=890).verdict
+    kept = [ColumnReport(name="x", coding="pco", bytes=1000, conventional_bytes=1000)]
+    said = a_report(archive_bytes=1300, conventional_bytes=1000, model=50, columns=kept).verdict
+    assert "conventional codings were kept, 250 B of metadata come on top" in said
 
 
 def test_a_second_run_says_there_is_nothing_to_do():
@@ -229,6 +250,17 @@ def test_a_distortion_run_shows_its_siblings_at_the_same_error_and_its_sparsity(
     for shown in (page.html(report, {}), page.markdown(report, {})):
         assert "Siblings compared at the same error" in shown and "17,434" in shown and "27,006" in shown
     assert "Siblings" not in page.html(a_report(), {})
+
+
+@pytest.mark.parametrize(
+    ("in_shards", "chosen"), [([True, True], ["klt"]), ([False], ["uniform"]), ([True, False], ["klt", "uniform"])]
+)
+def test_chosen_is_what_the_shards_hold(in_shards, chosen):
+    base = SimpleNamespace(layer=SimpleNamespace(kind="klt", window=4, n_latents=4))
+    rows = [{"kind": "uniform", "n_bytes": 5}, *({"kind": "klt", "window": n, "n_latents": n, "n_bytes": n} for n in (8, 4))]
+    assert [row["kind"] for row in siblings(rows, base, in_shards, falls_back=True) if row["chosen"]] == chosen
+    assert [row["kind"] for row in siblings(rows, None, in_shards, falls_back=True) if row["chosen"]] == ["uniform"]
+    assert any(row["chosen"] for row in siblings(rows, base, in_shards)) == any(in_shards)
 
 
 def test_the_quality_of_the_preview_is_stated_by_column_and_in_one_line():

@@ -19,9 +19,8 @@ from prefect.utilities.importtools import import_object
 from prefect.utilities.templating import apply_values
 
 from flows import serve, server
-from flows.ingest import new_run
+from flows.ingest import RUN_NAME, new_run
 from flows.launch import run_pipeline
-from flows.leftovers import RUN_NAME
 from flows.report import NOTHING_TO_DO
 from flows.settings import RunRequest
 from storage import open_archive
@@ -43,31 +42,37 @@ def home(tmp_path_factory):
 @pytest.fixture(scope="module")
 def served(home):
     """(base URL of the API, process) of a running `latentpack serve`."""
-    environment = {name: value for name, value in os.environ.items() if not name.startswith(("PREFECT_", "LATENTPACK_"))}
-    environment |= {
-        "LATENTPACK_HOME": str(home / "home"),
-        "LATENTPACK_SERVER_LINGER": "1",
-        "PREFECT_HOME": str(home / "prefect"),
-    }
-    log = home / "serve.log"
-    with log.open("wb") as out:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "flows.cli", "serve", "--port", str(server.free_port())],
+    process = _start(home, "--port", str(server.free_port()))
+    try:
+        yield _wait_for_url(process, home / "serve.log"), process, home / "serve.log"
+    finally:
+        _stop(process)
+
+
+def _environment(home):
+    found = {name: value for name, value in os.environ.items() if not name.startswith(("PREFECT_", "LATENTPACK_"))}
+    return found | {"LATENTPACK_HOME": str(home / "home"), "LATENTPACK_SERVER_LINGER": "1", "PREFECT_HOME": str(home / "prefect")}
+
+
+def _start(home, *arguments, **more):
+    with (home / "serve.log").open("wb") as out:
+        return subprocess.Popen(
+            [sys.executable, "-m", "flows.cli", "serve", *arguments],
             stdout=out,
             stderr=subprocess.STDOUT,
-            env=environment,
+            env=_environment(home) | more,
             cwd=Path(__file__).parent.parent,
             start_new_session=True,
         )
-    try:
-        yield _wait_for_url(process, log), process, log
-    finally:
-        if process.poll() is None:
-            process.send_signal(signal.SIGTERM)
-            try:
-                process.wait(STOP_S)
-            except subprocess.TimeoutExpired:
-                process.kill()
+
+
+def _stop(process):
+    if process.poll() is None:
+        process.send_signal(signal.SIGTERM)
+        try:
+            process.wait(STOP_S)
+        except subprocess.TimeoutExpired:
+            process.kill()
 
 
 def _wait_for_url(process, log):
@@ -259,6 +264,22 @@ def test_a_port_that_cannot_be_had_is_refused(served, home, tmp_path, monkeypatc
         server.connect(port=taken)
 
 
+@pytest.mark.parametrize("elsewhere", [False, True])
+def test_a_second_serve_on_the_same_server_is_refused_and_leaves_the_first_alone(served, home, tmp_path, elsewhere):
+    api, *_ = served
+    before = _deployment(api)
+    more = {"LATENTPACK_HOME": str(tmp_path), "PREFECT_API_URL": api} if elsewhere else {}
+    command = [sys.executable, "-m", "flows.cli", "serve"]
+    ran = subprocess.run(command, env=_environment(home) | more, cwd=Path(__file__).parent.parent, capture_output=True, timeout=READY_S)
+    said = ran.stderr.decode().strip()
+    assert ran.returncode == 2 and len(said.splitlines()) == 1 and "another `latentpack serve` is running" in said, said
+    assert api.removesuffix("/api") in said
+    after = _deployment(api)
+    changing = ("updated", "last_polled", "status")
+    assert {k: v for k, v in after.items() if k not in changing} == {k: v for k, v in before.items() if k not in changing}
+    assert after["updated"] == before["updated"]
+
+
 @pytest.fixture
 def shared(served, home, monkeypatch):
     """The API of the served server, which stays up as long as the test whatever happens to `serve`."""
@@ -306,3 +327,65 @@ def test_it_takes_the_server_with_it(served):
     while server.healthy(api, 1.0) and time.monotonic() < deadline:
         time.sleep(0.3)
     assert not server.healthy(api, 1.0)
+
+
+@pytest.fixture
+def again(served, shared, home):
+    """Starts `latentpack serve` as often as asked, on a server that stays; (URL of the API, start) after the first one has ended."""
+    _, process, _ = served
+    _stop(process)
+    started = []
+
+    def start(**more):
+        started.append(_start(home, **more))
+        _wait_for_url(started[-1], home / "serve.log")
+        return started[-1]
+
+    yield shared, start
+    for process in started:
+        _stop(process)
+
+
+def _set(api, *, path="", **values):
+    answer = _ask("PATCH", f"{api}/deployments/{_deployment(api)['id']}{path}", values)
+    assert answer.status_code == 204, answer.text
+
+
+def _set_schedule(api, active):
+    (schedule,) = _deployment(api)["schedules"]
+    _set(api, path=f"/schedules/{schedule['id']}", active=active)
+
+
+def test_what_is_set_in_the_ui_outlives_a_serve(again, home):
+    api, start = again
+    first = start()
+    assert "paused: set LATENTPACK_SOURCE" in (home / "serve.log").read_text()
+    chosen = {"source": {"uri": "/data/a", "widen": True}, "archive": {"uri": "/data/b"}, "tolerance": {"columns": {"temp": "0.5"}}}
+    _set(api, parameters=chosen)
+    _set_schedule(api, True)
+    _stop(first)
+    stopped = _deployment(api)
+    assert stopped["paused"] and stopped["parameters"] == chosen  # nobody's runs wait while nothing serves
+    second = start()
+    there = _deployment(api)
+    assert not there["paused"] and there["parameters"] == chosen
+    assert [schedule["active"] for schedule in there["schedules"]] == [True]
+    assert "/data/a → /data/b" in (home / "serve.log").read_text()
+    _set_schedule(api, False)
+    _stop(second)
+    third = start(LATENTPACK_SOURCE="/data/a", LATENTPACK_ARCHIVE="/data/c")  # given now, they win
+    there = _deployment(api)
+    assert there["parameters"] == {**chosen, "archive": {"uri": "/data/c"}}
+    assert [schedule["active"] for schedule in there["schedules"]] == [False] and not there["paused"]
+    _set(api, paused=True)
+    third.kill()  # a killed serve leaves no lock
+    third.wait()
+    fourth = start()
+    assert _deployment(api)["paused"]  # for this was no serve's doing
+    _stop(fourth)
+    fifth = start()
+    assert _deployment(api)["paused"]
+    _stop(fifth)
+    _set(api, paused=False)
+    start()
+    assert not _deployment(api)["paused"]

@@ -1,16 +1,20 @@
 """Objects behave alike wherever they are: every store passes the same tests."""
 
+import errno
 import os
 import subprocess
 import sys
 import threading
 import uuid
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 
 import fsspec
 import pytest
 
 from storage import durable
 from storage.errors import BadInput, Conflict, Unreachable
+from storage.listing import list_source
 from storage.metering import Meter
 from storage.objects import ObjectStore
 from storage.transient import ATTEMPTS, FIRST_ATTEMPTS, is_transient, persist, shown
@@ -314,3 +318,45 @@ def test_an_unknown_scheme_is_bad_input():
 )
 def test_credentials_are_never_printed(uri, printed):
     assert shown(uri) == printed
+
+
+def test_a_server_that_answers_503_throughout_does_not_answer(monkeypatch):
+    monkeypatch.setattr("storage.transient.FIRST_DELAY_S", 0.0)
+    store = ObjectStore.open("memory://overloaded")
+
+    def overloaded(path, **_):
+        raise OSError(errno.EBUSY, "SlowDown")  # as s3fs says it
+
+    monkeypatch.setattr(store.fs, "cat_file", overloaded)
+    with pytest.raises(Unreachable, match=r"memory://overloaded/a: the storage does not answer .*SlowDown"):
+        store.read("a")
+
+
+def test_http_that_refuses_the_connection_is_no_missing_file():
+    pytest.importorskip("aiohttp")
+    with pytest.raises(Unreachable, match=r"http://127\.0\.0\.1:1/a/b: the storage does not answer"):
+        ObjectStore.open("http://127.0.0.1:1/a").info("b")
+    with pytest.raises(Unreachable, match=r"http://127\.0\.0\.1:1/one\.parquet: the storage does not answer"):
+        list_source("http://127.0.0.1:1/one.parquet")
+
+
+class Silent(SimpleHTTPRequestHandler):
+    """Files and listings of a folder, without a log; it knows no ranges."""
+
+    def log_message(self, *_):
+        pass
+
+
+def test_plain_http_tells_sizes_and_ranges(tmp_path):
+    pytest.importorskip("aiohttp")
+    (tmp_path / "snapshots").mkdir()
+    (tmp_path / "snapshots" / "0000000001.json").write_bytes(bytes(range(100)))
+    server = ThreadingHTTPServer(("127.0.0.1", 0), partial(Silent, directory=str(tmp_path)))
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        store = ObjectStore.open(f"http://127.0.0.1:{server.server_port}")
+        assert [(info.path, info.n_bytes) for info in store.list("snapshots/")] == [("snapshots/0000000001.json", 100)]
+        assert store.read_range("snapshots/0000000001.json", 40, 5) == bytes(range(40, 45))
+    finally:
+        server.shutdown()
+        server.server_close()

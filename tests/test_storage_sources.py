@@ -11,6 +11,7 @@ from pathlib import Path
 import fsspec
 import numpy as np
 import pyarrow as pa
+import pyarrow.csv
 import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
@@ -589,3 +590,32 @@ def test_integers_with_more_digits_than_their_type_holds_are_warned_of_once(name
     with open_source(str(tmp_path / name)) as source:
         assert source.table().equals(source.table())
     assert [record.levelname for record in caplog.records] == ["WARNING"] and "'a'" in caplog.text and "2^53" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("content", "values"),
+    [
+        (b"a\n1\n\n3\n", [1, None, 3]),
+        (b"a\r\n1\r\n\r\n3", [1, None, 3]),
+        (b"\n\na\n\n\n2\n\n", [None, None, 2, None]),
+        (b'"a"\n"x"\n\n""\nNA\n', ["x", None, "", "NA"]),
+    ],
+)
+def test_an_empty_line_of_one_column_is_a_null(tmp_path, content, values):
+    (tmp_path / "a.csv").write_bytes(content)
+    source = open_source(str(tmp_path / "a.csv"))
+    assert source.table().column("a").to_pylist() == values
+    assert source.n_rows() == len(values)
+    rows = [row for part in source.parts(2) for row in source.table(part).column("a").to_pylist()]
+    assert rows == values
+
+
+def test_one_column_written_as_csv_has_as_many_rows_read_back(tmp_path):
+    for column in (pa.array([1, None, 3, None]), pa.array(["x", None, "", "y"])):
+        pyarrow.csv.write_csv(pa.table({"a": column}), tmp_path / "a.csv")
+        assert open_source(str(tmp_path / "a.csv")).table().column("a").to_pylist() == column.to_pylist()
+
+
+def test_an_empty_line_between_rows_of_several_columns_is_no_row(tmp_path):
+    (tmp_path / "a.csv").write_bytes(b"\na,b\n1,2\n\n3,4\n\n")
+    assert open_source(str(tmp_path / "a.csv")).table().to_pydict() == {"a": [1, 3], "b": [2, 4]}

@@ -330,6 +330,18 @@ def test_a_target_far_below_any_step_keeps_every_value(tmp_path):
     latentpack("run", tmp_path / "raw", tmp_path / "a", "--tolerance", "x=psnr:1000", "--time-budget", "4")
 
 
+@pytest.mark.parametrize("spec", ["x=psnr:150", "x=rmse:1e-12%"])
+@pytest.mark.parametrize("largest", [np.finfo(np.float64).max, 1e308])
+def test_targets_of_the_largest_floats_are_met_without_a_layer(spec, largest, tmp_path):
+    rng = np.random.default_rng(0)
+    table = pa.table({"x": rng.choice([0.0, largest], 2000), "y": rng.normal(size=2000)})
+    pq.write_table(table, tmp_path / "in.parquet")
+    done = latentpack("run", tmp_path / "in.parquet", tmp_path / "ar", "--tolerance", spec, "--tolerance", "y=1%", "--time-budget", 1)
+    assert "Warning" not in done.stderr
+    latentpack("read", tmp_path / "ar", tmp_path / "out.parquet")
+    assert pq.read_table(tmp_path / "out.parquet").column("x").equals(table.column("x"))
+
+
 def test_an_archive_inside_its_source_is_refused_before_anything_is_written(tmp_path):
     pq.write_table(pa.table({"x": [1, 2, 3]}), tmp_path / "a.parquet")
     refused = latentpack("run", tmp_path, tmp_path / "archive", code=2)

@@ -31,10 +31,16 @@ def test_segments_tile_the_object_and_cut_where_they_must(
 
 
 def test_what_is_read_whole_is_one_segment_and_what_is_read_apart_is_not_joined_to_it() -> None:
-    assert segment_ends(300_000, [153, 200_000], [299_700]) == (200_000, 299_700, 300_000)
+    assert segment_ends(300_000, [200_000], [299_700]) == (200_000, 299_700, 300_000)
     assert segment_ends(300_000, [3000, 4000, 200_000]) == (4000, 200_000, 300_000)
     assert segment_ends(90_000, range(1000, 90_000, 1000)) == tuple(range(9000, 90_001, 9000))
     assert len(segment_ends(3 << 20, [])) == 2
+
+
+def test_small_things_join_each_other_and_never_a_large_one() -> None:
+    assert segment_ends(400_300, [200_000, 200_100, 200_300]) == (200_000, 200_300, 400_300)
+    assert segment_ends(60_000, [20_000, 20_300]) == (20_000, 20_300, 60_000)
+    assert segment_ends(60_000, [30_000, 30_300]) == (30_000, 60_000)  # 30 kB more are cheaper than one digest more
 
 
 @given(st.binary(max_size=5000), st.sets(st.integers(1, 4999), max_size=8))

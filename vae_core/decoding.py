@@ -23,6 +23,7 @@ from vae_core.errors import CorruptArchive, UsageError
 from vae_core.exact.cells import code_column
 from vae_core.exact.clock import to_minutes
 from vae_core.exact.features import N_STATES, Decoded
+from vae_core.exact.tensors import code_tensors
 from vae_core.layout import LATENT, LEARNED, POOL, Layout, uses_codes
 from vae_core.model import Base, Model
 
@@ -148,6 +149,10 @@ class _Block:
                 given = self._given_codes(j, arrays[j])
                 self.decoded.values[j] = to_minutes(given.values) if code.clock else given.values
                 self.decoded.states[j] = given.state
+        for tensor in self.model.tensors:
+            if tensor.column in found and tensor.column in streams:
+                values, state = code_tensors(channels[streams[tensor.column]], tensor, self.n_rows, None, None)
+                codes[tensor.column] = Codes(values, state, self._misfits(tensor.column, state))
         for k, channel in channels.items():
             if set(self.layout.streams[k]) <= found:
                 channel.finish()

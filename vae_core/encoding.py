@@ -6,7 +6,8 @@ import itertools
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, TypeVar
 
 import numpy as np
@@ -24,6 +25,7 @@ from vae_core.errors import BadInput
 from vae_core.exact.cells import code_column
 from vae_core.exact.clock import from_minutes, to_minutes
 from vae_core.exact.features import Decoded
+from vae_core.exact.tensors import TensorCode, code_tensors
 from vae_core.latents import (
     ColumnState,
     base_input,
@@ -38,6 +40,7 @@ from vae_core.latents import (
 from vae_core.layout import LATENT, LEARNED, POOL, UNIFORM, Layout, uses_codes
 from vae_core.model import Model
 
+A = TypeVar("A")
 T = TypeVar("T")
 
 BLOCK_ROWS = 131_072
@@ -46,6 +49,21 @@ OWN_SECTION_BYTES = 24_000
 THREADS = 2
 LATENT_ENCODINGS = ("plain", "dictionary", "split")
 FAST, FAST_SPREAD = 3, 1.4  # a zstd level whose bytes are so far from what is stored at most, an encoding beside another
+
+
+@dataclass(frozen=True, slots=True)
+class Stream:
+    """A finished stream of one column of a block."""
+
+    data: bytes
+
+    @property
+    def bits(self) -> float:
+        """Of the stream."""
+        return 8.0 * len(self.data)
+
+
+Streamed = Encoder | Stream
 
 
 def encode_shard(
@@ -70,7 +88,7 @@ def encode_shard(
     every = range(len(model.columns))
     columns = _each(lambda j: choosing.prepare(model, j, table.column(j), asked.get(model.columns[j].name)), every)
     spans = even_spans(table.num_rows, block_rows)
-    may_be_learned = {code.column for code in model.codes if columns[code.column].holds}
+    may_be_learned = {j for j in model.learned if columns[j].holds}
     if model.distortion is not None:
         may_be_learned -= set(model.distortion.columns)
     _each(lambda j: choosing.settle(model, j, columns[j], spans=spans), [j for j in every if j not in may_be_learned])
@@ -97,13 +115,15 @@ def _layer_bits(model: Model, n_bytes: int, n_rows: int) -> dict[str, float]:
     return {plan.name: 8 * n_bytes * plan.width / width / n_rows for plan in plans} if n_rows else {}
 
 
-def _each(work: Callable[[int], T], indices: Iterable[int]) -> list[T]:
-    """What `work` makes of each column, in order."""
+def _each(work: Callable[[A], T], items: Iterable[A]) -> list[T]:
+    """What `work` makes of each column or block, in order."""
     with ThreadPoolExecutor(THREADS) as pool:
-        return list(pool.map(work, indices))
+        return list(pool.map(work, items))
 
 
-def _chosen(model: Model, columns: Sequence[ColumnState], spans: Sequence[tuple[int, int]], by_layer: set[int]) -> dict[int, list[Encoder]]:
+def _chosen(
+    model: Model, columns: Sequence[ColumnState], spans: Sequence[tuple[int, int]], by_layer: set[int]
+) -> dict[int, list[Streamed]]:
     """Column -> an encoder a block, for the columns the exact layer takes fewer bytes for than anything else does.
 
     Nothing is coded twice: a column that is dropped is known to readers all the same, so that the streams of others stay as they are.
@@ -114,7 +134,7 @@ def _chosen(model: Model, columns: Sequence[ColumnState], spans: Sequence[tuple[
     sizes = {j: sum(e.bits for e in found) / 8 + _misfit_bytes(columns[j]) for j, found in learned.items()}
     unsettled = [j for j, column in enumerate(columns) if not column.coding]
     _each(lambda j: choosing.settle(model, j, columns[j], sizes.get(j, math.inf), spans), unsettled)
-    excluded |= {code.column for code in model.codes if sizes.get(code.column, math.inf) >= columns[code.column].conventional_bytes}
+    excluded |= {j for j in model.learned if sizes.get(j, math.inf) >= columns[j].conventional_bytes}
     while dropped := excluded & set(learned):
         for j in dropped:
             del learned[j]
@@ -148,9 +168,9 @@ def _misfit_bytes(column: ColumnState) -> int:
 
 def _learned_blocks(
     model: Model, columns: Sequence[ColumnState], spans: Sequence[tuple[int, int]], excluded: set[int]
-) -> dict[int, list[Encoder]]:
+) -> dict[int, list[Streamed]]:
     """Column -> an encoder a block, for the columns the exact layer codes; the excluded ones still serve as context."""
-    found: dict[int, list[Encoder]] = {code.column: [] for code in model.codes if code.column not in excluded}
+    found: dict[int, list[Streamed]] = {j: [] for j in model.learned if j not in excluded}
     useful = _context_closure(model, set(found))
     for start, n in spans:
         decoded = Decoded(n)
@@ -169,7 +189,18 @@ def _learned_blocks(
                 found.pop(code.column)  # integers no clock shows: leave them to a conventional coding
                 continue
             found[code.column].append(encoder)
+    for tensor in model.tensors:
+        if tensor.column in found:
+            found[tensor.column] = _each(partial(_tensor_block, tensor, columns[tensor.column]), spans)
     return {j: encoders for j, encoders in found.items() if len(encoders) == len(spans)}
+
+
+def _tensor_block(code: TensorCode, column: ColumnState, span: tuple[int, int]) -> Streamed:
+    """The stream of a block of tensors."""
+    assert column.codes is not None
+    part, encoder = slice_codes(column.codes, *span, code.planes.width), Encoder()
+    code_tensors(encoder, code, span[1], part.values, part.state)
+    return Stream(encoder.finish())  # symbols are many times what they become
 
 
 def give(decoded: Decoded, column: int, values: NDArray[np.int64], state: NDArray[np.uint8] | None) -> None:
@@ -192,7 +223,7 @@ def _assemble(
     columns: list[ColumnState],
     spans: Sequence[tuple[int, int]],
     codings: list[str],
-    learned: dict[int, list[Encoder]],
+    learned: dict[int, list[Streamed]],
     latents: list[NDArray[np.integer[Any]]] | None,
     gain: int,
     preview: bool,
@@ -210,14 +241,22 @@ def _assemble(
         if latents is not None and model.distortion is not None:
             natives |= {name: pa.array(latents[b][:, k]) for k, name in enumerate(model.distortion.latent_names)}
         for k, stream in enumerate(streams):
-            joined = Encoder()
-            for j in stream:
-                joined.absorb(learned[j][b])
-            parts[f"s{k}"] = joined.finish()
+            parts[f"s{k}"] = _joined([learned[j][b] for j in stream])
         for j, coding in enumerate(codings):
             _store_column(model, j, columns[j], coding, start, n, natives, parts, native_names)
         blocks.append((natives, parts))
     return _finished(model, columns, spans, codings, learned, streams, native_names, blocks, with_preview, gain)
+
+
+def _joined(coded: Sequence[Streamed]) -> bytes:
+    """One stream of columns one after another."""
+    if isinstance(coded[0], Stream):
+        return coded[0].data
+    joined = Encoder()
+    for one in coded:
+        assert isinstance(one, Encoder)
+        joined.absorb(one)
+    return joined.finish()
 
 
 def _store_column(
@@ -250,14 +289,15 @@ def _store_column(
         column.n_bytes += len(stored.payload)
 
 
-def _streams(model: Model, learned: dict[int, list[Encoder]], n_blocks: int) -> list[list[int]]:
-    """A stream of its own for a column whose lanes it can pay for; the others share one."""
+def _streams(model: Model, learned: dict[int, list[Streamed]], n_blocks: int) -> list[list[int]]:
+    """A stream of its own for tensors, and for a column whose lanes it can pay for; the others share one."""
+    tensors = {code.column for code in model.tensors}
     shared: list[int] = []
     alone: list[list[int]] = []
-    for code in model.codes:
-        if code.column in learned:
-            n_bytes = sum(e.bits for e in learned[code.column]) / 8
-            (alone.append([code.column]) if n_bytes > OWN_STREAM_BYTES * n_blocks else shared.append(code.column))
+    for j in model.learned:
+        if j in learned:
+            n_bytes = sum(e.bits for e in learned[j]) / 8
+            (alone.append([j]) if j in tensors or n_bytes > OWN_STREAM_BYTES * n_blocks else shared.append(j))
     return ([shared] if shared else []) + alone
 
 
@@ -281,7 +321,7 @@ def _finished(
     columns: list[ColumnState],
     spans: Sequence[tuple[int, int]],
     codings: list[str],
-    learned: dict[int, list[Encoder]],
+    learned: dict[int, list[Streamed]],
     streams: list[list[int]],
     native_names: dict[int, str],
     blocks: list[tuple[dict[str, pa.Array], dict[str, bytes]]],

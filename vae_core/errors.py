@@ -3,7 +3,7 @@
     LatentpackError            1
     ├── UsageError             2   the request itself makes no sense (unknown column, malformed tolerance)
     ├── BadInput               3   the source data cannot be read or contradicts itself
-    │   └── Unreachable        3   the storage of source or archive does not answer; later it may
+    │   └── Unreachable        3   the storage of source or archive, or the Prefect server, does not answer; later it may
     ├── CorruptArchive         4   stored bytes are not what the manifest says, or not this format
     ├── VerificationFailed     5   decoded data is outside what was promised; nothing was committed
     └── Conflict               6   another run committed first, or an object that must be new exists

@@ -19,15 +19,18 @@ from vae_core.exact.costs import root
 from vae_core.exact.ordering import SampleColumn, orders
 from vae_core.exact.plans import ColumnCode
 from vae_core.exact.sampled import Sampled, decoded_sample
+from vae_core.exact.tensors import TensorCode
 from vae_core.layers import PreviewRefresh, Progress, Report, fit_distortion, fit_preview, still_fits, thinned
 from vae_core.layout import uses_codes
 from vae_core.model import FitConfig, FitResult, Model, Sample
 from vae_core.tables import rmse_of
+from vae_core.tensor_fitting import fit_tensors
 from vae_core.tolerance import Tolerance
 
 EXACT_ROWS = 60_000
 EXACT_CELLS = 6_000_000  # for the last search, which holds six levels or so of each
 EXACT_SHARE, EXACT_LEAST = 0.6, 0.2
+TENSOR_SHARE = 0.3  # after which no tensor column is begun
 REFRESH_SHARE = 0.15  # of the budget, for contexts of new rows: the dearest columns first
 # of the time for the exact layer: after it no column is priced, no other order, no other place is searched
 SHARE_OF_PRICES, SHARE_OF_ORDERS, SHARE_OF_MOVES = 0.25, 0.4, 0.65
@@ -56,13 +59,15 @@ def fit(
     plans = tuple(p if p.index in layered or not p.tolerance.is_distortion else uniform[p.index] for p in plans)
     plans = _without_costly_dictionaries(plans, sample, n_total)
     taken = set() if distortion is None else set(distortion.columns)
+    tensors, tensor_rate = _fit_tensors(plans, sample, taken, config, n_total, report)
     codes, rate = _fit_exact(plans, sample, taken, config, n_total, report)
-    draft = Model(schema, plans, codes, None, distortion, rate)
+    rate += tensor_rate
+    draft = Model(schema, plans, codes, None, distortion, rate, tensors=tensors)
     preview, previews = fit_preview(draft, sample, config, n_total, report)
     fallback = {j: uniform[j] for j in sorted(taken)}
-    model = Model(schema, plans, codes, preview, distortion, rate, fallback, n_total).unranged()
+    model = Model(schema, plans, codes, preview, distortion, rate, fallback, n_total, tensors).unranged()
     summary = {
-        "rate_bits_per_row": rate, "n_learned": len(codes), "n_columns": len(plans),
+        "rate_bits_per_row": rate, "n_learned": len(model.learned), "n_columns": len(plans),
         "seconds": report.curve[-1]["seconds"] if report.curve else 0.0,
         "distortion_compared": compared, "preview_compared": previews,
     }  # fmt: skip
@@ -100,16 +105,21 @@ def refresh(
         fresh = tuple(uniform[p.index] if p.index in anew - set(fallback) else p for p in fresh)
     taken = set() if distortion is None else set(distortion.columns)
     sketch = PreviewRefresh(model, sample, config, anew)
-    kept, learned = (taken - anew) | sketch.columns, {code.column for code in model.codes}
+    kept, learned = (taken - anew) | sketch.columns, set(model.learned)
     plans = tuple(
         new if before.index in anew or not (before.index in kept or (before.index in learned and still_fits(before, sample))) else before
         for before, new in zip(model.columns, fresh, strict=True)
     )
+    tensors, tensor_rate = _fit_tensors(plans, sample, taken, config, n_total, report, REFRESH_SHARE)
     codes, rate = _fit_exact(plans, sample, taken, config, n_total, report, [code for code in model.codes if code.column not in taken])
-    preview, previews = sketch.settled(Model(model.schema, plans, codes, None, distortion, rate), n_total, report)
-    refreshed = Model(model.schema, plans, codes, preview, distortion, rate, fallback, n_total).unranged()
+    found = taken.union(code.column for code in tensors)
+    # those there was no time for, or that new rows do not pay for: a shard takes what is smaller
+    older = (code for code in model.tensors if code.column not in found and plans[code.column] is model.columns[code.column])
+    tensors, rate = (*older, *tensors), rate + tensor_rate
+    preview, previews = sketch.settled(Model(model.schema, plans, codes, None, distortion, rate, tensors=tensors), n_total, report)
+    refreshed = Model(model.schema, plans, codes, preview, distortion, rate, fallback, n_total, tensors).unranged()
     summary = {
-        "rate_bits_per_row": rate, "refreshed": True, "n_learned": len(codes),
+        "rate_bits_per_row": rate, "refreshed": True, "n_learned": len(refreshed.learned),
         "distortion_compared": compared, "preview_compared": previews,
     }  # fmt: skip
     return FitResult(refreshed, report.curve, summary)
@@ -118,6 +128,21 @@ def refresh(
 def profile_rows(profile: TableProfile) -> int:
     """Rows a profile has seen."""
     return max((int(c.n_rows) for c in profile.columns.values()), default=0)
+
+
+def _fit_tensors(
+    plans: Sequence[ColumnPlan], sample: Sample, taken: set[int], config: FitConfig, n_total: int, report: Report,
+    share: float = TENSOR_SHARE,
+) -> tuple[tuple[TensorCode, ...], float]:
+    """Codes of tensor columns, and their bits a row; share: of the budget, after which none is begun."""
+    if not any(plan.kind == "tensor" and plan.index not in taken for plan in plans):
+        return (), 0.0
+    deadline = report.began + share * config.time_budget_s
+    with ThreadPoolExecutor(max(1, config.threads)) as pool:
+        each = pool.map if config.threads > 1 else map
+        found, rate = fit_tensors(plans, sample, taken, n_total, each, lambda: time.monotonic() < deadline)
+    report("tensors", len(found), rate, rate)
+    return found, rate
 
 
 def _fit_exact(
@@ -156,6 +181,7 @@ def _fit_exact(
         if known:
             best = arranged_before(known, dataclasses.replace(sampled, remembers=True), picked, tick)
             best = best.searched_again(dataclasses.replace(sampled, remembers=True), picked)
+            best.relieve(alone)
             report("exact", len(best.order), best.bits / n, best.bits / n)
             return _with_rate(best, picked, n, alone)
         for k, positions in enumerate(candidates):

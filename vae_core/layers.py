@@ -24,7 +24,7 @@ Progress = Callable[[Mapping[str, Any]], None]
 PREVIEW_SHARE = 0.025  # the promise is 3 %: the estimate it is taken of may be off by a sixth
 MIN_PREVIEW_BYTES = 400
 WORTH_A_PREVIEW = 1_000  # bytes of one that nobody asked for: less tells little, and a small archive is read whole in no time
-LEAST_TARGET = 1e-6
+LEAST_TARGET, MOST_TARGET = 1e-6, float(1 << 62)
 PREVIEW_METADATA = 300  # what a shard's latents take beside themselves: their file's frame, their digest, their measured error
 PREVIEW_CELLS = 1_200_000
 STRANGE = 0.005  # of the values: so many may have no code in a plan that stays
@@ -79,8 +79,9 @@ def fit_distortion(
     """
     asked = [p.index for p in plans if p.tolerance.is_distortion and p.kind in ("numeric", "tensor")]
     targets = {j: plans[j].tolerance.value / _code_unit(plans[j]) for j in asked}
-    # a range beyond what its type can subtract has no unit; a target far below a code asks for every value as it is
-    asked = [j for j in asked if LEAST_TARGET < targets[j] < float("inf")]
+    # a range beyond what its type can subtract has no unit; a target far below a code asks for every value as it is, and one beyond all
+    # codes for nothing that a layer could tell
+    asked = [j for j in asked if LEAST_TARGET < targets[j] < MOST_TARGET]
     if not asked or not sample.table.num_rows or sum(plans[j].width for j in asked) > MAX_COLUMNS:
         return None, []
     table, runs = thinned(sample, max(2_000, 40_000_000 // (8 * sum(plans[j].width for j in asked))))

@@ -108,7 +108,7 @@ class Layout:
         ):
             raise CorruptArchive(f"shard layout has codings {self.codings[:4]}… for {len(model.columns)} columns")
         learned = [j for j, c in enumerate(self.codings) if c == LEARNED]
-        order = [code.column for code in model.codes]
+        order = list(model.learned)
         streamed = [j for s in self.streams for j in s]
         if sorted(streamed) != learned or any(list(s) != [j for j in order if j in s] for s in self.streams):
             raise CorruptArchive("shard layout streams other columns than it codes, or in another order than the model")

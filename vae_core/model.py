@@ -22,10 +22,11 @@ from vae_core.columns import ColumnPlan
 from vae_core.columns.packing import unzstd, zstd
 from vae_core.errors import CorruptArchive
 from vae_core.exact.plans import ColumnCode, column_code_from_json
+from vae_core.exact.tensors import TensorCode, tensor_code_from_json
 from vae_core.shorthand import blob_bytes, shorten, spell_out
 
 PLAN, DECODER, ENCODER = "plan.json.zst", "decoder.safetensors", "encoder.safetensors"
-MODEL_VERSION = 6
+MODEL_VERSION = 7
 COLUMNS, COLUMNS_PACKED = "columns", "columns.zstd"
 MAX_PLAN_BYTES = 1 << 28
 _UNREADABLE = (
@@ -95,6 +96,7 @@ class Model:
     uniform            : for the columns of the distortion layer, plans that quantise them uniformly to the same target instead
     rate_bits_per_row  : what the exact layer estimated on its sample, all learned columns
     n_rows             : rows of the dataset it was fitted for
+    tensors            : the learned columns of tensors, each on its own
     """
 
     schema: pa.Schema
@@ -105,11 +107,12 @@ class Model:
     rate_bits_per_row: float = 0.0
     uniform: dict[int, ColumnPlan] = field(default_factory=dict)
     n_rows: int = 0
+    tensors: tuple[TensorCode, ...] = ()
 
     def unranged(self) -> Model:
         """The same without the ranges of columns that no layer speaks of: of hundreds, they would weigh as much as the rest."""
         bases = [base for base in (self.preview, self.distortion) if base is not None]
-        spoken_of = {code.column for code in self.codes}.union(*(base.columns for base in bases))
+        spoken_of = set(self.learned).union(*(base.columns for base in bases))
         return replace(self, columns=tuple(p if p.index in spoken_of else p.unranged() for p in self.columns))
 
     def to_files(self, *, with_schema: bool = True) -> dict[str, bytes]:
@@ -121,6 +124,7 @@ class Model:
             "version": MODEL_VERSION,
             "columns": [c.to_json() for c in self.columns],
             "codes": [c.to_json() for c in self.codes],
+            "tensors": [c.to_json() for c in self.tensors],
             "rate": round(self.rate_bits_per_row, 3),
             "rows": self.n_rows,
         }
@@ -140,6 +144,7 @@ class Model:
                     plan[name]["error"] = round(base.error, 3)
                 tensors |= {f"{name}.{k}": v for k, v in decoder_parts.items()}
                 encoder |= {f"{name}.{k}": v for k, v in encoder_parts.items()}
+        tensors |= {f"dense.{t.column}": np.frombuffer(t.dense.to_bytes(), np.uint8) for t in self.tensors if t.dense is not None}
         plan, joined = shorten(plan, blobs)
         if joined:
             # hundreds of columns have dictionaries alike
@@ -181,6 +186,8 @@ class Model:
                 plan, blobs = spell_out(plan, schema.names, joined)
             columns = tuple(ColumnPlan.from_json(c, blobs, schema) for c in plan["columns"])
             codes = tuple(column_code_from_json(c, len(columns)) for c in plan["codes"])
+            dense = {k: v.tobytes() for k, v in tensors.items() if k.startswith("dense.")}
+            tensor_codes = tuple(tensor_code_from_json(c, len(columns), lambda j: dense.get(f"dense.{j}")) for c in plan.get("tensors", []))
             bases = {name: _base(name, plan, tensors, encoder, columns) for name in ("preview", "distortion")}
             rate = float(plan["rate"])
             other = {name.removeprefix("uniform."): blob for name, blob in blobs.items() if name.startswith("uniform.")}
@@ -188,7 +195,8 @@ class Model:
             n_rows = int(plan["rows"])
         except _UNREADABLE as error:
             raise CorruptArchive(f"model cannot be read: {type(error).__name__}: {str(error)[:120]}") from error
-        model = cls(schema, columns, codes, bases["preview"], bases["distortion"], rate, {c.index: c for c in uniform}, n_rows)
+        layers = bases["preview"], bases["distortion"]
+        model = cls(schema, columns, codes, *layers, rate, {c.index: c for c in uniform}, n_rows, tensor_codes)
         model.check()
         return model
 
@@ -204,15 +212,21 @@ class Model:
             if code.fill != plan.fill:
                 raise CorruptArchive(f"model fills column {plan.name!r} with two different codes")
             seen.add(code.column)
+        for tensor in self.tensors:
+            plan = self.columns[tensor.column]
+            if tensor.column in seen or plan.kind != "tensor" or tensor.planes.width != plan.width or tensor.fill != plan.fill:
+                raise CorruptArchive(f"model codes column {plan.name!r} twice, or as tensors that it does not hold")
+            seen.add(tensor.column)
 
     def dictionary_bytes(self, j: int) -> int:
         """Bytes in the model that code-based codings of a column need: its dictionary or levels."""
         return sum(len(blob) for blob in self.columns[j].blobs().values())
 
     @property
-    def learned(self) -> dict[int, ColumnCode]:
-        """Column index -> how the exact layer codes it."""
-        return {code.column: code for code in self.codes}
+    def learned(self) -> dict[int, ColumnCode | TensorCode]:
+        """Column index -> how the exact layer codes it, in coding order."""
+        found: dict[int, ColumnCode | TensorCode] = {code.column: code for code in self.codes}
+        return found | {code.column: code for code in self.tensors}
 
 
 def _base(

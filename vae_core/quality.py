@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from decimal import Decimal
@@ -31,7 +32,7 @@ class ColumnQuality:
     """One column, raw against decoded.
 
     n_rows, n_null      : rows, null rows of the raw data
-    max_abs_error, rmse : over the n_finite cells finite in both, in the column's units
+    max_abs_error, rmse : over the n_finite cells finite in both, in the column's units; of numbers that must be exact, too
     violations          : cells beyond an absolute tolerance, or whose null, NaN, infinity or -0.0 was not kept
     first_violation_row : row of the first violation or mismatch
     mismatches          : rows that differ in a column that must be exact
@@ -81,8 +82,9 @@ def compare_column(name: str, raw: pa.Array, decoded: pa.Array, tolerance: Toler
         differs = differences(raw, decoded)
         n = int(differs.sum())
         first = first_row + int(differs.argmax()) if n else None
+        worst, rmse = _exact_errors(raw, decoded) if n and _is_number(value_type) else (0.0, 0.0)
         n_finite = len(raw) - raw.null_count
-        return replace(blank, mismatches=n, first_violation_row=first, n_finite=n_finite)
+        return replace(blank, max_abs_error=worst, rmse=rmse, mismatches=n, first_violation_row=first, n_finite=n_finite)
     a, b, width = storage_of(raw), storage_of(decoded), 1
     outer = np.zeros(len(a), np.bool_)
     if pa.types.is_fixed_size_list(a.type):
@@ -107,6 +109,25 @@ def compare_column(name: str, raw: pa.Array, decoded: pa.Array, tolerance: Toler
         first_violation_row=None if row is None else first_row + int(row),
         n_finite=len(finite),
     )
+
+
+def _is_number(value_type: pa.DataType) -> bool:
+    if pa.types.is_boolean(value_type) or pa.types.is_dictionary(value_type):
+        return False
+    return bool(pa.types.is_floating(value_type) or pa.types.is_decimal(value_type) or is_integral(value_type))
+
+
+def _exact_errors(raw: pa.Array, decoded: pa.Array) -> tuple[float, float]:
+    """(worst, root mean square) error of numbers that should have been exact."""
+    a, b = storage_of(raw), storage_of(decoded)
+    while pa.types.is_fixed_size_list(a.type):
+        alive = np.repeat(_validity(a) & _validity(b), a.type.list_size)
+        a, b = (kept(elements_of(x), alive) for x in (a, b))
+    if pa.types.is_decimal(a.type) and not is_integral(a.type):
+        a, b = (pc.cast(x, pa.float64()) for x in (a, b))  # more digits than 64 bits hold
+    _, error = _cell_errors(a, b, Tolerance("rmse", 1.0))
+    finite = error[~np.isnan(error)]
+    return (float(finite.max()) if len(finite) else 0.0), _rms(finite)
 
 
 def combine(first: ColumnQuality, second: ColumnQuality) -> ColumnQuality:
@@ -253,7 +274,7 @@ def _cell_errors(a: pa.Array, b: pa.Array, tolerance: Tolerance) -> tuple[Bools,
 def _float_errors(x: Any, y: Any, va: Bools, vb: Bools, tolerance: Tolerance) -> tuple[Bools, Any]:
     finite = np.isfinite(x) & va & np.isfinite(y) & vb
     with np.errstate(invalid="ignore", over="ignore"):
-        error = np.abs(x.astype(np.float64) - y.astype(np.float64))
+        error = np.minimum(np.abs(x.astype(np.float64) - y.astype(np.float64)), sys.float_info.max)  # JSON knows no infinity
     same_special = (np.isnan(x) & np.isnan(y)) | (x == y)
     wrong = (va != vb) | (va & vb & ~finite & ~same_special)
     minus = finite & (x == 0) & np.signbit(x)

@@ -20,10 +20,11 @@ TRANSFORMS = {
 LISTS = ("ilevels", "flevels", "dictionary")
 FLAGS = ("has_state", "opaque")
 STATES = [["direct", 0, 7, 0], None, [[[], [16]]], 1024]
-SIZES = {"state": 7, "step": 21, "spread": 65, "level": 7, "fraction": 8, "noise": 48, "match": 40}
+SIZES = {"state": 7, "step": 21, "spread": 65, "level": 7, "fraction": 8, "noise": 48, "match": 40, "rough": 48}
 OF_COLUMN = ("value", "bins", "state", "before", "step")
 EDGELESS = ("value", *SIZES)
-WITH_NONE = ("left", "right", "between")
+WITH_NONE = ("left", "right", "between", "back")
+NUMBERED = ("match", "rough")
 
 
 def shorten(plan: Mapping[str, Any], blobs: Mapping[str, bytes]) -> tuple[dict[str, Any], bytes]:
@@ -34,6 +35,12 @@ def shorten(plan: Mapping[str, Any], blobs: Mapping[str, bytes]) -> tuple[dict[s
     if "uniform" in plan:
         short["uniform"] = [[c["index"], *_short_column(c, blobs, "uniform.", parts)] for c in plan["uniform"]]
     short["codes"] = [_short_code(code) for code in plan["codes"]]
+    if plan.get("tensors"):
+        short["tensors"] = [
+            [column, planes, [_short_code(code) for code in codes], *rest] for column, planes, codes, *rest in plan["tensors"]
+        ]
+    else:
+        short.pop("tensors", None)
     return short, b"".join(parts)
 
 
@@ -63,6 +70,10 @@ def spell_out(short: Mapping[str, Any], names: Sequence[str], blob: bytes) -> tu
         if rest:
             raise CorruptArchive(f"model holds {len(rest)} bytes that belong to no column")
         plan["codes"] = [_long_code(code, plan["columns"]) for code in short["codes"]]
+        plan["tensors"] = [
+            [column, planes, [_long_code(code, plan["columns"], column) for code in codes], *rest]
+            for column, planes, codes, *rest in short.get("tensors", [])
+        ]
     except (TypeError, ValueError, LookupError, AttributeError, OverflowError) as error:
         raise CorruptArchive(f"model cannot be read: {type(error).__name__}: {str(error)[:120]}") from error
     return plan, blobs
@@ -116,10 +127,11 @@ def _short_code(code: list[Any]) -> list[Any]:
     return [column, int(clock), 0 if state == STATES else _short_plan(state), _short_plan(value), *recall]
 
 
-def _long_code(short: list[Any], columns: list[Any]) -> list[Any]:
+def _long_code(short: list[Any], columns: list[Any], of: int | None = None) -> list[Any]:
+    """of : the dataset column that the code is of, where it is of a plane of tensors"""
     column, clock, state, value, *more = short
     recall = [[keys, _long_plan(plan)] for keys, plan in more]
-    fill = columns[column]["range"][2]
+    fill = columns[column if of is None else of]["range"][2]
     return [column, fill, bool(clock), STATES if state == 0 else _long_plan(state), _long_plan(value), *recall]
 
 
@@ -144,26 +156,33 @@ def _numbered(digits: list[Any]) -> Iterator[tuple[int, Any]]:
 def _short_feature(feature: list[Any]) -> list[Any]:
     kind, column, lo, size, edges = feature
     short = [kind, column] if kind in OF_COLUMN else [kind]
-    if kind == "value":
+    if kind in ("value", "place"):
         return [*short, lo, size]
-    if kind == "match":
+    if kind == "class":
+        return [*short, size, edges]
+    if kind in NUMBERED:
         return [*short, lo]
+    if kind == "back":
+        short.append(lo)
     return short if kind in EDGELESS else [*short, edges[:1] + [high - low for low, high in pairwise(edges)]]
 
 
 def _long_feature(short: list[Any]) -> list[Any]:
     kind, *rest = short
     column = rest.pop(0) if kind in OF_COLUMN else -1
-    if kind == "value":
+    if kind in ("value", "place"):
         lo, size = rest
         return [kind, column, lo, size, []]
-    if kind == "match":
+    if kind == "class":
+        size, levels = rest
+        return [kind, column, len(levels), size, levels]
+    if kind in NUMBERED:
         [lo] = rest
         return [kind, column, lo, SIZES[kind], []]
     if kind in EDGELESS:
         return [kind, column, 0, SIZES[kind], []]
-    [steps] = rest
+    lo, steps = rest if kind == "back" else (0, *rest)
     if not all(isinstance(step, int) for step in steps):
         raise CorruptArchive("model describes bins by edges that are no integers")
     edges = list(accumulate(steps))
-    return [kind, column, 0, len(edges) + 1 + (kind in WITH_NONE), edges]
+    return [kind, column, lo, len(edges) + 1 + (kind in WITH_NONE), edges]

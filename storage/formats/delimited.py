@@ -44,14 +44,13 @@ class Delimited(Format):
         row = start
         try:
             with opened_text(path) as stream:
-                delimiter = _delimiter(stream.read(_HEADER_BYTES))
+                parsing, n_before = _parsing(stream.read(_HEADER_BYTES))
             with opened_text(path) as stream:
-                types: Any = {field.name: field.type for field in schema}
                 reader = pc.open_csv(
                     stream,
-                    read_options=pc.ReadOptions(block_size=_BLOCK_BYTES, skip_rows_after_names=start),
-                    parse_options=pc.ParseOptions(delimiter=delimiter, newlines_in_values=True),
-                    convert_options=pc.ConvertOptions(column_types=types),
+                    read_options=pc.ReadOptions(block_size=_BLOCK_BYTES, skip_rows=n_before, skip_rows_after_names=start),
+                    parse_options=parsing,
+                    convert_options=_converting(schema, parsing),
                 )
                 names = reader.schema.names
                 for batch in sliced(iter(reader), 0, None if stop is None else stop - start):
@@ -65,17 +64,34 @@ class Delimited(Format):
 
     def _inferred_schema(self, file: BinaryIO, block_bytes: int) -> pa.Schema:
         file.seek(0)
-        delimiter = _delimiter(decompressed(file).read(_HEADER_BYTES))
+        parsing, n_before = _parsing(decompressed(file).read(_HEADER_BYTES))
         file.seek(0)
         reader = pc.open_csv(
             decompressed(file),
-            read_options=pc.ReadOptions(block_size=block_bytes, use_threads=False),
-            parse_options=pc.ParseOptions(delimiter=delimiter, newlines_in_values=True),
+            read_options=pc.ReadOptions(block_size=block_bytes, use_threads=False, skip_rows=n_before),
+            parse_options=parsing,
         )
         return reader.schema
 
 
-def _delimiter(head: bytes) -> str:
-    header = head.split(b"\n", 1)[0].decode("utf-8", "replace")
+def _parsing(head: bytes) -> tuple[pc.ParseOptions, int]:
+    """How to parse a file that begins so, and the empty lines to skip before its header.
+
+    After it an empty line is a null where there is one column, and no row where there are more.
+    """
+    text = head.lstrip(b"\r\n")
+    header = text.split(b"\n", 1)[0].decode("utf-8", "replace")
     outside_quotes = "".join(header.split('"')[::2])
-    return max(_DELIMITERS, key=outside_quotes.count)
+    delimiter = max(_DELIMITERS, key=outside_quotes.count)
+    if delimiter in outside_quotes:
+        return pc.ParseOptions(delimiter=delimiter, newlines_in_values=True), 0
+    n_before = len(head[: len(head) - len(text)].splitlines())
+    return pc.ParseOptions(delimiter=delimiter, newlines_in_values=True, ignore_empty_lines=False), n_before
+
+
+def _converting(schema: pa.Schema, parsing: pc.ParseOptions) -> pc.ConvertOptions:
+    """Types as the schema has them; an empty line is a null also where it could be a text, which is written with quotes."""
+    types: Any = {field.name: field.type for field in schema}
+    if parsing.ignore_empty_lines or not any(map(pa.types.is_string, types.values())):
+        return pc.ConvertOptions(column_types=types)
+    return pc.ConvertOptions(column_types=types, null_values=[""], strings_can_be_null=True, quoted_strings_can_be_null=False)

@@ -33,7 +33,7 @@ from storage.objects import ObjectStore  # noqa: E402
 from storage.snapshots import newest_manifest  # noqa: E402
 from storage.version import FORMAT_VERSION  # noqa: E402
 from storage.writer import commit, stage_model, stage_shard  # noqa: E402
-from vae_core import choosing, encoding, fitting, layers  # noqa: E402
+from vae_core import choosing, encoding, fitting, layers, tensor_fitting  # noqa: E402
 from vae_core.base import fit_base  # noqa: E402
 from vae_core.base.search import BaseFit  # noqa: E402
 from vae_core.coders import conventional  # noqa: E402
@@ -183,11 +183,16 @@ def every_context(n: int) -> tuple[pa.Table, Callable[[Model], Model]]:
 
     def feature(kind: str, column: int) -> Feature:
         if kind in FIXED_SIZES:
-            return Feature(kind, column, 0, FIXED_SIZES[kind])
+            return Feature(kind, column, 3 if kind == "rough" else 0, FIXED_SIZES[kind])
+        if kind == "place":
+            return Feature(kind, column, 40, 7)
+        if kind == "class":
+            return Feature(kind, column, 5, 4, (2, 0, 3, 3, 1))
         if kind == "value":
             return Feature(kind, column, -1, 12)
         edges = (-40, 0, 3, 25, 1200)
-        return Feature(kind, column, 0, len(edges) + 1 + (kind in ("left", "right", "between")), edges)
+        lo, none = 2 if kind == "back" else 0, kind in ("left", "right", "between", "back")
+        return Feature(kind, column, lo, len(edges) + 1 + none, edges)
 
     def one_after_another(keys: tuple[int, ...], terms: Sequence[Term], anchors: Sequence[Term], last_chunk: int) -> CellPlan:
         scheme = Residual(20)
@@ -232,6 +237,26 @@ def every_context(n: int) -> tuple[pa.Table, Callable[[Model], Model]]:
         return Model.from_files(replace(model, codes=tuple(codes)).to_files())
 
     return pa.table(columns), changed
+
+
+def tensors(n: int) -> pa.Table:
+    """Images in colours, grids with holes, vectors of elements that tell each other, sounds."""
+    rng = np.random.default_rng(21)
+    y, x = np.mgrid[0:9, 0:10]
+    light = 120 + 70 * np.sin(x / 5 + rng.random(n)[:, None, None] * 6) * np.cos(y / 4 + rng.random(n)[:, None, None] * 6)
+    image = light[..., None] * np.array([1, 0.9, 0.7]) + rng.normal(size=(n, 9, 10, 3)) + rng.normal(size=(n, 9, 10, 1))
+    grid = (light / 9 + rng.normal(size=light.shape) / 9).astype(np.float32)
+    grid[rng.random(grid.shape) < 0.05] = np.nan
+    vector = (rng.normal(size=(n, 4)) @ rng.normal(size=(4, 12)) + rng.normal(size=(n, 12)) / 4).astype(np.float32)
+    sound = np.rint(900 * np.sin(np.arange(48) / 3 + 6 * rng.random((n, 1))) + 9 * rng.normal(size=(n, 48))).astype(np.int16)
+    lists = pa.FixedSizeListArray.from_arrays(pa.array(sound.ravel()), 48, mask=pa.array(np.arange(n) % 90 == 7))
+    return pa.table({
+        "image": pa.FixedShapeTensorArray.from_numpy_ndarray(np.clip(np.rint(image), 0, 255).astype(np.uint8)),
+        "grid": pa.FixedShapeTensorArray.from_numpy_ndarray(grid),
+        "vector": pa.FixedSizeListArray.from_arrays(pa.array(vector.ravel()), 12),
+        "sound": lists,
+        "label": pa.array(rng.integers(0, 3, n), pa.int8()),
+    })  # fmt: skip
 
 
 def bent(n: int) -> pa.Table:
@@ -317,8 +342,22 @@ def keep(path: Path, table: pa.Table) -> None:
 
 def measured_as(sizes: Callable[..., list[tuple[str, int]]]) -> Any:
     """Conventional codings take what `sizes` says of a way and an array."""
-    in_blocks = lambda way, coding, array, _: dict(sizes(way, array))[coding]  # noqa: E731
-    return mock.patch.multiple(choosing, _sizes=sizes, _about=lambda *_: None, _in_blocks=in_blocks)
+
+    class Race(choosing.peers.Race):
+        def __init__(self, way: Any, array: pa.Array, _: float) -> None:
+            self._told = dict(sizes(way, array))
+
+        def exact(self) -> dict[str, int]:
+            return self._told
+
+        def about(self, _: float) -> None:
+            return None
+
+    def in_blocks(near: Any, in_one: Any, *_: Any) -> Any:
+        return min(((in_one[id(way), name], way, name) for way, name in near), key=lambda found: found[0])
+
+    peers = mock.Mock(Race=Race, whole=choosing.peers.whole)
+    return mock.patch.multiple(choosing, peers=peers, _of_tensors=lambda *a: dict(sizes(*a)), _best_in_blocks=in_blocks)
 
 
 def main() -> None:
@@ -327,6 +366,9 @@ def main() -> None:
     write("types", [types.slice(0, 200), types.slice(200)], block_rows=120)
     rows = telemetry(1600, 3)
     few = rows.drop_columns([*SENSORS[2:], "noise"])
+    pictures = tensors(190)
+    with measured_as(lambda *_: [("ipc", 1 << 40)]), mock.patch.object(tensor_fitting, "WORTH_LEARNING", 100.0):
+        write("tensors", [pictures.slice(0, 170), pictures.slice(170)], ["grid=0.1", "vector=0.02"], block_rows=100)
     write("lossless", [few.slice(0, 1000), strange(few.slice(1000))])
     bounds = ["temp=0.05", "load=0.5", "noise=0.01", *(f"{name}=1%" for name in SENSORS)]
     write("tolerance", [rows.slice(0, 1000), strange(rows.slice(1000))], bounds, preview=0.3)

@@ -290,7 +290,8 @@ def _choose_floats(profile: ColumnProfile, values: Any, tolerance: Tolerance) ->
         if grouped is not None:
             n_groups = float(profile.value_range) * 10.0**exact.digits / (grouped.step * grouped.group) + 1
             return levels if levels is not None and grouped.group > 1 and len(levels.levels) <= n_groups else grouped
-    slack = float(np.spacing(dtype.type(np.quantile(np.abs(values), 0.99)))) if len(values) else 0.0
+    with np.errstate(over="ignore"):  # beyond the last float there is none: an infinite gap, and no bins
+        slack = float(np.spacing(dtype.type(np.quantile(np.abs(values), 0.99)))) if len(values) else 0.0
     width = 2 * (bound - slack) * (1 - 2.0**-24)
     if not width > 0 or not math.isfinite(width):
         return exact

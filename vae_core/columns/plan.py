@@ -15,7 +15,7 @@ from vae_core.columns.integers import IntegerLattice, IntegerLevels
 from vae_core.columns.packing import pack_numbers, pack_values, unpack_numbers, unpack_values
 from vae_core.columns.physical import storage_dtype
 from vae_core.columns.texts import DigitText, is_text, pattern_from_json
-from vae_core.errors import CorruptArchive
+from vae_core.errors import CorruptArchive, UsageError
 from vae_core.tolerance import LOSSLESS, Tolerance
 
 KINDS = ("categorical", "numeric", "tensor", "verbatim")
@@ -106,7 +106,7 @@ class ColumnPlan:
         """The inverse of `to_json` and `blobs`. Raises CorruptArchive on anything that no plan writes."""
         try:
             return cls._from_json(data, blobs, schema)
-        except (KeyError, TypeError, ValueError, OverflowError, IndexError) as error:
+        except (KeyError, TypeError, ValueError, OverflowError, IndexError, UsageError) as error:
             raise CorruptArchive(f"the plan of column {data.get('name')!r} cannot be read: {error!r}") from None
 
     @classmethod

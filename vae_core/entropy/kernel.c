@@ -225,7 +225,7 @@ int64_t lp_read(digit *digits, int64_t n_digits, const int64_t *ends, int64_t n_
 #define NOISE_LEVELS 48
 #define MOST_SURPRISE ((int64_t)1 << 40)
 
-enum { LEFT, GUESS, FRACTION, NOISE, MATCH };
+enum { LEFT, GUESS, FRACTION, NOISE, MATCH, BACK, ROUGH };
 
 typedef struct {
     int64_t digit, kind, which, n_edges;
@@ -251,14 +251,17 @@ typedef struct {
 #define FAR 128
 
 typedef struct {
-    int64_t n_steps, n_lanes, n_terms, n_own, n_matches, leader, last_chunk; /* leader: -1, or the match that is the prediction */
+    int64_t n_steps, n_lanes, n_terms, n_own, n_matches, leader, last_chunk, n_dense, dense_shift; /* leader: -1, or the match that is the prediction */
     const int64_t *edges;             /* where each step begins, n_steps + 1 of them */
     const int64_t *lags, *weights;    /* of the terms that read the column itself */
     const int64_t *fixed;             /* of each row: the sum of all other terms */
     const own_feature *own;
     const match *matches;
+    const int16_t *dense;             /* (n_dense, n_dense) weights of vectors: exact/dense.py */
+    const int64_t *bias;              /* n_dense of them */
+    const int64_t *lanes;             /* of each row its lane; null: the rows of a step are those of the first lanes */
     int64_t *past;                    /* (n_steps, n_lanes) values */
-    int64_t *noise;                   /* of each lane */
+    int64_t *noise, *sums;            /* of each lane */
     int64_t *guess;                   /* of each row */
     uint8_t *fraction, *level;        /* of each row: of the prediction, of the noise */
     int64_t is_residual, lo, shift, escape; /* the scheme */
@@ -299,19 +302,53 @@ static uint8_t match_level(const match *m, int64_t cell, int64_t guess) {
     return (uint8_t)(32 + beyond + (off < 0 ? 4 : 0));
 }
 
+static int64_t back(const walk *w, int64_t step, int64_t lane, int64_t lag) {
+    return w->past[(step > lag ? step - lag : 0) * w->n_lanes + lane];
+}
+
+static int64_t noise_level(int64_t noise) {
+    int64_t size = bits_of(noise) > 2 ? bits_of(noise) : 2, level = 2 * (size - 4) + ((noise >> (size - 2)) & 1);
+    return level < 0 ? 0 : level > NOISE_LEVELS - 2 ? NOISE_LEVELS - 2 : level;
+}
+
+static int64_t apart(int64_t a, int64_t b) {
+    int64_t off = (int64_t)((uint64_t)a - (uint64_t)b);
+    uint64_t size = off < 0 ? -(uint64_t)off : (uint64_t)off;
+    return (int64_t)(size < (uint64_t)MOST_SURPRISE ? size : (uint64_t)MOST_SURPRISE);
+}
+
+static int64_t roughness(const walk *w, int64_t step, int64_t lane, int64_t width) {
+    int64_t before = back(w, step, lane, 1), above = back(w, step, lane, width), beyond = back(w, step, lane, width + 1);
+    int64_t beside = back(w, step, lane, width > 1 ? width - 1 : 1);
+    return noise_level((apart(before, beyond) + apart(above, beyond) + apart(above, beside)) << 6);
+}
+
+/* What all elements before add to the predictions of a step of vectors. */
+static void weigh(const walk *w, int64_t step) {
+    int64_t n = w->lanes ? w->n_lanes : w->edges[step + 1] - w->edges[step];
+    for (int64_t lane = 0; lane < n; lane++) w->sums[lane] = 0;
+    for (int64_t k = 0; k < step; k++) {
+        uint64_t weight = (uint64_t)(int64_t)w->dense[step * w->n_dense + k];
+        const int64_t *past = w->past + k * w->n_lanes;
+        if (weight)
+            for (int64_t lane = 0; lane < n; lane++) w->sums[lane] = (int64_t)((uint64_t)w->sums[lane] + weight * (uint64_t)past[lane]);
+    }
+    for (int64_t lane = 0; lane < n; lane++)
+        w->sums[lane] = (int64_t)(((uint64_t)w->sums[lane] << (SHIFT - w->dense_shift)) + (uint64_t)w->bias[step]);
+}
+
 /* Predictions of a step, and what its rows add to their contexts. */
 static void predict(const walk *w, digit *digits, int64_t step) {
     int64_t first = w->edges[step];
+    if (w->n_dense) weigh(w, step);
     for (int64_t i = first; i < w->edges[step + 1]; i++) {
-        int64_t lane = i - first;
-        uint64_t total = (uint64_t)w->fixed[i];
+        int64_t lane = w->lanes ? w->lanes[i] : i - first;
+        uint64_t total = (uint64_t)w->fixed[i] + (w->n_dense ? (uint64_t)w->sums[lane] : 0);
         for (int64_t k = 0; step && k < w->n_terms; k++) {
             int64_t back = step > w->lags[k] ? step - w->lags[k] : 0;
             total += (uint64_t)w->weights[k] * (uint64_t)w->past[back * w->n_lanes + lane];
         }
-        int64_t noise = w->noise[lane], size = bits_of(noise) > 2 ? bits_of(noise) : 2;
-        int64_t level = 2 * (size - 4) + ((noise >> (size - 2)) & 1);
-        level = step < 2 ? NOISE_LEVELS - 1 : level < 0 ? 0 : level > NOISE_LEVELS - 2 ? NOISE_LEVELS - 2 : level;
+        int64_t level = step < 2 ? NOISE_LEVELS - 1 : noise_level(w->noise[lane]);
         w->guess[i] = (int64_t)total >> SHIFT;
         w->fraction[i] = ((int64_t)total >> (SHIFT - 3)) & 7;
         w->level[i] = (uint8_t)level;
@@ -329,6 +366,8 @@ static void predict(const walk *w, digit *digits, int64_t step) {
             if (f->kind == GUESS) found = bins(f, w->guess[i]);
             if (f->kind == FRACTION) found = w->fraction[i];
             if (f->kind == MATCH) found = w->matches[f->which].level[i];
+            if (f->kind == BACK) found = step ? bins(f, back(w, step, lane, f->which)) : f->n_edges + 1;
+            if (f->kind == ROUGH) found = step ? roughness(w, step, lane, f->which) : NOISE_LEVELS - 1;
             digit *d = &digits[f->digit];
             for (int64_t at = 0; at <= d->depth; at++)
                 if (f->strides[at]) ((int32_t *)d->contexts[at])[i] += (int32_t)(found * f->strides[at]);
@@ -339,8 +378,10 @@ static void predict(const walk *w, digit *digits, int64_t step) {
 /* Values of a step, now known. */
 static void remember(const walk *w, int64_t step, const int64_t *values) {
     int64_t first = w->edges[step];
+    if (step && w->lanes) /* cells without a value stand for those before them */
+        for (int64_t lane = 0; lane < w->n_lanes; lane++) w->past[step * w->n_lanes + lane] = w->past[(step - 1) * w->n_lanes + lane];
     for (int64_t i = first; i < w->edges[step + 1]; i++) {
-        int64_t lane = i - first;
+        int64_t lane = w->lanes ? w->lanes[i] : i - first;
         int64_t off = (int64_t)((uint64_t)values[i] - (uint64_t)w->guess[i]);
         uint64_t size = off < 0 ? -(uint64_t)off : (uint64_t)off;
         int64_t surprise = (int64_t)(size < (uint64_t)MOST_SURPRISE ? size : (uint64_t)MOST_SURPRISE) << 8;
@@ -350,7 +391,7 @@ static void remember(const walk *w, int64_t step, const int64_t *values) {
     for (int64_t k = 0; k < w->n_matches; k++) {
         const match *m = &w->matches[k];
         for (int64_t i = first; step >= m->reach && i < w->edges[step + 1]; i++) {
-            uint64_t key = m->now[i - first], cell = key >> (64 - m->bits);
+            uint64_t key = m->now[w->lanes ? w->lanes[i] : i - first], cell = key >> (64 - m->bits);
             m->keys[cell] = key;
             m->values[cell] = values[i];
         }

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from vae_core.entropy import kernel
 
 Ints = NDArray[np.int64]
-KINDS = ("left", "guess", "fraction", "noise", "match")  # as in kernel.c
+KINDS = ("left", "guess", "fraction", "noise", "match", "back", "rough")  # as in kernel.c
 MAX_MATCHES = 64  # likewise
 
 
@@ -25,7 +25,7 @@ class OwnFeature:
     """A feature of the column itself.
 
     digit : whose context it enters      kind : one of KINDS      edges : of its bins
-    strides : for each level of the digit what one more of it adds to the context number        which : number of a match
+    strides : for each level of the digit what one more of it adds to the context number        which : number of a match, rows before
     """
 
     digit: int
@@ -82,8 +82,9 @@ class _Walk(ctypes.Structure):
 
     _fields_ = (
         *((name, ctypes.c_int64) for name in ("n_steps", "n_lanes", "n_terms", "n_own", "n_matches", "leader", "last_chunk")),
-        *((name, ctypes.c_void_p) for name in ("edges", "lags", "weights", "fixed", "own", "matches")),
-        *((name, ctypes.c_void_p) for name in ("past", "noise", "guess", "fraction", "level")),
+        *((name, ctypes.c_int64) for name in ("n_dense", "dense_shift")),
+        *((name, ctypes.c_void_p) for name in ("edges", "lags", "weights", "fixed", "own", "matches", "dense", "bias", "lanes")),
+        *((name, ctypes.c_void_p) for name in ("past", "noise", "sums", "guess", "fraction", "level")),
         *((name, ctypes.c_int64) for name in ("is_residual", "lo", "shift", "escape")),
     )
 
@@ -107,17 +108,24 @@ class KernelWalk:
         scheme: tuple[int, int, int, int] = (0, 0, 0, 0),
         matches: Sequence[KernelMatch] = (),
         leader: int = -1,
+        dense: tuple[NDArray[np.int16], Ints, int] | None = None,
+        lanes: Ints | None = None,
     ) -> None:
         """edges: (n_steps + 1,) where steps begin. terms: (lag, weight) of the column itself. fixed: (n,) sums of all other terms.
         scheme: whether it is a residual's; lo and shift of a direct one; the escape symbol.
-        leader: the number of the match that is the prediction, -1 for none."""
+        leader: the number of the match that is the prediction, -1 for none.
+        dense: (n, n) weights, (n,) biases and the shift of vectors (exact/dense.py).
+        lanes: (n,) the lane of each row, None: the first ones of each step."""
         n, n_steps = len(fixed), len(edges) - 1
         self.guess = np.empty(n, np.int64)
         self.fraction, self.level = np.empty(n, np.uint8), np.empty(n, np.uint8)
         lags, weights = (np.array([term[k] for term in terms], np.int64) for k in (0, 1))
         past, noise = np.zeros(max(1, n_steps * n_lanes), np.int64), np.zeros(max(1, n_lanes), np.int64)
+        *vectors, shift = (np.zeros((0, 0), np.int16), np.zeros(0, np.int64), 0) if dense is None else dense
+        sums, weighed, bias = np.zeros(max(1, n_lanes), np.int64), *(np.ascontiguousarray(a) for a in vectors)
         structures = (_OwnFeature * len(own))()
         kept: list[NDArray[Any]] = [np.ascontiguousarray(edges, np.int64), lags, weights, np.ascontiguousarray(fixed), past, noise]
+        kept += [sums, weighed, bias, *([] if lanes is None else [lanes := np.ascontiguousarray(lanes, np.int64)])]
         for structure, feature in zip(structures, own, strict=True):
             bins, strides = np.array(feature.edges, np.int64), np.array(feature.strides, np.int64)
             structure.digit, structure.kind, structure.n_edges = feature.digit, KINDS.index(feature.kind), len(bins)
@@ -130,10 +138,13 @@ class KernelWalk:
         for memory, match in zip(memories, matches, strict=True):
             match.fill(memory, n_lanes)
         self._kept = (kept, structures, memories)  # what the structure points to
-        addresses = [kernel.address(array) for array in (*kept[:4], past, noise, self.guess, self.fraction, self.level)]
+        if dense is not None and len(bias) < n_steps:
+            raise ValueError(f"vectors of {len(bias)} elements have no {n_steps} steps")
+        addresses = [kernel.address(array) for array in (*kept[:4], past, noise, sums, self.guess, self.fraction, self.level)]
         self.structure = _Walk(
-            n_steps, n_lanes, len(terms), len(own), len(matches), leader, last_chunk, *addresses[:4], ctypes.addressof(structures),
-            ctypes.addressof(memories), *addresses[4:], *scheme,
+            n_steps, n_lanes, len(terms), len(own), len(matches), leader, last_chunk, len(bias), shift, *addresses[:4],
+            ctypes.addressof(structures), ctypes.addressof(memories), *map(kernel.address, (weighed, bias)),
+            None if lanes is None else kernel.address(lanes), *addresses[4:], *scheme,
         )  # fmt: skip
 
     @property

@@ -19,7 +19,7 @@ from vae_core.entropy import kernel
 Ints = NDArray[np.int64]
 MAX_DEPTH = 8  # as in kernel.c
 MAX_SYMBOLS = 512
-N_RAW_STEPS = 4  # of 16 bits each
+RAW_BITS, N_RAW_STEPS = 16, 4  # of a slot, and slots of a row at most
 SCALE = 1 << 20
 
 
@@ -113,6 +113,11 @@ class PassTables:
         structure.chance, structure.cumulative, structure.scale = chance.ctypes.data, cumulative.ctypes.data, scale.ctypes.data
         structure.n_chance = 1
         self._kept += [counts, seen, chance, cumulative, scale, numbers, tables]
+
+    def raw_slots(self, first: Ints) -> int:
+        """Slots that raw bits take behind (n,) first digits, 16 bits each."""
+        slots: Ints = -(-self._raw_bits.astype(np.int64) // RAW_BITS)
+        return int(slots @ np.bincount(first, minlength=len(slots)))
 
     @property
     def digits(self) -> Any:

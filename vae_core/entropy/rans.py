@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from vae_core.entropy import kernel
 from vae_core.entropy.lanes import KernelWalk
-from vae_core.entropy.passes import N_RAW_STEPS, Contexts, PassTables
+from vae_core.entropy.passes import N_RAW_STEPS, RAW_BITS, Contexts, PassTables
 from vae_core.errors import CorruptArchive
 
 SLOT_BITS = 24
@@ -33,7 +33,7 @@ MAX_LANES = 4096
 FOLDED = 1 << 15  # beside the lane count
 MAX_FOLDS = 12
 FOLD = 16  # lanes at the start of a stream for each at its end, as this release writes them
-MAX_RAW_BITS = 16
+MAX_RAW_BITS = RAW_BITS
 
 Ints = NDArray[np.int64]
 Words = NDArray[np.uint32]
@@ -100,7 +100,7 @@ class Encoder(Channel):
     ) -> tuple[list[Ints], Ints]:
         assert symbols is not None and raw is not None
         symbols, raw = [np.ascontiguousarray(s, np.int64) for s in symbols], np.ascontiguousarray(raw, np.int64)
-        most = int(ends[-1]) * (tables.n_digits + N_RAW_STEPS)
+        most = int(ends[-1]) * tables.n_digits + tables.raw_slots(symbols[0])
         low, width = np.empty(most, np.uint32), np.empty(most, np.uint32)
         lengths = np.empty(len(ends) * (tables.n_digits + N_RAW_STEPS), np.int64)
         c = kernel.library()

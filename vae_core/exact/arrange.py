@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 from vae_core.entropy.rans import Encoder
@@ -22,6 +22,7 @@ HEIRS = 2
 WORTH_A_TRIAL = 0.1  # of a column's bits
 SEARCH_ROWS = 20_000  # of the dataset, for one more search a column
 MOST_SEARCHES = 10
+DEARER = 1.01  # than a column on its own: so much an old code may be before it is replaced without looking at the clock
 WORTH_A_PLACE = 0.02  # of all bits, what a column costs for it to be moved
 
 
@@ -62,11 +63,30 @@ class Arrangement:
         found.order, found.found = self.order, {j: (code, bits * more) for j, (code, bits) in self.found.items()}
         for column in sorted(self.order, key=lambda j: -self.found[j][1]):
             again = found._search(column, self.order[: self.order.index(column)])
-            if not self._tick():
+            if not self._tick() and more != 1:
                 break
             if more != 1 or again[1] < found.found[column][1]:
                 found.found[column] = again
+            if not self._tick():
+                break
         return found
+
+    def relieve(self, alone: Mapping[int, float]) -> None:
+        """Replace codes that take more than their columns do on their own, which those of other rows may: by hasty searches, whether or
+        not there is time, and in tables of very many columns by none, where no other column is told by it.
+
+        alone : bits of each column over the sample without any context
+        """
+        for column in reversed(list(self.order)):
+            if self.found[column][1] <= DEARER * alone[column]:
+                continue
+            if self.late and not self._children(column):
+                self.order.remove(column)
+                del self.found[column]
+                continue
+            for placed in (self.order[: self.order.index(column)], []):
+                if self.found[column][1] > DEARER * alone[column]:
+                    self.found[column] = min(self.found[column], self._search(column, placed, hurry=True), key=lambda found: found[1])
 
     def improve(self, report: Callable[[], None], deadline: float = math.inf) -> None:
         """Move columns to the end, the dearest first, as long as that saves bits and there is time; where that does not save, with
@@ -107,10 +127,10 @@ class Arrangement:
     def _children(self, column: int) -> list[int]:
         return [j for j in self.order if column in self.found[j][0].columns]
 
-    def _search(self, column: int, before: Sequence[int]) -> Found:
+    def _search(self, column: int, before: Sequence[int], hurry: bool = False) -> Found:
         ordered = {j for j in before if self.found[j][0].in_order}
         sampled = replace(self._sampled, placed=[self._columns[j] for j in before], ordered=ordered)
-        return search_column(sampled, self._columns[column], self._tick)
+        return search_column(sampled, self._columns[column], (lambda: False) if hurry else self._tick)
 
     def _moves_to_the_end(self, column: int, heir: int | None) -> bool:
         children = self._children(column)

@@ -4,13 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
 
 from vae_core.exact.counts import MAX_CELLS
 from vae_core.exact.digits import Digits
-from vae_core.exact.features import FRACTIONS, MAX_LEVELS, N_STATES, NOISE_LEVELS, STEP_CLASSES, Feature, Surroundings
+from vae_core.exact.features import (
+    FRACTIONS,
+    MAX_LEVELS,
+    N_STATES,
+    NOISE_LEVELS,
+    STEP_CLASSES,
+    Feature,
+    Surroundings,
+    roughness,
+)
 from vae_core.exact.forward import Lanes, known_of_rows
 from vae_core.exact.linear import Linear
 from vae_core.exact.matches import LEVELS as MATCH_LEVELS
@@ -25,6 +35,9 @@ from vae_core.exact.tally import Narrow, narrow
 Ints = NDArray[np.int64]
 RELATED = 30  # columns that features are made of
 MAX_EXACT_LEVELS = MAX_LEVELS - 2
+PLACES = (32, 1024)  # parts that pieces are cut into
+CLASSED = 4_096  # places of a piece that are: the plan lists them
+FINEST_CLASS = 1 / 16  # codes, that places of less are off alike
 AT_ONCE = 6  # memories: each may take 16 MiB
 
 
@@ -53,7 +66,7 @@ class Rows:
     def levels(self, feature: Feature) -> Narrow:
         """(n_active,) levels."""
         if feature not in self._levels:
-            if feature.column < 0:
+            if not feature.is_given:
                 found = narrow(self._own_levels(feature), feature.size)
             else:
                 found = self.sampled.levels(feature)
@@ -90,9 +103,12 @@ class Rows:
                 edges = self.sampled.edges(c.column, 16)
                 found.append(Feature("before", c.column, 0, len(edges) + 1, edges))
                 found.append(Feature("step", c.column, 0, STEP_CLASSES))
+        piece = self.sampled.decoded.piece
+        for period in (piece, *(w for w in self.sampled.widths if w < piece)) if piece else ():
+            found += [Feature("place", -1, period, size) for size in dict.fromkeys(min(period, n) for n in PLACES)]
         own = self.own[self.active]
         fine, coarse = quantile_edges(own, 128), quantile_edges(own, 16)
-        if len(fine) and not self.alone:
+        if len(fine) and not self.alone and not self.sampled.widths:
             found += [Feature(kind, -1, 0, len(fine) + 2, fine) for kind in ("left", "right")]
             found += [Feature(kind, -1, 0, len(coarse) + 2, coarse) for kind in ("left", "right", "between")]
             found += [Feature("spread", -1, 0, 65), Feature("level", -1, 0, len(STEPS) + 1)]
@@ -122,7 +138,7 @@ class Bench:
         rows, others, recalled = self.rows, self.rows.candidates(), dict[Match, Narrow]()
         if self.option.forward is not None:
             recalled = self._walk(self.option.forward)
-            others = [f for f in others if f.column >= 0]
+            others = [f for f in others if f.is_given]
         elif self.option.linear is not None:
             self._predict(self.option.linear)
         digits, n_raw, _ = self.scheme.split(rows.own[rows.active], self.guess)
@@ -147,7 +163,7 @@ class Bench:
         """What is known of each row when rows are coded one after another; returns the levels of the matches tried, the leader first."""
         rows, sampled = self.rows, self.rows.sampled
         assert self.option.linear is not None
-        lanes = Lanes(sampled.decoded, keys, rows.active)
+        lanes = Lanes(sampled.decoded, keys, rows.active, self.option.linear)
         lead = self.option.leader
         tried = (*([] if lead is None else [lead]), *(m for m in keys_to_try(sampled, rows.column) if m != lead))
         found = np.zeros((4 + len(tried), sampled.n_rows), np.int64)
@@ -163,8 +179,31 @@ class Bench:
             feature = Feature("left", -1, 0, len(edges) + 2, edges)
             self._levels[feature] = narrow(feature.levels(before), feature.size)
         self._levels[Feature("noise", -1, 0, NOISE_LEVELS)] = narrow(noise, NOISE_LEVELS)
+        self._look_back(lanes)
+        if 1 < sampled.decoded.piece <= CLASSED:
+            classes = _classes(rows.own[rows.active] - guess, rows.active % sampled.decoded.piece, sampled.decoded.piece)
+            self._levels[classes] = narrow(sampled.decoded.computed(classes)[rows.active], classes.size)
         self._know_guess(guess, fraction)
         return {match: narrow(level, MATCH_LEVELS) for match, level in zip(tried, levels, strict=True)}
+
+    def _look_back(self, lanes: Lanes) -> None:
+        """Know what stands above the cells of tensors, and beside that."""
+        rows, widths = self.rows, self.rows.sampled.widths
+        truth, back = rows.own[lanes.rows], np.empty(rows.sampled.n_rows, np.int64)
+
+        def told(feature: Feature, levels: Ints) -> None:
+            levels[: int(lanes.edges[1])] = feature.size - 1  # in the first step nothing is known
+            back[lanes.rows] = levels
+            self._levels[feature] = narrow(back[rows.active], feature.size)
+
+        for lag in dict.fromkeys(lag for w in widths for lag in (w, w + 1, w - 1)):
+            values = lanes.back(truth, lag)
+            for n_bins in (128, 16):
+                edges = quantile_edges(values, n_bins)
+                feature = Feature("back", -1, lag, len(edges) + 2, edges)
+                told(feature, feature.levels(values))
+        for width in widths:
+            told(Feature("rough", -1, width, NOISE_LEVELS), roughness(partial(lanes.back, truth), width))
 
     def _remember(self, recalled: Mapping[Match, Narrow]) -> None:
         """Know the leader, if there is one, and the memories that tell most of the first digit."""
@@ -190,3 +229,12 @@ class Bench:
     def level(self, feature: Feature) -> tuple[Narrow, int]:
         """(n_active,) levels, and how many there are."""
         return self._levels[feature] if feature in self._levels else self.rows.levels(feature), feature.size
+
+
+def _classes(off: Ints, place: Ints, piece: int) -> Feature:
+    """Classes of the places of a piece by how far (n,) values at them are off: two an octave."""
+    n = np.maximum(np.bincount(place, minlength=piece), 1)
+    mean = np.bincount(place, np.abs(off.astype(np.float64)), piece) / n
+    level = np.rint(2 * np.log2(mean + FINEST_CLASS)).astype(np.int64)
+    level -= level.min()
+    return Feature("class", -1, piece, int(level.max()) + 1, tuple(level.tolist()))

@@ -63,20 +63,23 @@ def code_cells(
 def _code_forward(channel: Channel, plan: CellPlan, decoded: Decoded, own: Ints, active: NDArray[np.bool_] | None) -> None:
     """As code_cells, for rows one after another: a step is a pass of a row of every lane."""
     assert plan.forward is not None and plan.linear is not None
-    lanes = Lanes(decoded, plan.forward, np.arange(decoded.n_rows) if active is None else np.flatnonzero(active))
+    lanes = Lanes(decoded, plan.forward, np.arange(decoded.n_rows) if active is None else np.flatnonzero(active), plan.linear)
     if kernel.available() and len(lanes.rows):
         _code_forward_by_kernel(channel, plan, decoded, own, lanes)
         return
     tables, walk = _numpy_tables(plan), Walk(lanes, plan.linear, decoded, plan.matches, plan.leader)
-    fixed = {f: decoded.feature(f)[lanes.rows] for d in plan.digits for f in d.features if f.column >= 0}
+    fixed = {f: decoded.feature(f)[lanes.rows] for d in plan.digits for f in d.features if f.is_given}
     truth = own[lanes.rows] if channel.writes else None
     for step in range(lanes.n_steps):
         here = slice(int(lanes.edges[step]), int(lanes.edges[step + 1]))
         n, around = here.stop - here.start, walk.around(step)
+        if not n:  # of tensors: no cell of the step has a value
+            walk.learn(step, _NONE)
+            continue
         contexts = []
         for digit in plan.digits:
             levels = [
-                None if f.kind == "digit" else fixed[f][here] if f.column >= 0 else around.levels(f, n) for f in digit.features
+                None if f.kind == "digit" else fixed[f][here] if f.is_given else around.levels(f, n) for f in digit.features
             ]
             contexts.append(Contexts.of([f.size for f in digit.features], levels))
         known = raw = values = None
@@ -101,7 +104,7 @@ def _code_forward_by_kernel(channel: Channel, plan: CellPlan, decoded: Decoded, 
         for place, f in enumerate(digit.features):
             if f.kind == "digit":
                 levels.append(None)
-            elif f.column >= 0:
+            elif f.is_given:
                 levels.append(decoded.feature(f)[lanes.rows].astype(np.int32))
             else:  # the kernel adds what it finds
                 levels.append(np.zeros(len(lanes.rows), np.int32))
@@ -160,7 +163,7 @@ def _contexts(
 ) -> Contexts:
     kind = np.int32 if isinstance(tables, PassTables) else np.int64
     levels = [
-        None if f.kind == "digit" else around.levels(f, n_rows) if f.column < 0 else decoded.feature(f)[rows] for f in digit.features
+        None if f.kind == "digit" else decoded.feature(f)[rows] if f.is_given else around.levels(f, n_rows) for f in digit.features
     ]
     return Contexts.of([f.size for f in digit.features], [None if level is None else level.astype(kind, copy=False) for level in levels])
 

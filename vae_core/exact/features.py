@@ -8,15 +8,21 @@
     guess         the linear prediction, bins                            digit     the digit coded just before (added by the coder)
     fraction      what the prediction lost to rounding, in eighths       noise     how far predictions were off in the rows before
     match  lo     what followed a key last time, beside the prediction (`matches`), of the plan's match number lo
+    back   lo     this column lo rows before, bins
+    rough  lo     how far apart the cells before, above (lo rows before) and beside that are: a quarter of three distances
 
-Of rows coded one after another (`forward`) left is the row before, and noise and match are known; right, between, spread and
-level are not.
+    place  lo     where in a piece of lo rows a row is, in equal parts: the height in an image
+    class  lo     of the place of a row in its piece of lo rows: the margin of images, elements of a vector that vary alike
+
+Of rows coded one after another (`forward`) left is the row before, and noise, match, back and rough are known; right, between,
+spread and level are not.
 
 Binned features search `edges` (FORMAT.md, "Exact layer"); an exact one clips to [lo, lo + size - 2] with one level for the rest.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -32,9 +38,12 @@ from vae_core.exact.schedule import STEPS
 Ints = NDArray[np.int64]
 
 COLUMN_KINDS = ("value", "bins", "state", "before", "step")
-OWN_KINDS = ("left", "right", "between", "spread", "level", "guess", "fraction", "noise", "match")
+OWN_KINDS = ("left", "right", "between", "spread", "level", "guess", "fraction", "noise", "match", "back", "rough", "place", "class")
 NEIGHBOUR_KINDS = ("left", "right", "between", "spread", "level")
 AROUND_KINDS = ("right", "between", "spread", "level")  # that rows coded one after another do not have
+MOST_BACK = 1 << 24
+MOST_APART = 1 << 40
+MOST_CLASSED = 1 << 16  # rows of a piece
 MAX_LEVELS = 1 << 16
 N_STATES = 7
 STEP_CLASSES = 21
@@ -42,7 +51,7 @@ FRACTIONS = 8
 NOISE_LEVELS = 48
 FIXED_SIZES = {
     "state": N_STATES, "step": STEP_CLASSES, "spread": 65, "level": len(STEPS) + 1, "fraction": FRACTIONS, "noise": NOISE_LEVELS,
-    "match": MATCH_LEVELS,
+    "match": MATCH_LEVELS, "rough": NOISE_LEVELS,
 }  # fmt: skip
 
 
@@ -54,7 +63,7 @@ class Feature:
     column : the earlier column it reads, -1 for the column's own neighbours
     lo     : lowest code of an exact feature, number of a match
     size   : number of levels, 1..65536
-    edges  : ascending bin edges; level = number of edges <= value
+    edges  : ascending bin edges, level = number of edges <= value; of classes the level of each place
     """
 
     kind: str
@@ -65,6 +74,11 @@ class Feature:
 
     def to_json(self) -> list[Any]:
         return [self.kind, self.column, self.lo, self.size, list(self.edges)]
+
+    @property
+    def is_given(self) -> bool:
+        """Whether it is known of all rows before the column is: it reads another one, or where the row is."""
+        return self.column >= 0 or self.kind in ("place", "class")
 
     @property
     def by_level(self) -> bool:
@@ -94,14 +108,20 @@ def from_json(parts: Any, n_columns: int) -> Feature:
         case _:
             raise CorruptArchive(f"model names an unknown feature: {str(parts)[:60]}")
     expected = FIXED_SIZES.get(kind)
-    if kind in ("bins", "before", "left", "right", "between", "guess"):
-        expected = len(edges) + 1 + (kind in ("left", "right", "between"))
-    if (expected is not None and size != expected) or list(edges) != sorted(edges) or not _fits(kind, lo):
+    if kind in ("bins", "before", "left", "right", "between", "guess", "back"):
+        expected = len(edges) + 1 + (kind in ("left", "right", "between", "back"))
+    if kind == "class":
+        misfit = not 1 <= lo == len(edges) <= MOST_CLASSED or not all(0 <= level < size for level in edges)
+    else:
+        misfit = (expected is not None and size != expected) or list(edges) != sorted(edges) or not _fits(kind, lo)
+    if misfit:
         raise CorruptArchive(f"model describes feature {kind} of column {column} with {size} levels")
     return feature
 
 
 def _fits(kind: str, lo: int) -> bool:
+    if kind in ("back", "rough", "place"):
+        return 1 <= lo <= MOST_BACK
     return 0 <= lo < MAX_MATCHES if kind == "match" else -(2**63) <= lo < 2**63
 
 
@@ -110,11 +130,13 @@ class Decoded:
     """The columns of a block that are decoded so far.
 
     values : column -> (n_rows,) int64        states : column -> (n_rows,) uint8 or None when every row holds a value
+    piece  : rows that belong together, as the cells of a tensor do; 0 where no row is nearer to another than the next
     """
 
     n_rows: int
     values: dict[int, Ints] = field(default_factory=dict)
     states: dict[int, NDArray[np.uint8] | None] = field(default_factory=dict)
+    piece: int = 0
     _cache: dict[Feature, Ints] = field(default_factory=dict)
 
     def feature(self, feature: Feature) -> Ints:
@@ -126,6 +148,10 @@ class Decoded:
     def computed(self, feature: Feature) -> Ints:
         """The same, not cached."""
         column = feature.column
+        if feature.kind == "place":
+            return np.arange(self.n_rows) % feature.lo * feature.size // feature.lo
+        if feature.kind == "class":
+            return np.array(feature.edges, np.int64)[np.arange(self.n_rows) % feature.lo]
         if column not in self.values:
             raise CorruptArchive(f"model conditions a column on column {column}, which is not decoded before it")
         values = self.values[column]
@@ -156,7 +182,7 @@ def step_class(values: Ints, before: Ints) -> Ints:
 @dataclass(frozen=True, slots=True)
 class Surroundings:
     """What a column knows of itself when a pass is coded: neighbour values (n,) each, the pass, the prediction, its fraction,
-    the level of its noise, and those of its matches."""
+    the level of its noise, those of its matches, and what it was so many rows before."""
 
     step: int
     left: Ints | None
@@ -165,6 +191,7 @@ class Surroundings:
     fraction: Ints | None = None
     noise: Ints | None = None
     matches: tuple[Ints, ...] = ()
+    back: Callable[[int], Ints] | None = None
 
     def levels(self, feature: Feature, n: int) -> Ints:
         """(n,) levels of one of the column's own features; a neighbour that does not exist is the last level."""
@@ -176,6 +203,10 @@ class Surroundings:
             return self.noise if self.noise is not None else np.zeros(n, np.int64)
         if feature.kind == "match":
             return self.matches[feature.lo] if feature.lo < len(self.matches) else np.zeros(n, np.int64)
+        if feature.kind in ("back", "rough"):
+            if self.back is None:
+                return np.full(n, feature.size - 1, np.int64)
+            return feature.levels(self.back(feature.lo)) if feature.kind == "back" else roughness(self.back, feature.lo)
         if feature.kind == "guess":
             return feature.levels(self.guess) if self.guess is not None else np.zeros(n, np.int64)
         if feature.kind == "left" and self.left is not None:
@@ -198,6 +229,20 @@ def noise_level(noise: Ints) -> Ints:
     size = np.maximum(_bit_length(noise), 2)
     level: Ints = 2 * (size - 4) + ((noise >> (size - 2)) & 1)
     return np.clip(level, 0, NOISE_LEVELS - 2)
+
+
+def roughness(back: Callable[[int], Ints], width: int) -> Ints:
+    """(n,) levels, as of noise, of how far apart the cells around one are: before, above, and on both sides of that.
+
+    back : what the column was so many rows before, (n,)        width : rows from a cell to the one above
+    """
+    before, above, beyond = back(1), back(width), back(width + 1)
+    total = np.zeros(len(before), np.int64)
+    with np.errstate(over="ignore"):
+        for a, b in ((before, beyond), (above, beyond), (above, back(max(1, width - 1)))):
+            apart = np.abs(a - b)
+            total += np.where(apart < 0, MOST_APART, np.minimum(apart, MOST_APART))
+    return noise_level(total << 6)
 
 
 def middle(left: Ints, right: Ints) -> Ints:

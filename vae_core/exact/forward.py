@@ -25,6 +25,7 @@ Ints = NDArray[np.int64]
 STEPS = 512  # rows of a lane, unless there are more rows than MOST_LANES of them
 MOST_LANES = 512
 MOST_SURPRISE = 1 << 40
+REACHES, LEAST_LANES = 16, 16  # of lanes of tensors: lengths of what a prediction looks back, and how many for that at least
 
 
 class Lanes:
@@ -33,32 +34,63 @@ class Lanes:
     rows        : (n,) row numbers, step after step; within a step lane after lane
     edges       : (n_steps + 1,) where each step begins
     sorted_rows : (n,) row numbers in their order, lane after lane
+    lanes       : None where the rows of a step are those of the first lanes, one each; else (n,) the lane of each row. Of tensors, cells
+                  that are not active have places all the same: what is above stays above
     """
 
-    def __init__(self, decoded: Decoded, keys: Sequence[int], active: Ints) -> None:
+    def __init__(self, decoded: Decoded, keys: Sequence[int], active: Ints, linear: Linear | None = None) -> None:
         """active: (n,) row numbers, ascending. keys: earlier columns the rows are sorted by, the first one above all; ties keep
-        their order. Raises CorruptArchive when a key is not decoded."""
+        their order. linear: the prediction, which lanes of tensors are made for. Raises CorruptArchive when a key is not decoded."""
         missing = [j for j in keys if j not in decoded.values]
         if missing:
             raise CorruptArchive(f"model sorts a column by column {missing[0]}, which is not decoded before it")
         self.sorted_rows = active
         if keys:
             self.sorted_rows = active[np.lexsort([decoded.values[j][active] for j in reversed(keys)])]
-        n = len(active)
+        if decoded.piece:
+            self.sorted_rows = np.arange(decoded.n_rows)
+        n = len(self.sorted_rows)
         length = max(STEPS, -(-n // MOST_LANES))
+        if decoded.piece and linear is not None:
+            # long enough for rows above, and whole tensors; of vectors one each
+            length = max(length, min(REACHES * linear.reach, n // LEAST_LANES))
+            length = decoded.piece if linear.dense is not None else -(-length // decoded.piece) * decoded.piece
         self.n_lanes = -(-n // length)
         self.n_steps = min(n, length)
         place = np.arange(self.n_steps)[:, None] + length * np.arange(self.n_lanes)
-        self._places = place[place < n]  # of the coded rows in the sorted ones
+        held = place < n
+        self.lanes: Ints | None = None
+        if len(active) < n:
+            is_active = np.zeros(n, np.bool_)
+            is_active[active] = True
+            held[held] = is_active[place[held]]
+            self.lanes = np.nonzero(held)[1]
+        self._places = place[held]  # of the coded rows in the sorted ones
         self.rows = self.sorted_rows[self._places]
-        counts = np.minimum(self.n_lanes, (n - np.arange(self.n_steps) + length - 1) // length)
-        self.edges = np.concatenate([[0], np.cumsum(counts)])
+        self.edges = np.concatenate([[0], np.cumsum(held.sum(axis=1))])
 
     def shifted(self, values: Ints, lag: int) -> Ints:
         """(n,) what a column, (n_rows,) values, holds `lag` rows before each row, in coding order; at the ends what is nearest."""
         rows = self.sorted_rows[np.clip(self._places - lag, 0, len(self.sorted_rows) - 1)] if lag else self.rows
         found: Ints = values[rows]
         return found
+
+    def back(self, truth: Ints, lag: int) -> Ints:
+        """(n,) what is known of (n,) values in coding order so many steps before each, in its lane; of the first steps what is first."""
+        steps = np.repeat(np.arange(self.n_steps), np.diff(self.edges))
+        before = np.maximum(steps - lag, 0)
+        if self.lanes is None:
+            found: Ints = truth[self.edges[before] + np.arange(len(truth)) - self.edges[steps]]
+            return found
+        past, last = np.zeros((self.n_steps, self.n_lanes), np.int64), np.zeros((self.n_steps, self.n_lanes), np.int64)
+        past[steps, self.lanes], last[steps, self.lanes] = truth, steps
+        found = past[np.maximum.accumulate(last, axis=0)[before, self.lanes], self.lanes]
+        return found
+
+    def of_step(self, step: int) -> slice | Ints:
+        """The lanes of the rows of a step."""
+        start, stop = self.edges[step : step + 2]
+        return slice(0, int(stop - start)) if self.lanes is None else self.lanes[start:stop]
 
 
 class Walk:
@@ -67,7 +99,7 @@ class Walk:
     def __init__(self, lanes: Lanes, linear: Linear, decoded: Decoded, matches: Sequence[Match] = (), leader: int | None = None) -> None:
         """Raises CorruptArchive when the prediction or a match reads a column that is not decoded."""
         self._lanes = lanes
-        self._own = [term for term in linear.terms if term.column < 0]
+        self._own, self._dense = [term for term in linear.terms if term.column < 0], linear.dense
         self._totals = fixed_totals(lanes, linear, decoded)
         self._past = np.zeros((lanes.n_steps, lanes.n_lanes), np.int64)
         self._noise = np.zeros(lanes.n_lanes, np.int64)
@@ -78,32 +110,38 @@ class Walk:
     def around(self, step: int) -> Surroundings:
         """What is known of the rows of a step."""
         start, stop = self._lanes.edges[step : step + 2]
-        total, n = self._totals[start:stop], stop - start
+        total, n, lanes = self._totals[start:stop], stop - start, self._lanes.of_step(step)
+        if self._dense is not None:
+            with np.errstate(over="ignore"):
+                total = total + self._dense.total(step, self._past[:step, lanes])
         if step == 0:
             left, noise = None, np.full(n, NOISE_LEVELS - 1, np.int64)
         else:
             with np.errstate(over="ignore"):
                 for term in self._own:
-                    total = total + np.int64(term.weight) * self._past[max(step - term.lag, 0), :n]
-            left = self._past[step - 1, :n]
-            noise = noise_level(self._noise[:n]) if step > 1 else np.full(n, NOISE_LEVELS - 1, np.int64)
+                    total = total + np.int64(term.weight) * self._past[max(step - term.lag, 0), lanes]
+            left = self._past[step - 1, lanes]
+            noise = noise_level(self._noise[lanes]) if step > 1 else np.full(n, NOISE_LEVELS - 1, np.int64)
         self._guess, fraction = total >> SHIFT, (total >> (SHIFT - 3)) & 7
-        recalled = [memory.recall(step, slice(int(start), int(stop)), self._past) for memory in self._memories]
+        recalled = [memory.recall(step, slice(int(start), int(stop)), self._past, lanes) for memory in self._memories]
         if self._leader is not None:
             self._guess, fraction = led(*recalled[self._leader], self._guess, fraction)
         matches = tuple(level(seen, values, self._guess) for seen, values in recalled)
-        return Surroundings(0, left, None, self._guess, fraction, noise, matches)
+        back = None if step == 0 else lambda lag: self._past[max(step - lag, 0), lanes]
+        return Surroundings(0, left, None, self._guess, fraction, noise, matches, back)
 
     def learn(self, step: int, values: Ints) -> None:
         """(n,) values of the rows of a step, now known."""
-        n = len(values)
-        self._past[step, :n] = values
+        lanes = self._lanes.of_step(step)
+        if step and self._lanes.lanes is not None:
+            self._past[step] = self._past[step - 1]  # cells without a value stand for those before them
+        self._past[step, lanes] = values
         for memory in self._memories:
             memory.learn(step, values)
         with np.errstate(over="ignore"):
             surprise = np.abs(values - self._guess)
         surprise = np.where(surprise < 0, MOST_SURPRISE, np.minimum(surprise, MOST_SURPRISE)) << 8
-        self._noise[:n] = surprise if step == 1 else self._noise[:n] + ((surprise - self._noise[:n]) >> 3)
+        self._noise[lanes] = surprise if step == 1 else self._noise[lanes] + ((surprise - self._noise[lanes]) >> 3)
 
 
 def fixed_totals(lanes: Lanes, linear: Linear, decoded: Decoded) -> Ints:
@@ -124,7 +162,9 @@ def kernel_walk(
     bits = bits_for(len(lanes.rows))
     memories = [KernelMatch(match.lags, fixed_hashes(match, lanes, decoded), bits) for match in matches]
     fixed = fixed_totals(lanes, linear, decoded)
-    return KernelWalk(lanes.edges, lanes.n_lanes, terms, fixed, own, last_chunk, scheme, memories, -1 if leader is None else leader)
+    lead = -1 if leader is None else leader
+    dense = None if linear.dense is None else (linear.dense.weights, linear.dense.bias, linear.dense.shift)
+    return KernelWalk(lanes.edges, lanes.n_lanes, terms, fixed, own, last_chunk, scheme, memories, lead, dense, lanes.lanes)
 
 
 def known_of_rows(
@@ -149,9 +189,7 @@ def known_of_rows(
             for k, levels in enumerate(around.matches):
                 found[4 + k, start:stop] = levels
             slow.learn(step, truth[start:stop])
-    for step, (start, stop) in enumerate(itertools.pairwise(lanes.edges.tolist())):
-        first = int(lanes.edges[max(0, step - 1)])
-        found[3, start:stop] = truth[first : first + stop - start]
+    found[3] = lanes.back(truth, 1)
     return found
 
 

@@ -10,11 +10,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vae_core.exact.forward import Lanes
-from vae_core.exact.linear import LAGS, MOST_LAG, MOST_LEAD, SHIFT, Term
+from vae_core.exact.linear import SHIFT, Term, kind_of, lag_of
 
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
 Spectrum = NDArray[np.complex128]
+MOST_LAG = MOST_LEAD = 256  # that are looked for
 OWN_LAGS = (1, 2, 3, 4, 5, 6, 7, 8, 12, 16)
 SEASONS, SHORTEST_SEASON, RECURRENT = 2, 9, 0.08  # how many, in rows, and how much of a step is to be seen in the one a season before
 OTHER_KINDS = ("at", "lag1", "lag2", "lead1")
@@ -99,20 +100,34 @@ def forward_terms(
     names = [(f"lag{k}", -1) for k in OWN_LAGS] + [(kind, j) for j in list(others)[:MOST_OTHERS] for kind in OTHER_KINDS]
     names += [(f"lag{k}", -1) for season in seasons for k in range(season - 1, season + 3)]
     copies = copies or {}
-    names += [(_at(lag + k), j) for j, (lag, _) in copies.items() for k in range(2)]
+    names += [(kind_of(lag + k), j) for j, (lag, _) in copies.items() for k in range(2)]
     known = {**others, **{j: values for j, (_, values) in copies.items()}, -1: own}
-    n = len(lanes.rows)
-    picked = np.linspace(0, n - 1, min(n, FIT_ROWS)).astype(np.int64)
-    columns = np.stack([lanes.shifted(known[j], LAGS[kind])[picked] for kind, j in names], axis=1)
-    target = own[lanes.rows][picked]
     # levels and steps, not lags: what a walk does from row to row is small beside where it is, and a step is one term
     basis = _levels_and_steps(len(names), len(seasons), len(copies))
+    steps = [STEP, *(k for k, (kind, j) in enumerate(names) if kind == "lag1" and j >= 0)]
+    terms, bias, _ = solved(lanes, names, basis, known, n_total, steps)
+    return terms, bias
+
+
+def solved(
+    lanes: Lanes, names: Sequence[tuple[str, int]], basis: Floats, known: Mapping[int, Ints], n_total: int, steps: Sequence[int] = ()
+) -> tuple[tuple[Term, ...], int, float]:
+    """Terms and bias of the prediction of how far a column is from the row before, which is the first of the names, and about how many
+    bits what it leaves takes a row.
+
+    names : kind and column of what is read      basis : (n_names, k) what each variable of the fit is in these
+    known : column -> (n_rows,) values, -1 the column itself      steps : variables that may be all there is
+    """
+    n = len(lanes.rows)
+    picked = np.linspace(0, n - 1, min(n, FIT_ROWS)).astype(np.int64)
+    columns = np.stack([lanes.shifted(known[j], lag_of(kind) or 0)[picked] for kind, j in names], axis=1)
+    target = known[-1][lanes.rows][picked]
     center = np.median(columns, axis=0).astype(np.int64)
     with np.errstate(over="ignore"):
         design = ((columns - center) @ basis).astype(np.float64)
         step = (target - columns[:, 0]).astype(np.float64)
-    steps = [STEP, *(k for k, (kind, j) in enumerate(names) if kind == "lag1" and j >= 0)]
-    weights = _fitted(np.concatenate([design, np.ones((len(target), 1))], axis=1), step, n_total, steps)
+    design = np.concatenate([design, np.ones((len(target), 1))], axis=1)
+    weights = _fitted(design, step, n_total, steps)
     units = basis @ np.rint(weights[:-1] * (1 << SHIFT))
     bias = float(weights[-1]) * (1 << SHIFT) - float(units @ center.astype(np.float64))
     units[0] += 1 << SHIFT
@@ -121,13 +136,8 @@ def forward_terms(
         sums[name] = sums.get(name, 0) + int(w)
     terms = tuple(Term(kind, j, w) for (kind, j), w in sums.items() if w)
     if (np.abs(units) >= 1 << 40).any() or not abs(bias) < 1 << 60:
-        return (), 0
-    return terms, round(bias)
-
-
-def _at(lag: int) -> str:
-    """The kind of a term so many rows before, or behind."""
-    return f"lag{lag}" if lag > 0 else f"lead{-lag}" if lag else "at"
+        return (), 0, math.inf
+    return terms, round(bias), _logarithm(step - design @ weights)
 
 
 def _levels_and_steps(n: int, n_seasons: int, n_copies: int) -> Floats:

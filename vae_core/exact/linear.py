@@ -9,20 +9,38 @@ it is the column itself so many rows before ("lag3"), or an earlier column so ma
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import re
+from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from vae_core.errors import CorruptArchive
+from vae_core.exact.dense import Dense
 from vae_core.exact.features import Decoded, middle
 
 Ints = NDArray[np.int64]
 SHIFT = 16
 TERM_KINDS = ("at", "mean", "bend")
-MOST_LAG = MOST_LEAD = 256
-LAGS = {"at": 0} | {f"lag{k}": k for k in range(1, MOST_LAG + 1)} | {f"lead{k}": -k for k in range(1, MOST_LEAD + 1)}
+MOST_LAG = 1 << 24
+_LAG = re.compile(r"(lag|lead)([1-9][0-9]{0,7})\Z")
+
+
+@lru_cache(4096)
+def lag_of(kind: str) -> int | None:
+    """Rows before the one predicted that a term of rows one after another reads, in their order; negative: behind. None: another kind."""
+    found = _LAG.match(kind)
+    if found is None:
+        return 0 if kind == "at" else None
+    lag = int(found[2])
+    return None if lag > MOST_LAG else lag if found[1] == "lag" else -lag
+
+
+def kind_of(lag: int) -> str:
+    """The inverse of lag_of."""
+    return f"lag{lag}" if lag > 0 else f"lead{-lag}" if lag else "at"
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,18 +53,22 @@ class Term:
 
     @property
     def lag(self) -> int:
-        """Rows before the one predicted that it reads, in the order of a forward plan; negative: behind."""
-        return LAGS[self.kind]
+        """Rows before the one predicted that it reads, in the order of a forward plan; negative: behind. 0 of other kinds."""
+        return lag_of(self.kind) or 0
 
 
 @dataclass(frozen=True, slots=True)
 class Linear:
-    """terms and bias (units of 2**-16) for rows with neighbours; `anchor` for rows without (no neighbour terms)."""
+    """terms and bias (units of 2**-16) for rows with neighbours; `anchor` for rows without (no neighbour terms).
+
+    dense : of vectors, what all elements before add; no part of the JSON
+    """
 
     terms: tuple[Term, ...]
     bias: int
     anchor_terms: tuple[Term, ...] = ()
     anchor_bias: int = 0
+    dense: Dense | None = field(default=None, compare=False)
 
     @property
     def by_level(self) -> bool:
@@ -56,7 +78,12 @@ class Linear:
     @property
     def is_forward(self) -> bool:
         """Whether it reads rows before, of rows coded one after another."""
-        return any(LAGS.get(term.kind) for term in (*self.terms, *self.anchor_terms))
+        return any(term.lag for term in (*self.terms, *self.anchor_terms))
+
+    @property
+    def reach(self) -> int:
+        """The farthest row before of the column itself that it reads."""
+        return max((term.lag for term in self.terms if term.column < 0), default=0)
 
     @property
     def columns(self) -> set[int]:
@@ -114,7 +141,7 @@ def from_json(parts: Any, n_columns: int) -> Linear:
     for term in (*read, *anchors):
         own = term.kind == "mean" or (term.kind.startswith("lag") and term.column == -1)
         known = term.column == -1 if own else 0 <= term.column < n_columns
-        if term.kind not in (*TERM_KINDS, *LAGS) or not known or abs(term.weight) >= 1 << 40:
+        if (term.kind not in TERM_KINDS and lag_of(term.kind) is None) or not known or abs(term.weight) >= 1 << 40:
             raise CorruptArchive(f"model holds a malformed linear term: {term}")
     if linear.by_level and linear.is_forward:
         raise CorruptArchive("model holds a linear prediction both of rows around and of rows one after another")

@@ -116,15 +116,15 @@ class Memory:
         self._keys, self._values = np.zeros(1 << bits, np.uint64), np.zeros(1 << bits, np.int64)
         self._now: Hashes = np.empty(0, np.uint64)
 
-    def recall(self, step: int, rows: slice, past: Sequence[Ints] | Ints) -> tuple[Bools, Ints]:
+    def recall(self, step: int, rows: slice, past: Sequence[Ints] | Ints, lanes: slice | Ints) -> tuple[Bools, Ints]:
         """(n,) whether the key of each row of a step was seen, and what it holds; `rows` in coding order; past[s] are the values of
-        step s, of all lanes."""
+        step s, of all lanes, and `lanes` those of the rows."""
         n = rows.stop - rows.start
         if step < self._match.reach:
             return np.zeros(n, np.bool_), np.zeros(n, np.int64)
         found = self._fixed[rows]
         for lag in self._match.lags:
-            found = mixed(found, past[step - lag][:n])
+            found = mixed(found, past[step - lag][lanes])
         with np.errstate(over="ignore"):
             self._now = found * FACTOR | np.uint64(1)
         cells = self._now >> self._shift

@@ -11,6 +11,7 @@ from vae_core.exact import regress
 from vae_core.exact.clock import to_minutes
 from vae_core.exact.digits import Digits, Direct, Residual
 from vae_core.exact.forward import Lanes
+from vae_core.exact.grids import terms_of_planes
 from vae_core.exact.lags import forward_terms, sort_orders
 from vae_core.exact.linear import Linear, term_values
 from vae_core.exact.matches import Match
@@ -39,6 +40,8 @@ def options(
 ) -> list[Option]:
     """The digit schemes worth a look: the value itself, and its distance from predictions; `alone`: none of its own neighbouring
     rows."""
+    if sampled.widths:
+        return _of_tensors(sampled, values, active, column)
     lo, hi = (int(to_minutes(np.array([v], np.int64))[0]) for v in (column.lo, column.hi)) if clock else (column.lo, column.hi)
     found: list[Option] = []
     forward: list[tuple[Linear, tuple[int, ...]]] = []
@@ -60,6 +63,26 @@ def options(
             if leader is not None:
                 found.append(Option(Residual(min(62, (hi - lo).bit_length())), linear, keys, leader))
     return found or [Option(Residual(62), Linear((), lo << 16 if abs(lo) < 1 << 45 else 0))]
+
+
+def _of_tensors(sampled: Sampled, values: Ints, active: NDArray[np.bool_] | None, column: SampleColumn) -> list[Option]:
+    """Of the cells of tensors: the value and its distance from a prediction, cells one after another, and the value by itself."""
+    span, valid = column.hi - column.lo, np.arange(len(values)) if active is None else np.flatnonzero(active)
+    direct: list[Digits] = [Direct.over(column.lo, column.hi)] if span < 1 << 16 else []
+    found = [Option(scheme, Linear((), _bias(values[valid])), ()) for scheme in direct]
+    if 8 <= span < 1 << 44 and len(valid) > 64:
+        schemes: list[Digits] = [Residual(min(62, max(2, span.bit_length()))), *direct]
+        if sampled.dense is not None:
+            vectors = Linear((), 0, dense=sampled.dense)
+            found += [Option(scheme, vectors, ()) for scheme in schemes]
+        others = {c.column: sampled.decoded.values[c.column] for c in sampled.placed}
+        lanes = Lanes(sampled.decoded, (), valid)
+        terms, bias = terms_of_planes(lanes, values, others, sampled.n_total, sampled.widths)
+        first = _predictions(sampled, column.column, values, valid, span, True)[0]
+        linear = Linear(terms, bias, first.terms, first.bias)
+        if terms:
+            found += [Option(scheme, linear, ()) for scheme in schemes]
+    return found or [Option(Residual(62), Linear((), _bias(values[valid])))]
 
 
 def _forward(sampled: Sampled, column: int, values: Ints, valid: Ints, alone: Linear) -> list[tuple[Linear, tuple[int, ...]]]:

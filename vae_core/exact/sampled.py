@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from vae_core.exact.clock import to_minutes
 from vae_core.exact.costs import Each
+from vae_core.exact.dense import Dense
 from vae_core.exact.features import Decoded, Feature
 from vae_core.exact.lags import Spectrum, lagged_copies, spectrum
 from vae_core.exact.ordering import WIDE, SampleColumn, quantile_edges
@@ -30,6 +31,7 @@ class Sampled:
     gains   : as ordering.orders has them                     ordered : the placed ones that gain from their neighbouring rows
     numeric : the columns that are amounts                    each    : how work on each of many features is done
     remembers : whether matches are looked for
+    widths  : rows are cells of tensors, with the cell above so many before (grids.planes_of)      dense : of vectors, their prediction
     searched, regressions, _edges, _levels, _copies, _spectra : of columns, what other searches found that this one may ask for again
     """
 
@@ -42,6 +44,8 @@ class Sampled:
     numeric: frozenset[int] = frozenset()
     each: Each = map
     remembers: bool = False
+    widths: tuple[int, ...] = ()
+    dense: Dense | None = None
     searched: dict[tuple[int, tuple[int, ...], frozenset[int], frozenset[int]], tuple[ColumnCode, float]] = field(default_factory=dict)
     regressions: dict[int, Regression] = field(default_factory=dict)
     _edges: dict[tuple[int, int], tuple[int, ...]] = field(default_factory=dict)

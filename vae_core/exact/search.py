@@ -51,7 +51,7 @@ def search_column(sampled: Sampled, column: SampleColumn, tick: Callable[[], boo
 
 
 def _search_column(sampled: Sampled, column: SampleColumn, tick: Callable[[], bool]) -> tuple[ColumnCode, float]:
-    clock = looks_like_clock(column)
+    clock = looks_like_clock(column) and not sampled.widths
     values = sampled.decoded.values[column.column]
     state_plan, state_bits = CellPlan(Direct.over(0, N_STATES - 1), None, (DigitPlan((), (16,)),)), 0.0
     active: NDArray[np.bool_] | None = None
@@ -79,7 +79,7 @@ def _search_recall(
 ) -> tuple[Recall | None, CellPlan, float]:
     """The plan as it is, or a recall and the plan of the rows it leaves, whichever takes fewer bits over the sample."""
     scale = sampled.n_total / max(1, sampled.n_rows)
-    if plain[1] * scale < WORTH_RECALLING or not tick():
+    if sampled.widths or plain[1] * scale < WORTH_RECALLING or not tick():
         return None, *plain
     rows = np.arange(len(values)) if active is None else np.flatnonzero(active)
     some = rows[:KEY_ROWS]

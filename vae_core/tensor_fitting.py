@@ -1,0 +1,82 @@
+"""Fitting the exact layer's codes of tensor columns: images, grids, vectors, each column on its own."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import pyarrow as pa
+
+from vae_core.coders import conventional
+from vae_core.columns import ColumnPlan, encode_column, one_array
+from vae_core.columns.packing import zstd
+from vae_core.columns.plan import storage_type
+from vae_core.exact.costs import Each
+from vae_core.exact.dense import Dense, fit_dense
+from vae_core.exact.grids import planes_of
+from vae_core.exact.ordering import SampleColumn
+from vae_core.exact.tensor_search import search_tensor
+from vae_core.exact.tensors import TensorCode
+from vae_core.model import Sample
+
+CELLS = 800_000  # of a column that are looked at, in so many runs of rows
+RUNS = 8
+DENSE_CELLS = 16_000_000
+PLAN_BYTES = 512  # a margin
+WORTH_LEARNING = 0.98  # of the best conventional coding
+
+
+def fit_tensors(
+    plans: Sequence[ColumnPlan], sample: Sample, taken: set[int], n_total: int, each: Each, tick: Callable[[], bool]
+) -> tuple[tuple[TensorCode, ...], float]:
+    """Codes of the tensor columns that are worth it, and their estimated bits a row; without time left no more are looked for.
+
+    taken : columns that a layer codes, or that are known      n_total : rows of the dataset
+    """
+    found, rate = list[TensorCode](), 0.0
+    for plan in plans:
+        if plan.kind != "tensor" or plan.index in taken or not sample.table.num_rows or not tick():
+            continue
+        array = one_array(_thinned(sample.table.column(plan.index), CELLS // plan.width))
+        codes, n_rows = encode_column(plan, array), len(array)
+        held = codes.values if codes.state is None else codes.values[codes.state == 0]
+        if not len(held):
+            continue
+        lo, hi = (0, plan.n_levels - 1) if plan.n_levels is not None else (min(plan.lo, int(held.min())), max(plan.hi, int(held.max())))
+        cells = SampleColumn(plan.index, codes.values, codes.state, plan.fill, lo, hi, False)
+        planes, widths = planes_of(_shape(plan.field.type))
+        dense = _dense(plan, sample.table.column(plan.index)) if widths == (plan.width,) and not plan.opaque else None
+        code, bits = search_tensor(plan.index, planes, widths, cells, n_total, each, tick, dense)
+        theirs = conventional.rank(plan, array, codes)[0][1] * n_total / n_rows
+        weighs = PLAN_BYTES + len(zstd(json.dumps(code.to_json()).encode())) + (0 if code.dense is None else len(code.dense.to_bytes()))
+        if bits / 8 * n_total / n_rows + weighs < WORTH_LEARNING * theirs:
+            found.append(code)
+            rate += bits / n_rows
+    return tuple(found), rate
+
+
+def _dense(plan: ColumnPlan, column: pa.ChunkedArray) -> Dense | None:
+    """The prediction of vectors from all elements before, of those without nulls and specials."""
+    codes = encode_column(plan, _thinned(column, DENSE_CELLS // plan.width))
+    vectors = codes.values.reshape(-1, plan.width)
+    if codes.state is not None:
+        vectors = vectors[(codes.state.reshape(-1, plan.width) == 0).all(axis=1)]
+    return fit_dense(vectors)
+
+
+def _shape(kind: pa.DataType) -> tuple[int, ...]:
+    """Of one row, as it lies in memory."""
+    if isinstance(kind, pa.FixedShapeTensorType):
+        return tuple(kind.shape)
+    return (storage_type(kind).list_size,)
+
+
+def _thinned(column: pa.ChunkedArray, n_rows: int) -> pa.ChunkedArray:
+    """At most about n_rows rows of a column, at least one, in runs spread evenly: tensors one after another may be alike."""
+    total = len(column)
+    if total <= n_rows:
+        return column
+    run = max(1, n_rows // RUNS)
+    starts = np.linspace(0, total - run, max(1, min(RUNS, n_rows))).astype(np.int64)
+    return pa.chunked_array([chunk for start in np.unique(starts) for chunk in column.slice(int(start), run).chunks], column.type)
