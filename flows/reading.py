@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from storage.formats.npy import METADATA_KEY, to_numpy
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from storage.archive import Archive
 
 FORMATS = (".parquet", ".csv", ".arrow", ".npy")
+FIRST_DAY, LAST_DAY = -719_162, 2_932_896  # 0001-01-01 and 9999-12-31
 # what new rows are drawn from: rows decoded for it, and of these, in runs, rows and bytes to learn from
 DECODED_ROWS, DECODED_RUN_ROWS = 1 << 20, 1 << 17
 KNOWN_ROWS, KNOWN_RUN_ROWS, KNOWN_BYTES = 1 << 16, 1 << 11, 256 << 20
@@ -232,7 +234,21 @@ def _write_csv(path: Path, schema: pa.Schema, batches: Iterator[pa.RecordBatch],
     with csv.CSVWriter(str(path), flat) as writer:
         for batch in batches:
             arrays = [_csv_array(batch.column(i), flat.field(i).type) for i in range(len(flat))]
+            for field, array in zip(flat, arrays, strict=True):
+                _check_years(field.name, array)
             writer.write_batch(pa.RecordBatch.from_arrays(arrays, schema=flat))
+
+
+def _check_years(name: str, array: pa.Array) -> None:
+    """Raise UsageError where CSV would have a placeholder instead of a time: Arrow prints the years 1 to 9999."""
+    kind = array.type
+    if not (pa.types.is_timestamp(kind) or pa.types.is_date(kind)):
+        return
+    day = 1 if pa.types.is_date32(kind) else 86_400 * {"s": 1, "ms": 10**3, "us": 10**6, "ns": 10**9}[getattr(kind, "unit", "ms")]
+    ends = pc.min_max(array.view(pa.int32() if kind.bit_width == 32 else pa.int64()))
+    low, high = ends["min"].as_py(), ends["max"].as_py()
+    if low is not None and not FIRST_DAY * day <= low <= high < (LAST_DAY + 1) * day:
+        raise UsageError(f".csv cannot hold column {name!r}, which has times beyond the years 1 to 9999: write .arrow or .parquet")
 
 
 def _csv_type(type_: pa.DataType) -> pa.DataType:

@@ -190,3 +190,27 @@ def test_an_error_of_the_archive_is_not_one_of_the_file(tmp_path):
 
     with pytest.raises(ValueError, match="a block is odd"):
         reading.write_file(tmp_path / "y.csv", pa.schema([("x", pa.int64())]), failing(), 2)
+
+
+@pytest.mark.parametrize(
+    ("kind", "first", "last"),
+    [
+        (pa.timestamp("s"), -62_135_596_800, 253_402_300_799),
+        (pa.timestamp("ns", "Europe/Madrid"), -(2**63), 2**63 - 1),
+        (pa.timestamp("us", "UTC"), -62_135_596_800_000_000, 253_402_300_799_999_999),
+        (pa.date32(), -719_162, 2_932_896),
+        (pa.date64(), -62_135_596_800_000, 253_402_214_400_000),
+    ],
+)
+def test_times_that_csv_has_no_text_for_are_a_usage_error(kind, first, last, tmp_path):
+    def table(*ticks: int | None) -> pa.Table:
+        return pa.table({"t": pa.array(ticks, pa.int32() if kind.bit_width == 32 else pa.int64()).view(kind)})
+
+    reading.write_file(tmp_path / "t.csv", table(0).schema, table(first, None, last).to_batches(), 3)
+    assert "out of range" not in (tmp_path / "t.csv").read_text()
+    for beyond in (first - 1, last + 1) if abs(first) < 2**62 else ():
+        step = 86_400_000 if kind == pa.date64() else 1
+        wrong = table(beyond if step == 1 else first - step if beyond < 0 else last + step)
+        with pytest.raises(UsageError, match="years 1 to 9999"):
+            reading.write_file(tmp_path / "u.csv", wrong.schema, wrong.to_batches(), 1)
+    assert [file.name for file in tmp_path.iterdir()] == ["t.csv"]
