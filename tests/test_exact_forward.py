@@ -47,6 +47,18 @@ def test_lanes_take_every_row_once_and_none_before_the_row_it_follows(n, keys, s
             assert step_of[order[place[row] - 1]] == step - 1
 
 
+@given(st.sampled_from([1, 2, 511, 512, 513, 1024, 1300, 512 * 512 + 7]), st.sampled_from([0, 1, 7, 512, 600]), st.booleans(), st.data())
+@settings(deadline=None, max_examples=40)
+def test_what_stands_rows_before_or_behind_is_what_the_row_number_says(n, piece, is_whole, data):
+    values = np.random.default_rng(n).integers(-99, 99, n)
+    active = np.arange(n) if is_whole else np.arange(0, n, 2)
+    lanes = Lanes(Decoded(n, piece=piece), (), active, Linear((), 0))
+    for lag in data.draw(st.lists(st.sampled_from([0, 1, -1, 3, 700, -700, n, -n, 1 << 22, -(1 << 22)]), min_size=1, max_size=3)):
+        order = np.arange(n) if piece else active
+        place = np.searchsorted(order, lanes.rows)
+        assert np.array_equal(lanes.shifted(values, lag), values[order[np.clip(place - lag, 0, len(order) - 1)]])
+
+
 def test_long_blocks_have_longer_lanes_not_more():
     n = MOST_LANES * STEPS * 2
     lanes = Lanes(Decoded(n), (), np.arange(n))

@@ -59,6 +59,7 @@ class Lanes:
         self.n_steps = min(n, length)
         place = np.arange(self.n_steps)[:, None] + length * np.arange(self.n_lanes)
         held = place < n
+        self._length, self._in_order = length, not keys and len(active) == decoded.n_rows
         self.lanes: Ints | None = None
         if len(active) < n:
             is_active = np.zeros(n, np.bool_)
@@ -71,9 +72,19 @@ class Lanes:
 
     def shifted(self, values: Ints, lag: int) -> Ints:
         """(n,) what a column, (n_rows,) values, holds `lag` rows before each row, in coding order; at the ends what is nearest."""
+        if self._in_order and len(values):
+            return self._side_by_side(_moved(values, lag))
         rows = self.sorted_rows[np.clip(self._places - lag, 0, len(self.sorted_rows) - 1)] if lag else self.rows
         found: Ints = values[rows]
         return found
+
+    def _side_by_side(self, values: Ints) -> Ints:
+        """(n,) values of all rows, which are in their order, in coding order: a transposition, several times as fast as look-ups."""
+        whole, rest = divmod(len(values), self._length)
+        padded = np.empty(self.n_lanes * self._length, np.int64)
+        padded[: len(values)] = values
+        grid = padded.reshape(self.n_lanes, self._length).T[: self.n_steps]
+        return np.concatenate([grid[:rest].ravel(), grid[rest:, :whole].ravel()])
 
     def back(self, truth: Ints, lag: int) -> Ints:
         """(n,) what is known of (n,) values in coding order so many steps before each, in its lane; of the first steps what is first."""
@@ -91,6 +102,19 @@ class Lanes:
         """The lanes of the rows of a step."""
         start, stop = self.edges[step : step + 2]
         return slice(0, int(stop - start)) if self.lanes is None else self.lanes[start:stop]
+
+
+def _moved(values: Ints, lag: int) -> Ints:
+    """(n,) what n values, at least one, are `lag` places before, at the ends the first or last."""
+    if not lag:
+        return values
+    found = np.empty_like(values)
+    lag = max(-len(values), min(lag, len(values)))
+    if lag > 0:
+        found[:lag], found[lag:] = values[0], values[:-lag]
+    else:
+        found[lag:], found[:lag] = values[-1], values[-lag:]
+    return found
 
 
 class Walk:
