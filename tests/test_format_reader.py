@@ -163,7 +163,9 @@ class Lanes:
         self.length = max(512, -(-n // 512))
         if block.piece:
             reach = max([0, *(int(kind[3:]) for kind, column, _ in prediction[0] if column < 0)])
-            self.length = -(-max(self.length, min(16 * reach, n // 16)) // block.piece) * block.piece
+            self.length = max(self.length, min(16 * reach, n // 16))
+            if block.piece <= self.length:
+                self.length = -(-self.length // block.piece) * block.piece
         if block.dense:
             self.length = block.piece
         self.place = {row: place for place, row in enumerate(self.rows)}

@@ -21,7 +21,8 @@ from vae_core.errors import CorruptArchive
 from vae_core.exact import tensors as tensors_module
 from vae_core.exact.dense import Dense, fit_dense
 from vae_core.exact.digits import Direct, Residual
-from vae_core.exact.features import NOISE_LEVELS, Feature
+from vae_core.exact.features import NOISE_LEVELS, Decoded, Feature
+from vae_core.exact.forward import Lanes
 from vae_core.exact.grids import planes_of
 from vae_core.exact.linear import Linear, Term
 from vae_core.exact.plans import CellPlan, ColumnCode, DigitPlan
@@ -254,3 +255,20 @@ def test_a_refresh_finds_new_codes_for_tensors_of_another_kind_and_old_rows_stay
     assert sizes[1] < 0.95 * sizes[0]
     hasty = refresh(model, Sample(new, (new.num_rows,)), profiled(new), FitConfig(time_budget_s=0.0, preview="off")).model
     assert [code.column for code in hasty.tensors] == [0]
+
+
+def test_weights_beyond_all_reason_are_refused_before_they_are_unpacked(monkeypatch):
+    rng = np.random.default_rng(5)
+    vectors = (rng.normal(size=(2000, 6)) @ rng.normal(size=(6, 32)) + rng.normal(size=(2000, 32)) / 9).astype(np.float32)
+    model = fitted(table_of(lists(vectors)), ("x=0.01",), preview="off", seconds=5).model
+    files = model.to_files()
+    assert model.tensors[0].dense is not None and Model.from_files(files).tensors
+    monkeypatch.setattr("vae_core.model.MOST_WEIGHTS", 32**2 - 1)
+    with pytest.raises(CorruptArchive, match="weights of vectors beyond"):
+        Model.from_files(files)
+
+
+def test_lanes_of_tensors_longer_than_they_need_be_are_parts_of_them():
+    terms = (Term("lag1", -1, 1), Term("lag40", -1, 1))
+    assert Lanes(Decoded(60_000, piece=60_000), (), np.arange(60_000), Linear(terms, 0)).n_lanes == 94
+    assert Lanes(Decoded(60_000, piece=600), (), np.arange(60_000), Linear(terms, 0)).n_steps == 1200

@@ -29,6 +29,7 @@ PLAN, DECODER, ENCODER = "plan.json.zst", "decoder.safetensors", "encoder.safete
 MODEL_VERSION = 7
 COLUMNS, COLUMNS_PACKED = "columns", "columns.zstd"
 MAX_PLAN_BYTES = 1 << 28
+MOST_WEIGHTS = 1 << 25  # of vectors, of all columns: 128 MiB while they are read
 _UNREADABLE = (
     KeyError, TypeError, ValueError, AttributeError, OverflowError, RecursionError, zstandard.ZstdError, SafetensorError, pa.ArrowException,
 )  # fmt: skip
@@ -187,6 +188,9 @@ class Model:
             columns = tuple(ColumnPlan.from_json(c, blobs, schema) for c in plan["columns"])
             codes = tuple(column_code_from_json(c, len(columns)) for c in plan["codes"])
             dense = {k: v.tobytes() for k, v in tensors.items() if k.startswith("dense.")}
+            n_weights = sum((int(before) * int(after)) ** 2 for _, (before, _, after), _, is_dense in plan.get("tensors", []) if is_dense)
+            if n_weights > MOST_WEIGHTS:
+                raise CorruptArchive(f"model holds weights of vectors beyond {MOST_WEIGHTS}")
             tensor_codes = tuple(tensor_code_from_json(c, len(columns), lambda j: dense.get(f"dense.{j}")) for c in plan.get("tensors", []))
             bases = {name: _base(name, plan, tensors, encoder, columns) for name in ("preview", "distortion")}
             rate = float(plan["rate"])

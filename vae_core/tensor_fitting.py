@@ -18,7 +18,7 @@ from vae_core.exact.grids import planes_of
 from vae_core.exact.ordering import SampleColumn
 from vae_core.exact.tensor_search import search_tensor
 from vae_core.exact.tensors import TensorCode
-from vae_core.model import Sample
+from vae_core.model import MOST_WEIGHTS, Sample
 
 CELLS = 800_000  # of a column that are looked at, in so many runs of rows
 RUNS = 8
@@ -46,7 +46,9 @@ def fit_tensors(
         lo, hi = (0, plan.n_levels - 1) if plan.n_levels is not None else (min(plan.lo, int(held.min())), max(plan.hi, int(held.max())))
         cells = SampleColumn(plan.index, codes.values, codes.state, plan.fill, lo, hi, False)
         planes, widths = planes_of(_shape(plan.field.type))
-        dense = _dense(plan, sample.table.column(plan.index)) if widths == (plan.width,) and not plan.opaque else None
+        weights_left = MOST_WEIGHTS - sum(code.dense.n**2 for code in found if code.dense is not None)
+        is_vector = widths == (plan.width,) and not plan.opaque and plan.width**2 <= weights_left
+        dense = _dense(plan, sample.table.column(plan.index)) if is_vector else None
         code, bits = search_tensor(plan.index, planes, widths, cells, n_total, each, tick, dense)
         theirs = conventional.rank(plan, array, codes)[0][1] * n_total / n_rows
         weighs = PLAN_BYTES + len(zstd(json.dumps(code.to_json()).encode())) + (0 if code.dense is None else len(code.dense.to_bytes()))

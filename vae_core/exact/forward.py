@@ -52,9 +52,12 @@ class Lanes:
         n = len(self.sorted_rows)
         length = max(STEPS, -(-n // MOST_LANES))
         if decoded.piece and linear is not None:
-            # long enough for rows above, and whole tensors; of vectors one each
+            # long enough for rows above, and whole tensors where these are shorter; of vectors one each
             length = max(length, min(REACHES * linear.reach, n // LEAST_LANES))
-            length = decoded.piece if linear.dense is not None else -(-length // decoded.piece) * decoded.piece
+            if linear.dense is not None:
+                length = decoded.piece
+            elif decoded.piece <= length:
+                length = -(-length // decoded.piece) * decoded.piece
         self.n_lanes = -(-n // length)
         self.n_steps = min(n, length)
         place = np.arange(self.n_steps)[:, None] + length * np.arange(self.n_lanes)
