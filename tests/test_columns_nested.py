@@ -6,11 +6,12 @@ import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from telemetry import profiled
+from telemetry import assert_kept, decoded, fitted, profiled
 
 from vae_core.columns import decode_column, encode_column, plan_columns
 from vae_core.columns.nested import has_row_keys, row_keys
 from vae_core.quality import compare_column
+from vae_core.shard import encode_shard
 
 LAW = settings(deadline=None, max_examples=100)
 TYPES = (
@@ -72,3 +73,12 @@ def test_few_nested_values_have_a_dictionary_and_others_are_held_beside_it(data)
     fresh = pa.array(data.draw(st.lists(st.one_of(st.none(), rows), max_size=8)) + few, kind)
     back = decode_column(plan, encode_column(plan, fresh))
     assert back.type == kind and compare_column("c", fresh, back, plan.tolerance).mismatches == 0
+
+
+@pytest.mark.parametrize("element", [pa.list_(pa.int8(), 2), pa.list_(pa.int8()), pa.struct([("a", pa.int8())])])
+def test_fixed_size_lists_of_nested_values_are_kept_as_they_are(element):
+    one = {"a": 1} if pa.types.is_struct(element) else [1, 2]
+    table = pa.table({"x": pa.array([[one, None] if i % 3 else [one, one] for i in range(50)], pa.list_(element, 2))})
+    model = fitted(table, (), preview="off", seconds=2).model
+    assert model.columns[0].kind == "verbatim"
+    assert_kept(table, decoded(model, encode_shard(model, table)))

@@ -105,7 +105,8 @@ class ColumnProfile:
             seen = taken(array.dictionary, used.to_numpy().astype(np.int64))
             self._add_distinct(present(seen if pa.types.is_nested(seen.type) else hashable(seen)))
             return
-        if pa.types.is_fixed_size_list(array.type):
+        is_tensor = pa.types.is_fixed_size_list(array.type)
+        if is_tensor:
             n_outer = array.null_count
             array = array.flatten() if n_outer else elements_of(array)
             self.n_cells += n_outer * self.width
@@ -115,6 +116,8 @@ class ColumnProfile:
             self._update_integers(array)
         elif pa.types.is_floating(array.type):
             self._update_floats(array)
+        elif is_tensor and pa.types.is_nested(array.type):
+            self.distinct = None  # lists of lists are kept as they are
         elif is_hashable(array.type):
             plain = array if pa.types.is_nested(array.type) else hashable(array)
             self._add_distinct(plain.drop_null() if plain.null_count else plain)
