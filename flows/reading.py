@@ -128,10 +128,10 @@ def write_file(
     with replacing(out) as temporary:
         try:
             WRITERS[suffix](temporary, schema, _watched(batches, failures), n_rows)
-        except (NotImplementedError, ValueError, OverflowError) as error:
+        except (pa.ArrowNotImplementedError, ValueError, OverflowError) as error:  # what Arrow says of a type, or of a value, it cannot write
             if error in failures:
                 raise
-            what = "this schema" if isinstance(error, NotImplementedError) else "these values"
+            what = "this schema" if isinstance(error, pa.ArrowNotImplementedError) else "these values"
             raise UsageError(f"{os.fspath(out)}: {suffix} cannot hold {what} ({error}): write .arrow, or leave columns out") from error
         return temporary.stat().st_size
 
