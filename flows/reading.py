@@ -128,10 +128,10 @@ def write_file(
     with replacing(out) as temporary:
         try:
             WRITERS[suffix](temporary, schema, _watched(batches, failures), n_rows)
-        except (pa.ArrowNotImplementedError, ValueError, OverflowError) as error:  # what Arrow says of a type, or of a value, it cannot write
+        except (NotImplementedError, ValueError, OverflowError) as error:  # Arrow's words for types and values it cannot write
             if error in failures:
                 raise
-            what = "this schema" if isinstance(error, pa.ArrowNotImplementedError) else "these values"
+            what = "this schema" if isinstance(error, NotImplementedError) else "these values"
             raise UsageError(f"{os.fspath(out)}: {suffix} cannot hold {what} ({error}): write .arrow, or leave columns out") from error
         return temporary.stat().st_size
 
@@ -178,7 +178,7 @@ def _write_parquet(path: Path, schema: pa.Schema, batches: Iterator[pa.RecordBat
     import pyarrow.parquet as pq
 
     try:
-        pq.write_table(schema.empty_table(), pa.BufferOutputStream())
+        pq.write_table(pa.Table.from_batches([], schema), pa.BufferOutputStream())
     except OSError as error:  # in memory, so a type Parquet has no word for: decimals of negative scale
         raise pa.ArrowNotImplementedError(str(error)) from error
     with pq.ParquetWriter(path, schema, compression="zstd", use_compliant_nested_type=False) as writer:
