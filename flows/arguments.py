@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import csv
+import re
 import sys
 from collections.abc import Sequence
 from typing import Any, NoReturn
@@ -102,6 +103,15 @@ class _Parser(argparse.ArgumentParser):
         raise SystemExit(UsageError.exit_code)
 
 
+def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    """The command line, parsed; a usage error ends the process, as argparse has it."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    for k in range(len(words) - 1, 0, -1):  # argparse takes a word with a dash for an option, if it is not a number
+        if words[k - 1] == "--rows" and re.fullmatch("-[0-9]+:-?[0-9]*", words[k]):
+            words[k - 1 : k + 1] = [f"--rows={words[k]}"]
+    return parser().parse_args(words)
+
+
 def parser() -> argparse.ArgumentParser:
     """The whole command line as one argparse parser."""
     common = _Parser(add_help=False)
@@ -156,7 +166,7 @@ def parser() -> argparse.ArgumentParser:
         "--rows",
         metavar="START:STOP",
         type=_row_range,
-        help="only these rows, like a Python slice; either end may be open",
+        help="only these rows, like a Python slice; either end may be open, or count from the end (-100:)",
     )
     read.add_argument("--preview", action="store_true", help="from the latents alone: approximate, fewer bytes")
     read.add_argument("--snapshot", metavar="N", type=_natural, help="an older snapshot (default: the newest)")
@@ -243,8 +253,8 @@ def _fraction(text: str) -> float:
 
 def _row_range(text: str) -> tuple[int | None, int | None]:
     start, colon, stop = text.partition(":")
-    if not colon or any(end and not (end.isascii() and end.isdigit()) for end in (start, stop)):
-        raise argparse.ArgumentTypeError(f"{text!r} is not START:STOP with whole numbers, e.g. 0:1000, 5000: or :100")
+    if not colon or any(end and re.fullmatch("-?[0-9]+", end) is None for end in (start, stop)):
+        raise argparse.ArgumentTypeError(f"{text!r} is not START:STOP with whole numbers, e.g. 0:1000, 5000: or -100: for the last")
     return int(start) if start else None, int(stop) if stop else None
 
 

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from flows.arguments import one_line, parser
+from flows.arguments import one_line, parse
 from vae_core.errors import BadInput, LatentpackError, UsageError
 
 EXIT_UNEXPECTED = 1
@@ -25,7 +25,7 @@ ENVIRONMENT = {"DO_NOT_TRACK": "1", "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code. Never raises but for argparse's SystemExit."""
-    arguments = parser().parse_args(argv)
+    arguments = parse(argv)
     debug: bool = getattr(arguments, "debug", False)
     for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)

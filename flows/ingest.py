@@ -26,6 +26,7 @@ from storage.objects import ObjectStore
 from storage.shards import load_records
 from storage.snapshots import newest_manifest
 from storage.sources import Source, SourceFile, open_source
+from storage.writer import check_writable
 from vae_core.errors import BadInput, UsageError
 from vae_core.tolerance import Tolerance, parse_tolerances
 
@@ -138,7 +139,7 @@ def survey_run(request: RunRequest, run: str, created_at: str) -> str:
     """Decide what a run will do, and leave the plan in the run's folder; returns the decision."""
     plan = survey(request, run, created_at)
     if plan.decision != NOTHING:
-        store_of(request.archive).check_writable()
+        check_writable(store_of(request.archive))
     plan.save()
     log.info("%s", plan.statement)
     return plan.decision

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from storage.claims import PENDING, claimed_for_commit, folder_of, model_claim, refuse_removed, shard_claim
+from storage.claims import PENDING, claimed_for_commit, folder_of, is_claim, model_claim, refuse_removed, shard_claim
 from storage.codec import Codec, LearnedCodec
 from storage.document import Fields, file_name, from_json, hex_id, to_json
 from storage.entries import ModelRef, ShardRef
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "VacuumResult",
+    "check_writable",
     "commit",
     "find_pending",
     "load_model",
@@ -53,13 +54,25 @@ def prepare(store: ObjectStore) -> None:
     if store.exists(FORMAT_OBJECT):
         check_format(store)
         return
-    strangers = [info.path for info in store.list("") if not info.path.startswith("reports/")]
+    # a claim alone is what a run leaves that was killed as it tried the place
+    strangers = [info.path for info in store.list("") if not info.path.startswith("reports/") and not is_claim(info.path)]
     if strangers and strangers != [FORMAT_OBJECT]:
         raise BadInput(f"{store.uri}: holds {strangers[0]!r} and is no archive; choose an empty place")
     try:
         store.create(FORMAT_OBJECT, format_line())
     except Conflict:
         check_format(store)
+
+
+def check_writable(store: ObjectStore) -> None:
+    """Find out whether an archive can be written here, before hours of training: a claim of nothing, and away with it.
+
+    Raises BadInput where it cannot, Unreachable.
+    """
+    store.check_writable()
+    if not store.is_local:
+        with claimed_for_commit(store, ()):
+            pass
 
 
 def shard_id(part_fingerprint: str, model_digest: str, format_version: tuple[int, int] = FORMAT_VERSION) -> str:

@@ -83,7 +83,8 @@ def test_the_version_is_printed():
         ["run", "a", "b", "--time-budget", "nan"],
         ["read", "a"],
         ["read", "a", "b.parquet", "--rows", "10"],
-        ["read", "a", "b.parquet", "--rows=-5:"],
+        ["read", "a", "b.parquet", "--rows", "-5"],
+        ["read", "a", "b.parquet", "--rows=--5:"],
         ["read", "a", "b.parquet", "--rows", "1:2:3"],
         ["read", "a", "b.parquet", "--rows", "x:y"],
         ["read", "a", "b.parquet", "--columns", ""],
@@ -114,10 +115,14 @@ def test_an_unknown_output_format_is_a_usage_error_before_the_archive_is_opened(
 
 @pytest.mark.parametrize(
     ("text", "expected"),
-    [("0:10", (0, 10)), (":10", (None, 10)), ("5:", (5, None)), (":", (None, None)), ("7:3", (7, 3))],
+    [
+        ("0:10", (0, 10)), (":10", (None, 10)), ("5:", (5, None)), (":", (None, None)), ("7:3", (7, 3)),
+        ("-5:", (-5, None)), ("-9:-3", (-9, -3)), (":-3", (None, -3)),
+    ],
 )
-def test_row_ranges_have_open_ends(text, expected):
-    parsed = arguments.parser().parse_args(["read", "a", "b.csv", "--rows", text])
+def test_row_ranges_have_open_ends_and_count_from_the_end(text, expected):
+    assert arguments.parse(["read", "a", "b.csv", f"--rows={text}"]).rows == expected
+    parsed = arguments.parse(["read", "a", "b.csv", "--rows", text])
     assert parsed.rows == expected
 
 

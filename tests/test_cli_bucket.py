@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import socket
 import time
 
@@ -100,3 +101,12 @@ def test_the_empty_object_that_makes_a_folder_of_a_bucket_is_no_file(bucket):
     bucket.invalidate_cache()
     with open_source("s3://bucket/source") as source:
         assert [f.path for f in source.files] == ["x.csv"] and source.table().num_rows == 1
+
+
+def test_a_bucket_that_may_not_be_written_is_bad_input_before_anything_is_trained(bucket, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    pq.write_table(pa.table({"x": [1, 2, 3]}), "days.parquet")
+    nobody = {"Effect": "Deny", "Principal": "*", "Action": "s3:PutObject", "Resource": "arn:aws:s3:::bucket/*"}
+    bucket.call_s3("put_bucket_policy", Bucket="bucket", Policy=json.dumps({"Version": "2012-10-17", "Statement": [nobody]}))
+    assert "bucket" in refused(capsys, ("run", "days.parquet", ARCHIVE))
+    assert bucket.find("bucket") == []

@@ -26,11 +26,13 @@ from vae_core.exact.forward import Lanes
 from vae_core.exact.grids import planes_of
 from vae_core.exact.linear import Linear, Term
 from vae_core.exact.plans import CellPlan, ColumnCode, DigitPlan
+from vae_core.exact.tensor_search import search_tensor
 from vae_core.exact.tensors import Planes, TensorCode, code_tensors, tensor_code_from_json
 from vae_core.fitting import refresh
 from vae_core.layout import LEARNED
 from vae_core.model import FitConfig, Model, Sample
 from vae_core.shard import decode_block, encode_shard
+from vae_core.tensor_fitting import n_weights
 
 LAW = settings(deadline=None, max_examples=40)
 
@@ -266,6 +268,30 @@ def test_weights_beyond_all_reason_are_refused_before_they_are_unpacked(monkeypa
     monkeypatch.setattr("vae_core.model.MOST_WEIGHTS", 32**2 - 1)
     with pytest.raises(CorruptArchive, match="weights of vectors beyond"):
         Model.from_files(files)
+
+
+def test_a_refresh_keeps_no_more_old_weights_than_a_model_has_room_for(monkeypatch):
+    rng = np.random.default_rng(5)
+    vectors = (rng.normal(size=(2000, 6)) @ rng.normal(size=(6, 32)) + rng.normal(size=(2000, 32)) / 9).astype(np.float32)
+    table = pa.table({"x": lists(vectors), "y": lists(vectors[:, ::-1].copy())})
+    model = fitted(table, ("*=0.01",), preview="off", seconds=20).model
+    assert n_weights(model.tensors) == 2 * 32**2
+    kept = {}
+    for room in (2 * 32**2, 2 * 32**2 - 1):
+        monkeypatch.setattr("vae_core.fitting.MOST_WEIGHTS", room)
+        monkeypatch.setattr("vae_core.model.MOST_WEIGHTS", room)
+        again = refresh(model, Sample(table, (2000,)), profiled(table), FitConfig(time_budget_s=0.0, preview="off")).model
+        kept[room] = len(Model.from_files(again.to_files()).tensors)
+    assert list(kept.values()) == [2, 1]
+
+
+def test_a_short_budget_looks_at_fewer_cells_of_tensors(monkeypatch):
+    seen = []
+    monkeypatch.setattr("vae_core.tensor_fitting.search_tensor", lambda *a: seen.append(len(a[3].values)) or search_tensor(*a))
+    table = table_of(pa.FixedShapeTensorArray.from_numpy_ndarray(smooth(1000, 24, 20)))
+    for seconds in (2, 60):
+        fitted(table, (), preview="off", seconds=seconds)
+    assert seen == [100_000 // 480 // 8 * 8 * 480, 480_000]
 
 
 def test_lanes_of_tensors_longer_than_they_need_be_are_parts_of_them():

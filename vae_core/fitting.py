@@ -22,9 +22,9 @@ from vae_core.exact.sampled import Sampled, decoded_sample
 from vae_core.exact.tensors import TensorCode
 from vae_core.layers import PreviewRefresh, Progress, Report, fit_distortion, fit_preview, still_fits, thinned
 from vae_core.layout import uses_codes
-from vae_core.model import FitConfig, FitResult, Model, Sample
+from vae_core.model import MOST_WEIGHTS, FitConfig, FitResult, Model, Sample
 from vae_core.tables import rmse_of
-from vae_core.tensor_fitting import fit_tensors
+from vae_core.tensor_fitting import fit_tensors, n_weights
 from vae_core.tolerance import Tolerance
 
 EXACT_ROWS = 60_000
@@ -114,7 +114,11 @@ def refresh(
     codes, rate = _fit_exact(plans, sample, taken, config, n_total, report, [code for code in model.codes if code.column not in taken])
     found = taken.union(code.column for code in tensors)
     # those there was no time for, or that new rows do not pay for: a shard takes what is smaller
-    older = (code for code in model.tensors if code.column not in found and plans[code.column] is model.columns[code.column])
+    older = list[TensorCode]()
+    for code in model.tensors:
+        fits = n_weights([*older, code, *tensors]) <= MOST_WEIGHTS
+        if fits and code.column not in found and plans[code.column] is model.columns[code.column]:
+            older.append(code)
     tensors, rate = (*older, *tensors), rate + tensor_rate
     preview, previews = sketch.settled(Model(model.schema, plans, codes, None, distortion, rate, tensors=tensors), n_total, report)
     refreshed = Model(model.schema, plans, codes, preview, distortion, rate, fallback, n_total, tensors).unranged()
@@ -140,7 +144,7 @@ def _fit_tensors(
     deadline = report.began + share * config.time_budget_s
     with ThreadPoolExecutor(max(1, config.threads)) as pool:
         each = pool.map if config.threads > 1 else map
-        found, rate = fit_tensors(plans, sample, taken, n_total, each, lambda: time.monotonic() < deadline)
+        found, rate = fit_tensors(plans, sample, taken, n_total, each, lambda: time.monotonic() < deadline, config.time_budget_s)
     report("tensors", len(found), rate, rate)
     return found, rate
 

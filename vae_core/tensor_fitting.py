@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 import pyarrow as pa
@@ -21,6 +21,7 @@ from vae_core.exact.tensors import TensorCode
 from vae_core.model import MOST_WEIGHTS, Sample
 
 CELLS = 800_000  # of a column that are looked at, in so many runs of rows
+LEAST_CELLS, CELLS_A_SECOND = 100_000, 30_000  # fewer where the time budget is short: a search once begun is not cut
 RUNS = 8
 DENSE_CELLS = 16_000_000
 PLAN_BYTES = 512  # a margin
@@ -28,17 +29,19 @@ WORTH_LEARNING = 0.98  # of the best conventional coding
 
 
 def fit_tensors(
-    plans: Sequence[ColumnPlan], sample: Sample, taken: set[int], n_total: int, each: Each, tick: Callable[[], bool]
+    plans: Sequence[ColumnPlan], sample: Sample, taken: set[int], n_total: int, each: Each, tick: Callable[[], bool],
+    budget_s: float,
 ) -> tuple[tuple[TensorCode, ...], float]:
     """Codes of the tensor columns that are worth it, and their estimated bits a row; without time left no more are looked for.
 
-    taken : columns that a layer codes, or that are known      n_total : rows of the dataset
+    taken : columns that a layer codes, or that are known      n_total : rows of the dataset      budget_s : of the whole fit
     """
+    n_cells = int(max(LEAST_CELLS, min(CELLS, budget_s * CELLS_A_SECOND)))
     found, rate = list[TensorCode](), 0.0
     for plan in plans:
         if plan.kind != "tensor" or plan.index in taken or not sample.table.num_rows or not tick():
             continue
-        array = one_array(_thinned(sample.table.column(plan.index), CELLS // plan.width))
+        array = one_array(_thinned(sample.table.column(plan.index), n_cells // plan.width))
         codes, n_rows = encode_column(plan, array), len(array)
         held = codes.values if codes.state is None else codes.values[codes.state == 0]
         if not len(held):
@@ -46,9 +49,9 @@ def fit_tensors(
         lo, hi = (0, plan.n_levels - 1) if plan.n_levels is not None else (min(plan.lo, int(held.min())), max(plan.hi, int(held.max())))
         cells = SampleColumn(plan.index, codes.values, codes.state, plan.fill, lo, hi, False)
         planes, widths = planes_of(_shape(plan.field.type))
-        weights_left = MOST_WEIGHTS - sum(code.dense.n**2 for code in found if code.dense is not None)
+        weights_left = MOST_WEIGHTS - n_weights(found)
         is_vector = widths == (plan.width,) and not plan.opaque and plan.width**2 <= weights_left
-        dense = _dense(plan, sample.table.column(plan.index)) if is_vector else None
+        dense = _dense(plan, sample.table.column(plan.index), n_cells * DENSE_CELLS // CELLS) if is_vector else None
         code, bits = search_tensor(plan.index, planes, widths, cells, n_total, each, tick, dense)
         theirs = conventional.rank(plan, array, codes)[0][1] * n_total / n_rows
         weighs = PLAN_BYTES + len(zstd(json.dumps(code.to_json()).encode())) + (0 if code.dense is None else len(code.dense.to_bytes()))
@@ -58,9 +61,14 @@ def fit_tensors(
     return tuple(found), rate
 
 
-def _dense(plan: ColumnPlan, column: pa.ChunkedArray) -> Dense | None:
-    """The prediction of vectors from all elements before, of those without nulls and specials."""
-    codes = encode_column(plan, _thinned(column, DENSE_CELLS // plan.width))
+def n_weights(codes: Iterable[TensorCode]) -> int:
+    """Weights of vectors, of all codes: a model has room for MOST_WEIGHTS."""
+    return sum(code.dense.n**2 for code in codes if code.dense is not None)
+
+
+def _dense(plan: ColumnPlan, column: pa.ChunkedArray, n_cells: int) -> Dense | None:
+    """The prediction of vectors from all elements before, of n_cells of those without nulls and specials."""
+    codes = encode_column(plan, _thinned(column, n_cells // plan.width))
     vectors = codes.values.reshape(-1, plan.width)
     if codes.state is not None:
         vectors = vectors[(codes.state.reshape(-1, plan.width) == 0).all(axis=1)]
