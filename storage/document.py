@@ -15,9 +15,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Never
 
-import zstandard
-
 from vae_core.errors import CorruptArchive
+from vae_core.phrases import compressed, decompressed
 
 MAX_DOCUMENT_BYTES = 256 << 20
 MAX_COUNT = 1 << 53
@@ -57,12 +56,12 @@ def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def compress(data: bytes, most: float = math.inf) -> bytes:
-    """zstd, level 19, with the content size in the frame header: the reader checks it before allocating.
+    """zstd, level 19, by the dictionary of phrases, with the content size in the frame header: the reader checks it before allocating.
 
     most : times its size the frame may stand for (and SPARE_BYTES), else a lower level makes a larger one
     """
     for level in (19, 3, 1, -10, -100, -1000, -10_000, -100_000):
-        frame = zstandard.ZstdCompressor(level=level, write_content_size=True, write_checksum=False).compress(data)
+        frame = compressed(data, level)
         if len(data) <= most * len(frame) + SPARE_BYTES:
             break
     return frame
@@ -81,13 +80,7 @@ def decompress_json(data: bytes, where: str, limit: int = MAX_DOCUMENT_BYTES) ->
 
 def decompress(data: bytes, where: str, limit: int = MAX_DOCUMENT_BYTES) -> bytes:
     """Undo `compress`. Raises CorruptArchive when the frame is damaged or claims more than `limit` bytes."""
-    try:
-        n_bytes = zstandard.frame_content_size(data)
-        if not 0 <= n_bytes <= limit:
-            raise CorruptArchive(f"{where}: compressed data claims {n_bytes} bytes, at most {limit} are read")
-        return zstandard.ZstdDecompressor().decompress(data, max_output_size=limit, allow_extra_data=False)
-    except zstandard.ZstdError as error:
-        raise CorruptArchive(f"{where}: damaged compressed data ({error})") from None
+    return decompressed(data, limit, where)
 
 
 def to_base64(data: bytes) -> str:

@@ -5,6 +5,8 @@ import json
 import numpy as np
 import pyarrow as pa
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from vae_core.coders.conventional import dictionary_bytes
 from vae_core.columns import (
@@ -17,6 +19,7 @@ from vae_core.columns import (
     decode_column,
     encode_column,
     pack_side,
+    packing,
     plan_columns,
     unpack_side,
 )
@@ -245,6 +248,37 @@ def test_packed_dictionaries_come_back_and_damage_is_seen():
     assert np.array_equal(unpack_numbers(pack_numbers(numbers), numbers.dtype, 300), numbers)
     with pytest.raises(CorruptArchive):
         unpack_numbers(pack_numbers(numbers), numbers.dtype, 299)
+
+
+PROSE = [
+    "the", "quick", "brown", "fox", "jumps", "over", "a", "lazy", "dog", "and", "of", "that", "many", "tales", "are", "told",
+    "in", "winter", "when", "nights", "grow", "long", "and", "no", "one", "is", "about", "who", "would", "not", "listen",
+]
+
+
+def test_prose_in_no_order_takes_less_in_bzip2_and_comes_back():
+    lines = [" ".join(RNG.choice(PROSE, 9)) + f" ({1900 + k % 97})" for k in range(3000)]
+    packed = pack_values(pa.array(lines))
+    assert packed[:1] == b"B" and len(packed) < 0.9 * len(zstd("\n".join(lines).encode()))
+    assert unpack_values(packed, pa.string()).to_pylist() == lines
+    for damaged in (packed[:2], packed[:-1], packed + b"x", b"B?" + packed[2:], b"B\n" + zstd(b"x\n"), b"B"):
+        with pytest.raises(CorruptArchive):
+            unpack_values(damaged, pa.string())
+    with pytest.raises(CorruptArchive):
+        unpack_values(packed, pa.int64())
+
+
+@given(st.lists(st.binary(max_size=20), max_size=30), st.sampled_from([pa.binary(), pa.large_binary()]))
+def test_any_texts_come_back_from_each_way_there_is(texts, kind):
+    values = pa.array(texts, kind)
+    ways = [b"F" + zstd(packing._front(texts)), *packing._joined(texts), pack_values(values)]
+    assert len(ways) == 3
+    assert all(unpack_values(way, kind).equals(values) for way in ways)
+
+
+def test_texts_of_every_byte_are_not_joined():
+    whole = pa.array([bytes(range(256))])
+    assert packing._joined(whole.to_pylist()) == [] and unpack_values(pack_values(whole), pa.binary()).equals(whole)
 
 
 @pytest.mark.parametrize("share", [0.0001, 0.01, 0.1, 0.5])

@@ -19,6 +19,7 @@ import zstandard
 from pcodec import standalone
 
 GOLDEN = Path(__file__).parent / "golden"
+PHRASES = Path(__file__).parent.parent / "vae_core" / "phrases.zdict"
 FIXED = {"state": 7, "step": 21, "spread": 65, "level": 7, "fraction": 8, "noise": 48, "match": 40, "rough": 48}
 NEAR = {"left", "right", "between", "spread", "level"}
 
@@ -455,7 +456,8 @@ def feature_in_full(feature: list[Any]) -> list[Any]:
 
 
 def unzstd(data: bytes) -> bytes:
-    return zstandard.ZstdDecompressor().decompress(data)
+    phrases = zstandard.ZstdCompressionDict(PHRASES.read_bytes())
+    return zstandard.ZstdDecompressor(dict_data=phrases).decompress(data)
 
 
 def pool_of(payload: bytes, layout: dict[str, Any]) -> dict[str, bytes]:

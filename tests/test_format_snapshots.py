@@ -13,12 +13,14 @@ import pytest
 import zstandard
 
 GOLDEN = Path(__file__).parent / "golden"
-ARCHIVES = sorted((GOLDEN / "1.6").glob("*/archive"))
+PHRASES = Path(__file__).parent.parent / "vae_core" / "phrases.zdict"
+ARCHIVES = sorted((GOLDEN / "1.7").glob("*/archive"))
 
 
 def unzstd(data: bytes) -> bytes:
     assert 0 <= zstandard.frame_content_size(data) <= 256 << 20
-    return zstandard.ZstdDecompressor().decompress(data)
+    phrases = zstandard.ZstdCompressionDict(PHRASES.read_bytes())
+    return zstandard.ZstdDecompressor(dict_data=phrases).decompress(data)
 
 
 def unpacked(value: Any) -> Any:
@@ -119,7 +121,7 @@ def test_every_object_of_an_archive_is_reached_from_its_snapshots(root: Path) ->
 
 
 def test_lists_of_a_history_are_those_of_every_run() -> None:
-    root = GOLDEN / "1.6" / "history" / "archive"
+    root = GOLDEN / "1.7" / "history" / "archive"
     numbers = sorted(int(path.stem) for path in (root / "snapshots").iterdir())
     assert len(numbers) >= 9 and any(not isinstance(item[0], str) for item in snapshot(root, numbers[-1])["shards"])
     for number in numbers:

@@ -18,6 +18,7 @@ from test_exact_cells import HOSTILE, changed, leaves
 from vae_core.columns.packing import unzstd, zstd
 from vae_core.errors import CorruptArchive
 from vae_core.model import COLUMNS, COLUMNS_PACKED, DECODER, ENCODER, PLAN, Model
+from vae_core.phrases import decompressed
 from vae_core.quality import digest
 from vae_core.shard import encode_shard, sample_rows
 from vae_core.shorthand import shorten, spell_out
@@ -42,7 +43,7 @@ class Files:
 
     def __init__(self, files: dict[str, bytes]) -> None:
         self.files = dict(files)
-        unpacked = zstandard.ZstdDecompressor().decompress(files[PLAN], max_output_size=1 << 24)
+        unpacked = decompressed(files[PLAN], 1 << 24, "a plan")
         cut = 4 + int.from_bytes(unpacked[:4], "little")
         self.schema, self.plan = unpacked[4:cut], json.loads(unpacked[cut:])
 

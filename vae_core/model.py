@@ -23,6 +23,7 @@ from vae_core.columns.packing import unzstd, zstd
 from vae_core.errors import CorruptArchive
 from vae_core.exact.plans import ColumnCode, column_code_from_json
 from vae_core.exact.tensors import TensorCode, tensor_code_from_json
+from vae_core.phrases import compressed, decompressed
 from vae_core.shorthand import blob_bytes, shorten, spell_out
 
 PLAN, DECODER, ENCODER = "plan.json.zst", "decoder.safetensors", "encoder.safetensors"
@@ -154,7 +155,7 @@ class Model:
             tensors[name] = np.frombuffer(blob, np.uint8)
         text = json.dumps(plan, separators=(",", ":"), ensure_ascii=False).encode()
         schema = self.schema.serialize().to_pybytes() if with_schema else b""
-        document = zstandard.ZstdCompressor(level=19).compress(len(schema).to_bytes(4, "little") + schema + text)
+        document = compressed(len(schema).to_bytes(4, "little") + schema + text)
         files = {PLAN: document}
         if tensors:
             files[DECODER] = save(tensors)
@@ -170,8 +171,7 @@ class Model:
         Raises CorruptArchive on anything to_files does not write.
         """
         try:
-            with zstandard.ZstdDecompressor().stream_reader(files[PLAN]) as reader:
-                unpacked = reader.read(MAX_PLAN_BYTES)
+            unpacked = decompressed(files[PLAN], MAX_PLAN_BYTES, "model")
             cut = 4 + int.from_bytes(unpacked[:4], "little")
             if cut > 4 or schema is None:
                 schema = pa.ipc.read_schema(pa.BufferReader(unpacked[4:cut]))

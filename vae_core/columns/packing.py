@@ -1,10 +1,11 @@
 """Dictionaries as small byte strings: sorted strings front-coded, sorted numbers in pcodec or zstd.
 
-First byte: I Arrow IPC stream in zstd; F front-coded strings in zstd; Z numbers in zstd; P numbers in pcodec.
+First byte: I Arrow IPC stream in zstd; F front-coded strings in zstd; B strings in bzip2; Z numbers in zstd; P numbers in pcodec.
 """
 
 from __future__ import annotations
 
+import bz2
 from typing import Any
 
 import numpy as np
@@ -103,14 +104,15 @@ def pack_values(values: pa.Array) -> bytes:
     """A dictionary of any type, without nulls."""
     best = b"I" + zstd(to_ipc(values))
     if _is_text(values.type):
-        front = b"F" + zstd(_front(values))
-        if len(front) < len(best):
-            best = front
+        texts: list[bytes] = values.cast(pa.large_binary()).to_pylist()
+        best = min(best, b"F" + zstd(_front(texts)), *_joined(texts), key=len)
     return best
 
 
 def unpack_values(data: bytes, value_type: pa.DataType) -> pa.Array:
     """The inverse of `pack_values`; raises CorruptArchive."""
+    if data[:1] == b"B" and _is_text(value_type):
+        return _texts(_split(data), value_type)
     body = unzstd(data[1:])
     if data[:1] == b"I":
         return from_ipc(body, value_type)
@@ -155,9 +157,28 @@ def _is_text(value_type: pa.DataType) -> bool:
     return bool(t.is_string(value_type) or t.is_large_string(value_type) or t.is_binary(value_type) or t.is_large_binary(value_type))
 
 
-def _front(values: pa.Array) -> bytes:
+def _joined(texts: list[bytes]) -> list[bytes]:
+    """B, a byte that no text holds, and in bzip2 each text with that byte behind it; nothing where every byte occurs. Prose in no order
+    takes a seventh less so than by zstd."""
+    whole = b"".join(texts)
+    free = next((byte for byte in (b"\n", b"\0", *(bytes([k]) for k in range(1, 256))) if byte not in whole), None)
+    return [] if free is None else [b"B" + free + bz2.compress(b"".join(text + free for text in texts))]
+
+
+def _split(data: bytes) -> list[bytes]:
+    """The inverse of `_joined`."""
+    opened = bz2.BZ2Decompressor()
+    try:
+        whole = opened.decompress(data[2:], _MOST_BYTES)
+    except (OSError, ValueError) as error:
+        raise CorruptArchive(f"a dictionary in bzip2 cannot be read: {error}") from None
+    if not opened.eof or opened.unused_data or (whole and whole[-1:] != data[1:2]):
+        raise CorruptArchive(f"a dictionary in bzip2 is cut short, has a tail, or is larger than {_MOST_BYTES} bytes")
+    return whole.split(data[1:2])[:-1]
+
+
+def _front(texts: list[bytes]) -> bytes:
     """n u32, shared-prefix lengths u32, suffix lengths u32 (both as byte planes), suffixes end to end."""
-    texts: list[bytes] = values.cast(pa.large_binary()).to_pylist()
     shared = np.zeros(len(texts), np.uint32)
     suffixes = []
     before = b""
@@ -192,7 +213,11 @@ def _unfront(data: bytes, value_type: pa.DataType) -> pa.Array:
         if total > _MOST_BYTES:
             raise CorruptArchive(f"a front-coded dictionary is larger than {_MOST_BYTES} bytes")
         texts.append(before)
+    return _texts(texts, value_type)
+
+
+def _texts(texts: list[bytes], value_type: pa.DataType) -> pa.Array:
     try:
         return pa.array(texts, pa.large_binary()).cast(value_type)
     except pa.ArrowException as error:
-        raise CorruptArchive(f"a front-coded dictionary is no {value_type}: {error}") from None
+        raise CorruptArchive(f"a dictionary of texts is no {value_type}: {error}") from None
