@@ -64,12 +64,12 @@ def _code_forward(channel: Channel, plan: CellPlan, decoded: Decoded, own: Ints,
     """As code_cells, for rows one after another: a step is a pass of a row of every lane."""
     assert plan.forward is not None and plan.linear is not None
     lanes = Lanes(decoded, plan.forward, np.arange(decoded.n_rows) if active is None else np.flatnonzero(active), plan.linear)
-    if kernel.available() and len(lanes.rows):
+    if kernel.available() and lanes.n:
         _code_forward_by_kernel(channel, plan, decoded, own, lanes)
         return
     tables, walk = _numpy_tables(plan), Walk(lanes, plan.linear, decoded, plan.matches, plan.leader)
-    fixed = {f: decoded.feature(f)[lanes.rows] for d in plan.digits for f in d.features if f.is_given}
-    truth = own[lanes.rows] if channel.writes else None
+    fixed = {f: lanes.of(decoded.feature(f)) for d in plan.digits for f in d.features if f.is_given}
+    truth = lanes.of(own) if channel.writes else None
     for step in range(lanes.n_steps):
         here = slice(int(lanes.edges[step]), int(lanes.edges[step + 1]))
         n, around = here.stop - here.start, walk.around(step)
@@ -105,9 +105,9 @@ def _code_forward_by_kernel(channel: Channel, plan: CellPlan, decoded: Decoded, 
             if f.kind == "digit":
                 levels.append(None)
             elif f.is_given:
-                levels.append(decoded.feature(f)[lanes.rows].astype(np.int32))
+                levels.append(lanes.of(decoded.feature(f).astype(np.int32)))
             else:  # the kernel adds what it finds
-                levels.append(np.zeros(len(lanes.rows), np.int32))
+                levels.append(np.zeros(lanes.n, np.int32))
                 strides = [0] * (place + 1) + [n_contexts(sizes[place + 1 : at]) for at in range(place + 1, len(sizes) + 1)]
                 features.append(OwnFeature(k, f.kind, f.edges, tuple(strides), f.lo))
         contexts.append(Contexts.of(sizes, levels))
@@ -115,9 +115,9 @@ def _code_forward_by_kernel(channel: Channel, plan: CellPlan, decoded: Decoded, 
     numbers = (0, scheme.lo, scheme.shift, scheme.escape) if isinstance(scheme, Direct) else (1, 0, 0, scheme.escape)
     walk = kernel_walk(lanes, plan.linear, decoded, features, plan.last_chunk, numbers, plan.matches, plan.leader)
     if not channel.writes:
-        own[lanes.rows] = channel.read_forward(tables, contexts, walk)
+        lanes.put(own, channel.read_forward(tables, contexts, walk))
         return
-    truth = own[lanes.rows]
+    truth = lanes.of(own)
     tables.bind(contexts)
     walk.over(truth, tables.digits)
     known, _, raw = scheme.split(truth, walk.guess)

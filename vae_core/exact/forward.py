@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
+from functools import cached_property
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,20 +20,24 @@ from vae_core.entropy import kernel
 from vae_core.entropy.lanes import KernelMatch, KernelWalk, OwnFeature
 from vae_core.errors import CorruptArchive
 from vae_core.exact.features import NOISE_LEVELS, Decoded, Surroundings, noise_level
-from vae_core.exact.linear import SHIFT, Linear, Term
+from vae_core.exact.linear import SHIFT, Linear
 from vae_core.exact.matches import Match, Memory, bits_for, fixed_hashes, led, level
 
 Ints = NDArray[np.int64]
+S = TypeVar("S", bound=np.generic)
 STEPS = 512  # rows of a lane, unless there are more rows than MOST_LANES of them
 MOST_LANES = 512
 MOST_SURPRISE = 1 << 40
+ROUND = 1 << (SHIFT - 1)
+APART = 8  # places between lanes that are transposed: at distances of powers of two they would fall on the same places of a cache
+SPAN = 1 << 14  # places summed at once
 REACHES, LEAST_LANES = 16, 16  # of lanes of tensors: lengths of what a prediction looks back, and how many for that at least
 
 
 class Lanes:
     """The active rows of a block in coding order.
 
-    rows        : (n,) row numbers, step after step; within a step lane after lane
+    n           : how many they are
     edges       : (n_steps + 1,) where each step begins
     sorted_rows : (n,) row numbers in their order, lane after lane
     lanes       : None where the rows of a step are those of the first lanes, one each; else (n,) the lane of each row. Of tensors, cells
@@ -60,34 +66,72 @@ class Lanes:
                 length = -(-length // decoded.piece) * decoded.piece
         self.n_lanes = -(-n // length)
         self.n_steps = min(n, length)
-        place = np.arange(self.n_steps)[:, None] + length * np.arange(self.n_lanes)
-        held = place < n
-        self._length, self._in_order = length, not keys and len(active) == decoded.n_rows
+        self._length, self._in_order = length, decoded.piece > 0 or (not keys and n == decoded.n_rows)
+        self._last = n - length * (self.n_lanes - 1)  # places of the last lane
         self.lanes: Ints | None = None
         if len(active) < n:
-            is_active = np.zeros(n, np.bool_)
-            is_active[active] = True
-            held[held] = is_active[place[held]]
-            self.lanes = np.nonzero(held)[1]
-        self._places = place[held]  # of the coded rows in the sorted ones
-        self.rows = self.sorted_rows[self._places]
-        self.edges = np.concatenate([[0], np.cumsum(held.sum(axis=1))])
+            held = np.zeros(self.n_lanes * length, np.bool_)
+            held[active] = True
+            steps, self.lanes = np.nonzero(held.reshape(self.n_lanes, length).T)
+            self._places = length * self.lanes + steps  # of the coded rows in the sorted ones
+            self.edges = np.searchsorted(steps, np.arange(self.n_steps + 1))
+        else:
+            steps = np.arange(self.n_steps + 1)
+            self.edges = steps * self.n_lanes - np.maximum(steps - self._last, 0)
+        self.n = int(self.edges[-1])
+
+    @cached_property
+    def rows(self) -> Ints:
+        """(n,) row numbers, step after step; within a step lane after lane."""
+        return self.in_steps(self.sorted_rows)
+
+    def in_steps(self, values: NDArray[S]) -> NDArray[S]:
+        """(n,) values of the sorted rows in coding order: of whole lanes a transposition, several times as fast as look-ups."""
+        if self.lanes is not None or not self.n:
+            found: NDArray[S] = values[self._places] if self.n else values[:0]
+            return found
+        padded = np.empty((self.n_lanes, self._length + APART), values.dtype)
+        whole, rest = self.n_lanes - 1, self._last
+        padded[:whole, : self._length] = values[: whole * self._length].reshape(whole, self._length)
+        padded[whole, :rest] = values[whole * self._length :]
+        found = np.empty(self.n, values.dtype)
+        between = rest * self.n_lanes
+        found[:between].reshape(rest, self.n_lanes)[:] = padded.T[:rest]
+        found[between:].reshape(self.n_steps - rest, whole)[:] = padded.T[rest : self.n_steps, :whole]
+        return found
+
+    def put(self, own: Ints, values: Ints) -> None:
+        """Give the coded rows of a column, (n_rows,), their (n,) values in coding order."""
+        if self.lanes is not None or not self._in_order:
+            own[self.rows] = values
+            return
+        whole, rest = self.n_lanes - 1, self._last
+        padded = np.empty((self._length, self.n_lanes + APART), np.int64)
+        between = rest * self.n_lanes
+        padded[:rest, : self.n_lanes] = values[:between].reshape(rest, self.n_lanes)
+        padded[rest : self.n_steps, :whole] = values[between:].reshape(self.n_steps - rest, whole)
+        own[: whole * self._length].reshape(whole, self._length)[:] = padded.T[:whole]
+        own[whole * self._length :] = padded[:rest, whole]
+
+    def of(self, values: NDArray[S]) -> NDArray[S]:
+        """(n,) what a column, (n_rows,) values, holds in each row, in coding order."""
+        return self.in_steps(values) if self._in_order else values[self.rows]
+
+    def sorted(self, values: Ints) -> Ints:
+        """What a column, (n_rows,) values, holds in each of the sorted rows."""
+        return values if self._in_order else values[self.sorted_rows]
 
     def shifted(self, values: Ints, lag: int) -> Ints:
         """(n,) what a column, (n_rows,) values, holds `lag` rows before each row, in coding order; at the ends what is nearest."""
-        if self._in_order and len(values):
-            return self._side_by_side(_moved(values, lag))
-        rows = self.sorted_rows[np.clip(self._places - lag, 0, len(self.sorted_rows) - 1)] if lag else self.rows
-        found: Ints = values[rows]
-        return found
+        if not len(self.sorted_rows):
+            return values[:0]
+        return self.in_steps(_moved(self.sorted(values), lag))
 
-    def _side_by_side(self, values: Ints) -> Ints:
-        """(n,) values of all rows, which are in their order, in coding order: a transposition, several times as fast as look-ups."""
-        whole, rest = divmod(len(values), self._length)
-        padded = np.empty(self.n_lanes * self._length, np.int64)
-        padded[: len(values)] = values
-        grid = padded.reshape(self.n_lanes, self._length).T[: self.n_steps]
-        return np.concatenate([grid[:rest].ravel(), grid[rest:, :whole].ravel()])
+    def firsts(self, lag: int) -> Ints:
+        """Of the rows of the first step, the place in the sorted rows that is `lag` before; at the ends what is nearest."""
+        first = slice(0, int(self.edges[1]) if self.n else 0)
+        places = self._length * np.arange(self.n_lanes) if self.lanes is None else self._places[first]
+        return np.clip(places - lag, 0, len(self.sorted_rows) - 1)
 
     def back(self, truth: Ints, lag: int) -> Ints:
         """(n,) what is known of (n,) values in coding order so many steps before each, in its lane; of the first steps what is first."""
@@ -132,7 +176,7 @@ class Walk:
         self._noise = np.zeros(lanes.n_lanes, np.int64)
         self._guess: Ints = np.empty(0, np.int64)
         self._leader = leader
-        self._memories = [Memory(match, fixed_hashes(match, lanes, decoded), len(lanes.rows)) for match in matches]
+        self._memories = [Memory(match, fixed_hashes(match, lanes, decoded), lanes.n) for match in matches]
 
     def around(self, step: int) -> Surroundings:
         """What is known of the rows of a step."""
@@ -173,11 +217,35 @@ class Walk:
 
 def fixed_totals(lanes: Lanes, linear: Linear, decoded: Decoded) -> Ints:
     """(n,) what a prediction sums of other columns, in coding order. Raises CorruptArchive when one of them is not decoded."""
-    n = len(lanes.rows)
-    found = _fixed([t for t in linear.terms if t.column >= 0], linear.bias, lanes, decoded, slice(0, n))
-    first = slice(0, int(lanes.edges[1]) if n else 0)
-    found[first] = _fixed(linear.anchor_terms, linear.anchor_bias, lanes, decoded, first)
+    terms = [t for t in linear.terms if t.column >= 0]
+    missing = [t.column for t in (*terms, *linear.anchor_terms) if t.column not in decoded.values]
+    if missing:
+        raise CorruptArchive(f"model predicts a column from column {missing[0]}, which is not decoded before it")
+    known = {t.column: lanes.sorted(decoded.values[t.column]) for t in (*terms, *linear.anchor_terms)}
+    found = lanes.in_steps(_totals([(known[t.column], t.lag, t.weight) for t in terms], linear.bias, len(lanes.sorted_rows)))
+    if lanes.n:
+        first = np.full(int(lanes.edges[1]), linear.anchor_bias + ROUND, np.int64)
+        with np.errstate(over="ignore"):
+            for t in linear.anchor_terms:
+                first += np.int64(t.weight) * known[t.column][lanes.firsts(t.lag)]
+        found[: len(first)] = first
     return found
+
+
+def _totals(terms: Sequence[tuple[Ints, int, int]], bias: int, n: int) -> Ints:
+    """(n,) sums over (values, lag, weight) of weight times what values, (n,), are `lag` places before, and what rounds them."""
+    total = np.full(n, bias + ROUND, np.int64)
+    room = np.empty(min(n, SPAN), np.int64)
+    for start in range(0, n if terms else 0, SPAN):  # what is summed stays in the cache
+        stop = min(n, start + SPAN)
+        for values, lag, weight in terms:
+            low, high = max(start, min(stop, lag)), min(stop, max(start, n + lag))
+            with np.errstate(over="ignore"):
+                total[start:low] += values[0] * np.int64(weight)
+                total[high:stop] += values[-1] * np.int64(weight)
+                if low < high:
+                    total[low:high] += np.multiply(values[low - lag : high - lag], np.int64(weight), out=room[: high - low])
+    return total
 
 
 def kernel_walk(
@@ -186,7 +254,7 @@ def kernel_walk(
 ) -> KernelWalk:
     """The same walk by the kernel."""
     terms = [(term.lag, term.weight) for term in linear.terms if term.column < 0]
-    bits = bits_for(len(lanes.rows))
+    bits = bits_for(lanes.n)
     memories = [KernelMatch(match.lags, fixed_hashes(match, lanes, decoded), bits) for match in matches]
     fixed = fixed_totals(lanes, linear, decoded)
     lead = -1 if leader is None else leader
@@ -199,7 +267,7 @@ def known_of_rows(
 ) -> Ints:
     """(4 + n_matches, n) prediction, its fraction, the level of the noise, the value before, and the levels of matches, for each row
     in coding order, of a column, (n_rows,) values, that is known. The first row of a lane stands for the one before it."""
-    truth = own[lanes.rows]
+    truth = lanes.of(own)
     found = np.empty((4 + len(matches), len(truth)), np.int64)
     if kernel.available() and len(truth):
         walk = kernel_walk(lanes, linear, decoded, matches=matches, leader=leader)
@@ -219,13 +287,3 @@ def known_of_rows(
     found[3] = lanes.back(truth, 1)
     return found
 
-
-def _fixed(terms: Sequence[Term], bias: int, lanes: Lanes, decoded: Decoded, part: slice) -> Ints:
-    """(n,) sums of the terms that read other columns, and what rounds them, for a part of the coding order."""
-    total = np.full(len(lanes.rows[part]), bias + (1 << (SHIFT - 1)), np.int64)
-    with np.errstate(over="ignore"):
-        for term in terms:
-            if term.column not in decoded.values:
-                raise CorruptArchive(f"model predicts a column from column {term.column}, which is not decoded before it")
-            total += np.int64(term.weight) * lanes.shifted(decoded.values[term.column], term.lag)[part]
-    return total
