@@ -91,7 +91,7 @@ def _agrees_on_matches(c: Any) -> bool:
     fixed = rng.integers(-(1 << 22), 1 << 22, n)
     matches = [KernelMatch(lags, hashes, bits) for lags, hashes in (((1,), other), ((2, 1), np.zeros(n, np.uint64)), ((), other))]
     walk = KernelWalk(edges, n_lanes, [(1, 65536)], fixed, matches=matches, leader=1)
-    c.lp_walk(walk.pointer, None, kernel.pointer(values))
+    c.lp_walk(walk.pointer, None, kernel.size(0), kernel.pointer(values))
     for number, match in enumerate(matches):
         memory: dict[int, tuple[int, int]] = {}
         for step in range(length):
@@ -152,7 +152,7 @@ def _agrees_on_lags(c: Any) -> bool:
     contexts = Contexts.of(sizes, [np.zeros(n, np.int32) for _ in sizes])
     tables.bind([contexts])
     walk = KernelWalk(edges, n_lanes, terms, fixed, own)
-    c.lp_walk(walk.pointer, tables.digits, kernel.pointer(values))
+    c.lp_walk(walk.pointer, tables.digits, kernel.size(1), kernel.pointer(values))
     for k in range(1, 5):
         base, wanted = contexts.bases[k], [sum(level * own[f].strides[k] for f, level in enumerate(levels)) for _, levels in known]
         if base is None or base.tolist() != wanted:

@@ -9,6 +9,8 @@
 #define SLOT_MASK (((uint64_t)1 << SLOT_BITS) - 1)
 #define LOWER ((uint64_t)1 << 32)
 #define MAX_DEPTH 8
+#define MAX_DIGITS 2
+#define AHEAD 12 /* rows whose contexts are on their way to the cache */
 /* A product with an inverse this much too large is never below the true quotient, and with quotients up to 2^24 and divisors up
    to 2^25 (rows of a block: 2^22, in sixteenths) never reaches the next integer: truncated, it is the floor of the quotient. */
 #define UP (1.0 + 0x1p-50)
@@ -24,10 +26,12 @@ typedef struct {
     const int64_t *strides;          /* of each level: what the digit before counts in the context number */
     int32_t *const *counts;          /* of each level, (contexts, n_symbols) */
     context *const *seen;            /* of each level, (contexts,) */
-    const int32_t *const *contexts;  /* of each level, of each row of the pass, without the digit before; NULL: all 0 */
+    int32_t *const *contexts;        /* of each level, of each row of the pass, without the digit before; NULL: all 0. Of rows one
+                                        after another what other columns tell: the rest is found step by step */
     int32_t *chance;                 /* rows of all levels but the deepest, those of a chunk; row 0 has no context and no counts */
     uint32_t *cumulative;            /* rows of the deepest level, n_symbols + 1 */
     double *scale;                   /* of each of them: 2^24 / total */
+    int32_t *rows;                   /* of each row of a chunk: which of them is its */
     int64_t n_chance, n_rows;        /* rows in use */
 } digit;
 
@@ -53,75 +57,142 @@ static void smooth_plain(const int32_t *restrict count, const int32_t *restrict 
     SMOOTH
 }
 
+/* The sums of what is above each symbol, one more each for itself: `out` has n + 1 of them. Returns the last. */
+static uint32_t accumulate_plain(const int32_t *restrict chance, int64_t n, uint32_t *restrict out) {
+    uint32_t sum = 0;
+    for (int64_t s = 0; s < n; s++) {
+        out[s] = sum;
+        sum += (uint32_t)chance[s] + 1;
+    }
+    return out[n] = sum;
+}
+
 #if defined(__x86_64__) && defined(__GNUC__)
+#include <immintrin.h>
+
 __attribute__((target("avx2"))) static void smooth_avx2(const int32_t *restrict count, const int32_t *restrict above, double weight,
                                                         double inverse, int64_t n, int32_t *restrict below) {
     SMOOTH
 }
-#define SMOOTH_BEST (__builtin_cpu_supports("avx2") ? smooth_avx2 : smooth_plain)
+
+__attribute__((target("avx2"))) static uint32_t accumulate_avx2(const int32_t *restrict chance, int64_t n, uint32_t *restrict out) {
+    const __m256i one = _mm256_set1_epi32(1), last = _mm256_set1_epi32(7);
+    __m256i before = _mm256_setzero_si256(); /* the sum so far, eight times */
+    int64_t s = 0;
+    out[0] = 0;
+    for (; s + 8 <= n; s += 8) {
+        __m256i sum = _mm256_add_epi32(_mm256_loadu_si256((const __m256i *)(chance + s)), one);
+        sum = _mm256_add_epi32(sum, _mm256_slli_si256(sum, 4));
+        sum = _mm256_add_epi32(sum, _mm256_slli_si256(sum, 8)); /* of each half by itself */
+        sum = _mm256_add_epi32(sum, _mm256_shuffle_epi32(_mm256_permute2x128_si256(sum, sum, 0x08), 0xFF));
+        sum = _mm256_add_epi32(sum, before);
+        before = _mm256_permutevar8x32_epi32(sum, last);
+        _mm256_storeu_si256((__m256i *)(out + 1 + s), sum);
+    }
+    uint32_t sum = (uint32_t)_mm256_extract_epi32(before, 0);
+    for (; s < n; s++) out[s + 1] = sum += (uint32_t)chance[s] + 1;
+    return sum;
+}
+
+#define HAS_AVX2 __builtin_cpu_supports("avx2")
 #else
-#define SMOOTH_BEST smooth_plain
+#define smooth_avx2 smooth_plain
+#define accumulate_avx2 accumulate_plain
+#define HAS_AVX2 0
 #endif
 
-typedef void smoother(const int32_t *restrict, const int32_t *restrict, double, double, int64_t, int32_t *restrict);
+/* What this processor does best. */
+typedef struct {
+    void (*smooth)(const int32_t *restrict, const int32_t *restrict, double, double, int64_t, int32_t *restrict);
+    uint32_t (*accumulate)(const int32_t *restrict, int64_t, uint32_t *restrict);
+} means;
 
-static int64_t number(const digit *d, int64_t k, int64_t i, int64_t before) {
-    return d->strides[k] * before + (d->contexts[k] ? d->contexts[k][i] : 0);
+static means best_means(void) {
+    means plain = {smooth_plain, accumulate_plain}, avx2 = {smooth_avx2, accumulate_avx2};
+    return HAS_AVX2 ? avx2 : plain;
+}
+
+#ifdef __GNUC__
+#define PREFETCH(place) __builtin_prefetch(place)
+#else
+#define PREFETCH(place) ((void)0)
+#endif
+
+/* Context numbers of the rows of a chunk or a step, without the digit before: of each level, NULL where all are 0. */
+typedef const int32_t *const *numbers;
+
+static int64_t number(const digit *d, numbers contexts, int64_t k, int64_t i, int64_t before) {
+    return d->strides[k] * before + (contexts[k] ? contexts[k][i] : 0);
 }
 
 /* The cumulative frequencies of a context that this chunk meets for the first time. */
-static int64_t new_row(digit *d, smoother *smooth, int64_t i, int64_t before) {
+static int32_t new_row(digit *d, const means *by, numbers contexts, int64_t i, int64_t before) {
     int64_t n = d->n_symbols;
     int32_t last[512];
     const int32_t *above = d->chance;
     int64_t above_row = 0;
     for (int64_t k = 0; k < d->depth; k++) {
-        int64_t c = number(d, k, i, before);
+        int64_t c = number(d, contexts, k, i, before);
         context *found = &d->seen[k][c];
         if (!found->row) {
             if (found->total) {
                 above_row = d->n_chance++;
                 int32_t *below = d->chance + above_row * n;
                 double weight = (double)d->weights[k];
-                smooth(d->counts[k] + c * n, above, weight, UP / (16.0 * found->total + weight), n, below);
+                by->smooth(d->counts[k] + c * n, above, weight, UP / (16.0 * found->total + weight), n, below);
             } /* without counts it is the level above, exactly */
             found->row = (int32_t)above_row + 1;
         }
         above_row = found->row - 1;
         above = d->chance + above_row * n;
     }
-    int64_t c = number(d, d->depth, i, before);
+    int64_t c = number(d, contexts, d->depth, i, before);
     context *found = &d->seen[d->depth][c];
     if (found->total) {
         double weight = (double)d->weights[d->depth];
-        smooth(d->counts[d->depth] + c * n, above, weight, UP / (16.0 * found->total + weight), n, last);
+        by->smooth(d->counts[d->depth] + c * n, above, weight, UP / (16.0 * found->total + weight), n, last);
         above = last;
     }
     int64_t row = d->n_rows++;
-    uint32_t *out = d->cumulative + row * (n + 1), sum = 0;
-    for (int64_t s = 0; s < n; s++) {
-        out[s] = sum;
-        sum += (uint32_t)above[s] + 1;
-    }
-    out[n] = sum;
+    uint32_t sum = by->accumulate(above, n, d->cumulative + row * (n + 1));
     d->scale[row] = 16777216.0 * (UP / sum);
     found->row = (int32_t)row + 1;
-    return row;
+    return (int32_t)row;
 }
 
-static inline int64_t row_of(digit *d, smoother *smooth, int64_t i, int64_t before) {
-    int32_t row = d->seen[d->depth][number(d, d->depth, i, before)].row;
-    return row ? row - 1 : new_row(d, smooth, i, before);
+/* The rows of frequencies of a chunk: all digits before are known. */
+static void find_rows(digit *d, const means *by, numbers contexts, int64_t start, int64_t stop, const int64_t *before) {
+    int64_t n = stop - start, stride = before ? d->strides[d->depth] : 0;
+    const int32_t *own = contexts[d->depth];
+    const context *seen = d->seen[d->depth];
+    int32_t *rows = d->rows;
+    if (own && stride)
+        for (int64_t j = 0; j < n; j++) rows[j] = own[start + j] + (int32_t)(stride * before[start + j]);
+    else if (own)
+        for (int64_t j = 0; j < n; j++) rows[j] = own[start + j];
+    else
+        for (int64_t j = 0; j < n; j++) rows[j] = stride ? (int32_t)(stride * before[start + j]) : 0;
+    for (int64_t j = 0; j < n; j++) {
+        if (j + AHEAD < n) PREFETCH(&seen[rows[j + AHEAD]]);
+        int32_t row = seen[rows[j]].row;
+        rows[j] = row ? row - 1 : new_row(d, by, contexts, start + j, before ? before[start + j] : 0);
+    }
 }
 
 /* Count a chunk's symbols, and forget its rows. */
-static void learn(digit *d, int64_t start, int64_t stop, const int64_t *before, const int64_t *symbols) {
-    for (int64_t k = 0; k <= d->depth; k++) {
+static void learn(digit *d, numbers contexts, int64_t start, int64_t stop, const int64_t *before, const int64_t *symbols) {
+    int64_t n_symbols = d->n_symbols;
+    d->seen[0]->total += (int32_t)(stop - start); /* level 0 has one context */
+    d->seen[0]->row = 0;
+    for (int64_t i = start; i < stop; i++) d->counts[0][symbols[i]]++;
+    for (int64_t k = 1; k <= d->depth; k++) {
         int32_t *counts = d->counts[k];
         context *seen = d->seen[k];
+        int64_t stride = before ? d->strides[k] : 0;
+        const int32_t *own = contexts[k];
         for (int64_t i = start; i < stop; i++) {
-            int64_t c = number(d, k, i, before ? before[i] : 0);
-            counts[c * d->n_symbols + symbols[i]]++;
+            int64_t c = (own ? own[i] : 0) + (stride ? stride * before[i] : 0);
+            counts[c * n_symbols + symbols[i]]++;
             seen[c].total++;
             seen[c].row = 0;
         }
@@ -155,25 +226,61 @@ static int refill(stream *in, int64_t lane, uint64_t x) {
     return 1;
 }
 
-static int read_digit(digit *d, smoother *smooth, stream *in, int64_t start, int64_t stop, const int64_t *before, int64_t *symbols) {
-    int64_t lane = 0;
+/* The slots of a symbol from its cumulative frequencies, which are below 2^31. */
+static inline void slots_of(const uint32_t *edge, double scale, uint32_t *low, uint32_t *width) {
+#if defined(__x86_64__) && defined(__GNUC__)
+    __m128d both = _mm_mul_pd(_mm_cvtepi32_pd(_mm_loadl_epi64((const __m128i *)edge)), _mm_set1_pd(scale));
+    uint64_t ends = (uint64_t)_mm_cvtsi128_si64(_mm_cvttpd_epi32(both));
+    *low = (uint32_t)ends;
+    *width = (uint32_t)(ends >> 32) - *low;
+#else
+    *low = (uint32_t)(int64_t)(edge[0] * scale);
+    *width = (uint32_t)(int64_t)(edge[1] * scale) - *low;
+#endif
+}
+
+/* The symbol under a row of cumulative frequencies that a state's slot falls to; the state without it. */
+static inline int64_t take(const uint32_t *cumulative, double scale, int64_t n_symbols, uint64_t *x) {
+    uint64_t slot = *x & SLOT_MASK;
+    uint32_t target = (uint32_t)(((slot + 1) * cumulative[n_symbols] - 1) >> SLOT_BITS);
+    int64_t first = 0, count = n_symbols;
+    while (count > 1) {
+        int64_t half = count >> 1;
+        first = cumulative[first + half] <= target ? first + half : first;
+        count -= half;
+    }
+    uint32_t low, width;
+    slots_of(cumulative + first, scale, &low, &width);
+    *x = (uint64_t)width * (*x >> SLOT_BITS) + slot - low;
+    return first;
+}
+
+static int read_digit(digit *d, const means *by, numbers contexts, stream *in, int64_t start, int64_t stop, const int64_t *before,
+                      int64_t *symbols) {
     if (start < stop && !begin(in)) return 0;
-    for (int64_t i = start; i < stop; i++) {
-        int64_t row = row_of(d, smooth, i, before ? before[i] : 0);
-        const uint32_t *cumulative = d->cumulative + row * (d->n_symbols + 1);
-        uint64_t x = in->state[lane], slot = x & SLOT_MASK;
-        uint32_t target = (uint32_t)(((slot + 1) * cumulative[d->n_symbols] - 1) >> SLOT_BITS);
-        int64_t first = 0, count = d->n_symbols;
-        while (count > 1) {
-            int64_t half = count >> 1;
-            first = cumulative[first + half] <= target ? first + half : first;
-            count -= half;
-        }
-        uint64_t low = (uint64_t)(int64_t)(cumulative[first] * d->scale[row]);
-        uint64_t high = (uint64_t)(int64_t)(cumulative[first + 1] * d->scale[row]);
-        symbols[i] = first;
-        if (!refill(in, lane, (high - low) * (x >> SLOT_BITS) + slot - low)) return 0;
-        if (++lane == in->lanes) lane = 0;
+    find_rows(d, by, contexts, start, stop, before);
+    const int32_t *rows = d->rows;
+    int64_t n = d->n_symbols;
+    for (int64_t i = start, tile; i < stop; i += tile, rows += tile) {
+        tile = stop - i < in->lanes ? stop - i : in->lanes;
+        if (in->n_words - in->position >= tile) { /* a word for every lane: no branch on which of them take one */
+            const uint32_t *words = in->words + in->position;
+            int64_t used = 0;
+            for (int64_t lane = 0; lane < tile; lane++) {
+                uint64_t x = in->state[lane];
+                symbols[i + lane] = take(d->cumulative + rows[lane] * (n + 1), d->scale[rows[lane]], n, &x);
+                uint64_t filled = (x << 32) | words[used];
+                uint64_t hungry = x < LOWER; /* by arithmetic: which lanes are is not to be predicted */
+                in->state[lane] = x ^ ((x ^ filled) & -hungry);
+                used += (int64_t)hungry;
+            }
+            in->position += used;
+        } else
+            for (int64_t lane = 0; lane < tile; lane++) {
+                uint64_t x = in->state[lane];
+                symbols[i + lane] = take(d->cumulative + rows[lane] * (n + 1), d->scale[rows[lane]], n, &x);
+                if (!refill(in, lane, x)) return 0;
+            }
     }
     return 1;
 }
@@ -205,13 +312,14 @@ static int read_raw(const uint8_t *n_raw, stream *in, int64_t start, int64_t sto
 int64_t lp_read(digit *digits, int64_t n_digits, const int64_t *ends, int64_t n_chunks, const uint8_t *n_raw, uint64_t *state,
                 uint32_t *words, int64_t n_words, const int64_t *folds, int64_t n_folds, int64_t *at, int64_t *const *symbols,
                 int64_t *raw) {
-    smoother *smooth = SMOOTH_BEST;
+    means by = best_means();
     stream in = {state, words, n_words, folds, n_folds, at[0], at[1], at[2], at[3], 0};
     for (int64_t chunk = 0, start = 0; chunk < n_chunks; start = ends[chunk++]) {
         for (int64_t k = 0; k < n_digits; k++) {
             const int64_t *before = k ? symbols[k - 1] : 0;
-            if (!read_digit(&digits[k], smooth, &in, start, ends[chunk], before, symbols[k])) return in.error;
-            learn(&digits[k], start, ends[chunk], before, symbols[k]);
+            numbers contexts = (numbers)digits[k].contexts;
+            if (!read_digit(&digits[k], &by, contexts, &in, start, ends[chunk], before, symbols[k])) return in.error;
+            learn(&digits[k], contexts, start, ends[chunk], before, symbols[k]);
         }
         if (!read_raw(n_raw, &in, start, ends[chunk], symbols[0], raw)) return in.error;
     }
@@ -225,11 +333,15 @@ int64_t lp_read(digit *digits, int64_t n_digits, const int64_t *ends, int64_t n_
 #define NOISE_LEVELS 48
 #define MOST_SURPRISE ((int64_t)1 << 40)
 
+/* Of the room: values of lanes as long as a step's rows, then symbols and raw bits of a step. */
+enum { VALUES, SYMBOLS = 4, RAW = SYMBOLS + MAX_DIGITS, TOTALS, ROOMS };
+
 enum { LEFT, GUESS, FRACTION, NOISE, MATCH, BACK, ROUGH };
 
 typedef struct {
-    int64_t digit, kind, which, n_edges;
+    int64_t digit, kind, which, n_edges, n_table;
     const int64_t *edges;
+    const uint16_t *table;  /* levels of the values from the first edge to the last, where these are not far apart */
     const int64_t *strides; /* of each level of the digit: what one level more of the feature adds to the context number */
 } own_feature;
 
@@ -251,7 +363,10 @@ typedef struct {
 #define FAR 128
 
 typedef struct {
-    int64_t n_steps, n_lanes, n_terms, n_own, n_matches, leader, last_chunk, n_dense, dense_shift; /* leader: -1, or the match that is the prediction */
+    int64_t n_steps, n_lanes, n_past, n_terms, n_own, n_matches;
+    int64_t leader; /* -1, or the match that is the prediction */
+    int64_t last_chunk, n_dense, dense_shift;
+    int64_t keeps; /* whether guess, fraction and level are of all rows, else of those of a step */
     const int64_t *edges;             /* where each step begins, n_steps + 1 of them */
     const int64_t *lags, *weights;    /* of the terms that read the column itself */
     const int64_t *fixed;             /* of each row: the sum of all other terms */
@@ -260,31 +375,47 @@ typedef struct {
     const int16_t *dense;             /* (n_dense, n_dense) weights of vectors: exact/dense.py */
     const int64_t *bias;              /* n_dense of them */
     const int64_t *lanes;             /* of each row its lane; null: the rows of a step are those of the first lanes */
-    int64_t *past;                    /* (n_steps, n_lanes) values */
+    int64_t *past;                    /* (n_past, n_lanes) values, those of a step in row step % n_past: as far back as anything looks */
     int64_t *noise, *sums;            /* of each lane */
     int64_t *guess;                   /* of each row */
     uint8_t *fraction, *level;        /* of each row: of the prediction, of the noise */
-    int64_t is_residual, lo, shift, escape; /* the scheme */
+    int64_t *room;                    /* ROOMS times n_lanes */
+    int32_t *levels;                  /* (1 + MAX_DIGITS MAX_DEPTH) times n_lanes */
+    int64_t is_residual, lo, shift, escape, limit; /* the scheme; what it codes is below the limit */
 } walk;
 
 static int64_t bits_of(int64_t x) { return x <= 0 ? 0 : 64 - __builtin_clzll((uint64_t)x); }
 
-static int64_t bins(const own_feature *f, int64_t x) {
-    int64_t low = 0, high = f->n_edges;
-    while (low < high) {
-        int64_t half = (low + high) >> 1;
-        if (f->edges[half] <= x) low = half + 1;
-        else high = half;
+/* Levels of n values. */
+static void bins(const own_feature *f, const int64_t *x, int64_t n, int32_t *found) {
+    int32_t last = (int32_t)f->n_edges;
+    if (f->n_table) {
+        int64_t least = f->edges[0];
+        for (int64_t j = 0; j < n; j++) {
+            uint64_t above = (uint64_t)x[j] - (uint64_t)least;
+            found[j] = x[j] < least ? 0 : above < (uint64_t)f->n_table ? f->table[above] : last;
+        }
+        return;
     }
-    return low;
+    for (int64_t j = 0; j < n; j++) {
+        int64_t first = 0;
+        for (int64_t count = f->n_edges; count > 0; count >>= 1) { /* the answer lies in first .. first + count */
+            int64_t half = (count + 1) >> 1;
+            first = f->edges[first + half - 1] <= x[j] ? first + half : first;
+        }
+        found[j] = (int32_t)first;
+    }
 }
+
+/* Values of the lanes in a step that is known, and not forgotten. */
+static int64_t *past_of(const walk *w, int64_t step) { return w->past + (step < w->n_past ? step : step % w->n_past) * w->n_lanes; }
 
 /* The cell that holds a row's key, -1 for none. */
 static int64_t recall(const walk *w, const match *m, int64_t step, int64_t lane, int64_t i) {
     if (step < m->reach) return -1;
     uint64_t key = m->fixed[i];
     for (int64_t k = 0; k < m->n_lags; k++) {
-        key = (key ^ (uint64_t)w->past[(step - m->lags[k]) * w->n_lanes + lane]) * FACTOR;
+        key = (key ^ (uint64_t)past_of(w, step - m->lags[k])[lane]) * FACTOR;
         key ^= key >> FOLD;
     }
     key = (key * FACTOR) | 1;
@@ -302,10 +433,6 @@ static uint8_t match_level(const match *m, int64_t cell, int64_t guess) {
     return (uint8_t)(32 + beyond + (off < 0 ? 4 : 0));
 }
 
-static int64_t back(const walk *w, int64_t step, int64_t lane, int64_t lag) {
-    return w->past[(step > lag ? step - lag : 0) * w->n_lanes + lane];
-}
-
 static int64_t noise_level(int64_t noise) {
     int64_t size = bits_of(noise) > 2 ? bits_of(noise) : 2, level = 2 * (size - 4) + ((noise >> (size - 2)) & 1);
     return level < 0 ? 0 : level > NOISE_LEVELS - 2 ? NOISE_LEVELS - 2 : level;
@@ -317,10 +444,21 @@ static int64_t apart(int64_t a, int64_t b) {
     return (int64_t)(size < (uint64_t)MOST_SURPRISE ? size : (uint64_t)MOST_SURPRISE);
 }
 
-static int64_t roughness(const walk *w, int64_t step, int64_t lane, int64_t width) {
-    int64_t before = back(w, step, lane, 1), above = back(w, step, lane, width), beyond = back(w, step, lane, width + 1);
-    int64_t beside = back(w, step, lane, width > 1 ? width - 1 : 1);
-    return noise_level((apart(before, beyond) + apart(above, beyond) + apart(above, beside)) << 6);
+/* What each of the n rows of a step, the first of which is `first`, was `lag` steps before. */
+static const int64_t *back(const walk *w, int64_t step, int64_t first, int64_t n, int64_t lag, int64_t room) {
+    const int64_t *past = past_of(w, step > lag ? step - lag : 0);
+    if (!w->lanes) return past;
+    int64_t *found = w->room + room * w->n_lanes;
+    for (int64_t j = 0; j < n; j++) found[j] = past[w->lanes[first + j]];
+    return found;
+}
+
+static void roughness(const walk *w, int64_t step, int64_t first, int64_t n, int64_t width, int32_t *found) {
+    const int64_t *before = back(w, step, first, n, 1, VALUES), *above = back(w, step, first, n, width, VALUES + 1);
+    const int64_t *beyond = back(w, step, first, n, width + 1, VALUES + 2);
+    const int64_t *beside = back(w, step, first, n, width > 1 ? width - 1 : 1, VALUES + 3);
+    for (int64_t j = 0; j < n; j++)
+        found[j] = (int32_t)noise_level((apart(before[j], beyond[j]) + apart(above[j], beyond[j]) + apart(above[j], beside[j])) << 6);
 }
 
 /* What all elements before add to the predictions of a step of vectors. */
@@ -329,7 +467,7 @@ static void weigh(const walk *w, int64_t step) {
     for (int64_t lane = 0; lane < n; lane++) w->sums[lane] = 0;
     for (int64_t k = 0; k < step; k++) {
         uint64_t weight = (uint64_t)(int64_t)w->dense[step * w->n_dense + k];
-        const int64_t *past = w->past + k * w->n_lanes;
+        const int64_t *past = past_of(w, k);
         if (weight)
             for (int64_t lane = 0; lane < n; lane++) w->sums[lane] = (int64_t)((uint64_t)w->sums[lane] + weight * (uint64_t)past[lane]);
     }
@@ -337,147 +475,272 @@ static void weigh(const walk *w, int64_t step) {
         w->sums[lane] = (int64_t)(((uint64_t)w->sums[lane] << (SHIFT - w->dense_shift)) + (uint64_t)w->bias[step]);
 }
 
-/* Predictions of a step, and what its rows add to their contexts. */
-static void predict(const walk *w, digit *digits, int64_t step) {
-    int64_t first = w->edges[step];
-    if (w->n_dense) weigh(w, step);
-    for (int64_t i = first; i < w->edges[step + 1]; i++) {
-        int64_t lane = w->lanes ? w->lanes[i] : i - first;
-        uint64_t total = (uint64_t)w->fixed[i] + (w->n_dense ? (uint64_t)w->sums[lane] : 0);
-        for (int64_t k = 0; step && k < w->n_terms; k++) {
-            int64_t back = step > w->lags[k] ? step - w->lags[k] : 0;
-            total += (uint64_t)w->weights[k] * (uint64_t)w->past[back * w->n_lanes + lane];
-        }
-        int64_t level = step < 2 ? NOISE_LEVELS - 1 : noise_level(w->noise[lane]);
-        w->guess[i] = (int64_t)total >> SHIFT;
-        w->fraction[i] = ((int64_t)total >> (SHIFT - 3)) & 7;
-        w->level[i] = (uint8_t)level;
-        int64_t cells[MAX_MATCHES];
-        for (int64_t k = 0; k < w->n_matches; k++) cells[k] = recall(w, &w->matches[k], step, lane, i);
+/* Predictions of a step and the levels of their noise; whether they are kept or not, they begin at `out`. */
+static void predict(const walk *w, int64_t step, int64_t out) {
+    int64_t first = w->edges[step], n = w->edges[step + 1] - first;
+    int64_t *restrict totals = w->room + TOTALS * w->n_lanes, *guess = w->guess + out;
+    uint8_t *fraction = w->fraction + out, *level = w->level + out;
+    for (int64_t j = 0; j < n; j++) totals[j] = w->fixed[first + j];
+    if (w->n_dense) {
+        weigh(w, step);
+        for (int64_t j = 0; j < n; j++)
+            totals[j] = (int64_t)((uint64_t)totals[j] + (uint64_t)w->sums[w->lanes ? w->lanes[first + j] : j]);
+    }
+    for (int64_t k = 0; step && k < w->n_terms; k++) {
+        const int64_t *past = back(w, step, first, n, w->lags[k], VALUES);
+        uint64_t weight = (uint64_t)w->weights[k];
+        for (int64_t j = 0; j < n; j++) totals[j] = (int64_t)((uint64_t)totals[j] + weight * (uint64_t)past[j]);
+    }
+    for (int64_t j = 0; j < n; j++) {
+        guess[j] = totals[j] >> SHIFT;
+        fraction[j] = (totals[j] >> (SHIFT - 3)) & 7;
+    }
+    for (int64_t j = 0; j < n; j++)
+        level[j] = (uint8_t)(step < 2 ? NOISE_LEVELS - 1 : noise_level(w->noise[w->lanes ? w->lanes[first + j] : j]));
+    for (int64_t j = 0; w->n_matches && j < n; j++) {
+        int64_t cells[MAX_MATCHES] = {-1}, lane = w->lanes ? w->lanes[first + j] : j;
+        for (int64_t k = 0; k < w->n_matches; k++) cells[k] = recall(w, &w->matches[k], step, lane, first + j);
         if (w->leader >= 0 && cells[w->leader] >= 0) {
-            w->guess[i] = w->matches[w->leader].values[cells[w->leader]];
-            w->fraction[i] = 0;
+            guess[j] = w->matches[w->leader].values[cells[w->leader]];
+            fraction[j] = 0;
         }
-        for (int64_t k = 0; k < w->n_matches; k++) w->matches[k].level[i] = match_level(&w->matches[k], cells[k], w->guess[i]);
-        for (int64_t k = 0; digits && k < w->n_own; k++) {
-            const own_feature *f = &w->own[k];
-            int64_t found = level;
-            if (f->kind == LEFT) found = step ? bins(f, w->past[(step - 1) * w->n_lanes + lane]) : f->n_edges + 1;
-            if (f->kind == GUESS) found = bins(f, w->guess[i]);
-            if (f->kind == FRACTION) found = w->fraction[i];
-            if (f->kind == MATCH) found = w->matches[f->which].level[i];
-            if (f->kind == BACK) found = step ? bins(f, back(w, step, lane, f->which)) : f->n_edges + 1;
-            if (f->kind == ROUGH) found = step ? roughness(w, step, lane, f->which) : NOISE_LEVELS - 1;
-            digit *d = &digits[f->digit];
-            for (int64_t at = 0; at <= d->depth; at++)
-                if (f->strides[at]) ((int32_t *)d->contexts[at])[i] += (int32_t)(found * f->strides[at]);
+        for (int64_t k = 0; k < w->n_matches; k++) w->matches[k].level[first + j] = match_level(&w->matches[k], cells[k], guess[j]);
+    }
+}
+
+/* Whether a level of a digit has features of the column itself. */
+static int owns(const walk *w, int64_t digit, int64_t at) {
+    for (int64_t k = 0; k < w->n_own; k++)
+        if (w->own[k].digit == digit && w->own[k].strides[at]) return 1;
+    return 0;
+}
+
+/* What the rows of a step add to their context numbers, of each level of each digit from `into` on. */
+static void complete(const walk *w, const digit *digits, int64_t step, int64_t out, int32_t *const (*into)[MAX_DEPTH]) {
+    int64_t first = w->edges[step], n = w->edges[step + 1] - first;
+    int32_t *restrict found = w->levels;
+    for (int64_t k = 0; k < w->n_own; k++) {
+        const own_feature *f = &w->own[k];
+        const uint8_t *levels = f->kind == FRACTION ? w->fraction + out : w->level + out;
+        if (f->kind == MATCH) levels = w->matches[f->which].level + first;
+        if (f->kind == GUESS) bins(f, w->guess + out, n, found);
+        else if (f->kind == LEFT || f->kind == BACK) {
+            if (step) bins(f, back(w, step, first, n, f->kind == LEFT ? 1 : f->which, VALUES), n, found);
+            else
+                for (int64_t j = 0; j < n; j++) found[j] = (int32_t)f->n_edges + 1;
+        } else if (f->kind == ROUGH && step) roughness(w, step, first, n, f->which, found);
+        else
+            for (int64_t j = 0; j < n; j++) found[j] = f->kind == ROUGH ? NOISE_LEVELS - 1 : levels[j];
+        for (int64_t at = 0; at <= digits[f->digit].depth; at++) {
+            int32_t *restrict to = into[f->digit][at], stride = (int32_t)f->strides[at];
+            for (int64_t j = 0; stride && j < n; j++) to[j] += found[j] * stride;
         }
     }
 }
 
+/* The contexts of a step's rows: those of levels without features of the column itself are there. */
+static void contexts_of(const walk *w, const digit *digits, int64_t n_digits, int64_t step, int32_t *(*contexts)[MAX_DEPTH]) {
+    int64_t first = w->edges[step], n = w->edges[step + 1] - first;
+    for (int64_t k = 0; k < n_digits; k++)
+        for (int64_t at = 0; at <= digits[k].depth; at++) {
+            int32_t *given = digits[k].contexts[at] ? digits[k].contexts[at] + first : 0;
+            contexts[k][at] = given;
+            if (!owns(w, k, at)) continue;
+            int32_t *own = contexts[k][at] = w->levels + (1 + k * MAX_DEPTH + at) * w->n_lanes;
+            for (int64_t j = 0; j < n; j++) own[j] = given ? given[j] : 0;
+        }
+    complete(w, digits, step, 0, (int32_t *const (*)[MAX_DEPTH])contexts);
+}
+
 /* Values of a step, now known. */
-static void remember(const walk *w, int64_t step, const int64_t *values) {
-    int64_t first = w->edges[step];
+static void remember(const walk *w, int64_t step, int64_t out, const int64_t *values) {
+    int64_t first = w->edges[step], n = w->edges[step + 1] - first;
+    int64_t *past = past_of(w, step);
+    const int64_t *guess = w->guess + out;
     if (step && w->lanes) /* cells without a value stand for those before them */
-        for (int64_t lane = 0; lane < w->n_lanes; lane++) w->past[step * w->n_lanes + lane] = w->past[(step - 1) * w->n_lanes + lane];
-    for (int64_t i = first; i < w->edges[step + 1]; i++) {
-        int64_t lane = w->lanes ? w->lanes[i] : i - first;
-        int64_t off = (int64_t)((uint64_t)values[i] - (uint64_t)w->guess[i]);
-        uint64_t size = off < 0 ? -(uint64_t)off : (uint64_t)off;
-        int64_t surprise = (int64_t)(size < (uint64_t)MOST_SURPRISE ? size : (uint64_t)MOST_SURPRISE) << 8;
-        w->past[step * w->n_lanes + lane] = values[i];
+        for (int64_t lane = 0; lane < w->n_lanes; lane++) past[lane] = past_of(w, step - 1)[lane];
+    for (int64_t j = 0; j < n; j++) {
+        int64_t lane = w->lanes ? w->lanes[first + j] : j, surprise = apart(values[j], guess[j]) << 8;
+        past[lane] = values[j];
         w->noise[lane] = step == 1 ? surprise : w->noise[lane] + ((surprise - w->noise[lane]) >> 3);
     }
     for (int64_t k = 0; k < w->n_matches; k++) {
         const match *m = &w->matches[k];
-        for (int64_t i = first; step >= m->reach && i < w->edges[step + 1]; i++) {
-            uint64_t key = m->now[w->lanes ? w->lanes[i] : i - first], cell = key >> (64 - m->bits);
+        for (int64_t j = 0; step >= m->reach && j < n; j++) {
+            uint64_t key = m->now[w->lanes ? w->lanes[first + j] : j], cell = key >> (64 - m->bits);
             m->keys[cell] = key;
-            m->values[cell] = values[i];
+            m->values[cell] = values[j];
         }
     }
 }
 
-static int64_t join(const walk *w, const int64_t *const *symbols, int64_t n_digits, int64_t raw, int64_t i) {
-    int64_t token = symbols[0][i];
-    if (token == w->escape) return raw;
-    uint64_t below = n_digits > 1 ? (uint64_t)symbols[1][i] : 0;
-    if (!w->is_residual) return (int64_t)((((uint64_t)token << w->shift) | below) + (uint64_t)w->lo);
-    int64_t kind = (token + 1) >> 1, extra = kind < 4 ? 0 : ((kind - 4) >> 1) + 1, low = extra > 5 ? extra - 5 : 0;
-    uint64_t rest = ((below << low) | (uint64_t)raw) & (((uint64_t)1 << extra) - 1);
-    uint64_t size = rest + (kind < 4 ? (uint64_t)kind : (uint64_t)(2 + (kind & 1)) << extra);
-    return (int64_t)((uint64_t)w->guess[i] + (token & 1 ? -size : size));
+/* The values of a step's symbols. */
+static void join(const walk *w, int64_t *const *symbols, int64_t n_digits, const int64_t *raw, int64_t n, int64_t *values) {
+    const int64_t *second = n_digits > 1 ? symbols[1] : 0;
+    for (int64_t j = 0; j < n; j++) {
+        int64_t token = symbols[0][j];
+        uint64_t below = second ? (uint64_t)second[j] : 0, found;
+        if (w->is_residual) {
+            int64_t kind = (token + 1) >> 1, extra = kind < 4 ? 0 : ((kind - 4) >> 1) + 1, low = extra > 5 ? extra - 5 : 0;
+            uint64_t rest = ((below << low) | (uint64_t)raw[j]) & (((uint64_t)1 << extra) - 1);
+            uint64_t size = rest + (kind < 4 ? (uint64_t)kind : (uint64_t)(2 + (kind & 1)) << extra);
+            found = (uint64_t)w->guess[j] + (token & 1 ? -size : size);
+        } else found = (((uint64_t)token << w->shift) | below) + (uint64_t)w->lo;
+        values[j] = token == w->escape ? raw[j] : (int64_t)found;
+    }
+}
+
+/* The inverse of join. */
+static void split(const walk *w, const int64_t *values, int64_t n, int64_t *const *symbols, int64_t n_digits, int64_t *raw) {
+    for (int64_t j = 0; j < n; j++) {
+        int64_t token = w->escape, below = 0;
+        raw[j] = values[j];
+        if (w->is_residual) {
+            int64_t off = (int64_t)((uint64_t)values[j] - (uint64_t)w->guess[j]);
+            uint64_t size = off < 0 ? -(uint64_t)off : (uint64_t)off;
+            if (size < (uint64_t)w->limit) {
+                int64_t extra = bits_of((int64_t)size) > 2 ? bits_of((int64_t)size) - 2 : 0, low = extra > 5 ? extra - 5 : 0;
+                int64_t kind = extra ? 2 * (extra + 1) + (int64_t)((size >> extra) & 1) : (int64_t)size;
+                uint64_t rest = size & (((uint64_t)1 << extra) - 1);
+                token = 2 * kind - (off < 0);
+                below = (int64_t)(rest >> low);
+                raw[j] = (int64_t)(rest & (((uint64_t)1 << low) - 1));
+            }
+        } else {
+            uint64_t above = (uint64_t)values[j] - (uint64_t)w->lo;
+            if (values[j] >= w->lo && above < (uint64_t)w->limit) {
+                token = (int64_t)(above >> w->shift);
+                below = (int64_t)(above & (((uint64_t)1 << w->shift) - 1));
+            }
+        }
+        symbols[0][j] = token;
+        if (n_digits > 1) symbols[1][j] = below;
+    }
+}
+
+/* Where a chunk of a step ends that begins at `start`, counted in rows of the step. */
+static int64_t chunk_end(const walk *w, int64_t step, int64_t start) {
+    int64_t first = w->edges[step], n = w->edges[step + 1] - first, before = (first + start) / 2, length = before < 64 ? 64 : before;
+    int64_t stop = start + (length < w->last_chunk ? length : w->last_chunk);
+    return stop < n ? stop : n;
 }
 
 /* Walk over known values: predictions of all rows, and their contexts where there are digits. */
-void lp_walk(const walk *w, digit *digits, const int64_t *values) {
+void lp_walk(const walk *w, const digit *digits, int64_t n_digits, const int64_t *values) {
     for (int64_t step = 0; step < w->n_steps; step++) {
-        predict(w, digits, step);
-        remember(w, step, values);
+        int64_t first = w->edges[step];
+        int32_t *into[MAX_DIGITS][MAX_DEPTH];
+        predict(w, step, first);
+        for (int64_t k = 0; digits && k < n_digits; k++)
+            for (int64_t at = 0; at <= digits[k].depth; at++)
+                into[k][at] = digits[k].contexts[at] ? digits[k].contexts[at] + first : 0;
+        if (digits) complete(w, digits, step, first, (int32_t *const (*)[MAX_DEPTH])into);
+        remember(w, step, first, values + first);
     }
 }
 
 /* As lp_read, for rows one after another; `values` takes what the symbols make. */
 int64_t lp_read_forward(digit *digits, int64_t n_digits, const walk *w, const uint8_t *n_raw, uint64_t *state, uint32_t *words,
-                        int64_t n_words, const int64_t *folds, int64_t n_folds, int64_t *at, int64_t *const *symbols, int64_t *raw,
-                        int64_t *values) {
-    smoother *smooth = SMOOTH_BEST;
+                        int64_t n_words, const int64_t *folds, int64_t n_folds, int64_t *at, int64_t *values) {
+    means by = best_means();
     stream in = {state, words, n_words, folds, n_folds, at[0], at[1], at[2], at[3], 0};
+    int64_t *raw = w->room + RAW * w->n_lanes, *symbols[MAX_DIGITS];
+    for (int64_t k = 0; k < MAX_DIGITS; k++) symbols[k] = w->room + (SYMBOLS + k) * w->n_lanes;
     for (int64_t step = 0; step < w->n_steps; step++) {
-        predict(w, digits, step);
-        for (int64_t start = w->edges[step], stop; start < w->edges[step + 1]; start = stop) {
-            int64_t length = start / 2 < 64 ? 64 : start / 2;
-            stop = start + (length < w->last_chunk ? length : w->last_chunk);
-            if (stop > w->edges[step + 1]) stop = w->edges[step + 1];
+        int64_t first = w->edges[step], n = w->edges[step + 1] - first;
+        int32_t *contexts[MAX_DIGITS][MAX_DEPTH];
+        predict(w, step, 0);
+        contexts_of(w, digits, n_digits, step, contexts);
+        for (int64_t start = 0, stop; start < n; start = stop) {
+            stop = chunk_end(w, step, start);
             for (int64_t k = 0; k < n_digits; k++) {
                 const int64_t *before = k ? symbols[k - 1] : 0;
-                if (!read_digit(&digits[k], smooth, &in, start, stop, before, symbols[k])) return in.error;
-                learn(&digits[k], start, stop, before, symbols[k]);
+                numbers own = (numbers)contexts[k];
+                if (!read_digit(&digits[k], &by, own, &in, start, stop, before, symbols[k])) return in.error;
+                learn(&digits[k], own, start, stop, before, symbols[k]);
             }
             if (!read_raw(n_raw, &in, start, stop, symbols[0], raw)) return in.error;
         }
-        for (int64_t i = w->edges[step]; i < w->edges[step + 1]; i++)
-            values[i] = join(w, (const int64_t *const *)symbols, n_digits, raw[i], i);
-        remember(w, step, values);
+        join(w, symbols, n_digits, raw, n, values + first);
+        remember(w, step, 0, values + first);
     }
     at[0] = in.position, at[1] = in.lanes, at[2] = in.step, at[3] = in.fold;
     return 0;
 }
 
+/* Slots as they are written, and the lengths of the steps they make. */
+typedef struct {
+    uint32_t *low, *width;
+    int64_t *lengths;
+    int64_t n, n_steps;
+} slots;
+
+static void write_digit(digit *d, const means *by, numbers contexts, slots *out, int64_t start, int64_t stop, const int64_t *before,
+                        const int64_t *symbols) {
+    find_rows(d, by, contexts, start, stop, before);
+    uint32_t *low = out->low + out->n - start, *width = out->width + out->n - start;
+    for (int64_t i = start; i < stop; i++) {
+        int64_t row = d->rows[i - start];
+        const uint32_t *edge = d->cumulative + row * (d->n_symbols + 1) + symbols[i];
+        slots_of(edge, d->scale[row], &low[i], &width[i]);
+    }
+    out->n += out->lengths[out->n_steps++] = stop - start;
+    learn(d, contexts, start, stop, before, symbols);
+}
+
+static void write_raw(const uint8_t *n_raw, slots *out, int64_t start, int64_t stop, const int64_t *symbols, const int64_t *raw) {
+    int more = 1;
+    for (int64_t done = 0; done < 64 && more; done += 16) {
+        int64_t at = out->n;
+        more = 0;
+        for (int64_t i = start; i < stop; i++) {
+            int64_t left = n_raw[symbols[i]] - done;
+            if (left <= 0) continue;
+            more |= left > 16;
+            int64_t n_bits = left < 16 ? left : 16, shift = SLOT_BITS - n_bits;
+            out->low[at] = (uint32_t)((((uint64_t)raw[i] >> done) & (((uint64_t)1 << n_bits) - 1)) << shift);
+            out->width[at++] = (uint32_t)1 << shift;
+        }
+        out->lengths[out->n_steps++] = at - out->n;
+        out->n = at;
+    }
+}
+
 /* The slots of the symbols of a pass as lp_read will ask for them; lengths of the steps they make. Returns the number of steps. */
 int64_t lp_write(digit *digits, int64_t n_digits, const int64_t *ends, int64_t n_chunks, const uint8_t *n_raw,
                  const int64_t *const *symbols, const int64_t *raw, uint32_t *low, uint32_t *width, int64_t *lengths) {
-    smoother *smooth = SMOOTH_BEST;
-    int64_t at = 0, n_steps = 0;
+    means by = best_means();
+    slots out = {low, width, lengths, 0, 0};
     for (int64_t chunk = 0, start = 0; chunk < n_chunks; start = ends[chunk++]) {
-        for (int64_t k = 0; k < n_digits; k++) {
-            digit *d = &digits[k];
-            const int64_t *before = k ? symbols[k - 1] : 0;
-            for (int64_t i = start; i < ends[chunk]; i++, at++) {
-                int64_t row = row_of(d, smooth, i, before ? before[i] : 0);
-                const uint32_t *edge = d->cumulative + row * (d->n_symbols + 1) + symbols[k][i];
-                low[at] = (uint32_t)(int64_t)(edge[0] * d->scale[row]);
-                width[at] = (uint32_t)(int64_t)(edge[1] * d->scale[row]) - low[at];
-            }
-            lengths[n_steps++] = ends[chunk] - start;
-            learn(d, start, ends[chunk], before, symbols[k]);
-        }
-        int more = 1;
-        for (int64_t done = 0; done < 64 && more; done += 16) {
-            int64_t first = at;
-            more = 0;
-            for (int64_t i = start; i < ends[chunk]; i++) {
-                int64_t left = n_raw[symbols[0][i]] - done;
-                if (left <= 0) continue;
-                more |= left > 16;
-                int64_t n_bits = left < 16 ? left : 16, shift = SLOT_BITS - n_bits;
-                low[at] = (uint32_t)((((uint64_t)raw[i] >> done) & (((uint64_t)1 << n_bits) - 1)) << shift);
-                width[at++] = (uint32_t)1 << shift;
-            }
-            lengths[n_steps++] = at - first;
-        }
+        for (int64_t k = 0; k < n_digits; k++)
+            write_digit(&digits[k], &by, (numbers)digits[k].contexts, &out, start, ends[chunk], k ? symbols[k - 1] : 0, symbols[k]);
+        write_raw(n_raw, &out, start, ends[chunk], symbols[0], raw);
     }
-    return n_steps;
+    return out.n_steps;
+}
+
+/* As lp_write, for rows one after another, as lp_read_forward will ask for them. */
+int64_t lp_write_forward(digit *digits, int64_t n_digits, const walk *w, const uint8_t *n_raw, const int64_t *values, uint32_t *low,
+                         uint32_t *width, int64_t *lengths) {
+    means by = best_means();
+    slots out = {low, width, lengths, 0, 0};
+    int64_t *raw = w->room + RAW * w->n_lanes, *symbols[MAX_DIGITS];
+    for (int64_t k = 0; k < MAX_DIGITS; k++) symbols[k] = w->room + (SYMBOLS + k) * w->n_lanes;
+    for (int64_t step = 0; step < w->n_steps; step++) {
+        int64_t first = w->edges[step], n = w->edges[step + 1] - first;
+        int32_t *contexts[MAX_DIGITS][MAX_DEPTH];
+        predict(w, step, 0);
+        contexts_of(w, digits, n_digits, step, contexts);
+        split(w, values + first, n, symbols, n_digits, raw);
+        for (int64_t start = 0, stop; start < n; start = stop) {
+            stop = chunk_end(w, step, start);
+            for (int64_t k = 0; k < n_digits; k++)
+                write_digit(&digits[k], &by, (numbers)contexts[k], &out, start, stop, k ? symbols[k - 1] : 0, symbols[k]);
+            write_raw(n_raw, &out, start, stop, symbols[0], raw);
+        }
+        remember(w, step, 0, values + first);
+    }
+    return out.n_steps;
 }
 
 /* Encode steps of slots backwards; words are written downwards from words[position - 1]. `at` is position, lanes, step (those

@@ -41,7 +41,7 @@ def cache_folder() -> Path:
 @cache
 def library() -> Any | None:
     """The loaded kernel, None when there is none to be had."""
-    loaded = load(SOURCE, ("lp_read", "lp_write", "lp_read_forward"))
+    loaded = load(SOURCE, ("lp_read", "lp_write", "lp_read_forward", "lp_write_forward"))
     if loaded is None:
         return None
     from vae_core.entropy.agreement import agrees  # made of this module's pieces

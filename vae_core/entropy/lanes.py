@@ -14,10 +14,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vae_core.entropy import kernel
+from vae_core.entropy.passes import MAX_DEPTH, MAX_DIGITS
 
 Ints = NDArray[np.int64]
 KINDS = ("left", "guess", "fraction", "noise", "match", "back", "rough")  # as in kernel.c
 MAX_MATCHES = 64  # likewise
+ROOMS = 8  # likewise
+MOST_TABLED = 4096  # values between the first edge and the last of a feature whose levels are looked up
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +37,18 @@ class OwnFeature:
     strides: tuple[int, ...]
     which: int = 0
 
+    @property
+    def reach(self) -> int:
+        """The farthest row before that it reads."""
+        return self.which + 1 if self.kind in ("back", "rough") else 1
+
+    def table(self) -> NDArray[np.uint16]:
+        """Levels of the values from the first edge to the last, none where these are far apart."""
+        if not self.edges or self.edges[-1] - self.edges[0] >= MOST_TABLED:
+            return np.empty(0, np.uint16)
+        edges = np.array(self.edges, np.int64) - self.edges[0]
+        return edges.searchsorted(np.arange(edges[-1] + 1), side="right").astype(np.uint16)
+
 
 class _OwnFeature(ctypes.Structure):
     """kernel.c: own_feature."""
@@ -43,7 +58,9 @@ class _OwnFeature(ctypes.Structure):
         ("kind", ctypes.c_int64),
         ("which", ctypes.c_int64),
         ("n_edges", ctypes.c_int64),
+        ("n_table", ctypes.c_int64),
         ("edges", ctypes.c_void_p),
+        ("table", ctypes.c_void_p),
         ("strides", ctypes.c_void_p),
     )
 
@@ -81,18 +98,18 @@ class _Walk(ctypes.Structure):
     """kernel.c: walk."""
 
     _fields_ = (
-        *((name, ctypes.c_int64) for name in ("n_steps", "n_lanes", "n_terms", "n_own", "n_matches", "leader", "last_chunk")),
-        *((name, ctypes.c_int64) for name in ("n_dense", "dense_shift")),
+        *((name, ctypes.c_int64) for name in ("n_steps", "n_lanes", "n_past", "n_terms", "n_own", "n_matches", "leader", "last_chunk")),
+        *((name, ctypes.c_int64) for name in ("n_dense", "dense_shift", "keeps")),
         *((name, ctypes.c_void_p) for name in ("edges", "lags", "weights", "fixed", "own", "matches", "dense", "bias", "lanes")),
-        *((name, ctypes.c_void_p) for name in ("past", "noise", "sums", "guess", "fraction", "level")),
-        *((name, ctypes.c_int64) for name in ("is_residual", "lo", "shift", "escape")),
+        *((name, ctypes.c_void_p) for name in ("past", "noise", "sums", "guess", "fraction", "level", "room", "levels")),
+        *((name, ctypes.c_int64) for name in ("is_residual", "lo", "shift", "escape", "limit")),
     )
 
 
 class KernelWalk:
     """The walk of one plan over one block.
 
-    guess           : (n,) int64 in coding order, once walked
+    guess           : (n,) int64 in coding order, once walked, where they are kept
     fraction, level : (n,) uint8 likewise, of the prediction and of the noise
     matches         : the memories, each with its levels
     """
@@ -105,33 +122,39 @@ class KernelWalk:
         fixed: Ints,
         own: Sequence[OwnFeature] = (),
         last_chunk: int = 0,
-        scheme: tuple[int, int, int, int] = (0, 0, 0, 0),
+        scheme: tuple[int, int, int, int, int] = (0, 0, 0, 0, 0),
         matches: Sequence[KernelMatch] = (),
         leader: int = -1,
         dense: tuple[NDArray[np.int16], Ints, int] | None = None,
         lanes: Ints | None = None,
+        keeps: bool = True,
     ) -> None:
         """edges: (n_steps + 1,) where steps begin. terms: (lag, weight) of the column itself. fixed: (n,) sums of all other terms.
-        scheme: whether it is a residual's; lo and shift of a direct one; the escape symbol.
+        scheme: whether it is a residual's; lo and shift of a direct one; the escape symbol; the span, or the magnitude that escapes.
         leader: the number of the match that is the prediction, -1 for none.
         dense: (n, n) weights, (n,) biases and the shift of vectors (exact/dense.py).
-        lanes: (n,) the lane of each row, None: the first ones of each step."""
-        n, n_steps = len(fixed), len(edges) - 1
+        lanes: (n,) the lane of each row, None: the first ones of each step.
+        keeps: whether predictions are kept, else those of a step at a time."""
+        n_steps, n = len(edges) - 1, len(fixed) if keeps else max(1, n_lanes)
         self.guess = np.empty(n, np.int64)
         self.fraction, self.level = np.empty(n, np.uint8), np.empty(n, np.uint8)
+        room, levels = np.empty((ROOMS, n_lanes), np.int64), np.empty((1 + MAX_DIGITS * MAX_DEPTH, n_lanes), np.int32)
         lags, weights = (np.array([term[k] for term in terms], np.int64) for k in (0, 1))
-        past, noise = np.zeros(max(1, n_steps * n_lanes), np.int64), np.zeros(max(1, n_lanes), np.int64)
+        reach = max([1, *(lag for lag, _ in terms), *(f.reach for f in own), *(lag for match in matches for lag in match.lags.tolist())])
+        n_past = max(1, n_steps if dense else min(n_steps, reach + 1))
+        past, noise = np.zeros(max(1, n_past * n_lanes), np.int64), np.zeros(max(1, n_lanes), np.int64)
         *vectors, shift = (np.zeros((0, 0), np.int16), np.zeros(0, np.int64), 0) if dense is None else dense
         sums, weighed, bias = np.zeros(max(1, n_lanes), np.int64), *(np.ascontiguousarray(a) for a in vectors)
         structures = (_OwnFeature * len(own))()
         kept: list[NDArray[Any]] = [np.ascontiguousarray(edges, np.int64), lags, weights, np.ascontiguousarray(fixed), past, noise]
         kept += [sums, weighed, bias, *([] if lanes is None else [lanes := np.ascontiguousarray(lanes, np.int64)])]
         for structure, feature in zip(structures, own, strict=True):
-            bins, strides = np.array(feature.edges, np.int64), np.array(feature.strides, np.int64)
+            bins, strides, table = np.array(feature.edges, np.int64), np.array(feature.strides, np.int64), feature.table()
             structure.digit, structure.kind, structure.n_edges = feature.digit, KINDS.index(feature.kind), len(bins)
             structure.which = feature.which
             structure.edges, structure.strides = kernel.address(bins), kernel.address(strides)
-            kept += [bins, strides]
+            structure.n_table, structure.table = len(table), kernel.address(table)
+            kept += [bins, strides, table]
         if len(matches) > MAX_MATCHES:
             raise ValueError(f"the kernel has no room for {len(matches)} matches")
         self.matches, memories = matches, (_Match * len(matches))()
@@ -140,9 +163,12 @@ class KernelWalk:
         self._kept = (kept, structures, memories)  # what the structure points to
         if dense is not None and len(bias) < n_steps:
             raise ValueError(f"vectors of {len(bias)} elements have no {n_steps} steps")
-        addresses = [kernel.address(array) for array in (*kept[:4], past, noise, sums, self.guess, self.fraction, self.level)]
+        kept += [room, levels]
+        addresses = [
+            kernel.address(array) for array in (*kept[:4], past, noise, sums, self.guess, self.fraction, self.level, room, levels)
+        ]
         self.structure = _Walk(
-            n_steps, n_lanes, len(terms), len(own), len(matches), leader, last_chunk, len(bias), shift, *addresses[:4],
+            n_steps, n_lanes, n_past, len(terms), len(own), len(matches), leader, last_chunk, len(bias), shift, keeps, *addresses[:4],
             ctypes.addressof(structures), ctypes.addressof(memories), *map(kernel.address, (weighed, bias)),
             None if lanes is None else kernel.address(lanes), *addresses[4:], *scheme,
         )  # fmt: skip
@@ -152,8 +178,8 @@ class KernelWalk:
         """Its address for the kernel, good while this object lives."""
         return ctypes.byref(self.structure)
 
-    def over(self, values: Ints, digits: Any = None) -> None:
-        """Walk over (n,) known values in coding order; `digits` as PassTables has them: their contexts are completed."""
+    def over(self, values: Ints) -> None:
+        """Walk over (n,) known values in coding order."""
         library = kernel.library()
         assert library is not None
-        library.lp_walk(self.pointer, digits, kernel.pointer(np.ascontiguousarray(values, np.int64)))
+        library.lp_walk(self.pointer, None, kernel.size(0), kernel.pointer(np.ascontiguousarray(values, np.int64)))

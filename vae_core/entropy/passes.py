@@ -7,7 +7,7 @@ where there is no kernel.
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from vae_core.entropy import kernel
 
 Ints = NDArray[np.int64]
-MAX_DEPTH = 8  # as in kernel.c
+MAX_DEPTH, MAX_DIGITS = 8, 2  # as in kernel.c
 MAX_SYMBOLS = 512
 RAW_BITS, N_RAW_STEPS = 16, 4  # of a slot, and slots of a row at most
 SCALE = 1 << 20
@@ -35,14 +35,14 @@ class Contexts:
     strides: tuple[int, ...]
 
     @classmethod
-    def of(cls, sizes: Sequence[int], levels: Sequence[NDArray[np.signedinteger[Any]] | None]) -> Contexts:
-        """From (n,) levels of each feature, None for the digit before."""
+    def of(cls, sizes: Sequence[int], levels: Sequence[NDArray[np.signedinteger[Any]] | None], own: Collection[int] = ()) -> Contexts:
+        """From (n,) levels of each feature, None for the digit before, and for those that something else adds: the `own` ones."""
         bases: list[NDArray[np.signedinteger[Any]] | None] = [None]
         strides = [0]
-        for size, level in zip(sizes, levels, strict=True):
+        for place, (size, level) in enumerate(zip(sizes, levels, strict=True)):
             scaled = None if bases[-1] is None else bases[-1] * size
             bases.append(scaled if level is None else level if scaled is None else np.add(scaled, level, out=scaled))
-            strides.append(strides[-1] * size + (level is None))
+            strides.append(strides[-1] * size + (level is None and place not in own))
         return cls(tuple(bases), tuple(strides))
 
     def numbers(self, rows: slice, n: int, before: Ints | None) -> list[Ints]:
@@ -68,6 +68,7 @@ class _Digit(ctypes.Structure):
         ("chance", ctypes.c_void_p),
         ("cumulative", ctypes.c_void_p),
         ("scale", ctypes.c_void_p),
+        ("rows", ctypes.c_void_p),
         ("n_chance", ctypes.c_int64),
         ("n_rows", ctypes.c_int64),
     )
@@ -87,6 +88,8 @@ class PassTables:
         raw_bits: Ints,
         most_rows: int,
     ) -> None:
+        if len(digits) > MAX_DIGITS:
+            raise ValueError(f"the kernel has no room for {len(digits)} digits")
         self.n_digits = len(digits)
         self._raw_bits = raw_bits.astype(np.uint8)
         self._kept: list[Any] = []  # what the structures point to
@@ -112,7 +115,9 @@ class PassTables:
         structure.counts, structure.seen = (ctypes.addressof(table) for table in tables)
         structure.chance, structure.cumulative, structure.scale = chance.ctypes.data, cumulative.ctypes.data, scale.ctypes.data
         structure.n_chance = 1
-        self._kept += [counts, seen, chance, cumulative, scale, numbers, tables]
+        found = np.empty(max(1, most_rows), np.int32)
+        structure.rows = found.ctypes.data
+        self._kept += [counts, seen, chance, cumulative, scale, numbers, tables, found]
 
     def raw_slots(self, first: Ints) -> int:
         """Slots that raw bits take behind (n,) first digits, 16 bits each."""

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -65,9 +66,28 @@ class Channel(ABC):
     ) -> tuple[list[Ints], Ints]:
         """Code all rows of a pass by the kernel (PassTables.arguments); returns (n,) int64 symbols of each digit and raw bits."""
 
-    def read_forward(self, tables: PassTables, contexts: Sequence[Contexts], walk: KernelWalk) -> Ints:
-        """(n,) values of rows one after another, in coding order, by the kernel; of channels that read."""
-        raise NotImplementedError
+    @abstractmethod
+    def code_forward(self, tables: PassTables, contexts: Sequence[Contexts], walk: KernelWalk, n: int, values: Ints | None) -> Ints:
+        """Code n values of rows one after another by the kernel, (n,) in coding order; returns them. Contexts: what is known of all
+        rows before."""
+
+
+class _Room:
+    """Where the kernel puts slots and the lengths of their steps."""
+
+    def __init__(self, most: int, most_steps: int) -> None:
+        self._low, self._width, self._lengths = np.empty(most, np.uint32), np.empty(most, np.uint32), np.empty(most_steps, np.int64)
+
+    @property
+    def pointers(self) -> list[Any]:
+        """For the kernel."""
+        return [kernel.pointer(array) for array in (self._low, self._width, self._lengths)]
+
+    def slots(self, n_steps: int) -> Slots:
+        """What it put there in so many steps."""
+        lengths = self._lengths[:n_steps].copy()
+        n = int(lengths.sum())
+        return self._low[:n].copy(), self._width[:n].copy(), lengths
 
 
 class Encoder(Channel):
@@ -100,19 +120,28 @@ class Encoder(Channel):
     ) -> tuple[list[Ints], Ints]:
         assert symbols is not None and raw is not None
         symbols, raw = [np.ascontiguousarray(s, np.int64) for s in symbols], np.ascontiguousarray(raw, np.int64)
-        most = int(ends[-1]) * tables.n_digits + tables.raw_slots(symbols[0])
-        low, width = np.empty(most, np.uint32), np.empty(most, np.uint32)
-        lengths = np.empty(len(ends) * (tables.n_digits + N_RAW_STEPS), np.int64)
+        room = _Room(int(ends[-1]) * tables.n_digits + tables.raw_slots(symbols[0]), len(ends) * (tables.n_digits + N_RAW_STEPS))
         c = kernel.library()
         assert c is not None
         n_steps = c.lp_write(
-            *tables.arguments(contexts, ends), kernel.pointers(symbols), kernel.pointer(raw), kernel.pointer(low), kernel.pointer(width),
-            kernel.pointer(lengths),
+            *tables.arguments(contexts, ends), kernel.pointers(symbols), kernel.pointer(raw), *room.pointers,
         )  # fmt: skip
-        lengths = lengths[:n_steps].copy()
-        n_slots = int(lengths.sum())
-        self._slots.append((low[:n_slots].copy(), width[:n_slots].copy(), lengths))
+        self._slots.append(room.slots(n_steps))
         return symbols, raw
+
+    def code_forward(self, tables: PassTables, contexts: Sequence[Contexts], walk: KernelWalk, n: int, values: Ints | None) -> Ints:
+        assert values is not None
+        values = np.ascontiguousarray(values, np.int64)
+        # chunks of a row at least; pages of memory that are not written to are never there
+        room = _Room(n * (tables.n_digits + N_RAW_STEPS), n * (tables.n_digits + N_RAW_STEPS))
+        c = kernel.library()
+        assert c is not None
+        tables.bind(contexts)
+        n_steps = c.lp_write_forward(
+            tables.digits, kernel.size(tables.n_digits), walk.pointer, tables.raw_bits, kernel.pointer(values), *room.pointers,
+        )  # fmt: skip
+        self._slots.append(room.slots(n_steps))
+        return values
 
     def absorb(self, other: Encoder) -> None:
         """Append what another encoder collected."""
@@ -324,10 +353,8 @@ class Decoder(Channel):
         self._moved(at, outcome)
         return found, rest
 
-    def read_forward(self, tables: PassTables, contexts: Sequence[Contexts], walk: KernelWalk) -> Ints:
-        """(n,) values of rows one after another, in coding order, by the kernel."""
-        n = len(walk.guess)
-        found, rest, values = [np.empty(n, np.int64) for _ in range(tables.n_digits)], np.empty(n, np.int64), np.empty(n, np.int64)
+    def code_forward(self, tables: PassTables, contexts: Sequence[Contexts], walk: KernelWalk, n: int, values: Ints | None) -> Ints:
+        values = np.empty(n, np.int64)
         c = kernel.library()
         assert c is not None
         tables.bind(contexts)
@@ -335,7 +362,7 @@ class Decoder(Channel):
         outcome = c.lp_read_forward(
             tables.digits, kernel.size(tables.n_digits), walk.pointer, tables.raw_bits, kernel.pointer(self.state),
             kernel.pointer(self.words), kernel.size(len(self.words)), kernel.pointer(self._folds), kernel.size(len(self._folds)),
-            kernel.pointer(at), kernel.pointers(found), kernel.pointer(rest), kernel.pointer(values),
+            kernel.pointer(at), kernel.pointer(values),
         )  # fmt: skip
         self._moved(at, outcome)
         return values

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Iterable
-
 import numpy as np
 from numpy.typing import NDArray
 
@@ -20,7 +17,7 @@ from vae_core.exact.features import N_STATES, Decoded, Surroundings
 from vae_core.exact.forward import Lanes, Walk, kernel_walk
 from vae_core.exact.plans import CellPlan, ColumnCode, DigitPlan, Recall
 from vae_core.exact.recall import Recalled
-from vae_core.exact.schedule import STRIDE, chunks, every, neighbours, passes
+from vae_core.exact.schedule import STRIDE, chunk_ends, chunks, every, neighbours, passes, taken
 
 Ints = NDArray[np.int64]
 _NONE = np.empty(0, np.int64)
@@ -46,30 +43,30 @@ def code_cells(
         left = right = None
         if by_level and step < STRIDE:
             left, right = neighbours(step, rows, n_rows)
-        guess, fraction = (None, None) if plan.linear is None else plan.linear.guess(decoded, rows, own, left, right)
-        around = Surroundings(
-            step, None if left is None else own[left], None if right is None else own[right], guess, fraction
-        )
         picked = rows if active is not None else every(step)
+        guess, fraction = (None, None) if plan.linear is None else plan.linear.guess(decoded, picked, own, left, right)
+        around = Surroundings(
+            step, None if left is None else own.take(left), None if right is None else own.take(right), guess, fraction
+        )
         contexts = [_contexts(digit, decoded, picked, len(rows), around, tables) for digit in plan.digits]
         known = raw = None
         if channel.writes:
-            known, _, raw = plan.scheme.split(own[rows], guess)
-        got, raw = _coded(channel, plan, tables, contexts, chunks(len(rows), plan.last_chunk), known, raw)
+            known, _, raw = plan.scheme.split(taken(own, picked), guess)
+        got, raw = _coded(channel, plan, tables, contexts, len(rows), known, raw)
         if not channel.writes:
-            own[rows] = plan.scheme.join(got, raw, guess)
+            own[picked] = plan.scheme.join(got, raw, guess)
 
 
 def _code_forward(channel: Channel, plan: CellPlan, decoded: Decoded, own: Ints, active: NDArray[np.bool_] | None) -> None:
     """As code_cells, for rows one after another: a step is a pass of a row of every lane."""
     assert plan.forward is not None and plan.linear is not None
-    lanes = Lanes(decoded, plan.forward, np.arange(decoded.n_rows) if active is None else np.flatnonzero(active), plan.linear)
-    if kernel.available() and len(lanes.rows):
+    lanes = Lanes(decoded, plan.forward, None if active is None else np.flatnonzero(active), plan.linear)
+    if kernel.available() and lanes.n:
         _code_forward_by_kernel(channel, plan, decoded, own, lanes)
         return
     tables, walk = _numpy_tables(plan), Walk(lanes, plan.linear, decoded, plan.matches, plan.leader)
-    fixed = {f: decoded.feature(f)[lanes.rows] for d in plan.digits for f in d.features if f.is_given}
-    truth = own[lanes.rows] if channel.writes else None
+    fixed = {f: lanes.of(decoded.feature(f)).astype(np.int64) for d in plan.digits for f in d.features if f.is_given}
+    truth = lanes.of(own) if channel.writes else None
     for step in range(lanes.n_steps):
         here = slice(int(lanes.edges[step]), int(lanes.edges[step + 1]))
         n, around = here.stop - here.start, walk.around(step)
@@ -93,37 +90,32 @@ def _code_forward(channel: Channel, plan: CellPlan, decoded: Decoded, own: Ints,
         walk.learn(step, values)
 
 
-def _code_forward_by_kernel(channel: Channel, plan: CellPlan, decoded: Decoded, own: Ints, lanes: Lanes) -> None:
+def _code_forward_by_kernel(channel: Channel, plan: CellPlan, decoded: Decoded, known: Ints, lanes: Lanes) -> None:
     """As _code_forward, in one call."""
     assert plan.linear is not None
     tables = _kernel_tables(plan, lanes.n_lanes)
     contexts, features = [], []
     for k, digit in enumerate(plan.digits):
         sizes = [f.size for f in digit.features]
-        levels: list[NDArray[np.int32] | None] = []
-        for place, f in enumerate(digit.features):
-            if f.kind == "digit":
-                levels.append(None)
-            elif f.is_given:
-                levels.append(decoded.feature(f)[lanes.rows].astype(np.int32))
-            else:  # the kernel adds what it finds
-                levels.append(np.zeros(len(lanes.rows), np.int32))
-                strides = [0] * (place + 1) + [n_contexts(sizes[place + 1 : at]) for at in range(place + 1, len(sizes) + 1)]
-                features.append(OwnFeature(k, f.kind, f.edges, tuple(strides), f.lo))
-        contexts.append(Contexts.of(sizes, levels))
-    scheme = plan.scheme
-    numbers = (0, scheme.lo, scheme.shift, scheme.escape) if isinstance(scheme, Direct) else (1, 0, 0, scheme.escape)
-    walk = kernel_walk(lanes, plan.linear, decoded, features, plan.last_chunk, numbers, plan.matches, plan.leader)
+        own = [place for place, f in enumerate(digit.features) if f.kind != "digit" and not f.is_given]
+        levels = [lanes.of(decoded.feature(f)) if f.is_given else None for f in digit.features]
+        for place in own:  # the kernel adds what it finds
+            strides = [0] * (place + 1) + [n_contexts(sizes[place + 1 : at]) for at in range(place + 1, len(sizes) + 1)]
+            f = digit.features[place]
+            features.append(OwnFeature(k, f.kind, f.edges, tuple(strides), f.lo))
+        contexts.append(Contexts.of(sizes, levels, own))
+    walk = kernel_walk(lanes, plan.linear, decoded, features, plan.last_chunk, _numbers(plan), plan.matches, plan.leader, keeps=False)
+    found = channel.code_forward(tables, contexts, walk, lanes.n, lanes.of(known) if channel.writes else None)
     if not channel.writes:
-        own[lanes.rows] = channel.read_forward(tables, contexts, walk)
-        return
-    truth = own[lanes.rows]
-    tables.bind(contexts)
-    walk.over(truth, tables.digits)
-    known, _, raw = scheme.split(truth, walk.guess)
-    steps = itertools.pairwise(lanes.edges.tolist())
-    ends = [start + part.stop for start, stop in steps for part in chunks(stop - start, plan.last_chunk, start)]
-    channel.code_pass(tables, contexts, np.array(ends, np.int64), known, raw)
+        lanes.put(known, found)
+
+
+def _numbers(plan: CellPlan) -> tuple[int, int, int, int, int]:
+    """The scheme, as the kernel knows it."""
+    scheme = plan.scheme
+    if isinstance(scheme, Direct):
+        return 0, scheme.lo, scheme.shift, scheme.escape, scheme.span
+    return 1, 0, 0, scheme.escape, 1 << scheme.bits
 
 
 def _coded(
@@ -131,14 +123,14 @@ def _coded(
     plan: CellPlan,
     tables: PassTables | list[AdaptiveCounts],
     contexts: list[Contexts],
-    parts: Iterable[slice],
+    n_rows: int,
     known: list[Ints] | None,
     raw: Ints | None,
 ) -> tuple[list[Ints], Ints]:
     """Symbols of each digit and raw bits of a pass, by the kernel where there is one."""
     if isinstance(tables, PassTables):
-        return channel.code_pass(tables, contexts, np.array([part.stop for part in parts], np.int64), known, raw)
-    return _code_pass(channel, plan, tables, contexts, list(parts), known, raw)
+        return channel.code_pass(tables, contexts, chunk_ends(n_rows, plan.last_chunk), known, raw)
+    return _code_pass(channel, plan, tables, contexts, list(chunks(n_rows, plan.last_chunk)), known, raw)
 
 
 def _numpy_tables(plan: CellPlan) -> list[AdaptiveCounts]:
@@ -163,9 +155,10 @@ def _contexts(
 ) -> Contexts:
     kind = np.int32 if isinstance(tables, PassTables) else np.int64
     levels = [
-        None if f.kind == "digit" else decoded.feature(f)[rows] if f.is_given else around.levels(f, n_rows) for f in digit.features
+        None if f.kind == "digit" else taken(decoded.feature(f), rows) if f.is_given else around.levels(f, n_rows)
+        for f in digit.features
     ]
-    return Contexts.of([f.size for f in digit.features], [None if level is None else level.astype(kind, copy=False) for level in levels])
+    return Contexts.of([f.size for f in digit.features], [None if level is None else np.ascontiguousarray(level, kind) for level in levels])
 
 
 def _code_pass(

@@ -137,12 +137,12 @@ class Decoded:
     values: dict[int, Ints] = field(default_factory=dict)
     states: dict[int, NDArray[np.uint8] | None] = field(default_factory=dict)
     piece: int = 0
-    _cache: dict[Feature, Ints] = field(default_factory=dict)
+    _cache: dict[Feature, NDArray[np.int32]] = field(default_factory=dict)
 
-    def feature(self, feature: Feature) -> Ints:
+    def feature(self, feature: Feature) -> NDArray[np.int32]:
         """(n_rows,) levels of a feature of an earlier column, cached for the block."""
         if feature not in self._cache:
-            self._cache[feature] = self.computed(feature)
+            self._cache[feature] = self.computed(feature).astype(np.int32)
         return self._cache[feature]
 
     def computed(self, feature: Feature) -> Ints:

@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
+from functools import cached_property
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,38 +20,45 @@ from vae_core.entropy import kernel
 from vae_core.entropy.lanes import KernelMatch, KernelWalk, OwnFeature
 from vae_core.errors import CorruptArchive
 from vae_core.exact.features import NOISE_LEVELS, Decoded, Surroundings, noise_level
-from vae_core.exact.linear import SHIFT, Linear, Term
+from vae_core.exact.linear import SHIFT, Linear
 from vae_core.exact.matches import Match, Memory, bits_for, fixed_hashes, led, level
+from vae_core.exact.sorting import by_columns
 
 Ints = NDArray[np.int64]
+S = TypeVar("S", bound=np.generic)
 STEPS = 512  # rows of a lane, unless there are more rows than MOST_LANES of them
 MOST_LANES = 512
 MOST_SURPRISE = 1 << 40
+ROUND = 1 << (SHIFT - 1)
+TILE = 64  # steps transposed at once
+APART = 8  # places between lanes that are: at distances of powers of two they would fall on the same places of a cache
+SPAN = 1 << 14  # places summed at once
 REACHES, LEAST_LANES = 16, 16  # of lanes of tensors: lengths of what a prediction looks back, and how many for that at least
 
 
 class Lanes:
     """The active rows of a block in coding order.
 
-    rows        : (n,) row numbers, step after step; within a step lane after lane
+    n           : how many they are
+    n_places    : those that have places in lanes
     edges       : (n_steps + 1,) where each step begins
-    sorted_rows : (n,) row numbers in their order, lane after lane
     lanes       : None where the rows of a step are those of the first lanes, one each; else (n,) the lane of each row. Of tensors, cells
                   that are not active have places all the same: what is above stays above
     """
 
-    def __init__(self, decoded: Decoded, keys: Sequence[int], active: Ints, linear: Linear | None = None) -> None:
-        """active: (n,) row numbers, ascending. keys: earlier columns the rows are sorted by, the first one above all; ties keep
-        their order. linear: the prediction, which lanes of tensors are made for. Raises CorruptArchive when a key is not decoded."""
+    def __init__(self, decoded: Decoded, keys: Sequence[int], active: Ints | None, linear: Linear | None = None) -> None:
+        """active: (n,) row numbers, ascending, None for all. keys: earlier columns the rows are sorted by, the first one above all; ties
+        keep their order. linear: the prediction, which lanes of tensors are made for. Raises CorruptArchive when a key is not decoded."""
         missing = [j for j in keys if j not in decoded.values]
         if missing:
             raise CorruptArchive(f"model sorts a column by column {missing[0]}, which is not decoded before it")
-        self.sorted_rows = active
-        if keys:
-            self.sorted_rows = active[np.lexsort([decoded.values[j][active] for j in reversed(keys)])]
-        if decoded.piece:
-            self.sorted_rows = np.arange(decoded.n_rows)
-        n = len(self.sorted_rows)
+        self._sorted: Ints | None = None  # as they are
+        if active is not None and len(active) < decoded.n_rows and not decoded.piece:
+            self._sorted = active
+        if keys and not decoded.piece:
+            order = by_columns([decoded.values[j] if self._sorted is None else decoded.values[j].take(self._sorted) for j in keys])
+            self._sorted = order if self._sorted is None else self._sorted.take(order)
+        self.n_places = n = decoded.n_rows if self._sorted is None else len(self._sorted)
         length = max(STEPS, -(-n // MOST_LANES))
         if decoded.piece and linear is not None:
             # long enough for rows above, and whole tensors where these are shorter; of vectors one each
@@ -60,34 +69,83 @@ class Lanes:
                 length = -(-length // decoded.piece) * decoded.piece
         self.n_lanes = -(-n // length)
         self.n_steps = min(n, length)
-        place = np.arange(self.n_steps)[:, None] + length * np.arange(self.n_lanes)
-        held = place < n
-        self._length, self._in_order = length, not keys and len(active) == decoded.n_rows
+        self._length = length
+        self._last = n - length * (self.n_lanes - 1)  # places of the last lane
         self.lanes: Ints | None = None
-        if len(active) < n:
-            is_active = np.zeros(n, np.bool_)
-            is_active[active] = True
-            held[held] = is_active[place[held]]
-            self.lanes = np.nonzero(held)[1]
-        self._places = place[held]  # of the coded rows in the sorted ones
-        self.rows = self.sorted_rows[self._places]
-        self.edges = np.concatenate([[0], np.cumsum(held.sum(axis=1))])
+        if active is not None and len(active) < n:
+            held = np.zeros(self.n_lanes * length, np.bool_)
+            held[active] = True
+            steps, self.lanes = np.nonzero(held.reshape(self.n_lanes, length).T)
+            self._places = length * self.lanes + steps  # of the coded rows in the sorted ones
+            self.edges = np.searchsorted(steps, np.arange(self.n_steps + 1))
+        else:
+            steps = np.arange(self.n_steps + 1)
+            self.edges = steps * self.n_lanes - np.maximum(steps - self._last, 0)
+        self.n = int(self.edges[-1])
+
+    @cached_property
+    def sorted_rows(self) -> Ints:
+        """Row numbers in their order, lane after lane."""
+        return np.arange(self.n_places) if self._sorted is None else self._sorted
+
+    @cached_property
+    def rows(self) -> Ints:
+        """(n,) row numbers, step after step; within a step lane after lane."""
+        return self.in_steps(self.sorted_rows)
+
+    def in_steps(self, values: NDArray[S]) -> NDArray[S]:
+        """(n,) values of the sorted rows in coding order: of whole lanes a transposition, several times as fast as look-ups."""
+        if self.lanes is not None or not self.n:
+            found: NDArray[S] = values.take(self._places) if self.n else values[:0]
+            return found
+        found, padded = np.empty(self.n, values.dtype), np.empty((self.n_lanes, TILE + APART), values.dtype)
+        for grid, steps in self._grids(values, found):
+            for start in range(0, len(steps), TILE):
+                tile = padded[: len(grid), : len(steps[start : start + TILE])]
+                tile[:] = grid[:, start : start + TILE]
+                steps[start : start + TILE] = tile.T
+        return found
+
+    def put(self, own: Ints, values: Ints) -> None:
+        """Give the coded rows of a column, (n_rows,), their (n,) values in coding order."""
+        if self.lanes is not None or self._sorted is not None:
+            own[self.rows] = values
+            return
+        padded = np.empty((self.n_lanes, TILE + APART), values.dtype)
+        for grid, steps in self._grids(own, values):
+            for start in range(0, len(steps), TILE):
+                tile = padded[: len(grid), : len(steps[start : start + TILE])]
+                tile.T[:] = steps[start : start + TILE]
+                grid[:, start : start + TILE] = tile
+
+    def _grids(self, places: NDArray[S], coded: NDArray[S]) -> list[tuple[NDArray[S], NDArray[S]]]:
+        """Values of all places and the same in coding order, each as matrices of one another's transposes: of the lanes but the last,
+        and of that one; of the steps that have it, and of those that have not."""
+        whole, rest = self.n_lanes - 1, self._last
+        lanes, between = places[: whole * self._length].reshape(whole, self._length), rest * self.n_lanes
+        head, tail = coded[:between].reshape(rest, self.n_lanes), coded[between:].reshape(self.n_steps - rest, whole)
+        last = places[whole * self._length :].reshape(1, rest)
+        return [(lanes[:, :rest], head[:, :whole]), (last, head[:, whole:]), (lanes[:, rest : self.n_steps], tail)]
+
+    def of(self, values: NDArray[S]) -> NDArray[S]:
+        """(n,) what a column, (n_rows,) values, holds in each row, in coding order."""
+        return self.in_steps(values) if self._sorted is None else values.take(self.rows)
+
+    def sorted(self, values: Ints) -> Ints:
+        """What a column, (n_rows,) values, holds in each of the sorted rows."""
+        return values if self._sorted is None else values.take(self._sorted)
 
     def shifted(self, values: Ints, lag: int) -> Ints:
         """(n,) what a column, (n_rows,) values, holds `lag` rows before each row, in coding order; at the ends what is nearest."""
-        if self._in_order and len(values):
-            return self._side_by_side(_moved(values, lag))
-        rows = self.sorted_rows[np.clip(self._places - lag, 0, len(self.sorted_rows) - 1)] if lag else self.rows
-        found: Ints = values[rows]
-        return found
+        if not self.n_places:
+            return values[:0]
+        return self.in_steps(_moved(self.sorted(values), lag))
 
-    def _side_by_side(self, values: Ints) -> Ints:
-        """(n,) values of all rows, which are in their order, in coding order: a transposition, several times as fast as look-ups."""
-        whole, rest = divmod(len(values), self._length)
-        padded = np.empty(self.n_lanes * self._length, np.int64)
-        padded[: len(values)] = values
-        grid = padded.reshape(self.n_lanes, self._length).T[: self.n_steps]
-        return np.concatenate([grid[:rest].ravel(), grid[rest:, :whole].ravel()])
+    def firsts(self, lag: int) -> Ints:
+        """Of the rows of the first step, the place in the sorted rows that is `lag` before; at the ends what is nearest."""
+        first = slice(0, int(self.edges[1]) if self.n else 0)
+        places = self._length * np.arange(self.n_lanes) if self.lanes is None else self._places[first]
+        return np.clip(places - lag, 0, self.n_places - 1)
 
     def back(self, truth: Ints, lag: int) -> Ints:
         """(n,) what is known of (n,) values in coding order so many steps before each, in its lane; of the first steps what is first."""
@@ -132,7 +190,7 @@ class Walk:
         self._noise = np.zeros(lanes.n_lanes, np.int64)
         self._guess: Ints = np.empty(0, np.int64)
         self._leader = leader
-        self._memories = [Memory(match, fixed_hashes(match, lanes, decoded), len(lanes.rows)) for match in matches]
+        self._memories = [Memory(match, fixed_hashes(match, lanes, decoded), lanes.n) for match in matches]
 
     def around(self, step: int) -> Surroundings:
         """What is known of the rows of a step."""
@@ -173,25 +231,52 @@ class Walk:
 
 def fixed_totals(lanes: Lanes, linear: Linear, decoded: Decoded) -> Ints:
     """(n,) what a prediction sums of other columns, in coding order. Raises CorruptArchive when one of them is not decoded."""
-    n = len(lanes.rows)
-    found = _fixed([t for t in linear.terms if t.column >= 0], linear.bias, lanes, decoded, slice(0, n))
-    first = slice(0, int(lanes.edges[1]) if n else 0)
-    found[first] = _fixed(linear.anchor_terms, linear.anchor_bias, lanes, decoded, first)
+    terms = [t for t in linear.terms if t.column >= 0]
+    missing = [t.column for t in (*terms, *linear.anchor_terms) if t.column not in decoded.values]
+    if missing:
+        raise CorruptArchive(f"model predicts a column from column {missing[0]}, which is not decoded before it")
+    known = {j: lanes.sorted(decoded.values[j]) for j in {t.column for t in (*terms, *linear.anchor_terms)}}
+    if terms:
+        found = lanes.in_steps(_totals([(known[t.column], t.lag, t.weight) for t in terms], linear.bias, lanes.n_places))
+    else:
+        found = np.full(lanes.n, linear.bias + ROUND, np.int64)
+    if lanes.n:
+        first = np.full(int(lanes.edges[1]), linear.anchor_bias + ROUND, np.int64)
+        with np.errstate(over="ignore"):
+            for t in linear.anchor_terms:
+                first += np.int64(t.weight) * known[t.column][lanes.firsts(t.lag)]
+        found[: len(first)] = first
     return found
+
+
+def _totals(terms: Sequence[tuple[Ints, int, int]], bias: int, n: int) -> Ints:
+    """(n,) sums over (values, lag, weight) of weight times what values, (n,), are `lag` places before, and what rounds them."""
+    total = np.full(n, bias + ROUND, np.int64)
+    room = np.empty(min(n, SPAN), np.int64)
+    for start in range(0, n, SPAN):  # what is summed stays in the cache
+        stop = min(n, start + SPAN)
+        for values, lag, weight in terms:
+            low, high = max(start, min(stop, lag)), min(stop, max(start, n + lag))
+            with np.errstate(over="ignore"):
+                total[start:low] += values[0] * np.int64(weight)
+                total[high:stop] += values[-1] * np.int64(weight)
+                if low < high:
+                    total[low:high] += np.multiply(values[low - lag : high - lag], np.int64(weight), out=room[: high - low])
+    return total
 
 
 def kernel_walk(
     lanes: Lanes, linear: Linear, decoded: Decoded, own: Sequence[OwnFeature] = (), last_chunk: int = 0,
-    scheme: tuple[int, int, int, int] = (0, 0, 0, 0), matches: Sequence[Match] = (), leader: int | None = None,
+    scheme: tuple[int, int, int, int, int] = (0, 0, 0, 0, 0), matches: Sequence[Match] = (), leader: int | None = None, keeps: bool = True,
 ) -> KernelWalk:
     """The same walk by the kernel."""
     terms = [(term.lag, term.weight) for term in linear.terms if term.column < 0]
-    bits = bits_for(len(lanes.rows))
+    bits = bits_for(lanes.n)
     memories = [KernelMatch(match.lags, fixed_hashes(match, lanes, decoded), bits) for match in matches]
     fixed = fixed_totals(lanes, linear, decoded)
     lead = -1 if leader is None else leader
     dense = None if linear.dense is None else (linear.dense.weights, linear.dense.bias, linear.dense.shift)
-    return KernelWalk(lanes.edges, lanes.n_lanes, terms, fixed, own, last_chunk, scheme, memories, lead, dense, lanes.lanes)
+    return KernelWalk(lanes.edges, lanes.n_lanes, terms, fixed, own, last_chunk, scheme, memories, lead, dense, lanes.lanes, keeps)
 
 
 def known_of_rows(
@@ -199,7 +284,7 @@ def known_of_rows(
 ) -> Ints:
     """(4 + n_matches, n) prediction, its fraction, the level of the noise, the value before, and the levels of matches, for each row
     in coding order, of a column, (n_rows,) values, that is known. The first row of a lane stands for the one before it."""
-    truth = own[lanes.rows]
+    truth = lanes.of(own)
     found = np.empty((4 + len(matches), len(truth)), np.int64)
     if kernel.available() and len(truth):
         walk = kernel_walk(lanes, linear, decoded, matches=matches, leader=leader)
@@ -219,13 +304,3 @@ def known_of_rows(
     found[3] = lanes.back(truth, 1)
     return found
 
-
-def _fixed(terms: Sequence[Term], bias: int, lanes: Lanes, decoded: Decoded, part: slice) -> Ints:
-    """(n,) sums of the terms that read other columns, and what rounds them, for a part of the coding order."""
-    total = np.full(len(lanes.rows[part]), bias + (1 << (SHIFT - 1)), np.int64)
-    with np.errstate(over="ignore"):
-        for term in terms:
-            if term.column not in decoded.values:
-                raise CorruptArchive(f"model predicts a column from column {term.column}, which is not decoded before it")
-            total += np.int64(term.weight) * lanes.shifted(decoded.values[term.column], term.lag)[part]
-    return total

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from vae_core.errors import CorruptArchive
 from vae_core.exact.dense import Dense
 from vae_core.exact.features import Decoded, middle
+from vae_core.exact.schedule import taken
 
 Ints = NDArray[np.int64]
 SHIFT = 16
@@ -99,13 +100,14 @@ class Linear:
         ]
 
     def guess(
-        self, decoded: Decoded, rows: Ints, own: Ints, left: Ints | None, right: Ints | None
+        self, decoded: Decoded, rows: Ints | slice, own: Ints, left: Ints | None, right: Ints | None
     ) -> tuple[Ints, Ints]:
         """(n,) predictions for the given rows, and their fractions in eighths; left/right are row numbers of the neighbours,
         None on anchors."""
         anchor = left is None
         terms, bias = (self.anchor_terms, self.anchor_bias) if anchor and self.by_level else (self.terms, self.bias)
-        total = np.full(len(rows), bias + (1 << (SHIFT - 1)), np.int64)
+        n = len(own[rows]) if isinstance(rows, slice) else len(rows)
+        total = np.full(n, bias + (1 << (SHIFT - 1)), np.int64)
         with np.errstate(over="ignore"):
             for term in terms:
                 total += np.int64(term.weight) * term_values(term.kind, term.column, decoded, rows, own, left, right)
@@ -113,20 +115,20 @@ class Linear:
 
 
 def term_values(
-    kind: str, column: int, decoded: Decoded, rows: Ints, own: Ints, left: Ints | None, right: Ints | None
+    kind: str, column: int, decoded: Decoded, rows: Ints | slice, own: Ints, left: Ints | None, right: Ints | None
 ) -> Ints:
     """(n,) values of one term's variable."""
     if kind == "mean":
         assert left is not None and right is not None
-        return middle(own[left], own[right])
+        return middle(own.take(left), own.take(right))
     if column not in decoded.values:
         raise CorruptArchive(f"model predicts a column from column {column}, which is not decoded before it")
     values = decoded.values[column]
     if kind == "at":
-        return values[rows]
+        return taken(values, rows)
     assert left is not None and right is not None
     with np.errstate(over="ignore"):
-        return values[rows] - middle(values[left], values[right])
+        return taken(values, rows) - middle(values.take(left), values.take(right))
 
 
 def from_json(parts: Any, n_columns: int) -> Linear:

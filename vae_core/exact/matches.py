@@ -75,11 +75,11 @@ def bits_for(n_rows: int) -> int:
 
 def fixed_hashes(match: Match, lanes: Lanes, decoded: Decoded) -> Hashes:
     """(n,) the hash of what a key has of other columns, in coding order. Raises CorruptArchive when one is not decoded."""
-    found = np.zeros(len(lanes.rows), np.uint64)
+    found = np.zeros(lanes.n, np.uint64)
     for j in match.others:
         if j not in decoded.values:
             raise CorruptArchive(f"model matches a column by column {j}, which is not decoded before it")
-        found = mixed(found, decoded.values[j][lanes.rows])
+        found = mixed(found, lanes.of(decoded.values[j]))
     return found
 
 

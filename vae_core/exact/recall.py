@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from vae_core.errors import CorruptArchive
 from vae_core.exact.features import Decoded
+from vae_core.exact.sorting import by_number
 
 Ints = NDArray[np.int64]
 Bools = NDArray[np.bool_]
@@ -50,17 +51,6 @@ def _loose_numbers(columns: Sequence[Ints]) -> Ints:
     return found
 
 
-def _by_key(numbers: Ints) -> Ints:
-    """(n,) rows by key, those of a key in order: numpy sorts stably by counting where integers have 16 bits."""
-    order: Ints = np.argsort(numbers.astype(np.uint16), kind="stable")
-    rest = int(numbers.max()) >> 16 if len(numbers) else 0
-    shift = 16
-    while rest:
-        order = order[np.argsort((numbers >> shift).astype(np.uint16)[order], kind="stable")]
-        rest, shift = rest >> 16, shift + 16
-    return order
-
-
 class Recalled:
     """Rows of a block grouped by key.
 
@@ -73,10 +63,10 @@ class Recalled:
         if missing:
             raise CorruptArchive(f"model recalls a column by column {missing[0]}, which is not decoded before it")
         rows = None if active is None else np.flatnonzero(active)
-        numbers = _loose_numbers([decoded.values[j] if rows is None else decoded.values[j][rows] for j in keys])
-        by_key = _by_key(numbers)
-        self._rows: Ints = by_key if rows is None else rows[by_key]
-        numbers = numbers[by_key]
+        numbers = _loose_numbers([decoded.values[j] if rows is None else decoded.values[j].take(rows) for j in keys])
+        by_key = by_number(numbers)
+        self._rows: Ints = by_key if rows is None else rows.take(by_key)
+        numbers = numbers.take(by_key)
         self._again = np.concatenate([np.zeros(min(1, len(by_key)), np.bool_), numbers[1:] == numbers[:-1]])
         self.seen = np.zeros(decoded.n_rows, np.bool_)
         self.seen[self._rows[self._again]] = True
@@ -84,14 +74,14 @@ class Recalled:
     def same(self, values: Ints) -> Ints:
         """(n_rows,) 1 where a seen key's row holds what the row before it with that key holds, else 0."""
         found = np.zeros(len(self.seen), np.int64)
-        ordered = values[self._rows]
+        ordered = values.take(self._rows)
         found[self._rows[1:]] = self._again[1:] & (ordered[1:] == ordered[:-1])
         return found
 
     def copy(self, values: Ints, same: Ints) -> None:
         """Fill the rows flagged `same`, (n_rows,), from the last row of their key that is not."""
-        hit = np.flatnonzero(same[self._rows])
+        hit = np.flatnonzero(same.take(self._rows))
         place = np.arange(len(self._rows))
         place[hit] = 0
         np.maximum.accumulate(place, out=place)
-        values[self._rows[hit]] = values[self._rows[place[hit]]]
+        values[self._rows.take(hit)] = values.take(self._rows.take(place.take(hit)))

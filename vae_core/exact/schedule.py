@@ -9,6 +9,7 @@ cent, without its serial loop). Within a pass, counts learned from a chunk of ro
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,6 +21,7 @@ DEFAULT_CHUNK, LONG_CHUNK = 1024, 8192
 STEPS = tuple(1 << k for k in range(STRIDE.bit_length() - 1, -1, -1))  # 32 (anchors), 16, 8, 4, 2, 1
 
 Ints = NDArray[np.int64]
+S = TypeVar("S", bound=np.generic)
 
 
 def passes(n_rows: int, by_level: bool) -> list[tuple[int, Ints]]:
@@ -48,6 +50,24 @@ def chunks(n_rows: int, last: int, before: int = 0) -> Iterator[slice]:
         length = min(last, max(FIRST_CHUNK, (before + start) // 2))
         yield slice(start, min(n_rows, start + length))
         start += length
+
+
+def chunk_ends(n_rows: int, last: int) -> Ints:
+    """Where the chunks of a pass end."""
+    found: list[int] = []
+    for part in chunks(n_rows, last):
+        found.append(part.stop)
+        if part.stop - part.start == last:
+            break  # all others are as long
+    start = found[-1] if found else n_rows
+    rest = np.arange(start + last, n_rows + last, last, dtype=np.int64)
+    return np.concatenate([np.array(found, np.int64), np.minimum(rest, n_rows)])
+
+
+def taken(values: NDArray[S], rows: Ints | slice) -> NDArray[S]:
+    """What (n_rows,) values hold in some rows."""
+    found: NDArray[S] = values[rows] if isinstance(rows, slice) else values.take(rows)
+    return found
 
 
 def neighbours(step: int, rows: Ints, n_rows: int) -> tuple[Ints, Ints]:
