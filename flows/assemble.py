@@ -36,6 +36,7 @@ from flows.settings import RunRequest
 from flows.train import REFRESHED, Trained, baseline
 from flows.verify import load_proofs
 from storage.archive import Archive
+from storage.coverage import miscounted
 from storage.entries import ModelRef, Proof, SourceRecord
 from storage.ledger import bytes_by_part, column_totals, report_bytes
 from storage.manifest import Manifest
@@ -44,6 +45,7 @@ from storage.shards import ShardEntry, load_records
 from storage.snapshots import load_readable, undisturbed
 from storage.vacuum import held_by_older
 from storage.writer import commit, vacuum
+from vae_core.errors import VerificationFailed
 
 log = logging.getLogger(__name__)
 
@@ -80,10 +82,13 @@ def draft(
 ) -> Manifest:
     """The manifest of a run, not yet numbered."""
     trained = Trained.load(run)
-    kept_ids = set(plan.kept_shards)
-    kept = [shard for shard in (parent.shards if parent else ()) if shard.id in kept_ids]
+    of_kept = set(plan.kept_shards)
+    kept = [shard for shard in (parent.shards if parent else ()) if shard.record.path in of_kept]
     new = [result.shard for result in load_results(run)]
     entries = in_source_order(load_records(store, [*kept, *new], schema.names), paths)
+    sources = sources_of(run, plan, parent, request.update.drop_missing)
+    if wrong := miscounted(entries, sources):
+        raise VerificationFailed(f"{wrong}; nothing was committed. Encode all of it again: latentpack run --retrain")
     schema = parent.schema if parent and kept else schema
     proofs = {shard.id: shard.proof for shard in kept if shard.proof} | proofs_of(load_proofs(run), schema.names)
     shards = tuple(replace(entry.ref, proof=proofs.get(entry.id)) for entry in entries)
@@ -103,7 +108,7 @@ def draft(
         run=run,
         source=request.source.uri,
         tolerances=plan.tolerances,
-        sources=sources_of(run, plan, parent, request.update.drop_missing),
+        sources=sources,
         ledger={"columns": shared} if shared else {},
         verification={"rows": sum(proof.n_rows for proof in load_proofs(run)), "violations": 0, "mismatches": 0},
         extra={

@@ -122,7 +122,8 @@ def _verify(arguments: argparse.Namespace, quiet: bool) -> int:
     from flows.verify import verify_archive
     from vae_core.errors import VerificationFailed
 
-    value = verify_archive(arguments.archive, source=arguments.source, sample=arguments.sample)
+    # files that a run joined with --widen are joined here, too: all are of the types that the archive has
+    value = verify_archive(arguments.archive, source=arguments.source, sample=arguments.sample, widen=True)
     _write_json(arguments.json, value)
     if not quiet:
         print(verify_table(value), file=sys.stderr if arguments.json == "-" else sys.stdout)

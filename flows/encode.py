@@ -1,6 +1,6 @@
 """Encode: every part of the source into a staged shard, one task a part.
 
-A shard's identifier is a digest of what goes in: the slices of which files (by content), the model, the format. A part
+A shard's identifier is a digest of what goes in: the slices of which files (by path and content), the model, the format. A part
 whose shard is already staged is not encoded again, so a killed run continues where it stopped.
 """
 
@@ -137,8 +137,11 @@ def plan_parts(request: RunRequest, plan: Plan, trained: Trained) -> list[PartPl
 
 
 def part_fingerprint(part: SourcePart, prints: Mapping[str, str], request: RunRequest, block_rows: int) -> str:
-    """sha256 over what decides a part's rows and blocks: content of its files, slices, widening, block size."""
-    slices = [[prints[path], start, stop] for path, start, stop in part.slices]
+    """sha256 over what decides a part's rows and blocks: paths and content of its files, slices, widening, block size.
+
+    Paths, too: files of the same content are shards of their own, which are replaced and dropped on their own.
+    """
+    slices = [[path, prints[path], start, stop] for path, start, stop in part.slices]
     settings = [request.source.widen, block_rows, request.training.preview]
     return hashlib.sha256(json.dumps([slices, settings]).encode()).hexdigest()
 

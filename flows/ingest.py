@@ -26,7 +26,6 @@ from storage.objects import ObjectStore
 from storage.shards import load_records
 from storage.snapshots import newest_manifest
 from storage.sources import Source, SourceFile, open_source
-from storage.writer import check_writable
 from vae_core.errors import BadInput, UsageError
 from vae_core.tolerance import Tolerance, parse_tolerances
 
@@ -42,7 +41,7 @@ class Plan(BaseModel):
     decision   : "nothing-to-do" | "first" | "append" | "replace" | "new-generation"
     parent     : the snapshot it starts from, None for the first
     new, changed, missing, encode : paths of source files; `encode` holds all that are (re-)encoded, in source order
-    kept_shards, dropped_shards   : ids of the parent's shards
+    kept_shards, dropped_shards   : paths of the records of the parent's shards
     tolerances : column -> the Tolerance as asked for, relative ones not yet resolved
     statement  : the decision in words
     """
@@ -135,16 +134,6 @@ def survey(request: RunRequest, run: str | None, created_at: str) -> Plan:
         return decide(request, source, run, created_at)
 
 
-def survey_run(request: RunRequest, run: str, created_at: str) -> str:
-    """Decide what a run will do, and leave the plan in the run's folder; returns the decision."""
-    plan = survey(request, run, created_at)
-    if plan.decision != NOTHING:
-        check_writable(store_of(request.archive))
-    plan.save()
-    log.info("%s", plan.statement)
-    return plan.decision
-
-
 def decide(request: RunRequest, source: Source, run: str | None, created_at: str) -> Plan:
     """The plan of a run on an opened source."""
     store_of(request.archive).check_folder()
@@ -163,18 +152,24 @@ def decide(request: RunRequest, source: Source, run: str | None, created_at: str
     if manifest is None:
         return Plan(decision=FIRST, new=every, encode=every, statement=f"first run: {_files(every)}", **common)
     if request.update.retrain:
-        return Plan(
-            decision=GENERATION,
-            parent=manifest.snapshot,
-            new=every,
-            encode=every,
-            dropped_shards=[shard.id for shard in manifest.shards],
-            statement=f"new generation: {_files(every)} encoded again by a model trained from scratch",
-            **common,
-        )
+        return new_generation(Plan(decision=REPLACE, **common), manifest, every)
     check_same_tolerances(asked, {name: Tolerance.from_json(value) for name, value in manifest.tolerances.items()})
     check_same_schema(source, manifest)
     return compare(source, store_of(request.archive), manifest, drop_missing=request.update.drop_missing, common=common)
+
+
+def new_generation(plan: Plan, manifest: Manifest, every: Sequence[str], why: str = "") -> Plan:
+    """A plan made into one that encodes every file of the source, by a model trained from scratch."""
+    return plan.model_copy(update={
+        "decision": GENERATION, "parent": manifest.snapshot, "new": list(every), "changed": [], "encode": list(every), "kept_shards": [],
+        "dropped_shards": [shard.record.path for shard in manifest.shards],
+        "statement": f"new generation: {why or f'{_files(every)} encoded again by a model trained from scratch'}",
+    })  # fmt: skip
+
+
+def asked_for(plan: Plan) -> dict[str, Tolerance]:
+    """The tolerances of a plan by column, relative ones not yet resolved."""
+    return {name: Tolerance.from_json(value) for name, value in plan.tolerances.items()}
 
 
 def compare(source: Source, store: ObjectStore, manifest: Manifest, *, drop_missing: bool, common: Mapping[str, Any]) -> Plan:
@@ -198,7 +193,7 @@ def compare(source: Source, store: ObjectStore, manifest: Manifest, *, drop_miss
             "bring it back, or ask to drop vanished files (drop_missing)"
         )
     encode = [path for path in (file.path for file in source.files) if path in touched or path in set(new)]
-    kept = [shard.id for shard in manifest.shards if shard.id not in dropped]
+    kept = [shard.record.path for shard in manifest.shards if shard.record.path not in dropped]
     details: dict[str, Any] = {
         "parent": manifest.snapshot,
         "new": new,
@@ -206,7 +201,7 @@ def compare(source: Source, store: ObjectStore, manifest: Manifest, *, drop_miss
         "missing": missing,
         "encode": encode,
         "kept_shards": kept,
-        "dropped_shards": [shard.id for shard in manifest.shards if shard.id in dropped],
+        "dropped_shards": [shard.record.path for shard in manifest.shards if shard.record.path in dropped],
     }
     statement = "; ".join(
         filter(
@@ -246,14 +241,14 @@ def parted_by(new: Sequence[str], order: Mapping[str, int], shards: Mapping[str,
 
 
 def shard_paths(store: ObjectStore, manifest: Manifest) -> dict[str, set[str]]:
-    """Shard id -> paths of the source files it holds rows of. Reads the record of every shard."""
-    return {entry.id: {piece.path for piece in entry.sources} for entry in load_records(store, manifest.shards)}
+    """Path of a shard's record -> paths of the source files it holds rows of. Reads the record of every shard."""
+    return {entry.record.path: {piece.path for piece in entry.sources} for entry in load_records(store, manifest.shards)}
 
 
 def closure(paths: Collection[str], shards: Mapping[str, Collection[str]]) -> tuple[set[str], set[str]]:
     """(every file that has to be encoded again, every shard that goes) when the rows of `paths` are replaced.
 
-    shards : shard id -> paths it holds rows of
+    shards : path of a shard's record -> paths it holds rows of
     A shard may hold the end of one file and the start of the next: replacing it means encoding both again, and so on.
     """
     touched, dropped = set(paths), set[str]()

@@ -16,6 +16,7 @@ from flows.ingest import NOTHING, Plan
 from flows.progress import tell
 from flows.report import ProgressEvent, RunReport
 from flows.settings import RunRequest
+from flows.survey import survey_run
 from vae_core.errors import Conflict, CorruptArchive
 
 log = logging.getLogger(__name__)
@@ -37,7 +38,7 @@ class Stages:
 def plain() -> Stages:
     """The stages as plain functions, one part at a time."""
     return Stages(
-        ingest=ingest.survey_run,
+        ingest=survey_run,
         train=train.learn_run,
         encode=lambda request, run: encode.encode_all(request, run, encode.one_by_one(lambda planned: encode.part(planned, request))),
         verify=lambda request, run: verify.verify_all(request, run, encode.one_by_one(lambda staged: verify.shard(staged, request))),

@@ -13,13 +13,13 @@ from prefect.task_runners import ThreadPoolTaskRunner
 from flows import assemble
 from flows.encode import PartPlan, PartResult, default_workers, encode_all, part
 from flows.html import markdown
-from flows.ingest import survey_run
 from flows.progress import Progress
 from flows.proof import ShardProof
 from flows.report import RunReport
 from flows.retrying import RETRIES, on_passing_errors
 from flows.settings import RunRequest
 from flows.stages import Stages
+from flows.survey import survey_run
 from flows.table import human_bytes, human_saving
 from flows.train import learn_run
 from flows.verify import Staged, shard, verify_all

@@ -161,8 +161,7 @@ def parts_of(source: Source, paths: list[str], target_rows: int) -> list[Any]:
 
 def resolved(plan: Plan, profile: TableProfile) -> dict[str, Tolerance]:
     """The tolerances of a plan in column units."""
-    asked = {name: Tolerance.from_json(value) for name, value in plan.tolerances.items()}
-    return {name: resolve(tolerance, profile.columns[name]) for name, tolerance in asked.items()}
+    return {name: resolve(tolerance, profile.columns[name]) for name, tolerance in ingest.asked_for(plan).items()}
 
 
 def sample_rows(request: RunRequest, row_bytes: float) -> int:

@@ -29,6 +29,7 @@ from flows.proof import (
 )
 from flows.proved import proved_digests, whole_digest
 from flows.settings import ArchiveSettings, RunRequest, SourceSettings
+from storage.coverage import miscounted
 from storage.manifest import Manifest
 from storage.objects import ObjectStore
 from storage.shards import ShardEntry, load_record, load_records
@@ -97,7 +98,7 @@ def reread_kept(request: RunRequest, kept: set[str]) -> None:
     """Check every byte of the shards a run keeps from the last snapshot. Raises CorruptArchive naming the object."""
     store, manifest = ingest.store_of(request.archive), ingest.latest_manifest(request.archive)
     for ref in manifest.shards if manifest is not None else ():
-        if ref.id in kept:
+        if ref.record.path in kept:
             for held in load_record(store, ref).objects.values():
                 read_verified(store, held)
 
@@ -126,8 +127,10 @@ def verify_archive(
     opened = None if source is None else ingest.source_of(SourceSettings(uri=source, credentials=source_credentials, widen=widen))
     entries = load_records(store, manifest.shards, manifest.schema.names)
     chosen = _sampled(entries, sample, seed)
+    if wrong := miscounted(entries, manifest.sources):
+        raise VerificationFailed(f"snapshot {manifest.snapshot}: {wrong}; keep the raw data, and run with --retrain")
     if opened is not None:
-        _refuse_other_source(opened, manifest, [entry for entry in entries if chosen[entry.id]])
+        _refuse_other_source(opened, manifest, entries, is_newest=snapshot is None)
     n_objects, n_object_bytes = _check_objects(store, manifest, entries)
     load_manifests(store)  # the lists of the others: a damaged one is found while there is time
     totals: dict[str, ColumnQuality] = {}
@@ -176,14 +179,22 @@ def verify_archive(
     }
 
 
-def _refuse_other_source(source: Source, manifest: Manifest, entries: Sequence[ShardEntry]) -> None:
-    """Raise BadInput when the source lacks a file these shards hold rows of: it is another one, or the file has gone."""
+def _refuse_other_source(source: Source, manifest: Manifest, entries: Sequence[ShardEntry], *, is_newest: bool) -> None:
+    """Raise BadInput when the source lacks a file these shards hold rows of: it is another one, or the file has gone; or when the newest
+    snapshot does not hold a file of the source: nobody shall delete that on the word of a comparison it was no part of."""
     there = {file.path for file in source.files}
     for entry in entries:
         for piece in entry.sources:
             if piece.path not in there:
                 made = f" (made from {shown(manifest.source)})" if manifest.source else ""
                 raise BadInput(f"{shown(source.uri)}: has no file {piece.path!r}, and the archive{made} holds rows of it")
+    more = sorted(there.difference(record.path for record in manifest.sources)) if is_newest and manifest.sources else []
+    if more:
+        others = f" and {len(more) - 1} other{'s' * (len(more) > 2)}" if len(more) > 1 else ""
+        raise BadInput(
+            f"{shown(source.uri)}: snapshot {manifest.snapshot} does not hold {more[0]!r}{others}, which came later: "
+            "add them by a run, or compare with a glob of the files that it holds"
+        )
 
 
 def _check_objects(store: ObjectStore, manifest: Manifest, entries: Sequence[ShardEntry]) -> tuple[int, int]:
