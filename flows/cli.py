@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import logging
 import os
 import sys
 import tempfile
@@ -30,7 +31,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     try:
-        _configure_logging(debug)
+        _configure_logging(debug, getattr(arguments, "quiet", False))
         return COMMANDS[arguments.command](arguments, getattr(arguments, "quiet", False))
     except KeyboardInterrupt:
         if debug:
@@ -57,7 +58,7 @@ def explain(error: BaseException) -> tuple[str, int]:
         link = link.__cause__ or link.__context__
     if isinstance(error, ModuleNotFoundError):
         needs = "pip install 'latentpack[flows]' (reading, verifying and sampling need no extras)"
-        return one_line(f"{error.name} is not installed: {needs}"), EXIT_UNEXPECTED
+        return one_line(f"{error.name} is not installed: {needs}"), UsageError.exit_code
     if isinstance(error, MemoryError):
         return "out of memory", EXIT_UNEXPECTED
     if isinstance(error, OSError):
@@ -230,10 +231,10 @@ def _write_json(path: str | None, value: Mapping[str, Any]) -> None:
         temporary.write_text(text, encoding="utf-8")
 
 
-def _configure_logging(debug: bool) -> None:
+def _configure_logging(debug: bool, quiet: bool) -> None:
+    if quiet and logging.lastResort is not None:
+        logging.lastResort.setLevel(logging.ERROR)  # of records that no handler takes, which are on the terminal then
     if debug:
-        import logging
-
         logging.basicConfig(level=logging.DEBUG, stream=sys.stderr, format="%(asctime)s %(name)s %(levelname)s %(message)s")
         for noisy in _NOISY_LOGGERS:
             logging.getLogger(noisy).setLevel(logging.INFO)

@@ -35,6 +35,7 @@ def run_pipeline(request: RunRequest, progress: Listener | None = None) -> RunRe
 
 def _run_on_server(request: RunRequest, hear: Callable[[ProgressEvent], None]) -> RunReport:
     began = time.monotonic()
+    server.require()
     server.no_analytics()
     hear(ProgressEvent(stage="ingest", message="looking at the source"))
     # A request that cannot work fails here as well, before a server is started for it.

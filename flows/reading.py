@@ -149,6 +149,8 @@ def _watched(batches: Iterable[pa.RecordBatch], failures: list[Exception]) -> It
 def replacing(target: str | os.PathLike[str]) -> Iterator[Path]:
     """A temporary file beside `target` that takes its name on success and vanishes on any failure."""
     final = Path(target)
+    if "://" in str(target):
+        raise UsageError(f"{target}: OUT is a file on this machine; write there, and copy it")
     if final.is_dir():
         raise UsageError(f"{final}: is a folder; give the name of a file")
     if not final.absolute().parent.is_dir():
@@ -252,7 +254,7 @@ def _check_years(name: str, array: pa.Array) -> None:
 
 
 def _csv_type(type_: pa.DataType) -> pa.DataType:
-    """The type a column has on its way into CSV: dictionaries as their values, nested values and bytes as JSON text."""
+    """The type a column has on its way into CSV: dictionaries as their values, nested values as JSON text, bytes as hexadecimal digits."""
     if pa.types.is_dictionary(type_):
         return _csv_type(type_.value_type)
     if isinstance(type_, pa.BaseExtensionType) or pa.types.is_nested(type_) or _is_bytes(type_) or pa.types.is_string_view(type_):
@@ -267,11 +269,13 @@ def _csv_array(array: pa.Array, type_: pa.DataType) -> pa.Array:
         return array
     if isinstance(array, pa.ExtensionArray):
         array = array.storage
-    texts = [
-        None if value is None else value if isinstance(value, str) else json.dumps(value, default=_jsonable)
-        for value in array.to_pylist()
-    ]
-    return pa.array(texts, pa.string())
+    return pa.array([None if value is None else _csv_text(value) for value in array.to_pylist()], pa.string())
+
+
+def _csv_text(value: Any) -> str:
+    if isinstance(value, str | bytes):
+        return value if isinstance(value, str) else value.hex()
+    return json.dumps(value, default=_jsonable)
 
 
 def _jsonable(value: Any) -> str:

@@ -46,6 +46,7 @@ def serve(
     Raises UsageError when only one of source and archive is given, for a port that cannot be had, and while another serve
     runs on the same server; LatentpackError when no server answers.
     """
+    server.require()
     source = source or os.environ.get("LATENTPACK_SOURCE")
     archive = archive or os.environ.get("LATENTPACK_ARCHIVE")
     if (source is None) != (archive is None):

@@ -28,6 +28,7 @@ import tomllib
 import urllib.request
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import IO, Any
 
@@ -65,6 +66,12 @@ def home() -> Path:
 def wanted() -> bool:
     """False when LATENTPACK_SERVER=off: the plain functions run without Prefect."""
     return os.environ.get("LATENTPACK_SERVER", "").strip().lower() not in ("off", "0", "no", "false")
+
+
+def require() -> None:
+    """Raise UsageError where Prefect is not installed, before anything is started for it."""
+    if find_spec("prefect") is None:
+        raise UsageError("prefect is not installed: pip install 'latentpack[flows]'; LATENTPACK_SERVER=off runs without a server")
 
 
 def configured_api_url() -> str | None:

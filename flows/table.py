@@ -33,11 +33,15 @@ def run_table(report: RunReport, width: int | None = None) -> str:
     return "\n".join(line.rstrip() for line in lines)
 
 
+def _beside(n: int) -> str:
+    return f" (and {n} older)" if n else ""
+
+
 def info_table(value: Mapping[str, Any]) -> str:
     """What `latentpack info` prints, from `flows.inventory.inventory`."""
     lines = [
         f"{printable(value['archive'])}: format {value['format']},"
-        f" snapshot {value['snapshot']} of {value['n_snapshots']},"
+        f" snapshot {value['snapshot']}{_beside(value['n_snapshots'] - 1)},"
         f" {value['rows']:,} rows, {len(value['columns'])} columns",
         "",
         *_byte_rows(value["archive_bytes"], _without_unfinished(value)),

@@ -89,7 +89,11 @@ def learn_run(request: RunRequest, run: str) -> str:
 def learn(request: RunRequest, plan: Plan, progress: Progress) -> Trained:
     """Fit, keep or refresh, by the plan. The model is staged in the archive. Raises BadInput, CorruptArchive."""
     with ingest.source_of(request.source, plan.run) as source:
-        return _learn(request, plan, source, progress)
+        told = len(source.notes)
+        trained = _learn(request, plan, source, progress)
+        for note in source.notes[told:]:
+            log.warning("%s", note)
+        return trained
 
 
 def _learn(request: RunRequest, plan: Plan, source: Source, progress: Progress) -> Trained:

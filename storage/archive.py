@@ -29,7 +29,7 @@ __all__ = ["Archive", "Meter", "open_archive"]
 
 RECORDS_AHEAD = 256
 
-Rows = tuple[int | None, int | None] | slice
+Rows = tuple[int | None, int | None] | slice | range
 
 
 def open_archive(uri: str, *, snapshot: int | None = None, storage_options: Mapping[str, Any] | None = None) -> Archive:
@@ -104,7 +104,7 @@ class Archive:
     def to_table(self, columns: Sequence[str] | None = None, rows: Rows | None = None, preview: bool = False) -> pa.Table:
         """The dataset, or the named columns in the order named, and the rows of a slice, as one table.
 
-        rows    : (start, stop) or a slice with step 1; ends may be None or negative, as in Python
+        rows    : (start, stop), or a slice or range with step 1; ends may be None or negative, as in Python
         preview : from the latents alone, inexact, at a fraction of the transfer
         Chunks of a dictionary column may have dictionaries of their own.
         Raises UsageError for an unknown column or a slice with a step, CorruptArchive.
@@ -187,6 +187,8 @@ class Archive:
     def _row_range(self, rows: Rows | None) -> tuple[int, int]:
         if rows is None:
             return 0, self.num_rows
+        if isinstance(rows, range):
+            rows = slice(rows.start, rows.stop, rows.step)
         if not isinstance(rows, slice):
             try:
                 start, stop = rows

@@ -91,8 +91,6 @@ def _data_files(store: ObjectStore, infos: list[ObjectInfo], where: str) -> tupl
             raise BadInput(f"{store.shown(info.path)}: {told}")
     if len(kept) < len(infos):
         log.info("%s: %d files beside the data are left out", where, len(infos) - len(kept))
-    if any("=" in part for i in kept for part in i.path.split("/")[:-1]):
-        log.warning("%s: folder names like key=value are not read as columns", where)
     return kept
 
 

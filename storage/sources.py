@@ -90,7 +90,8 @@ def open_source(
     schema = agree(claims, widen=widen)
     if not len(schema):
         raise BadInput(f"{shown(uri)}: its rows have no columns, there is nothing to store")
-    return Source(uri, schema, store, infos, inspected, Staging(store, staging_dir), other_metadata(claims))
+    notes = [*_surprises(shown(uri), infos, claims), *other_metadata(claims)]
+    return Source(uri, schema, store, infos, inspected, Staging(store, staging_dir), notes)
 
 
 class Source:
@@ -98,7 +99,7 @@ class Source:
 
     schema : exact Arrow schema of every batch, metadata included
     meter  : counts the bytes read (a local file's compressed bytes each time they are read)
-    notes  : metadata of files that `schema` does not have, a line a field, for whoever opens the source first to tell
+    notes  : what may surprise, a line each, for whoever opens the source first to tell; reading rows may add to them
     """
 
     def __init__(
@@ -113,7 +114,7 @@ class Source:
     ) -> None:
         self.uri = uri
         self.schema = schema
-        self.notes = tuple(notes)
+        self.notes = list(notes)
         self.meter = store.meter
         self._store = store
         self._staging = staging
@@ -255,14 +256,14 @@ class Source:
             raise BadInput(f"{where}: rows {start} to {stop} were expected, {n_rows} were there; it changed meanwhile")
 
     def _warn_of_digits(self, batch: pa.RecordBatch, where: str) -> None:
-        """Say once a column that numbers read from text may have had more digits than their type holds."""
+        """Note once a column that numbers read from text may have had more digits than their type holds."""
         for item, column in zip(batch.schema, batch.columns, strict=True):
             if pa.types.is_float64(item.type) and item.name not in self._warned:
                 extremes = pc.min_max(column)
                 if any(_EXACT <= abs(end) < math.inf for end in (extremes["min"].as_py(), extremes["max"].as_py()) if end is not None):
                     self._warned.add(item.name)
-                    told = "%s: field %r is read as double and has values beyond 2^53: integers of so many digits lose some"
-                    log.warning(told, where, item.name)
+                    told = "is read as double and has values beyond 2^53: integers of so many digits lose some"
+                    self.notes.append(f"{where}: field {item.name!r} {told}")
 
     def _pieces(self, path: str, wanted: list[tuple[int, int]]) -> Iterator[pa.RecordBatch]:
         """The rows of these ascending, disjoint ranges of one file, each batch without the memory of its neighbours.
@@ -294,6 +295,20 @@ class Source:
         if stop is None or groups is None or not sum(groups):
             return n_bytes
         return n_bytes * (min(stop, sum(groups)) - start) // sum(groups)
+
+
+def _surprises(where: str, infos: Sequence[ObjectInfo], claims: Sequence[Claim]) -> list[str]:
+    """Lines of what nobody would expect of the names of folders, and of text that is none."""
+    lines = []
+    if any("=" in part for info in infos for part in info.path.split("/")[:-1]):
+        lines.append(f"{where}: folder names like key=value are not read as columns")
+    seen: set[str] = set()
+    for claim in claims:
+        for item in claim.schema if claim.inferred else ():
+            if pa.types.is_binary(item.type) and item.name not in seen:
+                seen.add(item.name)
+                lines.append(f"{claim.where}: field {item.name!r} is not UTF-8 and is kept as bytes; as text only from a file in UTF-8")
+    return lines
 
 
 def _combined(table: pa.Table) -> pa.Table:

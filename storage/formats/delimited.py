@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import re
 from collections.abc import Iterator
 from typing import Any, BinaryIO
@@ -30,6 +31,8 @@ class Delimited(Format):
         if n_bytes == 0:
             raise BadInput(f"{where}: the file is empty, not even a header line")
         try:
+            if decompressed(file).read(2) in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE):
+                raise BadInput(f"{where}: is text in UTF-16; convert it to UTF-8")
             schema = self._inferred_schema(file, _BLOCK_BYTES)
             if any(pa.types.is_null(field.type) for field in schema):
                 schema = self._inferred_schema(file, _DEEP_LOOK_BYTES)
