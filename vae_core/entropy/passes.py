@@ -17,6 +17,8 @@ from numpy.typing import NDArray
 from vae_core.entropy import kernel
 
 Ints = NDArray[np.int64]
+Words = NDArray[np.uint32]
+Slots = tuple[Words, Words, Ints]  # low and width of each symbol, lengths of the steps they make
 MAX_DEPTH, MAX_DIGITS = 8, 2  # as in kernel.c
 MAX_SYMBOLS = 512
 RAW_BITS, N_RAW_STEPS = 16, 4  # of a slot, and slots of a row at most
@@ -152,3 +154,21 @@ class PassTables:
     def raw_bits(self) -> Any:
         """The address of the bits that follow each first digit."""
         return kernel.pointer(self._raw_bits)
+
+
+class Room:
+    """Where the kernel puts slots and the lengths of their steps."""
+
+    def __init__(self, most: int, most_steps: int) -> None:
+        self._low, self._width, self._lengths = np.empty(most, np.uint32), np.empty(most, np.uint32), np.empty(most_steps, np.int64)
+
+    @property
+    def pointers(self) -> list[Any]:
+        """For the kernel."""
+        return [kernel.pointer(array) for array in (self._low, self._width, self._lengths)]
+
+    def slots(self, n_steps: int) -> Slots:
+        """What it put there in so many steps."""
+        lengths = self._lengths[:n_steps].copy()
+        n = int(lengths.sum())
+        return self._low[:n].copy(), self._width[:n].copy(), lengths

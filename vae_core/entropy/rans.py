@@ -12,14 +12,13 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from vae_core.entropy import kernel
 from vae_core.entropy.lanes import KernelWalk
-from vae_core.entropy.passes import N_RAW_STEPS, RAW_BITS, Contexts, PassTables
+from vae_core.entropy.passes import N_RAW_STEPS, RAW_BITS, Contexts, PassTables, Room, Slots
 from vae_core.errors import CorruptArchive
 
 SLOT_BITS = 24
@@ -39,7 +38,6 @@ MAX_RAW_BITS = RAW_BITS
 Ints = NDArray[np.int64]
 Words = NDArray[np.uint32]
 Table = NDArray[np.int64] | NDArray[np.float64]
-Slots = tuple[Words, Words, Ints]  # low and width of each symbol, lengths of the steps they make
 
 
 class Channel(ABC):
@@ -72,24 +70,6 @@ class Channel(ABC):
         rows before."""
 
 
-class _Room:
-    """Where the kernel puts slots and the lengths of their steps."""
-
-    def __init__(self, most: int, most_steps: int) -> None:
-        self._low, self._width, self._lengths = np.empty(most, np.uint32), np.empty(most, np.uint32), np.empty(most_steps, np.int64)
-
-    @property
-    def pointers(self) -> list[Any]:
-        """For the kernel."""
-        return [kernel.pointer(array) for array in (self._low, self._width, self._lengths)]
-
-    def slots(self, n_steps: int) -> Slots:
-        """What it put there in so many steps."""
-        lengths = self._lengths[:n_steps].copy()
-        n = int(lengths.sum())
-        return self._low[:n].copy(), self._width[:n].copy(), lengths
-
-
 class Encoder(Channel):
     """Collects the slots of every symbol; `finish` runs the coder backwards over them."""
 
@@ -120,7 +100,7 @@ class Encoder(Channel):
     ) -> tuple[list[Ints], Ints]:
         assert symbols is not None and raw is not None
         symbols, raw = [np.ascontiguousarray(s, np.int64) for s in symbols], np.ascontiguousarray(raw, np.int64)
-        room = _Room(int(ends[-1]) * tables.n_digits + tables.raw_slots(symbols[0]), len(ends) * (tables.n_digits + N_RAW_STEPS))
+        room = Room(int(ends[-1]) * tables.n_digits + tables.raw_slots(symbols[0]), len(ends) * (tables.n_digits + N_RAW_STEPS))
         c = kernel.library()
         assert c is not None
         n_steps = c.lp_write(
@@ -133,7 +113,7 @@ class Encoder(Channel):
         assert values is not None
         values = np.ascontiguousarray(values, np.int64)
         # chunks of a row at least; pages of memory that are not written to are never there
-        room = _Room(n * (tables.n_digits + N_RAW_STEPS), n * (tables.n_digits + N_RAW_STEPS))
+        room = Room(n * (tables.n_digits + N_RAW_STEPS), n * (tables.n_digits + N_RAW_STEPS))
         c = kernel.library()
         assert c is not None
         tables.bind(contexts)
