@@ -30,6 +30,11 @@ PARTS = {
 INK = "#777f8c"  # reads on white and on near-black; `themed` turns it into the page's own text colour
 GRID = "#777f8c"
 WIDTH_INCHES = 7.2
+BASE_STAGES = ("preview", "distortion")
+SEARCHES = {  # by how a stage begins: how it looks, and what it is
+    "exact contexts": (PARTS["model"], "more contexts, on more rows"), "exact": (OURS, "columns, one after another"),
+    "order": (PARTS["verbatim"], "columns moved"), "tensors": (PARTS["latents"], "tensors"),
+}  # fmt: skip
 MAX_BARS = 24
 MAX_LABEL_CELLS = 22
 MAX_DIMENSIONS = 256
@@ -104,27 +109,35 @@ def _error_by_column(report: RunReport) -> str:
 
 
 def _training_curve(report: RunReport) -> str:
-    stages = list(dict.fromkeys(p.stage for p in report.training if _has_bits(p)))
-    figure, panels = _panels(len(stages), 2.5)
-    for axes, stage in zip(panels, stages, strict=True):
-        points = [p for p in report.training if p.stage == stage]
-        training = [(p.seconds, p.bits_per_row) for p in points if p.bits_per_row is not None]
-        held_out = [(p.seconds, p.held_out_bits_per_row) for p in points if p.held_out_bits_per_row is not None]
-        if training and training != held_out:
-            axes.plot(*zip(*_thinned(training), strict=True), color=CONVENTIONAL, linewidth=1.2, label="training rows")
-        if held_out:
-            axes.plot(
-                *zip(*_thinned(held_out), strict=True),
-                color=OURS,
-                linewidth=1.8,
-                marker="o",
-                markersize=3,
-                label="held-out rows",
-            )
-        axes.set_xlabel("seconds" + (f" ({printable(stage)})" if stage else ""), color=INK)
+    """The exact layer's search in one panel, order after order; each base layer in a panel of its own, in bits of its latents."""
+    points = [p for p in report.training if _has_bits(p)]
+    stages = list(dict.fromkeys(p.stage for p in points))
+    layers = [stage for stage in stages if stage.startswith(BASE_STAGES)]
+    searches = [stage for stage in stages if stage not in layers]
+    figure, panels = _panels(bool(searches) + len(layers), 2.5)
+    if searches:
+        axes, told = panels[0], set[str]()
+        for stage in searches:
+            color, label = next((look for start, look in SEARCHES.items() if stage.startswith(start)), (OURS, stage))
+            line = [(p.seconds, p.held_out_bits_per_row) for p in points if p.stage == stage and p.held_out_bits_per_row is not None]
+            if line:
+                marker = "D" if len(line) == 1 else "o"
+                axes.plot(
+                    *zip(*_thinned(line), strict=True), color=color, linewidth=1.5, marker=marker, markersize=3 + 2 * (len(line) == 1),
+                    label=None if label in told else label,
+                )  # fmt: skip
+                told.add(label)
+        axes.set_ylabel("bits a row, estimated", color=INK)
+    for axes, stage in zip(panels[bool(searches) :], layers, strict=True):
+        for color, label, name in (CONVENTIONAL, "training rows", "bits_per_row"), (OURS, "held-out rows", "held_out_bits_per_row"):
+            known = [(p.seconds, getattr(p, name)) for p in points if p.stage == stage and getattr(p, name) is not None]
+            if known:
+                axes.plot(*zip(*_thinned(known), strict=True), color=color, linewidth=1.5, label=label)
+        axes.set_ylabel(f"bits a row, {printable(stage)}", color=INK)
+    for axes in panels:
+        axes.set_xlabel("seconds", color=INK)
         axes.grid(axis="y", color=GRID, alpha=0.25, linewidth=0.6)
         _legend(axes, columns=2)
-    panels[0].set_ylabel("bits per row", color=INK)
     return _svg(figure, "training")
 
 

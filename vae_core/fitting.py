@@ -195,7 +195,7 @@ def _fit_exact(
                     if found.late:
                         break
                     found.add(picked[position].column)
-                    report("exact" + " again" * k, len(found.order), now := whole_bits(found) / n, now)
+                    report("exact" if k == 0 else f"exact, order {k + 1}", len(found.order), now := whole_bits(found) / n, now)
                 tried.append(found)
                 best = found if best is None or whole_bits(found) < whole_bits(best) else best
         assert best is not None
