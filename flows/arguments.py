@@ -34,6 +34,7 @@ tolerances (repeat the option; a named column beats '*'; the default is lossless
   --tolerance 'temp=rmse:0.02'   root mean square error over the column; latents alone, no corrections
   --tolerance '*=rmse:3%'        the same, as a share of each column's range
   --tolerance 'image=psnr:30'    at least 30 dB
+Shares are of the range the first run found. It may grow; where files are replaced or dropped and it shrank, all is encoded again.
 
 examples:
   latentpack run flights/ archive/
@@ -54,7 +55,8 @@ examples:
 """
 
 VERIFY_HELP = """\
-Check every digest and decode the archive; with --source, compare every value with the raw data and its tolerance.
+Check every digest, that each row of each source file is held once, and decode the archive; with --source, compare every value
+with the raw data and its tolerance. A source with files that the newest snapshot does not hold, or without one it does, is refused.
 
 examples:
   latentpack verify archive/

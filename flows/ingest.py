@@ -19,6 +19,7 @@ from pydantic import BaseModel, ConfigDict
 from flows import server
 from flows.credentials import storage_options
 from flows.settings import ArchiveSettings, RunRequest, SourceSettings
+from storage.agreement import WIDEN
 from storage.entries import SourceRecord
 from storage.manifest import Manifest
 from storage.metering import Meter
@@ -128,7 +129,13 @@ def survey(request: RunRequest, run: str | None, created_at: str) -> Plan:
 
     Raises BadInput, UsageError, CorruptArchive.
     """
-    with source_of(request.source, run) as source:
+    try:
+        source = source_of(request.source, run)
+    except BadInput as error:
+        if WIDEN in str(error) and latest_manifest(request.archive) is not None:
+            raise BadInput(f"{error}, and the archive, which has the narrower one, needs --retrain with it") from error
+        raise
+    with source:
         for note in source.notes:  # here, for every task of a run opens the source again
             log.warning("%s", note)
         return decide(request, source, run, created_at)

@@ -12,6 +12,7 @@ from storage.errors import BadInput
 
 # Written by libraries about their own ways of reading; they differ between files of one table for no reason of its data.
 BOOKKEEPING = frozenset({b"pandas", b"ARROW:schema", b"PARQUET:field_id"})
+WIDEN = "--widen would join them"
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +54,7 @@ def agree(claims: Sequence[Claim], *, widen: bool = False) -> pa.Schema:
             joined = _joined(field, other, widen=widen, inferred=claim.inferred or first.inferred)
             if joined is None:
                 joinable = not widen and _joined(field, other, widen=True, inferred=True) is not None
-                hint = "; --widen would join them" if joinable else ""
+                hint = f"; {WIDEN}" if joinable else ""
                 raise BadInput(
                     f"{claim.where}: field {field.name!r} is {_described(other, field)}, "
                     f"but {_described(field, other)} in {stated_by[field.name]}{hint}"

@@ -304,6 +304,10 @@ def _surprises(where: str, infos: Sequence[ObjectInfo], claims: Sequence[Claim])
         lines.append(f"{where}: folder names like key=value are not read as columns")
     seen: set[str] = set()
     for claim in claims:
+        for item in claim.schema if claim.optional_fields else ():
+            if pa.types.is_timestamp(item.type) and item.name not in seen:
+                seen.add(item.name)
+                lines.append(f"{claim.where}: field {item.name!r} is read as times: in UTC where the text has an offset, which goes")
         for item in claim.schema if claim.inferred else ():
             if pa.types.is_binary(item.type) and item.name not in seen:
                 seen.add(item.name)

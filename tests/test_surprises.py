@@ -81,3 +81,22 @@ def test_without_prefect_nothing_is_started(place, words, capsys, monkeypatch):
     assert capsys.readouterr().err.splitlines() == [
         "latentpack: error: prefect is not installed: pip install 'latentpack[flows]'; LATENTPACK_SERVER=off runs without a server"
     ]
+
+
+def test_times_of_json_lines_are_told_of_for_they_lose_what_says_utc(place, caplog):
+    (place / "x.jsonl").write_text('{"when":"2024-01-01T02:00:00+02:00","n":1}\n')
+    (line,) = told(caplog, ["x.jsonl", "a"])
+    assert "field 'when' is read as times: in UTC where the text has an offset" in line
+
+
+def test_a_wider_file_for_a_narrower_archive_needs_two_options_and_both_are_named_at_once(place, capsys):
+    (place / "days").mkdir()
+    (place / "days" / "1.csv").write_text("a\n1\n2\n")
+    assert cli.main(["run", "days", "a", "--time-budget", "1", "--quiet"]) == 0
+    (place / "days" / "2.csv").write_text("a\n1.5\n2.5\n")
+    capsys.readouterr()
+    assert cli.main(["run", "days", "a", "--quiet"]) == 3
+    said = capsys.readouterr().err
+    assert "--widen would join them, and the archive" in said and "--retrain" in said
+    assert cli.main(["run", "days", "a", "--widen", "--retrain", "--time-budget", "1", "--quiet"]) == 0
+    assert open_archive("a").to_table()["a"].to_pylist() == [1.0, 2.0, 1.5, 2.5]
