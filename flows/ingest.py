@@ -159,6 +159,12 @@ def decide(request: RunRequest, source: Source, run: str | None, created_at: str
     if manifest is None:
         return Plan(decision=FIRST, new=every, encode=every, statement=f"first run: {_files(every)}", **common)
     if request.update.retrain:
+        missing = sorted({record.path for record in manifest.sources}.difference(every))
+        if missing and not request.update.drop_missing:
+            raise BadInput(
+                f"{missing[0]} vanished from the source, and a new generation would leave its rows out: bring it back, or ask to drop"
+                " vanished files (drop_missing)"
+            )
         return new_generation(Plan(decision=REPLACE, **common), manifest, every)
     check_same_tolerances(asked, {name: Tolerance.from_json(value) for name, value in manifest.tolerances.items()})
     check_same_schema(source, manifest)

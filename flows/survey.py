@@ -24,7 +24,8 @@ from vae_core.tolerance import Tolerance, resolve
 log = logging.getLogger(__name__)
 
 SHARES = ("relative", "rmse_relative", "psnr")
-SLACK, SLACK_OF_DECODED = 1e-6, 0.05  # bounds are stored to eight digits; rows without a file are known within their bound alone
+SLACK = 1e-6  # bounds are stored to eight digits
+OFF = {"relative": 2.0, "rmse_relative": 10.0, "psnr": 10.0}  # bounds by which the range of decoded rows, both ends, may be short
 
 
 def survey_run(request: RunRequest, run: str, created_at: str) -> str:
@@ -48,8 +49,8 @@ def held_to_ranges(request: RunRequest, run: str, plan: Plan) -> Plan:
         return plan
     archive = Archive.open(ingest.store_of(request.archive))
     with ingest.source_of(request.source, run) as source:
-        left, slack = _left(plan, archive, source, list(shares))
-        loose = _loose(shares, archive, left, slack)
+        left, is_decoded = _left(plan, archive, source, list(shares))
+        loose = _loose(shares, archive, left, is_decoded)
         if loose is None:
             return plan
         if plan.missing and not request.update.drop_missing:
@@ -61,31 +62,32 @@ def held_to_ranges(request: RunRequest, run: str, plan: Plan) -> Plan:
         return ingest.new_generation(plan, manifest, [file.path for file in source.files], f"{loose}; all of it encoded again")
 
 
-def _left(plan: Plan, archive: Archive, source: Source, names: list[str]) -> tuple[TableProfile, float]:
-    """The profile of some columns over the rows of the next snapshot, of the source and of kept files that are no longer there, and by
-    which share its ranges may be short."""
+def _left(plan: Plan, archive: Archive, source: Source, names: list[str]) -> tuple[TableProfile, bool]:
+    """The profile of some columns over the rows of the next snapshot, and whether there are some whose file has gone: these are known
+    within their bound alone."""
     manifest: Manifest = archive.manifest
     profile = TableProfile(pa.schema([source.schema.field(name) for name in names]))
     for batch in source.batches():
         profile.update(batch.select(names))
-    kept, missing, first, slack = set(plan.kept_shards), set(plan.missing), 0, SLACK
+    kept, missing, first = set(plan.kept_shards), set(plan.missing), 0
+    is_decoded = False
     for entry in load_records(archive.store, manifest.shards, manifest.schema.names):
         if entry.record.path in kept and any(piece.path in missing for piece in entry.sources):
             for batch in archive.to_batches(names, rows=(first, first + entry.n_rows)):
                 profile.update(batch)
-            slack = SLACK_OF_DECODED
+            is_decoded = True
         first += entry.n_rows
-    return profile.finish(), slack
+    return profile.finish(), is_decoded
 
 
-def _loose(shares: dict[str, Tolerance], archive: Archive, left: TableProfile, slack: float) -> str | None:
+def _loose(shares: dict[str, Tolerance], archive: Archive, left: TableProfile, is_decoded: bool) -> str | None:
     """Which column's bound is beyond what was asked for, and by what range; None for none."""
     targets: dict[str, float] = archive.manifest.extra.get("targets", {})
     plans = {plan.name: plan for plan in archive.newest_model().columns}
     for name, asked in shares.items():
         stored = targets.get(name, plans[name].tolerance.value)
-        now = resolve(asked, left.columns[name]).value
-        if now < stored * (1.0 - slack):
-            span = left.columns[name].value_range
+        now, span = resolve(asked, left.columns[name]).value, left.columns[name].value_range
+        share = now / span if span else 0.0
+        if now + share * OFF[asked.kind] * stored * is_decoded < stored * (1.0 - SLACK):
             return f"column {name!r}: the range of the rows that are left is {span:g}, {asked} of that is {now:g}, stored within {stored:g}"
     return None

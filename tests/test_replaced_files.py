@@ -214,3 +214,14 @@ def test_rows_that_are_kept_without_a_file_count_for_the_range(raw):
     (raw / "a.parquet").unlink()
     pq.write_table(pa.table({"x": np.cos(np.arange(900) / 9)}), raw / "b.parquet")
     assert run(tolerances=["x=1%"]).decision == "replace"
+
+
+def test_a_new_generation_leaves_rows_of_vanished_files_out_only_when_asked_to(raw):
+    for name in "ab":
+        put(raw / f"{name}.parquet", ord(name))
+    run()
+    (raw / "a.parquet").unlink()
+    with pytest.raises(BadInput, match=r"a\.parquet vanished from the source, and a new generation would leave its rows out"):
+        run(retrain=True)
+    assert run(retrain=True, drop_missing=True).rows == 300
+    assert_holds_the_source(raw)
