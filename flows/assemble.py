@@ -17,7 +17,7 @@ from flows import ingest
 from flows.accounts import Account, column_costs, column_reports, latent_report, models_of, preview_report
 from flows.encode import load_results
 from flows.html import html
-from flows.ingest import NOTHING, Plan, run_folder
+from flows.ingest import GENERATION, NOTHING, Plan, run_folder
 from flows.plots import plots
 from flows.proof import ShardProof
 from flows.proved import errors_of, verification
@@ -133,7 +133,8 @@ def in_source_order(entries: Sequence[ShardEntry], paths: Sequence[str]) -> list
 
 def sources_of(run: str, plan: Plan, parent: Manifest | None, drop_missing: bool) -> tuple[SourceRecord, ...]:
     """The fingerprints of every file whose rows the snapshot holds."""
-    records = {record.path: record for record in (parent.sources if parent and plan.kept_shards else ())}
+    # a file without rows is in no shard, kept or not
+    records = {record.path: record for record in (parent.sources if parent and plan.decision != GENERATION else ())}
     for path in plan.missing if drop_missing else []:
         records.pop(path, None)
     for file in json.loads(run_folder(run).joinpath("files.json").read_text(encoding="utf-8")):

@@ -225,3 +225,13 @@ def test_a_new_generation_leaves_rows_of_vanished_files_out_only_when_asked_to(r
         run(retrain=True)
     assert run(retrain=True, drop_missing=True).rows == 300
     assert_holds_the_source(raw)
+
+
+def test_a_file_without_rows_stays_known_when_every_shard_is_replaced(raw):
+    put(raw / "a.parquet", 1)
+    put(raw / "empty.parquet", 1, n_rows=0)
+    run()
+    put(raw / "a.parquet", 2, 40)
+    run()
+    assert_holds_the_source(raw)
+    assert run().status == NOTHING_TO_DO
