@@ -35,7 +35,6 @@ def run_pipeline(request: RunRequest, progress: Listener | None = None) -> RunRe
 
 def _run_on_server(request: RunRequest, hear: Callable[[ProgressEvent], None]) -> RunReport:
     began = time.monotonic()
-    server.require()
     server.no_analytics()
     hear(ProgressEvent(stage="ingest", message="looking at the source"))
     # A request that cannot work fails here as well, before a server is started for it.
@@ -45,6 +44,7 @@ def _run_on_server(request: RunRequest, hear: Callable[[ProgressEvent], None]) -
         assemble.retain_run(request, plan.run)
         seconds = time.monotonic() - began
         return assemble.report_nothing(request, plan, {"ingest": seconds, "total": seconds})
+    server.require()
     with closing(server.connect(preferred_port=server.UI_PORT)) as connection:
         hear(ProgressEvent(stage="server", message=f"{'starting' if connection.started else 'looking'} at {connection.ui_url}"))
         run_here = import_module("flows.pipeline").run_here

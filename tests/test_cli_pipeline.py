@@ -158,7 +158,7 @@ def test_everything_but_making_an_archive_works_where_neither_prefect_nor_torch_
         assert done.returncode == 0, f"{words[0]}: {done.stderr}"
     assert "Nothing to do" in done.stdout and not (tmp_path / "home" / "server").exists()
     failed = bare("run", source, tmp_path / "other")
-    assert failed.returncode == 1 and "pip install" in failed.stderr and failed.stderr.count("latentpack: error:") == 1
+    assert failed.returncode == 2 and "pip install" in failed.stderr and failed.stderr.count("latentpack: error:") == 1
 
 
 def test_samples_have_the_schema_and_follow_the_seed(stored, tmp_path):
