@@ -17,7 +17,7 @@ from flows import ingest
 from flows.accounts import Account, column_costs, column_reports, latent_report, models_of, preview_report
 from flows.encode import load_results
 from flows.html import html
-from flows.ingest import GENERATION, NOTHING, Plan, run_folder
+from flows.ingest import GENERATION, NOTHING, UNORDERED, Plan, run_folder
 from flows.plots import plots
 from flows.proof import ShardProof
 from flows.proved import errors_of, verification
@@ -113,6 +113,7 @@ def draft(
         verification={"rows": sum(proof.n_rows for proof in load_proofs(run)), "violations": 0, "mismatches": 0},
         extra={
             "row_bytes": round(trained.row_bytes, 3),
+            **({UNORDERED: True} if is_unordered(entries, paths) else {}),
             **({"targets": trained.targets} if trained.targets else {}),
             **({"bits_per_value": {trained.ref.digest: [before.get(name) for name in schema.names]}} if before else {}),
         },
@@ -129,6 +130,12 @@ def in_source_order(entries: Sequence[ShardEntry], paths: Sequence[str]) -> list
         entries,
         key=lambda entry: (position[entry.sources[0].path], entry.sources[0].start) if entry.sources else (-1, 0),
     )
+
+
+def is_unordered(entries: Sequence[ShardEntry], paths: Sequence[str]) -> bool:
+    """Whether rows come back in another order than the source has: files of other shards fall between those of one."""
+    order = {path: place for place, path in enumerate(paths)}
+    return bool(ingest.divided([{piece.path for piece in entry.sources} for entry in entries], order))
 
 
 def sources_of(run: str, plan: Plan, parent: Manifest | None, drop_missing: bool) -> tuple[SourceRecord, ...]:

@@ -33,6 +33,7 @@ from vae_core.tolerance import Tolerance, parse_tolerances
 log = logging.getLogger(__name__)
 
 RUN_NAME = re.compile(r"[0-9]{8}T[0-9]{6}Z-[0-9a-f]{6}")  # as new_run gives them
+UNORDERED = "unordered"  # in a snapshot's `extra`: a shard could not be made again, and files of others fall between its own
 NOTHING, FIRST, APPEND, REPLACE, GENERATION = "nothing-to-do", "first", "append", "replace", "new-generation"
 
 
@@ -195,6 +196,7 @@ def compare(source: Source, store: ObjectStore, manifest: Manifest, *, drop_miss
     replaced = {*changed, *(missing if drop_missing else [])}
     order = {file.path: place for place, file in enumerate(source.files)}
     between = bool(new) and min(order[path] for path in new) < max((order[path] for path in held if path in order), default=-1)
+    between = between or bool(manifest.extra.get(UNORDERED))
     shards = shard_paths(store, manifest) if replaced or between else {}
     parted = parted_by(new, order, shards) if between else set()
     replaced |= parted
@@ -239,17 +241,26 @@ def compare(source: Source, store: ObjectStore, manifest: Manifest, *, drop_miss
 
 
 def parted_by(new: Sequence[str], order: Mapping[str, int], shards: Mapping[str, Collection[str]]) -> set[str]:
-    """Files of shards within which a new file falls in the source's order: rows come back in that order only from other shards.
+    """Files of shards within which a new file, or one of another shard, falls in the source's order: rows come back in that order only
+    from other shards.
 
-    A shard that cannot be made again, for a file of it has vanished, stays as it is.
+    A shard that cannot be made again, for a file of it has vanished, stays as it is until the file is back (UNORDERED).
     """
-    places = sorted(order[path] for path in new)
     found: set[str] = set()
-    for paths in shards.values():
-        own = [order[path] for path in paths if path in order]
-        if len(own) > 1 and bisect_right(places, min(own)) < bisect_left(places, max(own)):
-            touched, _ = closure(paths, shards)
-            found |= set(paths) if touched <= order.keys() else set()
+    for paths in divided(list(shards.values()), order, new):
+        touched, _ = closure(paths, shards)
+        found |= set(paths) if touched <= order.keys() else set()
+    return found
+
+
+def divided(shards: Sequence[Collection[str]], order: Mapping[str, int], new: Collection[str] = ()) -> list[Collection[str]]:
+    """Of the files of each shard, those between which one of another shard, or a new one, falls in the source's order."""
+    places = sorted({order[path] for paths in (*shards, new) for path in paths if path in order})
+    found = []
+    for paths in shards:
+        own = {order[path] for path in paths if path in order}
+        if own and bisect_right(places, max(own)) - bisect_left(places, min(own)) > len(own):
+            found.append(paths)
     return found
 
 

@@ -29,6 +29,7 @@ from flows.proof import (
 )
 from flows.proved import proved_digests, whole_digest
 from flows.settings import ArchiveSettings, RunRequest, SourceSettings
+from storage.claims import shard_claim
 from storage.coverage import miscounted
 from storage.manifest import Manifest
 from storage.objects import ObjectStore
@@ -60,7 +61,11 @@ def shard(staged: Staged, request: RunRequest) -> ShardProof:
     planned, entry = staged.planned, load_record(store, staged.result.shard)
     with ingest.source_of(request.source, planned.run) as source:
         raw = source.table(SourcePart.from_json(planned.part))
-    return prove(store, entry, model_of(request.archive, planned.model), raw, planned.targets)
+    try:
+        return prove(store, entry, model_of(request.archive, planned.model), raw, planned.targets)
+    except VerificationFailed:
+        store.delete(shard_claim(entry.ref))  # the next run encodes it anew: it may be of a file that was another one then
+        raise
 
 
 def save_proofs(run: str, proofs: Sequence[ShardProof]) -> None:

@@ -10,7 +10,7 @@ import pyarrow.csv
 import pyarrow.parquet as pq
 import pytest
 
-from flows import assemble, cli, verify
+from flows import assemble, cli, encode, verify
 from flows.launch import run_pipeline
 from flows.report import NOTHING_TO_DO
 from flows.settings import RunRequest
@@ -235,3 +235,39 @@ def test_a_file_without_rows_stays_known_when_every_shard_is_replaced(raw):
     run()
     assert_holds_the_source(raw)
     assert run().status == NOTHING_TO_DO
+
+
+def test_rows_are_in_the_order_of_the_source_again_when_a_vanished_file_is_back(raw):
+    for k, name in enumerate("abd"):
+        put(raw / f"{name}.parquet", k)
+    run()
+    shutil.move(raw / "b.parquet", raw.parent / "b.parquet")
+    put(raw / "c.parquet", 4)
+    run()
+    assert open_archive("archive").manifest.extra["unordered"] is True
+    assert run().status == NOTHING_TO_DO
+    shutil.move(raw.parent / "b.parquet", raw / "b.parquet")
+    run()
+    assert_holds_the_source(raw)
+    assert "unordered" not in open_archive("archive").manifest.extra and run().status == NOTHING_TO_DO
+
+
+def test_a_staged_shard_that_fails_its_proof_is_encoded_anew_by_the_next_run(raw, monkeypatch):
+    put(raw / "a.parquet", 1)
+    put(raw.parent / "other.parquet", 2)
+    part = encode.part
+
+    def of_another_file(*arguments):
+        shutil.move(raw / "a.parquet", raw.parent / "kept.parquet")
+        shutil.copy(raw.parent / "other.parquet", raw / "a.parquet")
+        try:
+            return part(*arguments)
+        finally:
+            shutil.move(raw.parent / "kept.parquet", raw / "a.parquet")
+
+    with monkeypatch.context() as raced:
+        raced.setattr(encode, "part", of_another_file)
+        with pytest.raises((VerificationFailed, BadInput)):
+            run()
+    run()
+    assert_holds_the_source(raw)
