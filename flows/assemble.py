@@ -123,9 +123,7 @@ def draft(
 
 def in_source_order(entries: Sequence[ShardEntry], paths: Sequence[str]) -> list[ShardEntry]:
     """Shards in the order of their rows in the source; files that vanished keep their place by name."""
-    names = {piece.path for entry in entries for piece in entry.sources} | set(paths)
-    ordered = sorted(names) if list(paths) == sorted(paths) else [*paths, *sorted(names - set(paths))]
-    position = {path: number for number, path in enumerate(ordered)}
+    position = places(entries, paths)
     return sorted(
         entries,
         key=lambda entry: (position[entry.sources[0].path], entry.sources[0].start) if entry.sources else (-1, 0),
@@ -133,9 +131,16 @@ def in_source_order(entries: Sequence[ShardEntry], paths: Sequence[str]) -> list
 
 
 def is_unordered(entries: Sequence[ShardEntry], paths: Sequence[str]) -> bool:
-    """Whether rows come back in another order than the source has: files of other shards fall between those of one."""
-    order = {path: place for place, path in enumerate(paths)}
-    return bool(ingest.divided([{piece.path for piece in entry.sources} for entry in entries], order))
+    """Whether rows come back in another order than the source has, or would have with its vanished files back: files of other shards
+    fall between those of one."""
+    return bool(ingest.divided([{piece.path for piece in entry.sources} for entry in entries], places(entries, paths)))
+
+
+def places(entries: Sequence[ShardEntry], paths: Sequence[str]) -> dict[str, int]:
+    """Path -> its place in the source's order, also of files that vanished and left rows: by name where that is the order, else behind."""
+    names = {piece.path for entry in entries for piece in entry.sources} | set(paths)
+    ordered = sorted(names) if list(paths) == sorted(paths) else [*paths, *sorted(names - set(paths))]
+    return {path: number for number, path in enumerate(ordered)}
 
 
 def sources_of(run: str, plan: Plan, parent: Manifest | None, drop_missing: bool) -> tuple[SourceRecord, ...]:

@@ -33,7 +33,7 @@ from vae_core.tolerance import Tolerance, parse_tolerances
 log = logging.getLogger(__name__)
 
 RUN_NAME = re.compile(r"[0-9]{8}T[0-9]{6}Z-[0-9a-f]{6}")  # as new_run gives them
-UNORDERED = "unordered"  # in a snapshot's `extra`: a shard could not be made again, and files of others fall between its own
+UNORDERED = "unordered"  # in a snapshot's `extra`: files of other shards fall between those of one that was left as it is
 NOTHING, FIRST, APPEND, REPLACE, GENERATION = "nothing-to-do", "first", "append", "replace", "new-generation"
 
 

@@ -252,6 +252,22 @@ def test_rows_are_in_the_order_of_the_source_again_when_a_vanished_file_is_back(
     assert "unordered" not in open_archive("archive").manifest.extra and run().status == NOTHING_TO_DO
 
 
+def test_files_joined_in_one_shard_part_again_when_the_one_between_them_is_back(raw):
+    for k, name in enumerate("abc"):
+        put(raw / f"{name}.parquet", k)
+        run()
+    shutil.move(raw / "b.parquet", raw.parent / "b.parquet")
+    for k, name in enumerate("ac"):
+        put(raw / f"{name}.parquet", 7 + k)
+    run()
+    assert len(open_archive("archive").manifest.shards) == 2
+    assert run().status == NOTHING_TO_DO
+    shutil.move(raw.parent / "b.parquet", raw / "b.parquet")
+    run()
+    assert_holds_the_source(raw)
+    assert "unordered" not in open_archive("archive").manifest.extra and run().status == NOTHING_TO_DO
+
+
 def test_a_staged_shard_that_fails_its_proof_is_encoded_anew_by_the_next_run(raw, monkeypatch):
     put(raw / "a.parquet", 1)
     put(raw.parent / "other.parquet", 2)
