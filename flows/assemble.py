@@ -150,7 +150,8 @@ def sources_of(run: str, plan: Plan, parent: Manifest | None, drop_missing: bool
     for path in plan.missing if drop_missing else []:
         records.pop(path, None)
     for file in json.loads(run_folder(run).joinpath("files.json").read_text(encoding="utf-8")):
-        file.pop("format")
+        for name in ("format", "stamp"):
+            file.pop(name)
         records[file["path"]] = SourceRecord(**file)
     return tuple(records[path] for path in sorted(records))
 

@@ -10,6 +10,7 @@ import logging
 import os
 import threading
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import asdict
 from functools import lru_cache
 from typing import Any
@@ -25,7 +26,7 @@ from flows.train import Trained, parts_of
 from storage.entries import ModelRef, ShardRef
 from storage.objects import ObjectStore
 from storage.shards import ShardEntry
-from storage.sources import SourcePart
+from storage.sources import Source, SourceFile, SourcePart
 from storage.version import FORMAT_VERSION
 from storage.writer import find_pending, load_model, shard_id, stage_shard
 from vae_core.model import Model
@@ -46,6 +47,7 @@ class PartPlan(BaseModel):
     model   : ModelRef as JSON
     targets : column -> root mean square error it may have at most
     block_rows : rows of each of its blocks, about
+    files   : SourceFile of each of its files as JSON, as they were digested
     """
 
     model_config = ConfigDict(frozen=True)
@@ -57,6 +59,11 @@ class PartPlan(BaseModel):
     shard: str
     model: dict[str, Any]
     targets: dict[str, float] = {}
+    files: list[dict[str, Any]] = []
+
+    def held(self, source: Source) -> AbstractContextManager[None]:
+        """Within this the files are what they were when they were digested. Raises BadInput otherwise."""
+        return source.holding([SourceFile(**file) for file in self.files])
 
 
 class PartResult(BaseModel):
@@ -116,10 +123,12 @@ def tensor_cells(schema: pa.Schema) -> int:
 def plan_parts(request: RunRequest, plan: Plan, trained: Trained) -> list[PartPlan]:
     """The parts of the files to encode, in source order, and the shard each becomes."""
     with ingest.source_of(request.source, plan.run) as source:
+        ingest.refuse_other_ranges(plan, source)
         n_cells = tensor_cells(source.schema)
         parts = parts_of(source, plan.encode, rows_a_shard(request.encoding, trained.row_bytes, n_cells))
         files = source.fingerprints(set(plan.encode))
-    run_folder(plan.run).joinpath("files.json").write_text(json.dumps([asdict(file) for file in files]), encoding="utf-8")
+    digested = {file.path: asdict(file) for file in files}
+    run_folder(plan.run).joinpath("files.json").write_text(json.dumps(list(digested.values())), encoding="utf-8")
     prints = {file.path: str(file.digest) for file in files}
     block_rows = rows_a_block(request.encoding, trained.row_bytes, n_cells)
     return [
@@ -130,6 +139,7 @@ def plan_parts(request: RunRequest, plan: Plan, trained: Trained) -> list[PartPl
             model=trained.model,
             targets=trained.targets,
             block_rows=block_rows,
+            files=[digested[path] for path in sorted({path for path, _, _ in part.slices})],
             shard=shard_id(part_fingerprint(part, prints, request, block_rows), trained.ref.digest, FORMAT_VERSION),
         )
         for part in parts
@@ -170,15 +180,14 @@ def part(planned: PartPlan, request: RunRequest) -> PartResult:
         log.info("part %s: shard %s is staged already", planned.name, planned.shard[:12])
         return PartResult.of(found, reused=True)
     sliced = SourcePart.from_json(planned.part)
-    with ingest.source_of(request.source, planned.run) as source:
-        table = source.table(sliced)
-    encoded = encode_shard(
-        model_of(request.archive, planned.model),
-        table,
-        block_rows=planned.block_rows,
-        preview={"auto": None, "off": False}.get(str(request.training.preview), True),
-        targets=planned.targets,
-    )
+    with ingest.source_of(request.source, planned.run) as source, planned.held(source):
+        encoded = encode_shard(
+            model_of(request.archive, planned.model),
+            source.table(sliced),  # some of it may be mapped, and read when it is encoded
+            block_rows=planned.block_rows,
+            preview={"auto": None, "off": False}.get(str(request.training.preview), True),
+            targets=planned.targets,
+        )
     ref = ModelRef.from_json(dict(planned.model), "run folder")
     entry = stage_shard(store, ref, planned.shard, encoded, sliced.slices)
     log.info("encoded part %s: %d rows, %d bytes, shard %s", planned.name, entry.n_rows, entry.n_bytes, planned.shard[:12])

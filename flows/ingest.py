@@ -34,6 +34,7 @@ log = logging.getLogger(__name__)
 
 RUN_NAME = re.compile(r"[0-9]{8}T[0-9]{6}Z-[0-9a-f]{6}")  # as new_run gives them
 UNORDERED = "unordered"  # in a snapshot's `extra`: files of other shards fall between those of one that was left as it is
+SHARES = ("relative", "rmse_relative", "psnr")  # tolerances that are of the range of values
 NOTHING, FIRST, APPEND, REPLACE, GENERATION = "nothing-to-do", "first", "append", "replace", "new-generation"
 
 
@@ -45,6 +46,7 @@ class Plan(BaseModel):
     new, changed, missing, encode : paths of source files; `encode` holds all that are (re-)encoded, in source order
     kept_shards, dropped_shards   : paths of the records of the parent's shards
     tolerances : column -> the Tolerance as asked for, relative ones not yet resolved
+    seen       : path -> [bytes, ETag, time of modification] of each file, where a tolerance is of the range of their values
     statement  : the decision in words
     """
 
@@ -61,6 +63,7 @@ class Plan(BaseModel):
     kept_shards: list[str] = []
     dropped_shards: list[str] = []
     tolerances: dict[str, dict[str, Any]] = {}
+    seen: dict[str, tuple[int, str | None, float | None]] = {}
     n_files: int = 0
     raw_bytes: int = 0
     statement: str = ""
@@ -155,6 +158,7 @@ def decide(request: RunRequest, source: Source, run: str | None, created_at: str
         "n_files": len(source.files),
         "raw_bytes": source.raw_bytes,
         "tolerances": {name: tolerance.to_json() for name, tolerance in asked.items()},
+        "seen": versions(source) if any(tolerance.kind in SHARES for tolerance in asked.values()) else {},
     }
     every = [file.path for file in source.files]
     if manifest is None:
@@ -179,6 +183,19 @@ def new_generation(plan: Plan, manifest: Manifest, every: Sequence[str], why: st
         "dropped_shards": [shard.record.path for shard in manifest.shards],
         "statement": f"new generation: {why or f'{_files(every)} encoded again by a model trained from scratch'}",
     })  # fmt: skip
+
+
+def versions(source: Source) -> dict[str, tuple[int, str | None, float | None]]:
+    """Path -> what is known of each file unread."""
+    return {file.path: (file.n_bytes, file.etag, file.mtime) for file in source.files}
+
+
+def refuse_other_ranges(plan: Plan, source: Source) -> None:
+    """Raise BadInput where a file to encode is no longer the one of whose range a bound is a share."""
+    now = versions(source)
+    for path in plan.encode:
+        if path in plan.seen and now.get(path) != plan.seen[path]:
+            raise BadInput(f"{path}: changed after the range of its values was measured; run again when it is at rest")
 
 
 def asked_for(plan: Plan) -> dict[str, Tolerance]:

@@ -10,7 +10,7 @@ import logging
 import pyarrow as pa
 
 from flows import ingest
-from flows.ingest import NOTHING, REPLACE, Plan
+from flows.ingest import NOTHING, REPLACE, SHARES, Plan
 from flows.settings import RunRequest
 from storage.archive import Archive
 from storage.manifest import Manifest
@@ -23,7 +23,6 @@ from vae_core.tolerance import Tolerance, resolve
 
 log = logging.getLogger(__name__)
 
-SHARES = ("relative", "rmse_relative", "psnr")
 SLACK = 1e-6  # bounds are stored to eight digits
 OFF = {"relative": 2.0, "rmse_relative": 10.0, "psnr": 10.0}  # bounds by which the range of decoded rows, both ends, may be short
 

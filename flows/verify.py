@@ -59,13 +59,13 @@ def shard(staged: Staged, request: RunRequest) -> ShardProof:
     """Decode a staged shard, compare it with its part of the source. Raises VerificationFailed, by column and row."""
     store = ingest.store_of(request.archive)
     planned, entry = staged.planned, load_record(store, staged.result.shard)
-    with ingest.source_of(request.source, planned.run) as source:
-        raw = source.table(SourcePart.from_json(planned.part))
-    try:
-        return prove(store, entry, model_of(request.archive, planned.model), raw, planned.targets)
-    except VerificationFailed:
-        store.delete(shard_claim(entry.ref))  # the next run encodes it anew: it may be of a file that was another one then
-        raise
+    with ingest.source_of(request.source, planned.run) as source, planned.held(source):
+        try:
+            raw = source.table(SourcePart.from_json(planned.part))
+            return prove(store, entry, model_of(request.archive, planned.model), raw, planned.targets)
+        except VerificationFailed:
+            store.delete(shard_claim(entry.ref))  # the next run encodes it anew: it may be of a file that was another one then
+            raise
 
 
 def save_proofs(run: str, proofs: Sequence[ShardProof]) -> None:

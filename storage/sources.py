@@ -12,8 +12,9 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, BinaryIO, cast
@@ -33,7 +34,7 @@ from storage.objects import ObjectInfo, ObjectStore
 from storage.parts import SourcePart, divide
 from storage.ranges import RangeFile
 from storage.sampling import SourceSample, compact, draw_runs
-from storage.staging import Staging
+from storage.staging import Staging, changed
 from storage.transient import shown
 
 __all__ = ["Source", "SourceFile", "SourcePart", "SourceSample", "open_source"]
@@ -54,6 +55,7 @@ class SourceFile:
     mtime  : seconds since 1970, None where unknown
     digest : sha256 of the bytes, hexadecimal; None until the file was read through
     n_rows : None until known: text and Arrow streams tell only when read
+    stamp  : of a local file as it was digested, see `Staging.stamp`; of no use to another run
     """
 
     path: str
@@ -63,6 +65,7 @@ class SourceFile:
     digest: str | None
     n_rows: int | None
     format: str
+    stamp: str | None = None
 
 
 def open_source(
@@ -121,7 +124,7 @@ class Source:
         self._infos = {info.path: info for info in infos}
         self._formats = {info.path: name for info, (name, _) in zip(infos, inspected, strict=True)}
         self._groups = {info.path: outline.groups for info, (_, outline) in zip(infos, inspected, strict=True)}
-        self._digests: dict[str, str] = {}
+        self._digests: dict[str, tuple[str, str | None]] = {}  # and the stamp
         self._warned: set[str] = set()
 
     def __enter__(self) -> Source:
@@ -156,6 +159,21 @@ class Source:
             if path not in self._digests:
                 self._digests[path] = self._staging.digest(self._infos[path])
         return tuple(self._file(path) for path in paths)
+
+    @contextmanager
+    def holding(self, files: Iterable[SourceFile]) -> Iterator[None]:
+        """What is read inside is of these files as they were digested: each is the same version, or has the same bytes, before and after.
+
+        Raises BadInput naming one that has neither.
+        """
+        held = list(files)
+        for file in held:
+            self._refuse_other(file)
+        try:
+            yield
+        finally:
+            for file in held:
+                self._refuse_other(file)
 
     def n_rows(self, only: Collection[str] | None = None) -> int:
         """Rows of all files (or of those in `only`); reads through the files that do not state it."""
@@ -211,9 +229,16 @@ class Source:
     def _file(self, path: str) -> SourceFile:
         info, groups = self._infos[path], self._groups[path]
         n_rows = None if groups is None else sum(groups)
-        return SourceFile(
-            path, info.n_bytes, info.etag, info.mtime, self._digests.get(path), n_rows, self._formats[path]
-        )
+        digest, stamp = self._digests.get(path, (None, None))
+        return SourceFile(path, info.n_bytes, info.etag, info.mtime, digest, n_rows, self._formats[path], stamp)
+
+    def _refuse_other(self, file: SourceFile) -> None:
+        info = self._infos.get(file.path)
+        if info is None or info.n_bytes != file.n_bytes:
+            raise changed(self._store.shown(file.path))
+        is_same = info.etag == file.etag if info.etag is not None else file.stamp is not None and self._staging.stamp(info) == file.stamp
+        if not is_same and self._staging.digest(info)[0] != file.digest:
+            raise changed(self._store.shown(file.path))
 
     def _chosen(self, only: Collection[str] | None) -> list[str]:
         if only is None:

@@ -36,16 +36,25 @@ class Staging:
             return self._store.full_path(info.path)
         return self._fetched(info)
 
-    def digest(self, info: ObjectInfo) -> str:
-        """sha256 of the object's bytes, hexadecimal; reads a local file once through."""
+    def digest(self, info: ObjectInfo) -> tuple[str, str | None]:
+        """(sha256 of the object's bytes, hexadecimal; its stamp); reads a local file once through. BadInput if it changed meanwhile."""
         if not self._store.is_local:
             with open(self._fetched(info) + ".sha256") as file:
-                return file.read()
-        path = self.local_path(info)
-        digest = _sha256(path)
+                return file.read(), None
+        stamp = self.stamp(info)
+        digest = _sha256(self._store.full_path(info.path))
         self._store.meter.record_read(info.n_bytes)
-        self._refuse_change(info)
-        return digest
+        if self.stamp(info) != stamp:
+            raise changed(self._store.shown(info.path))
+        return digest, stamp
+
+    def stamp(self, info: ObjectInfo) -> str | None:
+        """What tells a local file from any that stood in its place, its time of modification faked or not: which file of the disk it is,
+        and when that was last written or moved, which nobody can set. None for a remote one. BadInput if it changed meanwhile."""
+        if not self._store.is_local:
+            return None
+        status = self._refuse_change(info)
+        return f"{status.st_ino}-{status.st_mtime_ns}-{status.st_ctime_ns}"
 
     def close(self) -> None:
         """Remove what this object fetched into a directory of its own."""
@@ -72,6 +81,7 @@ class Staging:
                 raise BadInput(
                     f"{self._store.shown(info.path)}: changed while it was read ({info.n_bytes} bytes, then {n_bytes})"
                 )
+            self._refuse_other_version(info)
             with open(copy + ".sha256", "w") as file:
                 file.write(_sha256(copy))
             os.replace(copy + ".sha256", path + ".sha256")
@@ -85,14 +95,31 @@ class Staging:
             os.makedirs(self._directory, exist_ok=True)
             return self._directory
 
-    def _refuse_change(self, info: ObjectInfo) -> None:
+    def _refuse_other_version(self, info: ObjectInfo) -> None:
+        """Raise BadInput if an object that was just fetched is not the one listed: the time a bucket states is when it was put."""
+        if info.mtime is None:
+            return
+        try:
+            now = self._store.info(info.path)
+        except FileNotFoundError:
+            raise changed(self._store.shown(info.path)) from None
+        if (now.mtime, now.etag) != (info.mtime, info.etag):
+            raise changed(self._store.shown(info.path))
+
+    def _refuse_change(self, info: ObjectInfo) -> os.stat_result:
         where = self._store.shown(info.path)
         try:
             status = os.stat(self._store.full_path(info.path))
         except OSError as error:
             raise BadInput(f"{where}: disappeared or became unreadable while the source was read") from error
         if status.st_size != info.n_bytes or (info.mtime is not None and status.st_mtime != info.mtime):
-            raise BadInput(f"{where}: changed while the source was read; run again when it is at rest")
+            raise changed(where)
+        return status
+
+
+def changed(where: str) -> BadInput:
+    """What is said of a file that is not what it was."""
+    return BadInput(f"{where}: changed while the source was read; run again when it is at rest")
 
 
 def _sha256(path: str) -> str:

@@ -270,20 +270,14 @@ def test_files_joined_in_one_shard_part_again_when_the_one_between_them_is_back(
 
 def test_a_staged_shard_that_fails_its_proof_is_encoded_anew_by_the_next_run(raw, monkeypatch):
     put(raw / "a.parquet", 1)
-    put(raw.parent / "other.parquet", 2)
-    part = encode.part
+    encode_shard = encode.encode_shard
 
-    def of_another_file(*arguments):
-        shutil.move(raw / "a.parquet", raw.parent / "kept.parquet")
-        shutil.copy(raw.parent / "other.parquet", raw / "a.parquet")
-        try:
-            return part(*arguments)
-        finally:
-            shutil.move(raw.parent / "kept.parquet", raw / "a.parquet")
+    def of_other_rows(model, table, **options):
+        return encode_shard(model, table.take(np.arange(len(table))[::-1]), **options)
 
-    with monkeypatch.context() as raced:
-        raced.setattr(encode, "part", of_another_file)
-        with pytest.raises((VerificationFailed, BadInput)):
+    with monkeypatch.context() as wrong:
+        wrong.setattr(encode, "encode_shard", of_other_rows)
+        with pytest.raises(VerificationFailed):
             run()
     run()
     assert_holds_the_source(raw)
