@@ -43,10 +43,12 @@ def bucket(tmp_path, monkeypatch):
         "LATENTPACK_HOME": str(tmp_path / "home"),
     }.items():
         monkeypatch.setenv(name, value)
-    urllib.request.urlopen(urllib.request.Request(f"http://{host}:{port}/moto-api/reset", method="POST")).close()
+    reset = urllib.request.Request(f"http://{host}:{port}/moto-api/reset", method="POST")
+    urllib.request.urlopen(reset).close()
     fsspec.filesystem("s3").clear_instance_cache()
     store = fsspec.filesystem("s3")
     store.call_s3("create_bucket", Bucket="bucket")
     yield store
     store.clear_instance_cache()
+    urllib.request.urlopen(reset).close()  # what a test forbade, the next server of this process would forbid, too
     server.stop()
