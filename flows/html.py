@@ -6,11 +6,11 @@ import html as escaping
 from collections.abc import Mapping, Sequence
 
 from flows.plots import data_uri, plots, themed
-from flows.report import NOTHING_TO_DO, ColumnReport, RunReport, error_share
+from flows.report import NOTHING_TO_DO, RunReport, error_share
 from flows.table import (
     SIBLING_HEAD,
+    column_cells,
     human_bytes,
-    human_number,
     human_saving,
     latent_text,
     preview_text,
@@ -127,7 +127,7 @@ def markdown(report: RunReport, drawn: Mapping[str, str] | None = None) -> str:
             "| column | coding | bytes | conventional | smaller | tolerance | worst error | violations |",
             "|:--|:--|--:|--:|--:|--:|--:|--:|",
         ]
-        lines += ["| " + " | ".join(map(_cell, _column_cells(c))) + " |" for c in report.columns[:MAX_MARKDOWN_COLUMNS]]
+        lines += ["| " + " | ".join(map(_cell, column_cells(c))) + " |" for c in report.columns[:MAX_MARKDOWN_COLUMNS]]
         if len(report.columns) > MAX_MARKDOWN_COLUMNS:
             lines += ["", f"… and {len(report.columns) - MAX_MARKDOWN_COLUMNS:,} more columns in the HTML report."]
     return "\n".join(lines) + "\n"
@@ -164,27 +164,12 @@ def _cards(report: RunReport) -> str:
     return f"<div class=cards>{''.join(shown)}</div>"
 
 
-def _column_cells(column: ColumnReport) -> tuple[str, ...]:
-    other = column.conventional_bytes
-    is_rmse = column.tolerance_kind == "rmse"
-    return (
-        printable(column.name),
-        printable(column.coding),
-        f"{column.bytes:,}",
-        f"{other:,}",
-        f"{100 * (1 - column.bytes / other):.1f} %" if other else "–",
-        "lossless" if column.tolerance == 0 else human_number(column.tolerance) + (" rmse" if is_rmse else ""),
-        f"{human_number(column.rmse)} rmse" if is_rmse else human_number(column.max_abs_error),
-        f"{column.violations:,}",
-    )
-
-
 def _columns(report: RunReport) -> str:
     if not report.columns:
         return ""
     rows = []
     for column in report.columns:
-        name, coding, ours, other, smaller, tolerance, error, violations = map(_text, _column_cells(column))
+        name, coding, ours, other, smaller, tolerance, error, violations = map(_text, column_cells(column))
         tone = "good" if column.bytes < column.conventional_bytes else "soft"
         alarm = " class=bad" if column.violations else ""
         share = f' title="{100 * error_share(column):.1f} % of the tolerance"' if column.tolerance > 0 else ""

@@ -199,26 +199,35 @@ def _part_rows(total: int, parts: Mapping[str, int]) -> list[str]:
 def _columns(report: RunReport, width: int) -> list[str]:
     shown = sorted(report.columns, key=lambda c: -max(c.bytes, c.conventional_bytes))[:MAX_COLUMNS_SHOWN]
     header = ("column", "coding", "bytes", "conventional", "smaller", "tolerance", "worst error", "violations")
-    lines = _aligned([header], [_column_row(c) for c in shown], "<<>>>>>>", width)
+    lines = _aligned([header], [column_cells(c) for c in shown], "<<>>>>>>", width)
     if len(shown) < len(report.columns):
         lines.append(f"… and {len(report.columns) - len(shown):,} smaller columns: see the report")
     return lines
 
 
-def _column_row(column: ColumnReport) -> tuple[str, ...]:
+def column_cells(column: ColumnReport) -> tuple[str, ...]:
+    """A line of the table of columns: its name, coding, bytes, conventional bytes, saving, tolerance, worst error, violations."""
     other = column.conventional_bytes
-    saving = f"{100 * (1 - column.bytes / other):.1f} %" if other else "–"
-    is_rmse = column.tolerance_kind == "rmse"
     return (
         printable(column.name),
         printable(column.coding),
         f"{column.bytes:,}",
         f"{other:,}",
-        saving,
-        "lossless" if column.tolerance == 0 else human_number(column.tolerance) + (" rmse" if is_rmse else ""),
-        f"{human_number(column.rmse)} rmse" if is_rmse else human_number(column.max_abs_error),
+        f"{100 * (1 - column.bytes / other):.1f} %" if other else "–",
+        tolerance_text(column),
+        error_text(column),
         f"{column.violations:,}",
     )
+
+
+def tolerance_text(column: ColumnReport) -> str:
+    """What may be lost of a column, in its own units: "lossless", "0.05", "0.02 rmse"."""
+    return "lossless" if column.tolerance == 0 else human_number(column.tolerance) + " rmse" * (column.tolerance_kind == "rmse")
+
+
+def error_text(column: ColumnReport) -> str:
+    """What was lost of a column at most, of the kind its tolerance is of."""
+    return f"{human_number(column.rmse)} rmse" if column.tolerance_kind == "rmse" else human_number(column.max_abs_error)
 
 
 def _info_row(column: Mapping[str, Any]) -> tuple[str, ...]:

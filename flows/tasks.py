@@ -20,7 +20,7 @@ from flows.retrying import RETRIES, on_passing_errors
 from flows.settings import RunRequest
 from flows.stages import Stages
 from flows.survey import survey_run
-from flows.table import human_bytes, human_saving
+from flows.table import error_text, human_bytes, human_saving, tolerance_text
 from flows.train import learn_run
 from flows.verify import Staged, shard, verify_all
 
@@ -151,8 +151,8 @@ def show(report: RunReport) -> None:
                 "bytes": column.bytes,
                 "conventional bytes": column.conventional_bytes,
                 "saving": human_saving(100.0 * (1.0 - column.bytes / column.conventional_bytes)) if column.conventional_bytes else "",
-                "tolerance": column.tolerance,
-                "worst error": column.max_abs_error,
+                "tolerance": tolerance_text(column),
+                "worst error": error_text(column),
                 "violations": column.violations,
             }
             for column in report.columns

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import html.parser
+import importlib
 import io
 import math
 import xml.etree.ElementTree as ElementTree
@@ -221,6 +222,24 @@ def test_a_lossless_run_without_latents_has_no_empty_plots():
     bare = a_report(columns=[ColumnReport(name="a", bytes=1, conventional_bytes=1)], training=[], latent=LatentReport())
     assert list(plots.plots(bare)) == ["Bytes", "Bytes by column"]
     assert page.html(RunReport()).startswith("<!doctype html>")
+
+
+def test_every_table_of_columns_says_what_may_be_lost_of_each(monkeypatch):
+    tasks, shown = importlib.import_module("flows.tasks"), {}
+    monkeypatch.setattr(tasks, "create_markdown_artifact", lambda **artifact: None)
+    monkeypatch.setattr(tasks, "create_table_artifact", lambda **artifact: shown.update(artifact))
+    columns = [
+        ColumnReport(name="key", bytes=1),
+        ColumnReport(name="depth", bytes=1, tolerance=0.5, tolerance_kind="absolute", max_abs_error=0.25),
+        ColumnReport(name="temp", bytes=1, tolerance=0.02, tolerance_kind="rmse", max_abs_error=9, rmse=0.01),
+    ]
+    report = a_report(columns=columns, training=[], latent=LatentReport())
+    tasks.show(report)
+    wanted = [("lossless", "0"), ("0.5", "0.25"), ("0.02 rmse", "0.01 rmse")]
+    assert [(row["tolerance"], row["worst error"]) for row in shown["table"]] == wanted
+    for text in (table.run_table(report, 120), page.html(report, {}), page.markdown(report, {})):
+        for tolerance, error in wanted:
+            assert tolerance in text and error in text
 
 
 def test_the_markdown_has_the_plots_inside_and_one_row_a_column():
