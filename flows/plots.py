@@ -144,16 +144,20 @@ def _training_curve(report: RunReport) -> str:
 def _latent_sparsity(report: RunReport) -> str:
     from matplotlib.ticker import MaxNLocator
 
-    shares = [100 * (1 - share) for share in report.latent.zero_fraction_by_dimension[:MAX_DIMENSIONS]]
-    figure, axes = _figure(2.2)
+    latent = report.latent
+    shares = [100 * share for share in latent.zero_fraction_by_dimension[:MAX_DIMENSIONS]]
+    figure, axes = _figure(2.4)
     axes.bar(range(1, len(shares) + 1), shares, color=PARTS["latents"], width=0.8)
+    axes.axhline(100 * latent.zero_fraction, color=INK, linewidth=1.2, linestyle="--", label=f"all: {100 * latent.zero_fraction:.1f} %")
     axes.set_ylim(0, 100)
     axes.set_xlim(0.3, max(8, len(shares)) + 0.7)
     axes.xaxis.set_major_locator(MaxNLocator(10, integer=True))
-    rows = f"a window of {report.latent.window} rows" if report.latent.window > 1 else "a row"
-    axes.set_xlabel(f"latent of {rows}", color=INK)
-    axes.set_ylabel("where it is not zero, %", color=INK)
+    rows = f"a window of {latent.window} rows" if latent.window > 1 else "a row"
+    more = f", the first {len(shares)} of {latent.n}" if latent.n > len(shares) else ""
+    axes.set_xlabel(f"latent of {rows}{more}", color=INK)
+    axes.set_ylabel("zeros, %", color=INK)
     axes.grid(axis="y", color=GRID, alpha=0.25, linewidth=0.6)
+    _legend(axes, columns=1)
     return _svg(figure, "latents")
 
 

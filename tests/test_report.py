@@ -7,6 +7,7 @@ import html.parser
 import importlib
 import io
 import math
+import re
 import xml.etree.ElementTree as ElementTree
 from types import SimpleNamespace
 
@@ -216,6 +217,22 @@ def test_every_plot_is_well_formed_svg_and_small_enough_for_an_artifact():
         ElementTree.fromstring(svg)
         assert len(plots.data_uri(svg)) < 60_000
     assert drawn() == plots.plots(a_report())
+
+
+def test_the_plot_of_sparsity_shows_the_zeros_that_the_text_states():
+    zeros = [0.9 - 0.001 * k for k in range(300)]
+    latent = LatentReport(role="preview", kind="vae", n=300, window=4, zero_fraction=sum(zeros) / 300, zero_fraction_by_dimension=zeros)
+    report = a_report(latent=latent)
+    svg = plots.plots(report)["Latent sparsity"]
+    assert "300 a window of 4 rows, 75.1 % zeros" in table.latent_text(report)
+    assert "all: 75.1 %" in svg and "zeros, %" in svg and "the first 256 of 300" in svg and "not zero" not in svg
+    heights = [_height(path) for path in re.findall(r'<path d="([^"]*)" clip-path="[^"]*" style="fill: #7b5cd6', svg)]
+    assert len(heights) == 256 and heights[0] / heights[200] == pytest.approx(zeros[0] / zeros[200], rel=1e-3)
+
+
+def _height(path):
+    ys = [float(y) for y in re.findall(r"[ML] [0-9.]+ ([0-9.]+)", path)]
+    return max(ys) - min(ys)
 
 
 def test_a_lossless_run_without_latents_has_no_empty_plots():
