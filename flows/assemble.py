@@ -32,7 +32,7 @@ from flows.report import (
     TransferReport,
     VerificationReport,
 )
-from flows.settings import RunRequest
+from flows.settings import RETRAIN, RunRequest
 from flows.train import REFRESHED, Trained, baseline
 from flows.verify import load_proofs
 from storage.archive import Archive
@@ -88,7 +88,7 @@ def draft(
     entries = in_source_order(load_records(store, [*kept, *new], schema.names), paths)
     sources = sources_of(run, plan, parent, request.update.drop_missing)
     if wrong := miscounted(entries, sources):
-        raise VerificationFailed(f"{wrong}; nothing was committed. Encode all of it again: latentpack run --retrain")
+        raise VerificationFailed(f"{wrong}; nothing was committed. Encode all of it again by {RETRAIN}")
     schema = parent.schema if parent and kept else schema
     proofs = {shard.id: shard.proof for shard in kept if shard.proof} | proofs_of(load_proofs(run), schema.names)
     shards = tuple(replace(entry.ref, proof=proofs.get(entry.id)) for entry in entries)

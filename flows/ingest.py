@@ -18,7 +18,7 @@ from pydantic import BaseModel, ConfigDict
 
 from flows import server
 from flows.credentials import storage_options
-from flows.settings import ArchiveSettings, RunRequest, SourceSettings
+from flows.settings import DROP_MISSING, RETRAIN, ArchiveSettings, RunRequest, SourceSettings
 from storage.agreement import WIDEN
 from storage.entries import SourceRecord
 from storage.manifest import Manifest
@@ -137,7 +137,7 @@ def survey(request: RunRequest, run: str | None, created_at: str) -> Plan:
         source = source_of(request.source, run)
     except BadInput as error:
         if WIDEN in str(error) and latest_manifest(request.archive) is not None:
-            raise BadInput(f"{error}, and the archive, which has the narrower one, needs --retrain with it") from error
+            raise BadInput(f"{error}, and the archive, which has the narrower one, needs {RETRAIN} with it") from error
         raise
     with source:
         for note in source.notes:  # here, for every task of a run opens the source again
@@ -167,8 +167,8 @@ def decide(request: RunRequest, source: Source, run: str | None, created_at: str
         missing = sorted({record.path for record in manifest.sources}.difference(every))
         if missing and not request.update.drop_missing:
             raise BadInput(
-                f"{missing[0]} vanished from the source, and a new generation would leave its rows out: bring it back, or ask to drop"
-                " vanished files (drop_missing)"
+                f"{missing[0]} vanished from the source, and a new generation would leave its rows out: bring it back, or let its rows"
+                f" go by {DROP_MISSING}"
             )
         return new_generation(Plan(decision=REPLACE, **common), manifest, every)
     check_same_tolerances(asked, {name: Tolerance.from_json(value) for name, value in manifest.tolerances.items()})
@@ -222,7 +222,7 @@ def compare(source: Source, store: ObjectStore, manifest: Manifest, *, drop_miss
     if lost:
         raise BadInput(
             f"{lost[0]} vanished from the source but shares a shard with {min(replaced)}, which has to be replaced: "
-            "bring it back, or ask to drop vanished files (drop_missing)"
+            f"bring it back, or let its rows go by {DROP_MISSING}"
         )
     encode = [path for path in (file.path for file in source.files) if path in touched or path in set(new)]
     kept = [shard.record.path for shard in manifest.shards if shard.record.path not in dropped]
@@ -322,7 +322,7 @@ def check_same_tolerances(asked: Mapping[str, Tolerance], stored: Mapping[str, T
         if now != then:
             raise UsageError(
                 f"column {name!r}: this run asks for {now or 'lossless'}, "
-                f"the archive was made with {then or 'lossless'}; ask for the same, or use another archive or a new generation (retrain)"
+                f"the archive was made with {then or 'lossless'}; ask for the same, use another archive, or add {RETRAIN}"
             )
 
 
@@ -337,7 +337,7 @@ def check_same_schema(source: Source, manifest: Manifest) -> None:
         if ours is None or theirs is None or not ours.equals(theirs):
             raise BadInput(
                 f"{source.uri}: field {name!r} is {_type(theirs)} in the source and {_type(ours)} in the archive; "
-                "use another archive, or a new generation (retrain)"
+                f"use another archive, or add {RETRAIN}"
             )
     raise BadInput(f"{source.uri}: its columns are in another order than in the archive")
 

@@ -265,6 +265,14 @@ class UpdateSettings(_Settings):
     )
 
 
+def both_ways(settings: type[_Settings], field: str) -> str:
+    """How messages name a switch, for those at a command line and those at a form: "--retrain (in the form: New generation)"."""
+    return f"--{field.replace('_', '-')} (in the form: {settings.model_fields[field].title})"
+
+
+RETRAIN, DROP_MISSING = both_ways(UpdateSettings, "retrain"), both_ways(UpdateSettings, "drop_missing")
+
+
 class RunRequest(_Settings):
     """One run of the pipeline, whole. Also accepts the flat spelling of the command line:
     RunRequest(source="flights/", archive="out/", tolerances=["*=1%"], preview="off", seed=1)."""

@@ -11,7 +11,7 @@ import pyarrow as pa
 
 from flows import ingest
 from flows.ingest import NOTHING, REPLACE, SHARES, Plan
-from flows.settings import RunRequest
+from flows.settings import DROP_MISSING, RunRequest
 from storage.archive import Archive
 from storage.manifest import Manifest
 from storage.shards import load_records
@@ -54,8 +54,8 @@ def held_to_ranges(request: RunRequest, run: str, plan: Plan) -> Plan:
             return plan
         if plan.missing and not request.update.drop_missing:
             raise BadInput(
-                f"{loose}, and {plan.missing[0]}, which has vanished from the source, cannot be encoded again: bring it back, or ask to"
-                " drop vanished files (drop_missing)"
+                f"{loose}, and {plan.missing[0]}, which has vanished from the source, cannot be encoded again: bring it back, or let its"
+                f" rows go by {DROP_MISSING}"
             )
         log.warning("%s: everything is encoded again", loose)
         return ingest.new_generation(plan, manifest, [file.path for file in source.files], f"{loose}; all of it encoded again")

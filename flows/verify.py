@@ -28,7 +28,7 @@ from flows.proof import (
     tolerances_of,
 )
 from flows.proved import proved_digests, whole_digest
-from flows.settings import ArchiveSettings, RunRequest, SourceSettings
+from flows.settings import RETRAIN, ArchiveSettings, RunRequest, SourceSettings
 from storage.claims import shard_claim
 from storage.coverage import miscounted
 from storage.manifest import Manifest
@@ -133,7 +133,7 @@ def verify_archive(
     entries = load_records(store, manifest.shards, manifest.schema.names)
     chosen = _sampled(entries, sample, seed)
     if wrong := miscounted(entries, manifest.sources):
-        raise VerificationFailed(f"snapshot {manifest.snapshot}: {wrong}; keep the raw data, and run with --retrain")
+        raise VerificationFailed(f"snapshot {manifest.snapshot}: {wrong}; keep the raw data, and run with {RETRAIN}")
     if opened is not None:
         _refuse_other_source(opened, manifest, entries, is_newest=snapshot is None)
     n_objects, n_object_bytes = _check_objects(store, manifest, entries)

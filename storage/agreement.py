@@ -12,7 +12,7 @@ from storage.errors import BadInput
 
 # Written by libraries about their own ways of reading; they differ between files of one table for no reason of its data.
 BOOKKEEPING = frozenset({b"pandas", b"ARROW:schema", b"PARQUET:field_id"})
-WIDEN = "--widen would join them"
+WIDEN = "--widen (in the form: Widen types) would join them"
 
 
 @dataclass(frozen=True, slots=True)

@@ -410,7 +410,7 @@ def test_other_tolerances_need_retrain_and_vanished_files_go_when_asked(stored, 
     for name in ("a", "b"):
         pq.write_table(pa.table({"x": np.arange(500) * 0.5, "k": [name] * 500}), source / f"{name}.parquet")
     latentpack("run", source, archive, *BUDGET)
-    assert "new generation" in latentpack("run", source, archive, "--tolerance", "x=1", code=2).stderr
+    assert "add --retrain (in the form: New generation)" in latentpack("run", source, archive, "--tolerance", "x=1", code=2).stderr
     assert "snapshot 2" in latentpack("run", source, archive, *BUDGET, "--tolerance", "x=1", "--retrain").stdout
     (source / "b.parquet").unlink()
     assert "Nothing to do" in latentpack("run", source, archive, "--tolerance", "x=1").stdout

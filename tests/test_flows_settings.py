@@ -7,8 +7,19 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from flows.settings import PREVIEW_SHARE, TOLERANCE_SPEC, RunRequest, SourceSettings, TrainingSettings
+from flows.arguments import parse
+from flows.settings import (
+    DROP_MISSING,
+    PREVIEW_SHARE,
+    RETRAIN,
+    TOLERANCE_SPEC,
+    RunRequest,
+    SourceSettings,
+    TrainingSettings,
+    UpdateSettings,
+)
 from flows.train import fit_config
+from storage.agreement import WIDEN
 
 
 def test_the_flat_spelling_of_the_command_line_and_the_nested_one_of_the_form_are_the_same_request():
@@ -29,6 +40,13 @@ def test_the_flat_spelling_of_the_command_line_and_the_nested_one_of_the_form_ar
     )
     assert flat == nested
     assert RunRequest.model_validate_json(flat.model_dump_json()) == flat
+
+
+@pytest.mark.parametrize("said", [RETRAIN, DROP_MISSING, WIDEN])
+def test_messages_name_a_switch_as_the_command_line_and_the_form_do(said):
+    option, title = re.match(r"(--[a-z-]+) \(in the form: ([A-Za-z ]+)\)", said).groups()
+    assert getattr(parse(["run", "source", "archive", option]), option[2:].replace("-", "_")) is True
+    assert title in {field.title for form in (UpdateSettings, SourceSettings) for field in form.model_fields.values()}
 
 
 def test_the_default_loses_nothing():

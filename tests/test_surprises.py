@@ -98,6 +98,6 @@ def test_a_wider_file_for_a_narrower_archive_needs_two_options_and_both_are_name
     capsys.readouterr()
     assert cli.main(["run", "days", "a", "--quiet"]) == 3
     said = capsys.readouterr().err
-    assert "--widen would join them, and the archive" in said and "--retrain" in said
+    assert "--widen (in the form: Widen types) would join them, and the archive" in said and "needs --retrain (in the form: New" in said
     assert cli.main(["run", "days", "a", "--widen", "--retrain", "--time-budget", "1", "--quiet"]) == 0
     assert open_archive("a").to_table()["a"].to_pylist() == [1.0, 2.0, 1.5, 2.5]
