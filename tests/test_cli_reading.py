@@ -64,7 +64,7 @@ def test_an_empty_table_is_still_a_file(suffix, tmp_path):
         assert np.load(tmp_path / "t.npy").shape == (0,)
 
 
-@pytest.mark.parametrize("dtype", ["int8", "uint64", ">f4", "float16", "float64", "bool", "datetime64[us]"])
+@pytest.mark.parametrize("dtype", ["int8", "uint64", ">f4", "float16", "float64", "bool", "datetime64[us]", "datetime64[D]", "m8[s]"])
 @pytest.mark.parametrize("shape", [(5,), (5, 3), (5, 2, 2), (0, 4)])
 @pytest.mark.parametrize("order", ["C", "F"])
 def test_npy_gives_the_array_back_with_its_shape_dtype_and_order(dtype, shape, order, tmp_path):

@@ -118,7 +118,7 @@ def test_text_larger_than_a_block_is_streamed_and_divided(tmp_path):
     assert [part.n_rows for part in source.parts(100_000)] == [100_000] * 3
 
 
-DTYPES = ["?", "u1", "<i2", ">i4", "<i8", "<u8", "<f2", ">f4", "<f8", "<M8[ns]", "<m8[s]", ">M8[ms]"]
+DTYPES = ["?", "u1", "<i2", ">i4", "<i8", "<u8", "<f2", ">f4", "<f8", "<M8[ns]", "<m8[s]", ">M8[ms]", "<M8[D]", ">M8[D]"]
 
 
 @settings(deadline=None, max_examples=60)
@@ -130,6 +130,9 @@ def test_arrays_come_back_with_dtype_shape_and_order(tmp_path_factory, dtype, ro
     n_bytes = int(np.prod(shape)) * dtype.itemsize
     content = np.random.default_rng(raw).integers(0, 2 if dtype.kind == "b" else 256, n_bytes, dtype=np.uint8)
     array = content.view(dtype).reshape(shape)
+    if dtype.newbyteorder("=") == "M8[D]":  # as far as a date reaches, and no date
+        days = content.view(np.int32).reshape(*shape, 2)
+        array = np.where(days[..., 1] % 5 == 0, np.datetime64("NaT", "D"), days[..., 0].astype("M8[D]")).astype(dtype)
     array = np.asfortranarray(array) if fortran else array
     path = tmp_path_factory.mktemp("npy") / "a.npy"
     np.save(path, array)
@@ -142,6 +145,13 @@ def test_arrays_come_back_with_dtype_shape_and_order(tmp_path_factory, dtype, ro
     again = path.with_name("b.npy")
     np.save(again, back)
     assert again.read_bytes() == path.read_bytes()
+
+
+@pytest.mark.parametrize("days", [2**31, -(2**31) - 1])
+def test_days_that_no_date_of_arrow_reaches_are_refused_not_wrapped_round(tmp_path, days):
+    np.save(tmp_path / "a.npy", np.array([0, days]).astype("M8[D]"))
+    with pytest.raises(BadInput, match=r"a\.npy: holds days more than 5\.8 million years away"):
+        open_source(str(tmp_path / "a.npy")).table()
 
 
 class Trap:
@@ -160,6 +170,10 @@ def _npy_header(text):
         (np.array(3.0), "0-d"),
         (np.zeros(3, "c16"), "dtype complex128"),
         (np.zeros(3, [("a", "i4"), ("b", "f4")]), "no Arrow type"),
+        (np.zeros(3, "M8[h]"), r"dtype datetime64\[h\] has no Arrow type; save it in one of the units D, s, ms, us, ns"),
+        (np.zeros(3, "M8[10s]"), r"dtype datetime64\[10s\] has no Arrow type"),
+        (np.zeros(3, "M8"), "dtype datetime64 has no Arrow type"),
+        (np.zeros(3, "m8[D]"), r"dtype timedelta64\[D\] has no Arrow type; save it in one of the units s, ms, us, ns"),
         (np.zeros((3, 0)), "hold no values"),
         (_npy_header("{'descr': '<f8', 'fortran_order': False, 'shape': (10,), }") + b"\0" * 79, "promises"),
         (_npy_header("{'descr': '<f8', 'fortran_order': False, 'shape': (10**9,), }"), "not readable as NPY"),

@@ -20,12 +20,13 @@ from storage.formats.contract import Format, Outline, unreadable
 
 COLUMN = "value"
 METADATA_KEY = b"latentpack.npy"
-_TIME_UNITS = {"s", "ms", "us", "ns"}
+_TIME_UNITS = {"M": ("D", "s", "ms", "us", "ns"), "m": ("s", "ms", "us", "ns")}  # by kind of dtype: datetimes, timedeltas
+_DATES = 1 << 31  # days before and after 1970 that a date of Arrow reaches
 _MAX_BATCH_BYTES = 64 << 20
 
 
 class NPY(Format):
-    """NumPy .npy files of booleans, integers, floats up to 64 bits, datetimes and timedeltas."""
+    """NumPy .npy files of booleans, integers, floats up to 64 bits, datetimes (by day or finer) and timedeltas (by second or finer)."""
 
     name = "npy"
 
@@ -56,7 +57,7 @@ class NPY(Format):
             n_row_bytes = dtype.itemsize * int(np.prod(shape[1:], dtype=np.int64))
             step = max(1, min(batch_rows, _MAX_BATCH_BYTES // n_row_bytes))
             for low in range(start, stop, step):
-                column = _column(np.asarray(array[low : min(low + step, stop)]), own_schema.field(0).type)
+                column = _column(np.asarray(array[low : min(low + step, stop)]), own_schema.field(0).type, where)
                 yield pa.RecordBatch.from_arrays([column], schema=own_schema)
         except (OSError, ValueError) as error:
             raise unreadable(where, "NPY", error) from error
@@ -68,7 +69,7 @@ def to_arrow(array: NDArray[Any]) -> pa.Table:
     _check(shape, array.dtype, "array")
     fortran_order = bool(array.flags.f_contiguous and not array.flags.c_contiguous)
     schema = _schema(shape[1:], array.dtype, fortran_order)
-    return pa.Table.from_arrays([_column(array, schema.field(0).type)], schema=schema)
+    return pa.Table.from_arrays([_column(array, schema.field(0).type, "array")], schema=schema)
 
 
 def to_numpy(table: pa.Table) -> NDArray[Any]:
@@ -134,9 +135,11 @@ def _header(file: BinaryIO, where: str) -> tuple[tuple[int, ...], bool, np.dtype
 def _check(shape: tuple[int, ...], dtype: np.dtype[Any], where: str) -> None:
     if dtype.hasobject:
         raise BadInput(f"{where}: an object array is a pickle and is not opened; save it with a numeric dtype")
-    timed = dtype.kind in "mM" and np.datetime_data(dtype)[0] in _TIME_UNITS and np.datetime_data(dtype)[1] == 1
+    units = _TIME_UNITS.get(dtype.kind, ())
+    if units and (np.datetime_data(dtype)[0] not in units or np.datetime_data(dtype)[1] != 1):
+        raise BadInput(f"{where}: dtype {dtype} has no Arrow type; save it in one of the units {', '.join(units)}")
     numeric = dtype.kind in "biu" or (dtype.kind == "f" and dtype.itemsize <= 8)
-    if not (numeric or timed):
+    if not (numeric or units):
         raise BadInput(f"{where}: dtype {dtype} has no Arrow type here; save it as a number or use Parquet")
     if not shape:
         raise BadInput(f"{where}: a 0-d array has no rows; reshape it to one axis or more")
@@ -153,8 +156,12 @@ def _schema(row_shape: tuple[int, ...], dtype: np.dtype[Any], fortran_order: boo
     return pa.schema([pa.field(COLUMN, kind)], metadata={METADATA_KEY: json.dumps(stored).encode()})
 
 
-def _column(array: NDArray[Any], kind: pa.DataType) -> pa.Array:
+def _column(array: NDArray[Any], kind: pa.DataType, where: str) -> pa.Array:
     native = np.ascontiguousarray(array, dtype=array.dtype.newbyteorder("="))
+    if native.dtype == "M8[D]":  # Arrow would wrap round what a date does not reach
+        days = native.view(np.int64)[~np.isnat(native)]
+        if days.size and not -_DATES <= days.min() <= days.max() < _DATES:
+            raise BadInput(f"{where}: holds days more than 5.8 million years away, which no Arrow type holds by the day; save it in s")
     values = pa.array(native.reshape(-1))
     if array.ndim == 1:
         return values.cast(kind)
