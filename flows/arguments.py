@@ -111,7 +111,14 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     for k in range(len(words) - 1, 0, -1):  # argparse takes a word with a dash for an option, if it is not a number
         if words[k - 1] == "--rows" and re.fullmatch("-[0-9]+:-?[0-9]*", words[k]):
             words[k - 1 : k + 1] = [f"--rows={words[k]}"]
-    return parser().parse_args(words)
+    whole = parser()
+    found, unknown = whole.parse_known_args(words)
+    if unknown:
+        expanded = found.command == "run" and not any(word.startswith("-") for word in unknown)
+        hint = "; SOURCE is one file, folder or glob, and a glob needs quotes: 'data/*.csv'" if expanded else ""
+        rest = f" and {len(unknown) - 3:,} more" if len(unknown) > 3 else ""
+        whole.error(f"unrecognized arguments: {' '.join(unknown[:3])}{rest}{hint}")
+    return found
 
 
 def parser() -> argparse.ArgumentParser:

@@ -60,6 +60,7 @@ def export(
     from storage import open_archive
 
     archive = open_archive(archive_uri, snapshot=snapshot)
+    _refuse_inside(archive, out)
     schema: pa.Schema = archive.schema
     if columns is not None:
         unknown = [name for name in columns if name not in schema.names]
@@ -82,12 +83,20 @@ def export_sample(archive_uri: str, out: str | os.PathLike[str], *, n_rows: int,
     from vae_core.shard import nulls, sample_rows
 
     archive = open_archive(archive_uri)
+    _refuse_inside(archive, out)
     if archive.num_rows:
         table = sample_rows(archive.newest_model(), _known_rows(archive, seed), n_rows, seed)
     else:
         table = nulls(archive.schema, n_rows)
     n_written = write_file(out, table.schema, table.to_batches(), table.num_rows)
     return Exported(table.num_rows, table.num_columns, n_written, archive.meter.bytes_read)
+
+
+def _refuse_inside(archive: Archive, out: str | os.PathLike[str]) -> None:
+    """Raise UsageError when the file would be an object of the archive, which no snapshot names: a vacuum may remove it."""
+    root = Path(archive.store.root).resolve()
+    if archive.store.is_local and root in Path(out).resolve().parents:
+        raise UsageError(f"{os.fspath(out)}: is inside the archive {archive.store.uri}; put it elsewhere")
 
 
 def _known_rows(archive: Archive, seed: int) -> pa.Table:

@@ -354,6 +354,8 @@ def resolve(uri: str, storage_options: Mapping[str, Any] | None = None) -> tuple
         fs, path = url_to_fs(uri, **options)
     except (ValueError, ImportError) as error:
         raise BadInput(f"{shown(uri)}: no filesystem for this scheme ({str(error).splitlines()[0]})") from error
+    except OSError as error:  # some, as that of FTP, connect at once
+        raise Unreachable(f"{shown(uri)}: the storage does not answer ({error.strerror or error})") from error
     return fs, path
 
 

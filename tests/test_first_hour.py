@@ -39,3 +39,38 @@ def test_maps_come_back_as_arrow_itself_reads_their_schema(place):
     ]  # fmt: skip
     assert cli.main(["read", "archive", "back.parquet"]) == 0
     assert pq.read_table("back.parquet").schema.equals(raw.schema, check_metadata=True)
+
+
+def refused(capsys, *words, code=2):
+    """The one line with which the command is refused."""
+    try:
+        assert cli.main(list(words)) == code
+    except SystemExit as stop:
+        assert stop.code == code
+    said = capsys.readouterr().err.strip().splitlines()[-1]
+    assert said.startswith("latentpack: error: ")
+    return said
+
+
+def test_a_glob_that_the_shell_has_expanded_is_told_to_be_quoted(place, capsys):
+    said = refused(capsys, "run", *(f"data/{k}.csv" for k in range(5000)), "archive")
+    assert said == (
+        "latentpack: error: unrecognized arguments: data/2.csv data/3.csv data/4.csv and 4,996 more; SOURCE is one file, folder or glob, "
+        "and a glob needs quotes: 'data/*.csv' (see latentpack --help)"
+    )
+    assert "quotes" not in refused(capsys, "run", "data", "archive", "--tolerence", "x=1")
+
+
+def test_a_server_that_is_met_at_once_and_does_not_answer_is_named(place, capsys):
+    said = refused(capsys, "run", "ftp://127.0.0.1:9/data", "archive", code=3)
+    assert "ftp://127.0.0.1:9/data: the storage does not answer (Connection refused)" in said
+
+
+@pytest.mark.parametrize("words", [["read"], ["sample", "--rows", "3"]])
+def test_a_result_is_not_put_inside_the_archive(place, capsys, words):
+    stored(pa.table({"x": range(30)}))
+    (place / "link").symlink_to("archive")
+    for out in ("archive/x.parquet", "link/shards/../x.parquet"):
+        assert f"{out}: is inside the archive archive; put it elsewhere" in refused(capsys, words[0], "archive", out, *words[1:])
+    assert not (place / "archive" / "x.parquet").exists()
+    assert cli.main([words[0], "archive", "archive.parquet", *words[1:]]) == 0
