@@ -93,7 +93,8 @@ def open_source(
     schema = agree(claims, widen=widen)
     if not len(schema):
         raise BadInput(f"{shown(uri)}: its rows have no columns, there is nothing to store")
-    notes = [*_surprises(shown(uri), infos, claims), *other_metadata(claims)]
+    outlines = [outline for _, outline in inspected]
+    notes = [*_surprises(shown(uri), infos, claims, outlines), *other_metadata(claims)]
     return Source(uri, schema, store, infos, inspected, Staging(store, staging_dir), notes)
 
 
@@ -322,13 +323,17 @@ class Source:
         return n_bytes * (min(stop, sum(groups)) - start) // sum(groups)
 
 
-def _surprises(where: str, infos: Sequence[ObjectInfo], claims: Sequence[Claim]) -> list[str]:
+def _surprises(where: str, infos: Sequence[ObjectInfo], claims: Sequence[Claim], outlines: Sequence[Outline]) -> list[str]:
     """Lines of what nobody would expect of the names of folders, and of text that is none."""
     lines = []
     if any("=" in part for info in infos for part in info.path.split("/")[:-1]):
         lines.append(f"{where}: folder names like key=value are not read as columns")
     seen: set[str] = set()
-    for claim in claims:
+    told: set[str] = set()
+    for claim, outline in zip(claims, outlines, strict=True):
+        for name in sorted(outline.notes.keys() - told):
+            told.add(name)
+            lines.append(f"{claim.where}: {f'field {name!r} ' if name else ''}{outline.notes[name]}")
         for item in claim.schema if claim.optional_fields else ():
             if pa.types.is_timestamp(item.type) and item.name not in seen:
                 seen.add(item.name)

@@ -74,3 +74,45 @@ def test_a_result_is_not_put_inside_the_archive(place, capsys, words):
         assert f"{out}: is inside the archive archive; put it elsewhere" in refused(capsys, words[0], "archive", out, *words[1:])
     assert not (place / "archive" / "x.parquet").exists()
     assert cli.main([words[0], "archive", "archive.parquet", *words[1:]]) == 0
+
+
+def told(caplog, source):
+    """The warnings of a run over text that is written to a file first."""
+    caplog.clear()
+    assert cli.main(["run", str(source), f"archive of {source.name}", "--time-budget", "1"]) == 0
+    return [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+
+
+def test_zeros_in_front_of_numbers_and_names_that_are_numbers_are_told_of_once(place, caplog):
+    (place / "zips").mkdir()
+    for name in "ab":
+        (place / "zips" / f"{name}.csv").write_text('zip,n,x,when\n"01234",0,0.5,2024-01-01\n99999,10,00.25,2024-01-02\n')
+    lines = told(caplog, place / "zips")
+    assert sorted(line.partition("zips/")[2] for line in lines) == [
+        "a.csv: field 'x' is read as double: the zeros in front of its numbers go; as text only from Parquet",
+        "a.csv: field 'zip' is read as int64: the zeros in front of its numbers go; as text only from Parquet",
+    ]
+    (place / "bare.csv").write_text("1,2.5,-3,4\n5,6,7,8\n")
+    (line,) = told(caplog, place / "bare.csv")
+    assert line.endswith("bare.csv: its first line (1, 2.5, -3, …) is taken for the names of its columns")
+
+
+@pytest.mark.parametrize("text", ["a,b\n0,0.5\n-1,1e-05\n,\n", 'a,b\n"x\n001",1\n', "a\n", "a,b\n1,nan\n2,inf\n"])
+def test_other_text_is_told_nothing_of(place, caplog, text):
+    (place / "plain.csv").write_text(text)
+    assert told(caplog, place / "plain.csv") == []
+
+
+@pytest.mark.parametrize(
+    ("text", "what"),
+    [
+        (' \n[{"a": 1}]', "is one JSON array; JSON lines are objects, one a line"),
+        ("1\n2\n", "does not begin with an object"),
+        ('"text"\n', "does not begin with an object"),
+    ],
+)
+def test_json_that_is_no_lines_of_objects_is_refused_by_what_it_is(place, capsys, text, what):
+    (place / "x.json").write_text(text)
+    assert f"x.json: {what}" in refused(capsys, "run", "x.json", "archive", code=3)
+    (place / "x.json").write_text('\ufeff\n {"a": 1}\n')
+    assert cli.main(["run", "x.json", "archive", "--time-budget", "1", "--quiet"]) == 0

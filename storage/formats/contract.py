@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from typing import BinaryIO, ClassVar
 
 import pyarrow as pa
@@ -18,10 +18,12 @@ class Outline:
 
     schema : exact Arrow schema with metadata
     groups : rows of each stretch that can be read without the others, in order; None when only reading tells
+    notes  : field (or "" for all) -> what may surprise of how it is read
     """
 
     schema: pa.Schema
     groups: tuple[int, ...] | None
+    notes: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def n_rows(self) -> int | None:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import codecs
+import io
 import re
 from collections.abc import Iterator
 from typing import Any, BinaryIO
 
 import pyarrow as pa
+import pyarrow.compute as compute
 import pyarrow.csv as pc
 
 from storage.errors import BadInput
@@ -18,6 +20,8 @@ _BLOCK_BYTES = 4 << 20
 _DEEP_LOOK_BYTES = 64 << 20
 _HEADER_BYTES = 1 << 20
 _DELIMITERS = ",\t;|"
+_NUMBER = re.compile(r"[+-]?[0-9]*\.?[0-9]+")
+_PADDED = "^[ \t]*0[0-9]"
 _MISFIT = re.compile(r"In CSV column #(\d+): CSV conversion error to (.*)")  # pyarrow's words
 
 
@@ -36,9 +40,11 @@ class Delimited(Format):
             schema = self._inferred_schema(file, _BLOCK_BYTES)
             if any(pa.types.is_null(field.type) for field in schema):
                 schema = self._inferred_schema(file, _DEEP_LOOK_BYTES)
+            file.seek(0)
+            notes = _surprises(schema, decompressed(file).read(_HEADER_BYTES))
         except (pa.ArrowException, OSError, ValueError) as error:
             raise unreadable(where, "CSV", error) from error
-        return Outline(schema, None)
+        return Outline(schema, None, notes)
 
     def batches(
         self, path: str, schema: pa.Schema, start: int, stop: int | None, batch_rows: int, where: str
@@ -75,6 +81,30 @@ class Delimited(Format):
             parse_options=parsing,
         )
         return reader.schema
+
+
+def _surprises(schema: pa.Schema, head: bytes) -> dict[str, str]:
+    """Field -> what nobody would expect of it, as far as the first megabyte tells."""
+    notes = {}
+    if all(_NUMBER.fullmatch(name) for name in schema.names):
+        notes[""] = f"its first line ({', '.join(schema.names[:3])}{', …' * (len(schema) > 3)}) is taken for the names of its columns"
+    numbers = [item.name for item in schema if pa.types.is_integer(item.type) or pa.types.is_floating(item.type)]
+    parsing, n_before = _parsing(head)
+    whole = head if len(head) < _HEADER_BYTES else head[: head.rfind(b"\n") + 1]
+    if numbers and whole and len(set(schema.names)) == len(schema):
+        try:
+            texts = pc.read_csv(
+                io.BytesIO(whole),
+                read_options=pc.ReadOptions(use_threads=False, skip_rows=n_before),
+                parse_options=parsing,
+                convert_options=pc.ConvertOptions(column_types=dict.fromkeys(numbers, pa.string()), include_columns=numbers),
+            )
+        except pa.ArrowException:  # cut within quotes; what else is amiss, reading says
+            return notes
+        for name in numbers:
+            if compute.any(compute.match_substring_regex(texts[name], _PADDED)).as_py():
+                notes[name] = f"is read as {schema.field(name).type}: the zeros in front of its numbers go; as text only from Parquet"
+    return notes
 
 
 def _parsing(head: bytes) -> tuple[pc.ParseOptions, int]:

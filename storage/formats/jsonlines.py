@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 from collections.abc import Iterator
 from typing import BinaryIO
 
@@ -14,6 +15,7 @@ from storage.formats.contract import Format, Outline, narrowed, sliced, unreadab
 
 _BLOCK_BYTES = 16 << 20  # a record larger than this is refused
 _DEEP_LOOK_BYTES = 64 << 20
+_HEAD_BYTES = 4096
 
 
 class JSONLines(Format):
@@ -26,6 +28,10 @@ class JSONLines(Format):
         if n_bytes == 0:
             raise BadInput(f"{where}: the file is empty")
         try:
+            first = decompressed(file).read(_HEAD_BYTES).removeprefix(codecs.BOM_UTF8).lstrip()[:1]
+            if first and first != b"{":
+                what = "is one JSON array" if first == b"[" else "does not begin with an object"
+                raise BadInput(f"{where}: {what}; JSON lines are objects, one a line (jq -c '.[]' makes them of an array)")
             schema = _inferred_schema(file, _BLOCK_BYTES)
             if any(pa.types.is_null(field.type) for field in schema):
                 schema = _inferred_schema(file, _DEEP_LOOK_BYTES)
