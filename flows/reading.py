@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import os
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -24,6 +25,8 @@ from vae_core.errors import BadInput, UsageError
 
 if TYPE_CHECKING:
     from storage.archive import Archive
+
+log = logging.getLogger(__name__)
 
 FORMATS = (".parquet", ".csv", ".arrow", ".npy")
 FIRST_DAY, LAST_DAY = -719_162, 2_932_896  # 0001-01-01 and 9999-12-31
@@ -188,13 +191,24 @@ def _umask() -> int:
 def _write_parquet(path: Path, schema: pa.Schema, batches: Iterator[pa.RecordBatch], n_rows: int) -> None:
     import pyarrow.parquet as pq
 
+    empty = pa.BufferOutputStream()
     try:
-        pq.write_table(pa.Table.from_batches([], schema), pa.BufferOutputStream())
+        pq.write_table(pa.Table.from_batches([], schema), empty)
     except OSError as error:  # in memory, so a type Parquet has no word for: decimals of negative scale
         raise pa.ArrowNotImplementedError(str(error)) from error
+    _tell_of_other_types(schema, pq.read_schema(pa.BufferReader(empty.getvalue())))
     with pq.ParquetWriter(path, schema, compression="zstd", use_compliant_nested_type=False) as writer:
         for group in _gathered(schema, batches):
             writer.write_table(group, row_group_size=group.num_rows or 1)
+
+
+def _tell_of_other_types(ours: pa.Schema, theirs: pa.Schema) -> None:
+    """A warning where columns come back from Parquet in other types, with the same values."""
+    other = [(a, b) for a, b in zip(ours, theirs, strict=True) if a.type != b.type]
+    if other:
+        a, b = other[0]
+        more = f", as {len(other) - 1:,} other{'s are' if len(other) > 2 else ' is'} of another type" if len(other) > 1 else ""
+        log.warning("column %r is %s in Parquet, not %s%s; .arrow keeps the types", a.name, b.type, a.type, more)
 
 
 def _write_arrow(path: Path, schema: pa.Schema, batches: Iterator[pa.RecordBatch], n_rows: int) -> None:

@@ -116,3 +116,18 @@ def test_json_that_is_no_lines_of_objects_is_refused_by_what_it_is(place, capsys
     assert f"x.json: {what}" in refused(capsys, "run", "x.json", "archive", code=3)
     (place / "x.json").write_text('\ufeff\n {"a": 1}\n')
     assert cli.main(["run", "x.json", "archive", "--time-budget", "1", "--quiet"]) == 0
+
+
+def test_types_that_parquet_does_not_keep_are_told_of(place, caplog):
+    kinds = {"day": pa.date64(), "at": pa.time32("s"), "when": pa.timestamp("s", "UTC"), "n": pa.int8(), "text": pa.large_string()}
+    table = pa.table({name: pa.array(["x"] if name == "text" else [0], kind) for name, kind in kinds.items()})
+    with pa.OSFile("raw.arrow", "wb") as sink, pa.ipc.new_file(sink, table.schema) as writer:
+        writer.write_table(table)
+    assert cli.main(["run", "raw.arrow", "archive", "--time-budget", "1", "--quiet"]) == 0
+    caplog.clear()
+    for out in ("back.arrow", "back.parquet"):
+        assert cli.main(["read", "archive", out]) == 0
+    wanted = ["column 'day' is date32[day] in Parquet, not date64[ms], as 2 others are of another type; .arrow keeps the types"]
+    assert [record.getMessage() for record in caplog.records if record.levelname == "WARNING"] == wanted
+    assert pa.ipc.open_file("back.arrow").read_all().equals(table)
+    assert pq.read_table("back.parquet").cast(table.schema).equals(table)
