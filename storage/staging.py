@@ -103,7 +103,8 @@ class Staging:
             now = self._store.info(info.path)
         except FileNotFoundError:
             raise changed(self._store.shown(info.path)) from None
-        if (now.mtime, now.etag) != (info.mtime, info.etag):
+        # some buckets list times to the millisecond and tell them of one object to the second
+        if now.etag != info.etag or now.mtime is None or abs(now.mtime - info.mtime) >= 1.0:
             raise changed(self._store.shown(info.path))
 
     def _refuse_change(self, info: ObjectInfo) -> os.stat_result:
