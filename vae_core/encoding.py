@@ -25,6 +25,7 @@ from vae_core.errors import BadInput
 from vae_core.exact.cells import code_column
 from vae_core.exact.clock import from_minutes, to_minutes
 from vae_core.exact.features import Decoded
+from vae_core.exact.forms import CLOCK, is_stepped, known_as
 from vae_core.exact.tensors import TensorCode, code_tensors
 from vae_core.latents import (
     ColumnState,
@@ -130,11 +131,10 @@ def _chosen(
     """
     excluded = by_layer | {j for j, column in enumerate(columns) if not column.holds}
     _exclude_unreadable(model, columns, excluded)
-    learned = _learned_blocks(model, columns, spans, excluded)
-    sizes = {j: sum(e.bits for e in found) / 8 + _misfit_bytes(columns[j]) for j, found in learned.items()}
-    unsettled = [j for j, column in enumerate(columns) if not column.coding]
-    _each(lambda j: choosing.settle(model, j, columns[j], sizes.get(j, math.inf), spans), unsettled)
-    excluded |= {j for j in model.learned if sizes.get(j, math.inf) >= columns[j].conventional_bytes}
+    learned, too_dear = _compared(model, columns, spans, excluded)
+    while _untold(model, learned, too_dear):
+        learned, too_dear = _compared(model, columns, spans, excluded := excluded | too_dear)
+    excluded |= too_dear
     while dropped := excluded & set(learned):
         for j in dropped:
             del learned[j]
@@ -142,6 +142,24 @@ def _chosen(
                 choosing.settle(model, j, columns[j], spans=spans)
         _exclude_unreadable(model, columns, excluded)
     return learned
+
+
+def _compared(
+    model: Model, columns: Sequence[ColumnState], spans: Sequence[tuple[int, int]], excluded: set[int]
+) -> tuple[dict[int, list[Streamed]], set[int]]:
+    """Column -> an encoder a block for all that are not excluded; the columns whose conventional coding takes no more than theirs."""
+    learned = _learned_blocks(model, columns, spans, excluded)
+    sizes = {j: sum(e.bits for e in found) / 8 + _misfit_bytes(columns[j]) for j, found in learned.items()}
+    unsettled = [j for j, column in enumerate(columns) if not column.coding]
+    _each(lambda j: choosing.settle(model, j, columns[j], sizes.get(j, math.inf), spans), unsettled)
+    return learned, {j for j in model.learned if sizes.get(j, math.inf) >= columns[j].conventional_bytes}
+
+
+def _untold(model: Model, learned: dict[int, list[Streamed]], too_dear: set[int]) -> bool:
+    """Whether columns have to be coded anew without those that are too dear: readers know counts of steps of streams alone."""
+    kept = set(learned) - too_dear
+    told = {j for code in model.codes if code.column in kept for j in code.columns}
+    return any(is_stepped(code.form) and code.column in told & too_dear & set(learned) for code in model.codes)
 
 
 def even_spans(n_rows: int, block_rows: int) -> list[tuple[int, int]]:
@@ -181,11 +199,11 @@ def _learned_blocks(
             assert codes is not None
             part = slice_codes(codes, start, n, 1)
             if code.column not in found:
-                give(decoded, code.column, to_minutes(part.values) if code.clock else part.values, part.state)
+                give(decoded, code.column, known_as(code.form, part.values), part.state)
                 continue
             encoder = Encoder()
             code_column(encoder, code, decoded, part.values, part.state)
-            if code.clock and not np.array_equal(from_minutes(to_minutes(part.values)), part.values):
+            if code.form == CLOCK and not np.array_equal(from_minutes(to_minutes(part.values)), part.values):
                 found.pop(code.column)  # integers no clock shows: leave them to a conventional coding
                 continue
             found[code.column].append(encoder)
