@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -13,7 +14,6 @@ import numpy as np
 import pyarrow as pa
 
 from vae_core.coders import conventional, lattices
-from vae_core.coders.narrow import pco_of
 from vae_core.columns import ColumnPlan, TableProfile, decode_column, encode_column, one_array, plan_columns, without_levels
 from vae_core.columns.codes import Codes
 from vae_core.exact.arrange import Arrangement, arranged_before
@@ -39,7 +39,7 @@ REFRESH_SHARE = 0.15  # of the budget, for contexts of new rows: the dearest col
 SHARE_OF_PRICES, SHARE_OF_ORDERS, SHARE_OF_MOVES = 0.25, 0.4, 0.65
 CLOSE, WORTH_MORE_ORDERS = 1.03, 8e6  # orders whose bits are so near the best are improved, too, for a dataset of so many bits
 JUDGED_ROWS = 1 << 15
-MOSTLY, NO_DEARER = 0.5, 1.02  # of the rows that have a step; of what codes take by themselves, which pcodec tells steps in, too
+WORTH_COUNTING = 0.5  # bits of what makes codes of counts, of those that counts do not have
 MIN_JUDGED_DICTIONARY = 4_096
 UNIFORM_BOUNDS = (0.45 * float(np.sqrt(12.0)), 1.25, 1.0)  # times the rmse target; 0.9 of the half-width that has it on the average
 
@@ -262,15 +262,13 @@ def _picked(plans: Sequence[ColumnPlan], table: pa.Table, taken: set[int], forms
 
 
 def _form(plan: ColumnPlan, codes: Codes) -> int:
-    """The form of counts of hidden steps where most of the sample has steps, and takes no more bytes so; else PLAIN."""
+    """The form of counts of hidden steps where these say much less than the sample's codes, whatever tells them; else PLAIN."""
     if not lattices.worth_trying(plan, codes):
         return PLAIN
     values = codes.values if codes.state is None else codes.values[codes.state == 0]
-    made, counts = lattices.counted(values, lattices.floats_of(plan))
-    n_bytes = len(made.to_bytes()) + len(pco_of(counts)[1])
-    covered = sum(segment.n_rows for segment in made.segments if not segment.is_plain)
-    pays = covered >= MOSTLY * len(values) and n_bytes <= NO_DEARER * len(pco_of(values)[1])
-    return stepped(plan) if pays else PLAIN
+    made, _ = lattices.counted(values, lattices.floats_of(plan))
+    saved = sum(s.n_rows * math.log2(max(1.0, abs(s.step) * 2.0**-s.shift)) for s in made.segments)
+    return stepped(plan) if 8 * len(made.to_bytes()) < WORTH_COUNTING * saved else PLAIN
 
 
 def _counted(plan: ColumnPlan, codes: Codes, form: int) -> SampleColumn:

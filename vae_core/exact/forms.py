@@ -31,7 +31,7 @@ def is_stepped(form: int) -> bool:
 def stepped(plan: ColumnPlan) -> int:
     """The form of counts of steps of a column's codes."""
     dtype = floats_of(plan)
-    return next(form for form, other in _FLOATS.items() if other == dtype)
+    return STEPS if dtype is None else STEPS_OF_SINGLES if dtype.itemsize == 4 else STEPS_OF_DOUBLES
 
 
 def counts_of(form: int, values: Ints) -> Ints:
