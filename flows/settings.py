@@ -168,12 +168,12 @@ def _preview(value: Any) -> str:
 class TrainingSettings(_Settings):
     """How much effort learning may take, and when a model is refreshed."""
 
-    time_budget_s: float = Field(
-        default=90.0,
+    time_budget_s: float | None = Field(
+        default=None,
         gt=0,
         le=SECONDS_A_DAY,
         title="Time budget",
-        description="Seconds training may take; it stops early when nothing improves.",
+        description="Seconds training may take; it stops early when nothing improves. Empty: 90, up to 240 above 12 million cells.",
     )
     preview: str = Field(
         default="auto",

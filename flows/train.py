@@ -76,7 +76,7 @@ def learn_run(request: RunRequest, run: str) -> str:
     progress = Progress(
         run,
         "train",
-        total=request.training.time_budget_s,
+        total=request.training.time_budget_s or MOST_SECONDS,
         artifact_key="latentpack-training",
         description="bits per row, falling",
     )
@@ -104,7 +104,7 @@ def _learn(request: RunRequest, plan: Plan, source: Source, progress: Progress) 
     profile, row_bytes = profiled(source, set(plan.encode), progress)
     tolerances = resolved(plan, profile)
     sample = sampled(source, request, row_bytes)
-    result = fit(sample, profile, source.schema, tolerances, fit_config(request), progress=_listener(progress))
+    result = fit(sample, profile, source.schema, tolerances, fit_config(request, profile), progress=_listener(progress))
     targets = {name: tolerance.value for name, tolerance in tolerances.items() if tolerance.is_distortion}
     return _staged(FITTED, result, store, row_bytes, targets)
 
@@ -130,7 +130,7 @@ def _keep_or_refresh(request: RunRequest, plan: Plan, source: Source, store: Any
     sample = sampled(source, request, row_bytes, plan.encode)
     beyond = drifted.targets_ratio is not None and drifted.targets_ratio > 1.0 + request.training.drift_threshold
     again = targets if beyond else {}
-    result = refresh(model, sample, profile, fit_config(request), progress=_listener(progress), targets=again)
+    result = refresh(model, sample, profile, fit_config(request, profile), progress=_listener(progress), targets=again)
     return _staged(REFRESHED, result, store, row_bytes, targets, ratio)
 
 
@@ -148,6 +148,7 @@ def profiled(source: Source, paths: set[str], progress: Progress) -> tuple[Table
 
 
 ROWS_A_PART = 4_194_304
+LEAST_SECONDS, MOST_SECONDS, SECONDS_A_CELL = 90.0, 240.0, 7.5e-6  # of training
 
 
 def parts_of(source: Source, paths: list[str], target_rows: int) -> list[Any]:
@@ -185,11 +186,18 @@ def probed(source: Source, request: RunRequest, plan: Plan, row_bytes: float) ->
     return source.sample(n_rows, request.training.seed, only=plan.encode).table
 
 
-def fit_config(request: RunRequest) -> FitConfig:
+def time_budget_s(request: RunRequest, profile: TableProfile) -> float:
+    """What was asked for; else more for a large dataset, whose bytes are worth a longer search, up to a bound."""
+    asked = request.training.time_budget_s
+    n_cells = profile.n_rows * len(profile.schema)
+    return asked if asked is not None else min(MOST_SECONDS, max(LEAST_SECONDS, n_cells * SECONDS_A_CELL))
+
+
+def fit_config(request: RunRequest, profile: TableProfile) -> FitConfig:
     """The codec's settings out of the request's."""
     return FitConfig(
         seed=request.training.seed,
-        time_budget_s=request.training.time_budget_s,
+        time_budget_s=time_budget_s(request, profile),
         preview=request.training.preview_share,
         threads=len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1,
     )

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from telemetry import assert_kept, decoded, fitted, stored_again, telemetry
 
-from vae_core import choosing, encoding, peers
+from vae_core import choosing, peers, streams
 from vae_core.coders import conventional
 from vae_core.columns import TableProfile, encode_column, one_array, plan_columns
 from vae_core.columns.texts import DigitText
@@ -143,8 +143,8 @@ def test_every_column_is_coded_once_and_every_dropped_one_measured(monkeypatch):
     raw = telemetry(2000, 0)
     model = fitted(raw, []).model
     coded: list[tuple[int, int]] = []
-    code = encoding.code_column
-    monkeypatch.setattr(encoding, "code_column", lambda e, c, d, v, s: (coded.append((c.column, id(d))), code(e, c, d, v, s))[1])
+    code = streams.code_column
+    monkeypatch.setattr(streams, "code_column", lambda e, c, d, v, s: (coded.append((c.column, id(d))), code(e, c, d, v, s))[1])
     whole = encode_shard(model, raw, block_rows=500)
     assert len(coded) == 4 * len(model.codes)
     learned = {o.name for o in whole.outcomes if o.coding == "learned"}

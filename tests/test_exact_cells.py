@@ -23,6 +23,7 @@ from vae_core.exact.clock import from_minutes, to_minutes
 from vae_core.exact.counts import MAX_CELLS, n_contexts
 from vae_core.exact.digits import Direct, Residual
 from vae_core.exact.features import AROUND_KINDS, COLUMN_KINDS, N_STATES, OWN_KINDS, Decoded, Feature
+from vae_core.exact.forms import CLOCK, FORMS
 from vae_core.exact.matches import MAX_MATCHES
 from vae_core.exact.plans import FLAGS, MAX_SORT_KEYS, CellPlan, ColumnCode, DigitPlan, Recall, column_code_from_json
 from vae_core.exact.recall import MAX_KEYS
@@ -63,7 +64,7 @@ def column_codes(draw: st.DrawFn) -> ColumnCode:
     if draw(st.booleans()):
         flags = CellPlan(FLAGS, None, draw(digit_plans(FLAGS.sizes, (*COLUMN_KINDS, "left", "right", "level"))))
         recall = Recall(tuple(draw(st.lists(st.integers(0, N_EARLIER - 1), min_size=1, max_size=MAX_KEYS))), flags)
-    return ColumnCode(N_EARLIER, draw(st.sampled_from([0, -7, 2**63 - 1])), draw(st.booleans()), state, value, recall)
+    return ColumnCode(N_EARLIER, draw(st.sampled_from([0, -7, 2**63 - 1])), draw(st.sampled_from(FORMS)), state, value, recall)
 
 
 def block(code: ColumnCode, n: int, rng: np.random.Generator, stateful: bool) -> tuple[np.ndarray, np.ndarray | None]:
@@ -74,7 +75,7 @@ def block(code: ColumnCode, n: int, rng: np.random.Generator, stateful: bool) ->
         values = np.where(rng.random(n) < 0.9, scheme.lo + rng.integers(0, scheme.span, n), values)
     else:
         values = np.where(rng.random(n) < 0.9, rng.integers(-50, 50, n).cumsum(), values)
-    if code.clock:  # values of a clock column are checked before they are coded
+    if code.form == CLOCK:  # values of a clock column are checked before they are coded
         values = np.where(from_minutes(to_minutes(values)) == values, values, 17)
     if not stateful:
         return values, None
@@ -157,7 +158,7 @@ def test_long_columns_under_wide_contexts_are_the_same_by_the_kernel_and_by_nump
     high = DigitPlan((wide, Feature("left", -1, 0, 4, (40, 900))), (7, 1000, 1))
     low = DigitPlan((Feature("digit", -1, 0, scheme.sizes[0]), Feature("bins", 0, 0, 3, (70, 2000))), (16, 2, 3))
     plan = CellPlan(scheme, None, (high, low), last_chunk)
-    code = ColumnCode(1, 0, False, PLAIN_STATE, plan)
+    code = ColumnCode(1, 0, 0, PLAIN_STATE, plan)
     key = (rng.random(n) ** 3 * 9500).astype(np.int64)
     values = (key * 7919 + rng.integers(0, 9, n) * (rng.random(n) < 0.3)) % 7_000
     encoder = Encoder()
@@ -178,9 +179,9 @@ def test_the_longest_block_there_may_be_is_the_same_by_the_kernel_and_by_numpy()
     values = np.zeros(n, np.int64)
     values[-3:] = 2, 1, 0
     fast, slow = Encoder(), Encoder()
-    code_column(fast, ColumnCode(0, 0, False, PLAIN_STATE, plan), Decoded(n), values, None)
+    code_column(fast, ColumnCode(0, 0, 0, PLAIN_STATE, plan), Decoded(n), values, None)
     with numpy_alone():
-        code_column(slow, ColumnCode(0, 0, False, PLAIN_STATE, plan), Decoded(n), values, None)
+        code_column(slow, ColumnCode(0, 0, 0, PLAIN_STATE, plan), Decoded(n), values, None)
     for k in (0, 1):  # low and width; to write such a stream by numpy takes long
         assert np.array_equal(np.concatenate([s[k] for s in fast._slots]), np.concatenate([s[k] for s in slow._slots]))
 
@@ -250,7 +251,7 @@ def test_a_hostile_plan_is_refused_or_decodes_like_any_other(code, data):
 def plan_of(code: ColumnCode, **parts: Any) -> list[Any]:
     scheme, linear, digits, last = code.value.to_json()
     value = [parts.get("scheme", scheme), linear, parts.get("digits", digits), parts.get("last", last)]
-    return [code.column, code.fill, code.clock, code.state.to_json(), value]
+    return [code.column, code.fill, code.form, code.state.to_json(), value]
 
 
 @pytest.mark.parametrize(
@@ -270,7 +271,7 @@ def plan_of(code: ColumnCode, **parts: Any) -> list[Any]:
     ],
 )
 def test_a_plan_that_could_not_be_decoded_in_bounded_memory_is_refused(parts):
-    code = ColumnCode(1, 0, False, PLAIN_STATE, CellPlan(Direct.over(0, 7), None, (DigitPlan((), (16,)),)))
+    code = ColumnCode(1, 0, 0, PLAIN_STATE, CellPlan(Direct.over(0, 7), None, (DigitPlan((), (16,)),)))
     assert column_code_from_json(plan_of(code), 2) == code
     with pytest.raises(CorruptArchive):
         column_code_from_json(plan_of(code, **parts), 2)
@@ -280,7 +281,7 @@ def test_states_have_an_alphabet_of_their_own():
     wide = CellPlan(Direct.over(0, 7), None, (DigitPlan((), (16,)),))
     value = CellPlan(Direct.over(0, 7), None, (DigitPlan((), (16,)),))
     with pytest.raises(CorruptArchive, match="states"):
-        column_code_from_json(ColumnCode(0, 0, False, wide, value).to_json(), 1)
+        column_code_from_json(ColumnCode(0, 0, 0, wide, value).to_json(), 1)
 
 
 CLOCKED = st.one_of(

@@ -2,6 +2,7 @@
 
 import re
 
+import pyarrow as pa
 import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
@@ -20,6 +21,7 @@ from flows.settings import (
 )
 from flows.train import fit_config
 from storage.agreement import WIDEN
+from vae_core.columns import TableProfile
 
 
 def test_the_flat_spelling_of_the_command_line_and_the_nested_one_of_the_form_are_the_same_request():
@@ -143,5 +145,14 @@ def test_the_form_takes_every_share_up_to_the_whole(share):
 def test_a_preview_share_is_a_fraction_for_the_codec():
     assert TrainingSettings(preview="3%").preview_share == pytest.approx(0.03)
     assert TrainingSettings().preview_share == "auto"
-    assert fit_config(RunRequest(source="a", archive="b", preview="12.5%")).preview == 0.125
-    assert fit_config(RunRequest(source="a", archive="b", preview="off")).preview == "off"
+    profile = TableProfile(pa.schema([("x", pa.int64())]))
+    assert fit_config(RunRequest(source="a", archive="b", preview="12.5%"), profile).preview == 0.125
+    assert fit_config(RunRequest(source="a", archive="b", preview="off"), profile).preview == "off"
+
+
+def test_training_takes_longer_for_large_datasets_up_to_a_bound_unless_it_is_told():
+    profile, request = TableProfile(pa.schema([(f"x{k}", pa.int64()) for k in range(50)])), RunRequest(source="a", archive="b")
+    for n_rows, seconds in ((1000, 90), (200_000, 90), (400_000, 150), (10**9, 240)):
+        profile.n_rows = n_rows
+        assert fit_config(request, profile).time_budget_s == pytest.approx(seconds)
+    assert fit_config(RunRequest(source="a", archive="b", time_budget_s=7), profile).time_budget_s == 7

@@ -1,4 +1,4 @@
-"""A second reader of the exact layer and of lattices, in plain Python integers, written from storage/FORMAT.md alone: same data.
+"""A second reader of the exact layer, of lattices and of texts, in plain Python integers, written from storage/FORMAT.md alone: same data.
 
 Slow and short on purpose. It imports nothing of the codec, so that what the page leaves out cannot be borrowed from the code.
 """
@@ -6,7 +6,9 @@ Slow and short on purpose. It imports nothing of the codec, so that what the pag
 from __future__ import annotations
 
 import base64
+import bz2
 import json
+import lzma
 import struct
 from collections import defaultdict
 from pathlib import Path
@@ -255,12 +257,13 @@ class Lanes:
 
 
 class Block:
-    """The columns of a block as far as they are known: values (minutes for a clock) and states; or the planes of tensors."""
+    """The columns of a block as far as they are known: values (minutes, counts) and states; or the planes of tensors."""
 
     def __init__(self, n_rows: int, piece: int = 0, dense: Any = None) -> None:
         self.n_rows, self.piece, self.dense = n_rows, piece, dense
         self.values: dict[int, list[int]] = {}
         self.states: dict[int, list[int]] = {}
+        self.counted: dict[int, bytes] = {}
 
     def level(
         self, feature: list[Any], i: int, near: tuple[int, int] | None, own: list[int], step: int, total: int | None, lanes: Lanes | None
@@ -382,12 +385,23 @@ class Block:
                 lanes.learn(rows, known, own)
 
     def column(self, stream: Stream, code: list[Any]) -> None:
-        column, fill, clock, state_plan, value_plan, *recall = code
+        column, fill, form, state_plan, value_plan, *recall = code
         states = [0] * self.n_rows
         if stream.raw([1])[0]:
             self.read(stream, state_plan, states, [True] * self.n_rows)
-        own = [minutes(fill) if clock else fill] * self.n_rows
         active = [s == 0 for s in states]
+        if form > 1:
+            low, high = (stream.raw([16])[0] for _ in range(2))
+            n_bytes = low + 2**16 * high
+            assert n_bytes <= 4096 + 16 * sum(active)
+            parts = [stream.raw([16] * (-(-n_bytes // 8))) for _ in range(4)]
+            words = [sum(part[k] << 16 * p for p, part in enumerate(parts)) for k in range(len(parts[0]))]
+            self.counted[column] = b"".join(struct.pack("<Q", word) for word in words)[:n_bytes]
+            number = numbers_of(self.counted[column])
+            if number() == 1:
+                number()
+            fill = number()
+        own = [minutes(fill) if form == 1 else fill] * self.n_rows
         same, source = [0] * self.n_rows, {}
         if recall:
             keys, flag_plan = recall[0]
@@ -431,10 +445,10 @@ def spelt_out(plan: dict[str, Any]) -> dict[str, Any]:
 
 
 def code_in_full(code: list[Any], columns: list[Any], of: int | None = None) -> list[Any]:
-    column, clock, states, value, *recall = code
+    column, form, states, value, *recall = code
     states = states or [["direct", 0, 7, 0], None, [[[], [16]]], 1024]
     recall = [[keys, plan_in_full(flags)] for keys, flags in recall]
-    return [column, columns[column if of is None else of]["range"][2], clock == 1, plan_in_full(states), plan_in_full(value), *recall]
+    return [column, columns[column if of is None else of]["range"][2], form, plan_in_full(states), plan_in_full(value), *recall]
 
 
 def plan_in_full(plan: list[Any]) -> list[Any]:
@@ -484,10 +498,15 @@ def golden(folder: Path) -> tuple[pa.Table, dict[str, Any], dict[str, Any], list
     [plan_file] = folder.glob("archive/models/*/plan.json.zst")
     unpacked = unzstd(plan_file.read_bytes())
     plan = spelt_out(json.loads(unpacked[4 + int.from_bytes(unpacked[:4], "little") :]))
+    return wanted, plan, *shard_of(folder)
+
+
+def shard_of(folder: Path) -> tuple[dict[str, Any], list[bytes]]:
+    """The record and the payloads of a golden archive of one shard."""
     [record_file] = folder.glob("archive/shards/*/shard.json.zst")
     record = json.loads(unzstd(record_file.read_bytes()))
     payloads = pq.read_table(record_file.with_name("corrections.parquet")).column("payload").to_pylist()
-    return wanted, plan, record, payloads
+    return record, payloads
 
 
 @pytest.mark.parametrize("folder", sorted(GOLDEN.glob("1.*/contexts")), ids=lambda folder: folder.parent.name)
@@ -509,7 +528,7 @@ def test_a_reader_written_from_the_format_document_sees_the_same_data(folder):
         for column in plan["columns"]:
             transform, j = column["transform"], column["index"]
             assert transform["t"] == "lattice" and transform["b"] == 0
-            clock = {code[0]: code[2] for code in plan["codes"]}[j]
+            clock = {code[0]: code[2] for code in plan["codes"]}[j] == 1
             cells = wanted.column(j).slice(first, n_rows).to_pylist()
             for state, code, cell in zip(block.states[j], block.values[j], cells, strict=True):
                 assert state == (1 if cell is None else 0)
@@ -610,40 +629,64 @@ def bits_of(value: float, kind: str) -> int:
     return b ^ (2 ** (n_bits - 1) - 1) if b < 0 else b
 
 
-def lattices(body: bytes, type_of_bits: str) -> list[int]:
-    """Lattices."""
-    at = 0
+class numbers_of:  # a function with a place
+    """The numbers of a payload, one a call."""
 
-    def number() -> int:
-        nonlocal at
+    def __init__(self, body: bytes) -> None:
+        self.body, self.at = body, 0
+
+    def __call__(self) -> int:
         v = shift = 0
         while True:
-            at += 1
-            v |= (body[at - 1] & 127) << shift
+            self.at += 1
+            v |= (self.body[self.at - 1] & 127) << shift
             shift += 7
-            if body[at - 1] < 128:
+            if self.body[self.at - 1] < 128:
                 return (v >> 1) ^ -(v & 1)
 
+
+def point(k: int, digits: int, shift: int, step: int, base: int, phase: int) -> int:
+    whole, fraction, half = step >> shift, step % 2**shift, 2**shift // 2
+    a, b = wrap(k * whole + base), wrap(k * fraction + phase)
+    p = wrap(a + (wrap(b + half) >> shift))
+    if digits and abs(p) >= 10**digits and p != -(2**63):
+        g = 10 ** (len(str(abs(p))) - digits)
+        p = wrap(wrap(a + (b >> shift)) + g // 2) // g * g
+    return p
+
+
+def lattices(body: bytes, type_of_bits: str) -> list[int]:
+    """Lattices."""
+    number = numbers_of(body)
     scale = number() if number() == 1 else None
     segments = [[number() for _ in range(7)] for _ in range(number())]
     heads = [(number(), number()) for _ in range(number())]
     how = number()
+    at = number.at
     streams = []
     for t, n_bytes in heads:
         streams.append(iter(integers(t, body[at : at + n_bytes], True)))
         at += n_bytes
     found = []
-    for n_rows, stream, digits, shift, step, base, phase in segments:
-        whole, fraction, half = step >> shift, step % 2**shift, 2**shift // 2
-        for _ in range(n_rows):
-            k = next(streams[stream])
-            a, b = wrap(k * whole + base), wrap(k * fraction + phase)
-            p = wrap(a + (wrap(b + half) >> shift))
-            if digits and abs(p) >= 10**digits and p != -(2**63):
-                g = 10 ** (len(str(abs(p))) - digits)
-                p = wrap(wrap(a + (b >> shift)) + g // 2) // g * g
-            found.append(p)
+    for n_rows, stream, *lattice in segments:
+        found += [point(next(streams[stream]), *lattice) for _ in range(n_rows)]
     assert all(next(stream, None) is None for stream in streams)
+    return with_misses(found, scale, type_of_bits, how, body, at)
+
+
+def counted(body: bytes, k: list[int], type_of_bits: str) -> list[int]:
+    """Counted steps."""
+    number = numbers_of(body)
+    scale = number() if number() == 1 else None
+    number()
+    segments = [[number() for _ in range(6)] for _ in range(number())]
+    how, counts = number(), iter(k)
+    found = [point(next(counts), *lattice) for n_rows, *lattice in segments for _ in range(n_rows)]
+    assert len(found) == len(k)
+    return with_misses(found, scale, type_of_bits, how, body, number.at)
+
+
+def with_misses(found: list[int], scale: int | None, type_of_bits: str, how: int, body: bytes, at: int) -> list[int]:
     if scale is not None:
         found = [bits_of(p * 2.0**-scale, type_of_bits) for p in found]
     if how == 1:
@@ -674,10 +717,57 @@ def test_lattices_read_from_the_format_document_are_the_same_values(folder):
             kind = {"<f4": "f", "<f8": "d"}.get(form.get("f", ""), "")
             codes = lattices(payload[5 + int.from_bytes(payload[1:5], "little") :], kind)
             cells = [v for v in wanted.column(column["index"]).slice(first, n_rows).to_pylist() if v is not None]
-            if form["t"] == "bits":
-                assert codes == [bits_of(cell, kind) for cell in cells] and not form["w"]
-                continue
-            assert form["g"] == 1 and form["b"] == 0
-            assert [(c * form["s"] + form["o"]) / 10 ** form.get("k", 0) for c in codes] == cells
+            assert_codes(form, codes, cells)
+        first += n_rows
+    assert first == wanted.num_rows
+
+
+def assert_codes(form: dict[str, Any], codes: list[int], cells: list[Any]) -> None:
+    if form["t"] == "bits":
+        assert codes == [bits_of(cell, {"<f4": "f", "<f8": "d"}[form["f"]]) for cell in cells] and not form["w"]
+        return
+    assert form["g"] == 1 and form["b"] == 0
+    assert [(c * form["s"] + form["o"]) / 10 ** form.get("k", 0) for c in codes] == cells
+
+
+def test_counted_steps_read_from_the_format_document_are_the_same_values():
+    wanted, plan, record, payloads = golden(GOLDEN / "1.8" / "counted")
+    layout, groups = record["layout"], record["groups"]
+    first, forms = 0, set()
+    for b, n_rows in enumerate(record["block_rows"]):
+        parts = dict(zip(groups, payloads[b * len(groups) : (b + 1) * len(groups)], strict=True))
+        parts |= pool_of(parts.get("pool", b""), layout)
+        streams = {j: k for k, columns in enumerate(layout["streams"]) for j in columns}
+        opened = {k: Stream(parts[f"s{k}"]) for k in set(streams.values())}
+        block = Block(n_rows)
+        for code in plan["codes"]:
+            j, form, transform = code[0], code[2], plan["columns"][code[0]]["transform"]
+            block.column(opened[streams[j]], code)
+            active = [value for value, state in zip(block.values[j], block.states[j], strict=True) if state == 0]
+            codes = counted(block.counted[j], active, {2: "", 3: "f", 4: "d"}[form]) if form > 1 else active
+            cells = [v for v in wanted.column(j).slice(first, n_rows).to_pylist() if v is not None]
+            assert_codes(transform, codes, cells)
+            forms.add(form)
+        assert all(stream.ended() for stream in opened.values())
+        first += n_rows
+    assert first == wanted.num_rows and {2, 3, 4} <= forms
+
+
+def test_texts_read_from_the_format_document_are_the_same_values():
+    folder = GOLDEN / "1.8" / "codings"
+    record, payloads = shard_of(folder)
+    with pa.ipc.open_file(folder / "expected.arrow") as reader:
+        wanted = reader.read_all()
+    layout, groups, first = record["layout"], record["groups"], 0
+    j = layout["codings"].index("texts")
+    for b, n_rows in enumerate(record["block_rows"]):
+        parts = dict(zip(groups, payloads[b * len(groups) : (b + 1) * len(groups)], strict=True))
+        data = (parts | pool_of(parts.get("pool", b""), layout))[f"c{j}"]
+        n_bytes, n_valid = struct.unpack("<II", data[2:10])
+        body = {1: bz2, 2: lzma}[data[0]].decompress(data[10 + n_valid :])
+        assert len(body) == n_bytes
+        valid = "".join(f"{byte:08b}" for byte in unzstd(data[10 : 10 + n_valid])) if n_valid else "1" * n_rows
+        rows = [text.decode() if bit == "1" else None for text, bit in zip(body.split(data[1:2]), valid, strict=False)]
+        assert rows == wanted.column(j).slice(first, n_rows).to_pylist()
         first += n_rows
     assert first == wanted.num_rows

@@ -18,6 +18,7 @@ from storage.archive import Archive
 from storage.version import FORMAT_VERSION
 from vae_core.coders.conventional import CODINGS
 from vae_core.exact.features import COLUMN_KINDS, OWN_KINDS
+from vae_core.exact.forms import FORMS
 from vae_core.exact.linear import TERM_KINDS
 from vae_core.quality import compare, digest
 
@@ -28,6 +29,7 @@ LATER = EVERY | {"lattices"}
 CASES = {
     "1.0": EVERY, "1.1": LATER, "1.2": LATER, "1.3": LATER, "1.4": LATER, "1.5": LATER | {"history"},
     "1.6": LATER | {"history", "tensors"}, "1.7": {"history", "types", "tolerance"},
+    "1.8": {"counted", "codings", "history"},
 }  # fmt: skip
 WITH_PREVIEW = {"tolerance", "distortion"}
 MOST_BYTES = 60_000
@@ -100,8 +102,8 @@ def test_the_golden_archives_use_all_that_this_release_can_read():
     kinds: set[str] = set()
     layers: set[str] = set()
     streams = 0
-    for case in CASES["1.6"]:  # 1.7 codes no cell in another way
-        archive = archive_of("1.6", case)
+    for version, case in [(of, case) for of in ("1.6", "1.8") for case in CASES[of]]:  # 1.7 codes no cell in another way
+        archive = archive_of(version, case)
         for entry in archive.entries():
             model = archive.model(entry.model)
             codings |= {str(coding) for coding in entry.layout["codings"]}
@@ -115,13 +117,14 @@ def test_the_golden_archives_use_all_that_this_release_can_read():
                         kinds |= {term.kind for term in (*plan.linear.terms, *plan.linear.anchor_terms)}
                 kinds |= {"forward"} if code.value.forward is not None else set()
                 kinds |= {"sorted"} if code.value.forward else set()
-                kinds |= ({"clock"} if code.clock else set()) | ({"recall"} if code.recall else set())
+                kinds |= ({f"form {code.form}"} if code.form else set()) | ({"recall"} if code.recall else set())
     assert set(CODINGS) | {"learned", "latent"} <= codings and any(coding.startswith("uniform/") for coding in codings)
-    assert {*COLUMN_KINDS, *OWN_KINDS, *TERM_KINDS, "digit", "direct", "residual", "clock", "recall", "forward", "sorted", "lead1"} <= kinds
+    assert {*COLUMN_KINDS, *OWN_KINDS, *TERM_KINDS, "digit", "direct", "residual", "recall", "forward", "sorted", "lead1"} <= kinds
+    assert {f"form {form}" for form in FORMS if form} <= kinds
     assert layers == {"preview", "network"} and streams > 1
 
 
-@pytest.mark.parametrize("version", ["1.5", "1.6", "1.7"])
+@pytest.mark.parametrize("version", ["1.5", "1.6", "1.7", "1.8"])
 def test_the_golden_history_has_what_snapshots_share(version):
     newest = archive_of(version, "history")
     manifest = newest.manifest

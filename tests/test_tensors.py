@@ -71,7 +71,7 @@ def test_tensors_read_are_the_tensors_written_by_kernel_and_numpy(data, shape, n
     for k in range(planes.count):
         own = () if dense is not None else (Term("lag1", -1, 40_000), Term("lag3", -1, 20_000), Term("lag300", -1, 999))
         others = tuple(Term(kind, k - 1, 5_000) for kind in ("at", "lead2", "lag4")) if k else ()
-        codes.append(ColumnCode(k, -5, False, PLAIN_STATE, plan_of(3, dense, (*own, *others), scheme)))
+        codes.append(ColumnCode(k, -5, 0, PLAIN_STATE, plan_of(3, dense, (*own, *others), scheme)))
     code = TensorCode(0, planes, tuple(codes))
     values = rng.integers(-60, 60, n_rows * planes.width).cumsum() % 150 - 70
     values[rng.random(len(values)) < 0.02] = 2**62
@@ -97,7 +97,7 @@ def test_tensors_read_are_the_tensors_written_by_kernel_and_numpy(data, shape, n
 
 def test_a_tensor_code_comes_back_from_its_json_with_its_weights():
     dense = Dense(np.tril(np.arange(36).reshape(6, 6) - 18, -1).astype(np.int16), np.arange(6) << 40, 9)
-    code = TensorCode(2, Planes(1, 1, 6), (ColumnCode(0, 3, False, PLAIN_STATE, plan_of(3, dense, (), Residual(9))),))
+    code = TensorCode(2, Planes(1, 1, 6), (ColumnCode(0, 3, 0, PLAIN_STATE, plan_of(3, dense, (), Residual(9))),))
     text = json.loads(json.dumps(code.to_json()))
     again = tensor_code_from_json(text, 3, {2: dense.to_bytes()}.get)
     assert again.codes == code.codes and again.planes == code.planes and again.dense is not None
@@ -111,8 +111,8 @@ def test_a_tensor_code_comes_back_from_its_json_with_its_weights():
 
 
 def hostile() -> list[Any]:
-    plain = ColumnCode(0, 0, False, PLAIN_STATE, plan_of(3, None, (Term("lag1", -1, 9),), Residual(9))).to_json()
-    other = ColumnCode(1, 0, False, PLAIN_STATE, plan_of(3, None, (Term("at", 0, 9),), Residual(9))).to_json()
+    plain = ColumnCode(0, 0, 0, PLAIN_STATE, plan_of(3, None, (Term("lag1", -1, 9),), Residual(9))).to_json()
+    other = ColumnCode(1, 0, 0, PLAIN_STATE, plan_of(3, None, (Term("at", 0, 9),), Residual(9))).to_json()
     return [
         None, [], [0, [1, 1, 4], [plain]], [0, [1, 1, 4], [plain], 2], [3, [1, 1, 4], [plain], 0], [0, [1, 2, 4], [plain], 0],
         [0, [1, 0, 4], [], 0], [0, [0, 1, 4], [plain], 0], [0, [1, 17, 4], [plain] * 17, 0], [0, [1, 2, 4], [plain, plain], 0],

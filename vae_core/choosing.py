@@ -13,9 +13,11 @@ from dataclasses import replace
 import pyarrow as pa
 
 from vae_core import peers
-from vae_core.coders import conventional, lattices
-from vae_core.coders.conventional import Weighed
+from vae_core.coders import conventional, lattices, texts
+from vae_core.coders.conventional import Stored, Weighed
+from vae_core.coders.parquet import chunk_bytes
 from vae_core.columns import Codes, decode_column, encode_column, one_array
+from vae_core.columns.profile import storage_of
 from vae_core.columns.recode import with_worst_kept
 from vae_core.columns.texts import DigitText
 from vae_core.latents import ColumnState, Way, slice_codes
@@ -28,6 +30,7 @@ NEAR_BEST = 1.15  # codings of a column within this of the best are measured as 
 SLACK = 512  # bytes: small columns have ratios of their own
 NATIVE_BYTES = 40  # of a Parquet footer for each native column: ours to pay, not reported as conventional
 IN_BLOCKS = 3  # codings measured as they are stored
+WORTH_PACKING, LEAST_TEXTS = 0.95, 4_096  # of what a native column takes, which others can filter on; bytes
 HEAD_ROWS, MOST_MEASURED = 16_384, 4  # of tensors: rows they are ranked on, and codings on every row
 
 
@@ -90,7 +93,34 @@ def settle(model: Model, j: int, column: ColumnState, learned: float = math.inf,
             packed = conventional.encode(tried.plan, "lattices", column.array, tried.codes)
             if len(packed.payload or b"") < n_bytes:
                 n_bytes, way, coding, column.packed = len(packed.payload or b""), tried, "lattices", packed
+    if model.columns[j].kind == "verbatim" and n_bytes > LEAST_TEXTS:
+        blocks, encoding = spans or [(0, len(column.array))], conventional.parquet_encoding(coding)
+        as_texts = _as_texts(column.array, blocks, WORTH_PACKING * n_bytes, encoding)
+        if as_texts:
+            n_bytes, way, coding = sum(len(part) for part in as_texts), first, "texts"
+            column.packed = Stored(None, as_texts[0]) if len(as_texts) == 1 else None
     column.stored, column.coding, column.conventional_bytes = way.codes, way.prefix + coding, n_bytes
+
+
+def _as_texts(array: pa.Array, spans: Sequence[tuple[int, int]], most: float, encoding: str) -> list[bytes]:
+    """Texts in bzip2 or xz, block by block; nothing where they are no texts, or take `most` bytes and more.
+
+    encoding : of Parquet, which the first rows are held against before all of them are packed
+    """
+    plain = storage_of(array)
+    if not texts.holds(plain.type):
+        return []
+    head = plain.slice(0, HEAD_ROWS)
+    first = texts.pack(head)
+    if first is None or len(first) > WORTH_PACKING * chunk_bytes(head, encoding):
+        return []
+    found: list[bytes] = []
+    for start, n in spans:
+        packed = texts.pack(plain.slice(start, n))
+        if packed is None or sum(len(part) for part in found) + len(packed) >= most:
+            return []
+        found.append(packed)
+    return found
 
 
 def _first(size: tuple[int, Way, str]) -> int:

@@ -21,8 +21,8 @@ from vae_core.encoded import Needs
 from vae_core.entropy.rans import Decoder
 from vae_core.errors import CorruptArchive, UsageError
 from vae_core.exact.cells import code_column
-from vae_core.exact.clock import to_minutes
 from vae_core.exact.features import N_STATES, Decoded
+from vae_core.exact.forms import known_as
 from vae_core.exact.tensors import code_tensors
 from vae_core.layout import LATENT, LEARNED, POOL, Layout, uses_codes
 from vae_core.model import Base, Model
@@ -147,7 +147,7 @@ class _Block:
                 codes[j] = Codes(values, state, self._misfits(j, state))
             else:
                 given = self._given_codes(j, arrays[j])
-                self.decoded.values[j] = to_minutes(given.values) if code.clock else given.values
+                self.decoded.values[j] = known_as(code.form, given.values)
                 self.decoded.states[j] = given.state
         for tensor in self.model.tensors:
             if tensor.column in found and tensor.column in streams:

@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import itertools
-import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
-from functools import partial
-from typing import Any, TypeVar
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -22,48 +19,25 @@ from vae_core.coders.parquet import chunk_bytes
 from vae_core.encoded import ColumnOutcome, EncodedBlock, EncodedShard, NativeColumn
 from vae_core.entropy.rans import Encoder
 from vae_core.errors import BadInput
-from vae_core.exact.cells import code_column
-from vae_core.exact.clock import from_minutes, to_minutes
-from vae_core.exact.features import Decoded
-from vae_core.exact.tensors import TensorCode, code_tensors
 from vae_core.latents import (
     ColumnState,
     base_input,
     beside,
     distortion_latents,
     latents_that_pay,
-    pack_misfits,
     preview_paid,
     preview_tells,
     slice_codes,
 )
-from vae_core.layout import LATENT, LEARNED, POOL, UNIFORM, Layout, uses_codes
+from vae_core.layout import LATENT, LEARNED, POOL, UNIFORM, Layout
 from vae_core.model import Model
-
-A = TypeVar("A")
-T = TypeVar("T")
+from vae_core.streams import Stream, Streamed, chosen, each, misfit_bytes
 
 BLOCK_ROWS = 131_072
 OWN_STREAM_BYTES = 48_000
 OWN_SECTION_BYTES = 24_000
-THREADS = 2
 LATENT_ENCODINGS = ("plain", "dictionary", "split")
 FAST, FAST_SPREAD = 3, 1.4  # a zstd level whose bytes are so far from what is stored at most, an encoding beside another
-
-
-@dataclass(frozen=True, slots=True)
-class Stream:
-    """A finished stream of one column of a block."""
-
-    data: bytes
-
-    @property
-    def bits(self) -> float:
-        """Of the stream."""
-        return 8.0 * len(self.data)
-
-
-Streamed = Encoder | Stream
 
 
 def encode_shard(
@@ -86,21 +60,21 @@ def encode_shard(
         raise BadInput(f"table has columns {table.schema.names[:6]}…, the model was made for {model.schema.names[:6]}…")
     asked = targets or {}
     every = range(len(model.columns))
-    columns = _each(lambda j: choosing.prepare(model, j, table.column(j), asked.get(model.columns[j].name)), every)
+    columns = each(lambda j: choosing.prepare(model, j, table.column(j), asked.get(model.columns[j].name)), every)
     spans = even_spans(table.num_rows, block_rows)
     may_be_learned = {j for j in model.learned if columns[j].holds}
     if model.distortion is not None:
         may_be_learned -= set(model.distortion.columns)
-    _each(lambda j: choosing.settle(model, j, columns[j], spans=spans), [j for j in every if j not in may_be_learned])
+    each(lambda j: choosing.settle(model, j, columns[j], spans=spans), [j for j in every if j not in may_be_learned])
     latents, gain = distortion_latents(model, columns, spans)
     layer_bytes = None if latents is None else latents_that_pay(model, columns, latents)
     if layer_bytes is None:
         latents, gain = None, GAIN_UNIT
     by_layer = set(model.distortion.columns) if latents is not None and model.distortion is not None else set()
-    learned = _chosen(model, columns, spans, by_layer)
+    learned = chosen(model, columns, spans, by_layer)
     codings = [LATENT if j in by_layer else LEARNED if j in learned else column.coding for j, column in enumerate(columns)]
     if preview is None:
-        exact = {j: sum(e.bits for e in found) / 8 + _misfit_bytes(columns[j]) for j, found in learned.items()}
+        exact = {j: sum(e.bits for e in found) / 8 + misfit_bytes(columns[j]) for j, found in learned.items()}
         preview = bool(by_layer) or (preview_paid(model, columns, spans, exact) and preview_tells(model, columns, table.num_rows))
     shard = _assemble(model, columns, spans, codings, learned, latents, gain, preview)
     told = {} if layer_bytes is None else _layer_bits(model, layer_bytes, table.num_rows)
@@ -115,107 +89,11 @@ def _layer_bits(model: Model, n_bytes: int, n_rows: int) -> dict[str, float]:
     return {plan.name: 8 * n_bytes * plan.width / width / n_rows for plan in plans} if n_rows else {}
 
 
-def _each(work: Callable[[A], T], items: Iterable[A]) -> list[T]:
-    """What `work` makes of each column or block, in order."""
-    with ThreadPoolExecutor(THREADS) as pool:
-        return list(pool.map(work, items))
-
-
-def _chosen(
-    model: Model, columns: Sequence[ColumnState], spans: Sequence[tuple[int, int]], by_layer: set[int]
-) -> dict[int, list[Streamed]]:
-    """Column -> an encoder a block, for the columns the exact layer takes fewer bytes for than anything else does.
-
-    Nothing is coded twice: a column that is dropped is known to readers all the same, so that the streams of others stay as they are.
-    """
-    excluded = by_layer | {j for j, column in enumerate(columns) if not column.holds}
-    _exclude_unreadable(model, columns, excluded)
-    learned = _learned_blocks(model, columns, spans, excluded)
-    sizes = {j: sum(e.bits for e in found) / 8 + _misfit_bytes(columns[j]) for j, found in learned.items()}
-    unsettled = [j for j, column in enumerate(columns) if not column.coding]
-    _each(lambda j: choosing.settle(model, j, columns[j], sizes.get(j, math.inf), spans), unsettled)
-    excluded |= {j for j in model.learned if sizes.get(j, math.inf) >= columns[j].conventional_bytes}
-    while dropped := excluded & set(learned):
-        for j in dropped:
-            del learned[j]
-            if not columns[j].coding:
-                choosing.settle(model, j, columns[j], spans=spans)
-        _exclude_unreadable(model, columns, excluded)
-    return learned
-
-
 def even_spans(n_rows: int, block_rows: int) -> list[tuple[int, int]]:
     """(first row, rows) of blocks of about block_rows rows, all of a size: a small last block would learn everything anew."""
     n_blocks = max(1, round(n_rows / block_rows)) if n_rows else 0
     edges = [n_rows * k // n_blocks for k in range(n_blocks + 1)] if n_blocks else []
     return [(start, stop - start) for start, stop in itertools.pairwise(edges)]
-
-
-def _exclude_unreadable(model: Model, columns: Sequence[ColumnState], excluded: set[int]) -> None:
-    """Add the learned columns that are conditioned on one no reader has the codes of.
-
-    Of a column stored raw a reader makes codes again only where it is lossless (FORMAT.md, "Transforms").
-    """
-    raw = {j for j, c in enumerate(columns) if c.coding and not model.columns[j].is_lossless and not uses_codes(c.coding)}
-    while more := {code.column for code in model.codes if code.columns & raw & excluded} - excluded:
-        excluded |= more
-
-
-def _misfit_bytes(column: ColumnState) -> int:
-    misfits = None if column.codes is None else column.codes.misfits
-    return 0 if misfits is None else len(pack_misfits(misfits))
-
-
-def _learned_blocks(
-    model: Model, columns: Sequence[ColumnState], spans: Sequence[tuple[int, int]], excluded: set[int]
-) -> dict[int, list[Streamed]]:
-    """Column -> an encoder a block, for the columns the exact layer codes; the excluded ones still serve as context."""
-    found: dict[int, list[Streamed]] = {j: [] for j in model.learned if j not in excluded}
-    useful = _context_closure(model, set(found))
-    for start, n in spans:
-        decoded = Decoded(n)
-        for code in model.codes:
-            if code.column not in useful:
-                continue
-            codes = columns[code.column].codes
-            assert codes is not None
-            part = slice_codes(codes, start, n, 1)
-            if code.column not in found:
-                give(decoded, code.column, to_minutes(part.values) if code.clock else part.values, part.state)
-                continue
-            encoder = Encoder()
-            code_column(encoder, code, decoded, part.values, part.state)
-            if code.clock and not np.array_equal(from_minutes(to_minutes(part.values)), part.values):
-                found.pop(code.column)  # integers no clock shows: leave them to a conventional coding
-                continue
-            found[code.column].append(encoder)
-    for tensor in model.tensors:
-        if tensor.column in found:
-            found[tensor.column] = _each(partial(_tensor_block, tensor, columns[tensor.column]), spans)
-    return {j: encoders for j, encoders in found.items() if len(encoders) == len(spans)}
-
-
-def _tensor_block(code: TensorCode, column: ColumnState, span: tuple[int, int]) -> Streamed:
-    """The stream of a block of tensors."""
-    assert column.codes is not None
-    part, encoder = slice_codes(column.codes, *span, code.planes.width), Encoder()
-    code_tensors(encoder, code, span[1], part.values, part.state)
-    return Stream(encoder.finish())  # symbols are many times what they become
-
-
-def give(decoded: Decoded, column: int, values: NDArray[np.int64], state: NDArray[np.uint8] | None) -> None:
-    """Make a column known that no stream codes."""
-    decoded.values[column] = values
-    decoded.states[column] = state
-
-
-def _context_closure(model: Model, wanted: set[int]) -> set[int]:
-    """The wanted columns and all that they are conditioned on."""
-    found = set(wanted)
-    for code in reversed(model.codes):
-        if code.column in found:
-            found |= code.columns
-    return found
 
 
 def _assemble(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -14,8 +15,10 @@ import pyarrow as pa
 
 from vae_core.coders import conventional, lattices
 from vae_core.columns import ColumnPlan, TableProfile, decode_column, encode_column, one_array, plan_columns, without_levels
+from vae_core.columns.codes import Codes
 from vae_core.exact.arrange import Arrangement, arranged_before
 from vae_core.exact.costs import root
+from vae_core.exact.forms import PLAIN, counts_of, is_stepped, stepped
 from vae_core.exact.ordering import SampleColumn, orders
 from vae_core.exact.plans import ColumnCode
 from vae_core.exact.sampled import Sampled, decoded_sample
@@ -36,6 +39,7 @@ REFRESH_SHARE = 0.15  # of the budget, for contexts of new rows: the dearest col
 SHARE_OF_PRICES, SHARE_OF_ORDERS, SHARE_OF_MOVES = 0.25, 0.4, 0.65
 CLOSE, WORTH_MORE_ORDERS = 1.03, 8e6  # orders whose bits are so near the best are improved, too, for a dataset of so many bits
 JUDGED_ROWS = 1 << 15
+WORTH_COUNTING = 0.5  # bits of what makes codes of counts, of those that counts do not have
 MIN_JUDGED_DICTIONARY = 4_096
 UNIFORM_BOUNDS = (0.45 * float(np.sqrt(12.0)), 1.25, 1.0)  # times the rmse target; 0.9 of the half-width that has it on the average
 
@@ -155,7 +159,8 @@ def _fit_exact(
 ) -> tuple[tuple[ColumnCode, ...], float]:
     """Codes of every learnable column in coding order, and their estimated bits a row; `known`: those an earlier fit has found, whose
     order is not searched for again."""
-    picked = _picked(plans, thinned(sample, EXACT_ROWS)[0], taken)
+    forms = {code.column: code.form for code in known}
+    picked = _picked(plans, thinned(sample, EXACT_ROWS)[0], taken, forms)
     if not picked or not len(picked[0].values):
         return (), 0.0
     n = len(picked[0].values)
@@ -210,7 +215,8 @@ def _fit_exact(
         more, _ = thinned(sample, EXACT_CELLS // len(picked))
         if tick():
             # contexts that 60,000 rows are too few to learn, and memories; the order takes many searches, these are one a column
-            picked = _picked(plans, more, taken) if more.num_rows > n else picked
+            forms |= {c.column: c.form for c in picked}
+            picked = _picked(plans, more, taken, forms) if more.num_rows > n else picked
             n = len(picked[0].values)
             whole = Sampled(n, n_total, decoded_sample(picked), gains=gains, numeric=amounts, each=each, remembers=True)
             best = arranged.searched_again(whole, picked)
@@ -237,17 +243,43 @@ def _with_rate(
     return found.codes, sum(min(bits[j], stepped[j]) for j in bits) / n
 
 
-def _picked(plans: Sequence[ColumnPlan], table: pa.Table, taken: set[int]) -> list[SampleColumn]:
-    """The learnable columns of a table, but for those a layer has taken."""
+def _picked(plans: Sequence[ColumnPlan], table: pa.Table, taken: set[int], forms: Mapping[int, int]) -> list[SampleColumn]:
+    """The learnable columns of a table, but for those a layer has taken; forms: those in which columns are known to be coded."""
     found: list[SampleColumn] = []
     for plan in plans:
-        if plan.kind not in ("categorical", "numeric") or plan.opaque or plan.index in taken:
+        if plan.kind not in ("categorical", "numeric") or plan.index in taken or (plan.opaque and plan.kind == "categorical"):
             continue
         codes = encode_column(plan, table.column(plan.index))
+        form = forms[plan.index] if plan.index in forms else _form(plan, codes)
+        if is_stepped(form):
+            found.append(_counted(plan, codes, form))
+        if plan.opaque or is_stepped(form):
+            continue
         hi = plan.n_levels - 1 if plan.n_levels is not None else plan.hi
         lo = 0 if plan.n_levels is not None else plan.lo
         found.append(SampleColumn(plan.index, codes.values, codes.state, plan.fill, lo, hi, plan.kind == "categorical"))
     return found
+
+
+def _form(plan: ColumnPlan, codes: Codes) -> int:
+    """The form of counts of hidden steps where these say much less than the sample's codes, whatever tells them; else PLAIN."""
+    if not lattices.worth_trying(plan, codes):
+        return PLAIN
+    values = codes.values if codes.state is None else codes.values[codes.state == 0]
+    made, _ = lattices.counted(values, lattices.floats_of(plan))
+    saved = sum(s.n_rows * math.log2(max(1.0, abs(s.step) * 2.0**-s.shift)) for s in made.segments)
+    return stepped(plan) if 8 * len(made.to_bytes()) < WORTH_COUNTING * saved else PLAIN
+
+
+def _counted(plan: ColumnPlan, codes: Codes, form: int) -> SampleColumn:
+    """A column of the sample as counts of its steps."""
+    active = np.ones(len(codes.values), np.bool_) if codes.state is None else codes.state == 0
+    counts = counts_of(form, codes.values[active])
+    values = np.full(len(active), int(np.median(counts)) if len(counts) else 0, np.int64)
+    values[active] = counts
+    low, high = (int(values.min()), int(values.max())) if len(values) else (0, 0)
+    beyond = (high - low) // 16  # of the rows that the sample has not: what is outside has 64 bits each
+    return SampleColumn(plan.index, values, codes.state, plan.fill, low - beyond, high + beyond, False, form)
 
 
 def _plain_bits(column: SampleColumn) -> float:

@@ -21,13 +21,14 @@ from vae_core.base import BaseLayer
 from vae_core.columns import ColumnPlan
 from vae_core.columns.packing import unzstd, zstd
 from vae_core.errors import CorruptArchive
+from vae_core.exact.forms import is_stepped, stepped
 from vae_core.exact.plans import ColumnCode, column_code_from_json
 from vae_core.exact.tensors import TensorCode, tensor_code_from_json
 from vae_core.phrases import compressed, decompressed
 from vae_core.shorthand import blob_bytes, shorten, spell_out
 
 PLAN, DECODER, ENCODER = "plan.json.zst", "decoder.safetensors", "encoder.safetensors"
-MODEL_VERSION = 7
+MODEL_VERSION = 8
 COLUMNS, COLUMNS_PACKED = "columns", "columns.zstd"
 MAX_PLAN_BYTES = 1 << 28
 MOST_WEIGHTS = 1 << 25  # of vectors, of all columns: 128 MiB while they are read
@@ -213,6 +214,8 @@ class Model:
             plan = self.columns[code.column]
             if code.column in seen or plan.kind not in ("categorical", "numeric") or not code.columns <= seen:
                 raise CorruptArchive(f"model codes column {plan.name!r} twice, or before what it is conditioned on")
+            if is_stepped(code.form) and code.form != stepped(plan):
+                raise CorruptArchive(f"model counts steps of column {plan.name!r} that are not of its codes")
             if code.fill != plan.fill:
                 raise CorruptArchive(f"model fills column {plan.name!r} with two different codes")
             seen.add(code.column)

@@ -22,9 +22,10 @@ from vae_core.columns.joining import fitted
 from vae_core.columns.rows import taken
 from vae_core.entropy.passes import Contexts
 from vae_core.errors import CorruptArchive, UsageError
-from vae_core.exact.clock import from_minutes, to_minutes
+from vae_core.exact.clock import from_minutes
 from vae_core.exact.counts import AdaptiveCounts
 from vae_core.exact.features import Decoded, Feature, Surroundings, step_class
+from vae_core.exact.forms import CLOCK, is_stepped, known_as
 from vae_core.exact.forward import Lanes, known_of_rows
 from vae_core.exact.linear import SHIFT
 from vae_core.exact.matches import Match, led
@@ -58,6 +59,8 @@ def sample_rows(model: Model, known: pa.Table, n_rows: int, seed: int) -> pa.Tab
     for code in model.codes:
         plan, j = model.columns[code.column], code.column
         codes = encode_column(plan, known.column(j))
+        if is_stepped(code.form) and j not in arrays:  # a count of steps is a value among the rows around it alone
+            arrays[j] = taken(one_array(known.column(j)), scene.places)
         if j in arrays:
             scene.learn_column(code, codes, encode_column(plan, arrays[j]))
             continue
@@ -90,7 +93,7 @@ class _Scene:
     def learn_column(self, code: ColumnCode, known: Codes, new: Codes) -> None:
         """Make a column known that is not drawn here."""
         values = np.concatenate([known.values, new.values])
-        self.add(code.column, to_minutes(values) if code.clock else values, _joined(known.state, new.state, self))
+        self.add(code.column, known_as(code.form, values), _joined(known.state, new.state, self))
 
     def add(self, column: int, values: Ints, state: NDArray[np.uint8] | None) -> None:
         self.decoded.values[column], self.decoded.states[column] = values, state
@@ -260,13 +263,13 @@ def _draw_column(code: ColumnCode, known: Codes, scene: _Scene, rng: np.random.G
         state = states.astype(np.uint8)
     active = np.ones(scene.decoded.n_rows, np.bool_) if state is None else state == STATE_VALUE
     own = np.concatenate([known.values, np.full(scene.n_new, code.fill, np.int64)])
-    own = to_minutes(own) if code.clock else own
+    own = known_as(code.form, own)
     if code.recall is None:
         _Cells(code.value, scene, own, active[:old]).draw(own, active[old:], rng)
     else:
         _draw_recalled(code, code.recall, own, active, scene, rng)
     scene.add(code.column, own, state)
-    return Codes(from_minutes(own[old:]) if code.clock else own[old:], None if state is None else state[old:])
+    return Codes(from_minutes(own[old:]) if code.form == CLOCK else own[old:], None if state is None else state[old:])
 
 
 def _draw_recalled(code: ColumnCode, recall: Recall, own: Ints, active: Bools, scene: _Scene, rng: np.random.Generator) -> None:
@@ -280,7 +283,7 @@ def _draw_recalled(code: ColumnCode, recall: Recall, own: Ints, active: Bools, s
     _Cells(recall.same, scene, same, recalled.seen).draw(same, active[old:] & (source >= 0), rng)
     fresh, whole = same == 0, own[:old].copy()
     fill = np.array([code.fill], np.int64)
-    own[:old][~fresh[:old]] = (to_minutes(fill) if code.clock else fill)[0]  # as it is when others are coded
+    own[:old][~fresh[:old]] = known_as(code.form, fill)[0]  # as it is when others are coded
     _Cells(code.value, scene, own, active[:old] & fresh[:old]).draw(own, active[old:] & fresh[old:], rng)
     own[:old] = whole
     copied = np.flatnonzero(~fresh[old:])

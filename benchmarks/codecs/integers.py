@@ -14,9 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vae_core.entropy.rans import Channel, Decoder, Encoder
-from vae_core.exact.cells import code_raw
 from vae_core.exact.costs import ALL_WEIGHTS, extend, root
 from vae_core.exact.counts import AdaptiveCounts
+from vae_core.exact.raw import code_raw
 
 Ints = NDArray[np.int64]
 

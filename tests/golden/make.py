@@ -122,6 +122,8 @@ def every_coding(n: int) -> tuple[pa.Table, list[str], Callable[..., list[tuple[
         columns[name] = pa.array(walk + len(columns), mask=rng.random(n) < 0.05)
     columns["zstd"] = pa.FixedSizeListArray.from_arrays(pa.array(np.repeat(np.round(walk), 3)), 3)
     columns["ipc"] = pa.array([[f"{v}"] for v in walk])
+    words = np.array(["late", "on time", "cancelled", "diverted to", "gate", "naïve", "\n"])
+    columns["texts"] = pa.array([f"{' '.join(rng.choice(words, 9))} {k}" for k in range(n)], mask=rng.random(n) < 0.1)
     columns["pco-raw"] = pa.array(rng.normal(size=n))
     columns["pco special"] = pa.array(np.where(rng.random(n) < 0.2, rng.choice([np.nan, np.inf, -0.0, 1e300], n), walk))
     asked = [f"{name}=0.01" for name in columns if name.startswith("codes-") or name == "pco"]
@@ -386,6 +388,13 @@ def main() -> None:
         write("codings", [table], asked, block_rows=150)
     with mock.patch.object(fitting, "_fit_exact", lambda *_: ((), 0.0)):
         write("lattices", [every_lattice(1400)], block_rows=700)
+    unseen = mock.Mock(worth_trying=lambda *_: False)
+    with (
+        measured_as(lambda *_: [("ipc", 1 << 40)]),
+        mock.patch.object(fitting, "WORTH_COUNTING", 100.0),
+        mock.patch.object(choosing, "lattices", unseen),
+    ):
+        write("counted", [every_lattice(1400)], block_rows=700)
     if not ONLY or "history" in ONLY:
         write_history(9)
     table, changed = every_context(1800)

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 from vae_core.coders.narrow import NARROW, narrowed, pco_of
 from vae_core.coders.steps import MOST_DIGITS, Run, errors, find_runs, glimpse, grains, near_base, shows_steps, significant
+from vae_core.coders.varints import Reader, varints
 from vae_core.columns.codes import Codes
 from vae_core.columns.floats import OrderedBits
 from vae_core.columns.packing import unpco, unzstd, zstd
@@ -159,13 +160,13 @@ def packed(values: Ints, segments: Sequence[tuple[Segment, Ints]], form: FixedPo
         for (segment, _), number in zip(segments, numbers, strict=True):
             head += [segment.n_rows, number, segment.digits, segment.shift, segment.step, segment.base, segment.phase]
         head += [len(streams), *(part for tag, body in streams for part in (tag, len(body))), how]
-        choices.append(_varints(head) + b"".join(body for _, body in streams) + misses)
+        choices.append(varints(head) + b"".join(body for _, body in streams) + misses)
     return min(choices, key=len)
 
 
 def unpack(data: bytes, n: int, dtype: np.dtype[np.floating[Any]] | None = None) -> Ints:
     """The inverse of `pack` for n codes. Raises CorruptArchive."""
-    reader = _Reader(data)
+    reader = Reader(data)
     form = None
     if reader.varint(_INTEGERS, _INTEGERS if dtype is None else _FLOATS) == _FLOATS:
         assert dtype is not None
@@ -199,6 +200,96 @@ def unpack(data: bytes, n: int, dtype: np.dtype[np.floating[Any]] | None = None)
         first += s.n_rows
     misses = _unpack_misses(how, reader.rest(), n)
     return (values if form is None else form.codes(values)) + misses
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Counted:
+    """What makes codes of counts of steps, where these are coded by something else (FORMAT.md, "Counted steps").
+
+    segments : tile the n rows        form : of the points, None where they are the codes
+    missed   : (n,) how far codes are above what that makes of the counts        fill : a count for rows that have none
+    """
+
+    segments: tuple[Segment, ...]
+    form: FixedPoint | None
+    missed: Ints
+    fill: int
+
+    def codes(self, k: Ints) -> Ints:
+        """(n,) counts -> (n,) codes; total on int64."""
+        ends = np.cumsum([0, *(segment.n_rows for segment in self.segments)])
+        parts = [s.points(k[start : start + s.n_rows]) for s, start in zip(self.segments, ends[:-1], strict=True)]
+        points = np.concatenate([np.zeros(0, np.int64), *parts])
+        return (points if self.form is None else self.form.codes(points)) + self.missed
+
+    def to_bytes(self) -> bytes:
+        """A payload, the counts apart."""
+        how, misses = _pack_misses(self.missed)
+        head = [_INTEGERS] if self.form is None else [_FLOATS, self.form.scale]
+        head += [self.fill, len(self.segments)]
+        for s in self.segments:
+            head += [s.n_rows, s.digits, s.shift, s.step, s.base, s.phase]
+        return varints([*head, how]) + misses
+
+    @classmethod
+    def from_bytes(cls, data: bytes, n: int, dtype: np.dtype[np.floating[Any]] | None = None) -> Counted:
+        """The inverse of to_bytes for n rows. Raises CorruptArchive."""
+        reader = Reader(data)
+        is_float = reader.varint(_INTEGERS, _INTEGERS if dtype is None else _FLOATS) == _FLOATS
+        form = FixedPoint(dtype, reader.varint(-MOST_SCALE, MOST_SCALE)) if is_float and dtype is not None else None
+        fill = reader.varint()
+        segments = tuple(
+            Segment(
+                reader.varint(1, n), 0, reader.varint(0, MOST_DIGITS), shift := reader.varint(0, MOST_SHIFT),
+                reader.varint(), reader.varint(), reader.varint(0, (1 << shift) - 1),
+            )
+            for _ in range(reader.varint(0, n))
+        )  # fmt: skip
+        how = reader.varint(_NO_MISSES, _SPARSE)
+        if sum(s.n_rows for s in segments) != n:
+            raise CorruptArchive(f"segments of counted steps hold {sum(s.n_rows for s in segments)} rows, expected {n}")
+        return cls(segments, form, _unpack_misses(how, reader.rest(), n), fill)
+
+
+def counted(values: Ints, dtype: np.dtype[np.floating[Any]] | None = None) -> tuple[Counted, Ints]:
+    """(n,) codes as counts of hidden steps, and what makes codes of them; where no steps are found, counts are the codes."""
+    form: FixedPoint | None = None
+    if dtype is None:
+        found = [_segments(values, find_runs(values, digits), digits) for digits in _roundings(values)]
+        segments = found[0] if len(found) == 1 else min(found, key=lambda one: len(packed(values, one)))
+    else:
+        form = FixedPoint.of(values, dtype)
+        points, digits = form.points(values), -_BITS[dtype.itemsize]
+        segments = _segments(points, find_runs(points, digits), digits)
+    if all(segment.is_plain for segment, _ in segments):
+        form, segments = None, [(replace(PLAIN, n_rows=len(values)), values)] if len(values) else []
+    else:
+        segments = _drawn_over(values if form is None else points, segments)
+    k = np.concatenate([np.zeros(0, np.int64), *(k for _, k in segments)])
+    bare = Counted(tuple(segment for segment, _ in segments), form, np.zeros(len(values), np.int64), 0)
+    with np.errstate(over="ignore"):
+        missed = values - bare.codes(k)
+    return replace(bare, missed=missed, fill=int(np.sort(k)[len(k) // 2]) if len(k) else 0), k
+
+
+def _drawn_over(points: Ints, segments: Sequence[tuple[Segment, Ints]]) -> list[tuple[Segment, Ints]]:
+    """Segments of which those that are plain have the lattice before them, or behind: what they miss costs less than counts that jump."""
+    found: list[tuple[Segment, Ints]] = []
+    lattice = next(segment for segment, _ in segments if not segment.is_plain)
+    first = 0
+    for segment, k in segments:
+        if segment.is_plain:
+            beyond = points[first : first + segment.n_rows].astype(np.float64) - lattice.base - lattice.phase * 2.0**-lattice.shift
+            k = np.rint(np.clip(beyond / (lattice.step * 2.0**-lattice.shift), -(2.0**_COUNT_BITS), 2.0**_COUNT_BITS)).astype(np.int64)
+        else:
+            lattice = segment
+        first += segment.n_rows
+        if found and replace(found[-1][0], n_rows=0, stream=0) == replace(lattice, n_rows=0, stream=0):
+            before, counts = found.pop()
+            found.append((replace(before, n_rows=before.n_rows + segment.n_rows), np.concatenate([counts, k])))
+        else:
+            found.append((replace(lattice, n_rows=segment.n_rows), k))
+    return found
 
 
 def _roundings(values: Ints) -> list[int]:
@@ -307,50 +398,3 @@ def _planes(x: NDArray[np.generic]) -> bytes:
 
 def _unplaned(data: bytes, dtype: np.dtype[np.generic], n: int) -> NDArray[np.generic]:
     return np.frombuffer(data, np.uint8).reshape(dtype.itemsize, n).T.copy().view(dtype).reshape(n)
-
-
-def _varints(numbers: Sequence[int]) -> bytes:
-    """int64 numbers, zigzag, LEB128."""
-    out = bytearray()
-    for number in numbers:
-        left = (number << 1) ^ (number >> 63)
-        while left > 127:
-            out.append(left & 127 | 128)
-            left >>= 7
-        out.append(left)
-    return bytes(out)
-
-
-class _Reader:
-    """A payload from its start."""
-
-    def __init__(self, data: bytes) -> None:
-        self.data, self.at = data, 0
-
-    def varint(self, low: int = -(2**63), high: int = 2**63 - 1) -> int:
-        """The next number. Raises CorruptArchive when there is none, or it is not in low .. high."""
-        found = shift = 0
-        while True:
-            if self.at >= len(self.data) or shift > 63:
-                raise CorruptArchive("a number of a payload of lattices is cut short, or longer than 64 bits")
-            byte = self.data[self.at]
-            self.at += 1
-            found |= (byte & 127) << shift
-            shift += 7
-            if byte < 128:
-                break
-        value = (found >> 1) ^ -(found & 1)
-        if not low <= value <= high:
-            raise CorruptArchive(f"a payload of lattices holds {value} where {low} to {high} is expected")
-        return value
-
-    def take(self, n_bytes: int) -> bytes:
-        """The next n_bytes. Raises CorruptArchive when there are fewer."""
-        self.at += n_bytes
-        if self.at > len(self.data):
-            raise CorruptArchive("a payload of lattices is cut short")
-        return self.data[self.at - n_bytes : self.at]
-
-    def rest(self) -> bytes:
-        """All that is left."""
-        return self.data[self.at :]

@@ -8,14 +8,15 @@ from numpy.typing import NDArray
 from vae_core.entropy import kernel
 from vae_core.entropy.lanes import OwnFeature
 from vae_core.entropy.passes import Contexts, PassTables
-from vae_core.entropy.rans import MAX_RAW_BITS, Channel
+from vae_core.entropy.rans import Channel
 from vae_core.errors import CorruptArchive
-from vae_core.exact.clock import from_minutes, to_minutes
 from vae_core.exact.counts import AdaptiveCounts, n_contexts
 from vae_core.exact.digits import Direct
 from vae_core.exact.features import N_STATES, Decoded, Surroundings
+from vae_core.exact.forms import Shown
 from vae_core.exact.forward import Lanes, Walk, kernel_walk
 from vae_core.exact.plans import CellPlan, ColumnCode, DigitPlan, Recall
+from vae_core.exact.raw import code_raw
 from vae_core.exact.recall import Recalled
 from vae_core.exact.schedule import STRIDE, chunk_ends, chunks, every, neighbours, passes, taken
 
@@ -185,19 +186,6 @@ def _code_pass(
     return got, rest
 
 
-def code_raw(channel: Channel, n_bits: Ints, raw: Ints | None) -> Ints:
-    """Code the (n,) raw bits of rows, n_bits 0..64 each, 16 at a time from the low end; returns them, (n,) int64."""
-    value = np.zeros(len(n_bits), np.int64)
-    for shift in range(0, 64, MAX_RAW_BITS):
-        where = np.flatnonzero(n_bits > shift)
-        if not len(where):
-            break
-        width = np.minimum(n_bits[where] - shift, MAX_RAW_BITS)
-        piece = None if raw is None else (raw[where] >> shift) & ((np.int64(1) << width) - 1)
-        value[where] |= channel.raw(width, piece) << shift
-    return value
-
-
 def code_column(
     channel: Channel, code: ColumnCode, decoded: Decoded, values: Ints | None, state: NDArray[np.uint8] | None
 ) -> tuple[Ints, NDArray[np.uint8] | None]:
@@ -215,32 +203,29 @@ def code_column(
         if ((own_state < 0) | (own_state >= N_STATES)).any():
             raise CorruptArchive("a decoded cell state is not one of the seven there are")
         found_state = own_state.astype(np.uint8)
-    if values is not None:
-        own = to_minutes(values) if code.clock else values.copy()
-    else:
-        fill = np.array([code.fill], np.int64)
-        own = np.full(n, (to_minutes(fill) if code.clock else fill)[0], np.int64)
     active = None if found_state is None else found_state == 0
+    shown = Shown(channel, code.form, n, values, active, code.fill)
+    own = shown.own
     if code.recall is None:
         code_cells(channel, code.value, decoded, own, active)
     else:
-        _code_recalled(channel, code, code.recall, decoded, own, active)
+        _code_recalled(channel, code, code.recall, decoded, shown, active)
     decoded.values[code.column] = own
     decoded.states[code.column] = found_state
-    return from_minutes(own) if code.clock else own, found_state
+    return shown.codes, found_state
 
 
 def _code_recalled(
-    channel: Channel, code: ColumnCode, recall: Recall, decoded: Decoded, own: Ints, active: NDArray[np.bool_] | None
+    channel: Channel, code: ColumnCode, recall: Recall, decoded: Decoded, shown: Shown, active: NDArray[np.bool_] | None
 ) -> None:
-    """Code the active rows of `own` in three sweeps: which repeat their key's last value, the values of the others, the copies."""
-    rows = Recalled(decoded, recall.keys, active)
+    """Code the active rows of a column in three sweeps: which repeat their key's last value, the values of the others, the copies."""
+    rows, own = Recalled(decoded, recall.keys, active), shown.own
     same = rows.same(own) if channel.writes else np.zeros(decoded.n_rows, np.int64)
     code_cells(channel, recall.same, decoded, same, rows.seen)
     if ((same != 0) & (same != 1)).any():
         raise CorruptArchive("a decoded flag of a recall is neither 0 nor 1")
     fresh = same == 0
     # rows to be copied hold the fill meanwhile, on both sides: a plan may look at them as neighbours
-    own[~fresh] = (to_minutes(np.array([code.fill], np.int64))[0]) if code.clock else code.fill
+    own[~fresh] = shown.fill
     code_cells(channel, code.value, decoded, own, fresh if active is None else fresh & active)
     rows.copy(own, same)

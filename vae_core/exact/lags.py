@@ -40,14 +40,16 @@ def sort_orders(known: Mapping[int, Ints], own: Ints, active: Ints) -> list[tupl
     if len(active) < 64:
         return []
     values = own[active]
-    plain = _size(values - float(np.median(values)))
-    found: list[tuple[float, tuple[int, ...]]] = [(_size(np.diff(values.astype(np.float64))), ())]
-    for j, other in known.items():
-        key = other[active]
+    plain, floats = _size(values - float(np.median(values))), values.astype(np.float64)
+    recurring = [_size(floats[season:] - floats[:-season]) for season in _seasons(values)]
+    found: list[tuple[float, tuple[int, ...]]] = [(min([_size(np.diff(floats)), *recurring]), ())]
+    for j, keys in known.items():
+        key = keys[active]
         if (np.diff(key) >= 0).all():
             continue
-        steps = np.diff(values[np.argsort(key, kind="stable")].astype(np.float64))
-        found.append((_size(steps) + WORTH_SORTING, (j,)))
+        size = _size(np.diff(floats[np.argsort(key, kind="stable")])) + WORTH_SORTING
+        if all(size != other for other, _ in found):  # another name of the same key
+            found.append((size, (j,)))
     found.sort(key=lambda f: (f[0], len(f[1])))
     return [keys for size, keys in found[:MOST_ORDERS] if size < plain + UNRELATED]
 
@@ -104,19 +106,27 @@ def forward_terms(
     known = {**others, **{j: values for j, (_, values) in copies.items()}, -1: own}
     # levels and steps, not lags: what a walk does from row to row is small beside where it is, and a step is one term
     basis = _levels_and_steps(len(names), len(seasons), len(copies))
-    steps = [STEP, *(k for k, (kind, j) in enumerate(names) if kind == "lag1" and j >= 0)]
+    units = np.eye(basis.shape[1])
+    steps = [units[k] for k in (STEP, *(k for k, (kind, j) in enumerate(names) if kind == "lag1" and j >= 0))]
+    first = len(names) - 2 * len(copies) - 4 * len(seasons)
+    as_then = {season: units[k] + units[k + 1] for season, k in zip(seasons, range(first, len(names), 4), strict=False)}
+    stepped = {season: -units[k + 2] for season, k in zip(seasons, range(first, len(names), 4), strict=False)}
+    steps += [*as_then.values(), *stepped.values()]
+    for season in (s for s in seasons if 2 * s in as_then):  # as it went on over two seasons, and as the row before that did
+        on = as_then[season] - as_then[2 * season]
+        steps += [as_then[season] + on, as_then[season] + on - stepped[season] + stepped[2 * season]]
     terms, bias, _ = solved(lanes, names, basis, known, n_total, steps)
     return terms, bias
 
 
 def solved(
-    lanes: Lanes, names: Sequence[tuple[str, int]], basis: Floats, known: Mapping[int, Ints], n_total: int, steps: Sequence[int] = ()
+    lanes: Lanes, names: Sequence[tuple[str, int]], basis: Floats, known: Mapping[int, Ints], n_total: int, steps: Sequence[Floats] = ()
 ) -> tuple[tuple[Term, ...], int, float]:
     """Terms and bias of the prediction of how far a column is from the row before, which is the first of the names, and about how many
     bits what it leaves takes a row.
 
     names : kind and column of what is read      basis : (n_names, k) what each variable of the fit is in these
-    known : column -> (n_rows,) values, -1 the column itself      steps : variables that may be all there is
+    known : column -> (n_rows,) values, -1 the column itself      steps : (k,) weights that may be near what tells most rows
     """
     n = len(lanes.rows)
     picked = np.linspace(0, n - 1, min(n, FIT_ROWS)).astype(np.int64)
@@ -141,8 +151,8 @@ def solved(
 
 
 def _levels_and_steps(n: int, n_seasons: int, n_copies: int) -> Floats:
-    """(n, k) what each variable of a fit is in lags: of the column itself, then of each other, the first as it is, then the
-    difference of each from the one before; of each season the differences alone."""
+    """(n, n) what each variable of a fit is in lags: of the column itself, then of each other, the first as it is, then the
+    difference of each from the one before; of each season the first as a difference from the row before."""
     basis = np.eye(n)
     copied = n - 2 * n_copies
     last = copied - 4 * n_seasons
@@ -150,11 +160,13 @@ def _levels_and_steps(n: int, n_seasons: int, n_copies: int) -> Floats:
     for k in range(n):
         if k not in firsts:
             basis[k - 1, k], basis[k, k] = 1.0, -1.0
-    return np.delete(basis, np.arange(last, copied, 4), axis=1)
+    basis[0, last:copied:4] = -1.0
+    return basis
 
 
 def _seasons(values: Ints) -> list[int]:
-    """Numbers of rows after which the steps of (n,) values recur: peaks of their autocorrelation, the highest first."""
+    """Numbers of rows after which the steps of (n,) values recur: peaks of their autocorrelation, the highest, and where they recur
+    twice as late the doubles of those."""
     steps = np.diff(values.astype(np.float64))
     if len(steps) < 4 * MOST_LAG:
         return []
@@ -165,11 +177,12 @@ def _seasons(values: Ints) -> list[int]:
     found = np.fft.irfft(power)[: MOST_LAG - 1]
     found = found / max(float(found[0]), 1e-300)
     peaks = [k for k in range(SHORTEST_SEASON, len(found) - 1) if found[k] > RECURRENT and found[k] >= found[k - 1 : k + 2].max()]
-    return sorted(peaks, key=lambda k: -found[k])[:SEASONS]
+    highest = sorted(peaks, key=lambda k: -found[k])[:SEASONS]
+    return list(dict.fromkeys([*highest, *(2 * k for k in highest if 2 * k in peaks)]))
 
 
-def _fitted(design: Floats, target: Floats, n_total: int, steps: Sequence[int] = ()) -> Floats:
-    """(k,) weights of (n, k) columns, the last one the bias; 0 for those that do not pay. steps: columns that may be all there is.
+def _fitted(design: Floats, target: Floats, n_total: int, steps: Sequence[Floats] = ()) -> Floats:
+    """(k,) weights of (n, k) columns, the last one the bias; 0 for those that do not pay. steps: (k - 1,) weights to start from.
 
     Least absolute deviations, or what makes the logarithm of distances small where that tells rows by more: a jump, and the row after
     it, whose step before is the jump, must not bend what all others follow.
@@ -178,13 +191,13 @@ def _fitted(design: Floats, target: Floats, n_total: int, steps: Sequence[int] =
     scaled = design / np.where(size > 0, size, 1.0)
     found = _reweighted(scaled, target, n_total, None)
     # as the row before, as it goes on, and as another column steps
-    starts = [found, np.zeros(design.shape[1]), *(np.eye(design.shape[1])[k] * size for k in steps)]
+    starts = [found, np.zeros(design.shape[1]), *(np.append(step, 0.0) * size for step in steps)]
     closest = min(starts, key=lambda w: _logarithm(target - scaled @ w))
     off = np.abs(target - scaled @ found)
     if closest is not found or off.mean() > HEAVY * np.median(off) + 1:
-        closer = _reweighted(scaled, target, n_total, closest)
-        if _logarithm(target - scaled @ closer) < _logarithm(target - scaled @ found) - WORTH_BENDING:
-            found = closer
+        for closer in (_reweighted(scaled, target, n_total, closest), closest):
+            if _logarithm(target - scaled @ closer) < _logarithm(target - scaled @ found) - WORTH_BENDING:
+                found = closer
     weights: Floats = found / np.where(size > 0, size, 1.0)
     return weights
 

@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vae_core.exact.costs import RANK_WEIGHT, Each, extend, rank, root
+from vae_core.exact.forms import PLAIN
 from vae_core.exact.keys import numbered, recalled_share
 
 Ints = NDArray[np.int64]
@@ -35,7 +36,8 @@ class SampleColumn:
     """One column of the sample as codes.
 
     column : its index in the model       values : (n,) int64, fill where state != 0       state : (n,) uint8 or None
-    fill   : what values holds there      span   : (lo, hi) of the codes over the dataset's profile
+    fill   : the code of such rows        lo, hi : of the values over the dataset's profile
+    form   : STEPS … where values are counts of steps (`forms`), and hold one of them where state != 0
     """
 
     column: int
@@ -45,6 +47,7 @@ class SampleColumn:
     lo: int
     hi: int
     categorical: bool
+    form: int = PLAIN
 
 
 @dataclass(frozen=True, slots=True, order=True)

@@ -13,6 +13,7 @@ from vae_core.exact import matches as matches_module
 from vae_core.exact.counts import MAX_CELLS, n_contexts
 from vae_core.exact.digits import Digits, Direct
 from vae_core.exact.features import AROUND_KINDS, N_STATES, Feature
+from vae_core.exact.forms import FORMS
 from vae_core.exact.linear import Linear
 from vae_core.exact.matches import Match
 from vae_core.exact.recall import MAX_KEYS
@@ -135,13 +136,13 @@ class ColumnCode:
     """How one dataset column is coded: first its states, where a block has any, then the values of rows that hold one.
 
     column : index into the model's columns        fill : what `values` holds where the state is not "value"
-    clock  : values are HHMM and are coded as minutes (misreadings are impossible: the map is a bijection on all integers)
+    form   : in which the values are coded (`forms`): as they are, clocks as minutes, or counts of hidden steps
     recall : None, or how rows are found that repeat their key's last value; `value` is then of the others
     """
 
     column: int
     fill: int
-    clock: bool
+    form: int
     state: CellPlan
     value: CellPlan
     recall: Recall | None = None
@@ -157,19 +158,19 @@ class ColumnCode:
         return self.value.in_order or (self.recall is not None and self.recall.same.in_order)
 
     def to_json(self) -> list[Any]:
-        found = [self.column, self.fill, self.clock, self.state.to_json(), self.value.to_json()]
+        found = [self.column, self.fill, self.form, self.state.to_json(), self.value.to_json()]
         return found if self.recall is None else [*found, [list(self.recall.keys), self.recall.same.to_json()]]
 
 
 def column_code_from_json(parts: Any, n_columns: int) -> ColumnCode:
     """The inverse of ColumnCode.to_json."""
     match parts:
-        case [int(column), int(fill), bool(clock), state, value, *more] if (
-            0 <= column < n_columns and -(2**63) <= fill < 2**63 and len(more) <= 1
+        case [int(column), int(fill), int(form), state, value, *more] if (
+            form in FORMS and 0 <= column < n_columns and -(2**63) <= fill < 2**63 and len(more) <= 1
         ):
             recall = _recall_from_json(more[0], n_columns) if more else None
             plans = cell_plan_from_json(state, n_columns), cell_plan_from_json(value, n_columns)
-            code = ColumnCode(column, fill, clock, *plans, recall)
+            code = ColumnCode(column, fill, int(form), *plans, recall)
         case _:
             raise CorruptArchive(f"model holds a malformed column code: {str(parts)[:60]}")
     if code.state.linear is not None or code.state.scheme.sizes != (N_STATES + 1,):

@@ -97,7 +97,7 @@ def decoded_sample(columns: Sequence[SampleColumn]) -> Decoded:
 def looks_like_clock(column: SampleColumn) -> bool:
     """HHMM integers: all in 0..2400 with minutes below 60, and enough of them to tell."""
     valid = column.values if column.state is None else column.values[column.state == 0]
-    if len(valid) < 200 or column.lo < 0 or column.hi > 2400 or column.hi < 1000:
+    if column.form or len(valid) < 200 or column.lo < 0 or column.hi > 2400 or column.hi < 1000:
         return False
     return bool((valid % 100 < 60).all()) and len(np.unique(valid)) > 48
 

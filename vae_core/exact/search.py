@@ -15,6 +15,7 @@ from vae_core.exact.bench import RELATED, Bench, Rows
 from vae_core.exact.cells import code_cells
 from vae_core.exact.digits import Direct
 from vae_core.exact.features import N_STATES
+from vae_core.exact.forms import CLOCK
 from vae_core.exact.keys import best_keys
 from vae_core.exact.options import Option
 from vae_core.exact.options import options as options_of
@@ -65,7 +66,7 @@ def _search_column(sampled: Sampled, column: SampleColumn, tick: Callable[[], bo
     recall, value_plan, bits = _search_recall(sampled, column, values, active, (value_plan, bits), clock, tick)
     if recall is None:
         value_plan = _in_chunks(sampled, value_plan, values, active)
-    return ColumnCode(column.column, column.fill, clock, state_plan, value_plan, recall), bits + state_bits
+    return ColumnCode(column.column, column.fill, CLOCK if clock else column.form, state_plan, value_plan, recall), bits + state_bits
 
 
 def _search_recall(

@@ -1,0 +1,103 @@
+"""Columns on hidden steps: their counts are learned, and what cannot be counted comes back all the same."""
+
+from __future__ import annotations
+
+import contextlib
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from telemetry import assert_kept, decoded, fitted, stored_again
+
+from vae_core.coders.lattices import Counted, counted
+from vae_core.columns.physical import ordered_bits
+from vae_core.encoding import encode_shard
+from vae_core.errors import CorruptArchive
+from vae_core.exact.forms import STEPS, STEPS_OF_DOUBLES, is_stepped
+from vae_core.sampling import sample_rows
+
+N_ROWS = 6000
+
+
+def walk(seed: int, n: int = N_ROWS) -> np.ndarray:
+    return np.random.default_rng(seed).integers(-4, 5, n).cumsum()
+
+
+def telemetry_in_other_units() -> pa.Table:
+    """Readings in steps of 0.0545 and, from a row on, 0.0712, rounded; prices in cents, some in tenths of them; a scaled counter."""
+    rng, k = np.random.default_rng(7), walk(1)
+    reading = np.round(k * np.where(np.arange(N_ROWS) < 3500, 0.0545454, 0.0712121) + 20, 3)
+    price = (90_000 + 61 * walk(2) + 7 * walk(3)) / 100
+    price = np.where(rng.random(N_ROWS) < 0.03, np.round(price + rng.integers(1, 99, N_ROWS) / 1e4, 4), price)
+    scaled = (61 * walk(4) + 13 * walk(5)) * (4.7 / 4095)
+    close = np.round(price + rng.integers(-6, 7, N_ROWS) / 100, 4)
+    return pa.table({
+        "reading": pa.array(reading, mask=rng.random(N_ROWS) < 0.02), "price": price, "close": close, "scaled": scaled, "k": k,
+    })  # fmt: skip
+
+
+@pytest.mark.parametrize("dtype", [None, np.dtype("<f4"), np.dtype("<f8")])
+@settings(deadline=None, max_examples=40)
+@given(st.integers(0, 2**32), st.sampled_from([0, 1, 300, 2500]), st.sampled_from(["steps", "noise", "stretches", "cents", "wild"]))
+def test_any_codes_come_back_from_their_counts(dtype, seed, n, kind):
+    rng, k = np.random.default_rng(seed), walk(seed, n)
+    values = {
+        "steps": np.rint(k * 12.345 + 7), "noise": rng.integers(-(2**40), 2**40, n), "cents": k * 100 + (rng.random(n) < 0.03) * 7,
+        "stretches": np.where(np.arange(n) % 700 < 500, np.rint(k * 99.7), rng.integers(0, 10**6, n)),
+        "wild": rng.integers(-(2**63), 2**63 - 1, n),
+    }[kind].astype(np.int64)
+    codes = values if dtype is None else ordered_bits((values * 0.4535).astype(dtype))
+    made, counts = counted(codes, dtype)
+    assert np.array_equal(Counted.from_bytes(made.to_bytes(), n, dtype).codes(counts), codes)
+
+
+@settings(deadline=None, max_examples=100)
+@given(st.data())
+def test_garbled_segments_give_other_codes_or_a_corrupt_archive(data):
+    made, counts = counted(np.rint(walk(5, 700) * 31.7).astype(np.int64))
+    told = bytearray(made.to_bytes())
+    told[data.draw(st.integers(0, len(told) - 1))] ^= data.draw(st.integers(1, 255))
+    with contextlib.suppress(CorruptArchive):
+        assert Counted.from_bytes(bytes(told), 700).codes(counts).shape == (700,)
+
+
+@pytest.fixture(scope="module")
+def table() -> pa.Table:
+    return telemetry_in_other_units()
+
+
+@pytest.fixture(scope="module")
+def model(table):
+    return fitted(table, preview="off").model
+
+
+def test_counts_are_learned_take_less_than_any_coding_and_come_back(table, model):
+    forms = {model.columns[code.column].name: code.form for code in model.codes}
+    assert forms["reading"] == forms["price"] == STEPS and forms["scaled"] == STEPS_OF_DOUBLES and forms["k"] == 0
+    shard = encode_shard(model, table, block_rows=2500)
+    coded = {outcome.name: outcome for outcome in shard.outcomes}
+    for name in ("reading", "close"):
+        assert coded[name].coding == "learned" and coded[name].n_bytes < 0.9 * coded[name].conventional_bytes
+    assert_kept(table, decoded(stored_again(model), shard))
+
+
+def test_columns_told_by_counts_are_coded_anew_where_these_are_stored_otherwise(table, model):
+    told = {j for code in model.codes for j in code.columns}
+    stepped = {code.column for code in model.codes if is_stepped(code.form)}
+    assert told & stepped
+    strange = table
+    for j in stepped:  # nothing is learned of these
+        noise = np.random.default_rng(j).normal(size=N_ROWS) * 10.0 ** np.random.default_rng(j).integers(-9, 9, N_ROWS)
+        strange = strange.set_column(j, table.schema.field(j), pa.array(noise))
+    shard = encode_shard(model, strange, block_rows=2500)
+    codings = {model.schema.get_field_index(outcome.name): outcome.coding for outcome in shard.outcomes}
+    assert any(codings[j] != "learned" for j in told & stepped) and "learned" in codings.values()
+    assert_kept(strange, decoded(stored_again(model), shard))
+
+
+def test_rows_are_drawn_beside_counted_columns(table, model):
+    drawn = sample_rows(model, table.slice(0, 2000), 300, seed=1)
+    assert drawn.num_rows == 300 and drawn.schema.equals(table.schema)
+    assert set(drawn.column("price").to_pylist()) <= set(table.column("price").to_pylist())

@@ -1,0 +1,158 @@
+"""Learned columns of a shard as streams, block by block: those that take fewer bytes so than by anything else."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from typing import TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vae_core import choosing
+from vae_core.entropy.rans import Encoder
+from vae_core.exact.cells import code_column
+from vae_core.exact.clock import from_minutes, to_minutes
+from vae_core.exact.features import Decoded
+from vae_core.exact.forms import CLOCK, is_stepped, known_as
+from vae_core.exact.tensors import TensorCode, code_tensors
+from vae_core.latents import ColumnState, pack_misfits, slice_codes
+from vae_core.layout import uses_codes
+from vae_core.model import Model
+
+A = TypeVar("A")
+T = TypeVar("T")
+
+THREADS = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Stream:
+    """A finished stream of one column of a block."""
+
+    data: bytes
+
+    @property
+    def bits(self) -> float:
+        """Of the stream."""
+        return 8.0 * len(self.data)
+
+
+Streamed = Encoder | Stream
+
+
+def chosen(
+    model: Model, columns: Sequence[ColumnState], spans: Sequence[tuple[int, int]], by_layer: set[int]
+) -> dict[int, list[Streamed]]:
+    """Column -> an encoder a block, for the columns the exact layer takes fewer bytes for than anything else does.
+
+    Nothing is coded twice: a column that is dropped is known to readers all the same, so that the streams of others stay as they are.
+    """
+    excluded = by_layer | {j for j, column in enumerate(columns) if not column.holds}
+    _exclude_unreadable(model, columns, excluded)
+    learned, too_dear = _compared(model, columns, spans, excluded)
+    while _untold(model, learned, too_dear):
+        learned, too_dear = _compared(model, columns, spans, excluded := excluded | too_dear)
+    excluded |= too_dear
+    while dropped := excluded & set(learned):
+        for j in dropped:
+            del learned[j]
+            if not columns[j].coding:
+                choosing.settle(model, j, columns[j], spans=spans)
+        _exclude_unreadable(model, columns, excluded)
+    return learned
+
+
+def _compared(
+    model: Model, columns: Sequence[ColumnState], spans: Sequence[tuple[int, int]], excluded: set[int]
+) -> tuple[dict[int, list[Streamed]], set[int]]:
+    """Column -> an encoder a block for all that are not excluded; the columns whose conventional coding takes no more than theirs."""
+    learned = _learned_blocks(model, columns, spans, excluded)
+    sizes = {j: sum(e.bits for e in found) / 8 + misfit_bytes(columns[j]) for j, found in learned.items()}
+    unsettled = [j for j, column in enumerate(columns) if not column.coding]
+    each(lambda j: choosing.settle(model, j, columns[j], sizes.get(j, math.inf), spans), unsettled)
+    return learned, {j for j in model.learned if sizes.get(j, math.inf) >= columns[j].conventional_bytes}
+
+
+def _untold(model: Model, learned: dict[int, list[Streamed]], too_dear: set[int]) -> bool:
+    """Whether columns have to be coded anew without those that are too dear: readers know counts of steps of streams alone."""
+    kept = set(learned) - too_dear
+    told = {j for code in model.codes if code.column in kept for j in code.columns}
+    return any(is_stepped(code.form) and code.column in told & too_dear & set(learned) for code in model.codes)
+
+
+def _exclude_unreadable(model: Model, columns: Sequence[ColumnState], excluded: set[int]) -> None:
+    """Add the learned columns that are conditioned on one no reader has the codes of.
+
+    Of a column stored raw a reader makes codes again only where it is lossless (FORMAT.md, "Transforms").
+    """
+    raw = {j for j, c in enumerate(columns) if c.coding and not model.columns[j].is_lossless and not uses_codes(c.coding)}
+    while more := {code.column for code in model.codes if code.columns & raw & excluded} - excluded:
+        excluded |= more
+
+
+def misfit_bytes(column: ColumnState) -> int:
+    """Of a learned column: values that have no code."""
+    misfits = None if column.codes is None else column.codes.misfits
+    return 0 if misfits is None else len(pack_misfits(misfits))
+
+
+def _learned_blocks(
+    model: Model, columns: Sequence[ColumnState], spans: Sequence[tuple[int, int]], excluded: set[int]
+) -> dict[int, list[Streamed]]:
+    """Column -> an encoder a block, for the columns the exact layer codes; the excluded ones still serve as context."""
+    found: dict[int, list[Streamed]] = {j: [] for j in model.learned if j not in excluded}
+    useful = _context_closure(model, set(found))
+    for start, n in spans:
+        decoded = Decoded(n)
+        for code in model.codes:
+            if code.column not in useful:
+                continue
+            codes = columns[code.column].codes
+            assert codes is not None
+            part = slice_codes(codes, start, n, 1)
+            if code.column not in found:
+                give(decoded, code.column, known_as(code.form, part.values), part.state)
+                continue
+            encoder = Encoder()
+            code_column(encoder, code, decoded, part.values, part.state)
+            if code.form == CLOCK and not np.array_equal(from_minutes(to_minutes(part.values)), part.values):
+                found.pop(code.column)  # integers no clock shows: leave them to a conventional coding
+                continue
+            found[code.column].append(encoder)
+    for tensor in model.tensors:
+        if tensor.column in found:
+            found[tensor.column] = each(partial(_tensor_block, tensor, columns[tensor.column]), spans)
+    return {j: encoders for j, encoders in found.items() if len(encoders) == len(spans)}
+
+
+def _tensor_block(code: TensorCode, column: ColumnState, span: tuple[int, int]) -> Streamed:
+    """The stream of a block of tensors."""
+    assert column.codes is not None
+    part, encoder = slice_codes(column.codes, *span, code.planes.width), Encoder()
+    code_tensors(encoder, code, span[1], part.values, part.state)
+    return Stream(encoder.finish())  # symbols are many times what they become
+
+
+def give(decoded: Decoded, column: int, values: NDArray[np.int64], state: NDArray[np.uint8] | None) -> None:
+    """Make a column known that no stream codes."""
+    decoded.values[column] = values
+    decoded.states[column] = state
+
+
+def _context_closure(model: Model, wanted: set[int]) -> set[int]:
+    """The wanted columns and all that they are conditioned on."""
+    found = set(wanted)
+    for code in reversed(model.codes):
+        if code.column in found:
+            found |= code.columns
+    return found
+
+
+def each(work: Callable[[A], T], items: Iterable[A]) -> list[T]:
+    """What `work` makes of each column or block, in order."""
+    with ThreadPoolExecutor(THREADS) as pool:
+        return list(pool.map(work, items))
