@@ -38,6 +38,7 @@ MAX_RAW_BITS = RAW_BITS
 Ints = NDArray[np.int64]
 Words = NDArray[np.uint32]
 Table = NDArray[np.int64] | NDArray[np.float64]
+Sums = NDArray[np.int32] | NDArray[np.int64]
 
 
 class Channel(ABC):
@@ -50,9 +51,17 @@ class Channel(ABC):
 
     writes: bool
 
-    @abstractmethod
     def code(self, cumulative: Table, table: Ints, symbols: Ints | None) -> Ints:
         """Code n symbols, symbol i under cumulative[table[i]]; returns them, (n,) int64."""
+        n_tables, n_symbols = len(cumulative), cumulative.shape[1] - 1
+        sums = np.zeros(n_tables * n_symbols + 1, np.int64)
+        np.diff(cumulative, axis=1).astype(np.int64).ravel().cumsum(out=sums[1:])
+        return self.code_running(sums, n_symbols, table, symbols)
+
+    @abstractmethod
+    def code_running(self, sums: Sums, n_symbols: int, table: Ints, symbols: Ints | None) -> Ints:
+        """The same of tables behind one another, whose sums go on from each to the next: sums[t * n_symbols + s] is what stands before
+        symbol s of table t, in all of them; the last one the sum of all."""
 
     @abstractmethod
     def raw(self, n_bits: Ints, symbols: Ints | None) -> Ints:
@@ -79,11 +88,13 @@ class Encoder(Channel):
         self._slots: list[Slots] = []
         self._bits, self._n_counted = 0.0, 0
 
-    def code(self, cumulative: Table, table: Ints, symbols: Ints | None) -> Ints:
+    def code_running(self, sums: Sums, n_symbols: int, table: Ints, symbols: Ints | None) -> Ints:
         assert symbols is not None
-        scale = (SLOTS * UP) / cumulative[table, -1]
-        low = (cumulative[table, symbols] * scale).astype(np.uint32)
-        self._append(low, (cumulative[table, symbols + 1] * scale).astype(np.uint32) - low)
+        starts = sums[::n_symbols]
+        before, scale = starts.take(table), ((SLOTS * UP) / np.diff(starts)).take(table)
+        at = table * n_symbols + symbols
+        low = ((sums.take(at) - before) * scale).astype(np.uint32)
+        self._append(low, ((sums.take(at + 1) - before) * scale).astype(np.uint32) - low)
         return symbols
 
     def raw(self, n_bits: Ints, symbols: Ints | None) -> Ints:
@@ -282,27 +293,34 @@ class Decoder(Channel):
             self._fold += 1
         self._step += 1
 
-    def code(self, cumulative: Table, table: Ints, symbols: Ints | None) -> Ints:
+    def code_running(self, sums: Sums, n_symbols: int, table: Ints, symbols: Ints | None) -> Ints:
         if len(table):
             self._begin()
-        n_tables, n_symbols = len(cumulative), cumulative.shape[1] - 1
-        # all edges of all tables in one ascending row, table t from t * 2**24: then the place of a slot is symbol and table in one
-        edges = np.zeros(n_tables * n_symbols + 1, np.int64)
-        upper = edges[1:]
-        rows = upper.reshape(n_tables, n_symbols)
-        rows[:] = cumulative[:, 1:] * ((SLOTS * UP) / cumulative[:, -1:])
-        rows += (np.arange(n_tables, dtype=np.int64) << SLOT_BITS)[:, None]
-        base = table << SLOT_BITS
+        starts = sums[::n_symbols]
+        total = starts[1:] - starts[:-1]
+        scale, total = (SLOTS * UP) / total, total.astype(np.int64)
         found = np.empty(len(table), np.int64)
         for start in range(0, len(table), self.lanes):
-            tile = slice(start, start + self.lanes)
-            slot = base[tile]
-            x = self.state[: len(slot)]
-            slot = (x & SLOT_MASK).view(np.int64) + slot
-            at = upper.searchsorted(slot, "right")
-            found[tile] = at
-            low = edges.take(at)
-            self._advance(x, upper.take(at) - low, slot - low)
+            tile = table[start : start + self.lanes]
+            x = self.state[: len(tile)]
+            slot = (x & SLOT_MASK).view(np.int64)
+            # the last symbol whose first slot, floor(2**24 sum / total), is not above this one
+            target = slot + 1
+            target *= total.take(tile)
+            target -= 1
+            target >>= SLOT_BITS
+            before = starts.take(tile)
+            target += before
+            at = sums.searchsorted(target.astype(sums.dtype), "right")
+            found[start : start + self.lanes] = at
+            factor = scale.take(tile)
+            above = ((sums.take(at) - before) * factor).astype(np.int64)
+            at -= 1
+            low = ((sums.take(at) - before) * factor).astype(np.int64)
+            above -= low
+            slot -= low
+            self._advance(x, above, slot)
+        found -= 1
         found -= table * n_symbols
         return found
 

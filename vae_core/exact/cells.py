@@ -177,8 +177,8 @@ def _code_pass(
         n, before = chunk.stop - chunk.start, None
         for k, counts in enumerate(tables):
             numbers = contexts[k].numbers(chunk, n, before)
-            cumulative, table = counts.cumulative(numbers)
-            before = got[k][chunk] = channel.code(cumulative, table, None if known is None else known[k][chunk])
+            sums, table = counts.running(numbers)
+            before = got[k][chunk] = channel.code_running(sums, counts.n_symbols, table, None if known is None else known[k][chunk])
             counts.update(numbers, before)
         n_raw = plan.scheme.n_raw([digit[chunk] for digit in got])
         rest[chunk] = code_raw(channel, n_raw, None if raw is None else raw[chunk])
