@@ -14,6 +14,7 @@ where numerators stay below 2**47, divisors below 2**27 and quotients at 2**20 o
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,9 +23,9 @@ from vae_core.entropy.passes import Contexts
 from vae_core.entropy.rans import UP
 
 Ints = NDArray[np.int64]
-Floats = NDArray[np.float64] | NDArray[np.float32]
+Floats = NDArray[np.floating[Any]]
 SCALE_BITS = 20
-COUNT = np.float64(1 << (SCALE_BITS + 4))
+COUNT = float(1 << (SCALE_BITS + 4))
 FEW_CELLS = 2048
 SMALL_TABLE = 16384  # cells
 WIDE_TABLE = 1 << 20  # cells; larger ones are held in less memory
@@ -45,15 +46,19 @@ class AdaptiveCounts:
 
     sizes   : levels of each feature, outermost context first
     weights : a_0..a_K, sixteenths of a count, K + 1 of them
+    n_blocks : blocks that learn each on its own: context numbers of level k are counted through all of them, n_contexts(sizes[:k]) of each
     """
 
-    def __init__(self, n_symbols: int, sizes: Sequence[int], weights: Sequence[int]) -> None:
+    def __init__(self, n_symbols: int, sizes: Sequence[int], weights: Sequence[int], n_blocks: int = 1) -> None:
         self.n_symbols = n_symbols
+        self.n_blocks = n_blocks
         self.sizes = tuple(sizes)
         self.weights = tuple(weights)
-        n_levels = [n_contexts(self.sizes[:k]) for k in range(len(self.sizes) + 1)]
+        n_levels = [n_blocks * n_contexts(self.sizes[:k]) for k in range(len(self.sizes) + 1)]
         # 16 n_k 2**20 in floating point: counts below 2**24 are exact in either type, and no conversion stands between them and a quotient
-        self._counts: list[Floats] = [np.zeros((n, n_symbols), np.float64 if n * n_symbols <= WIDE_TABLE else np.float32) for n in n_levels]
+        self._counts: list[Floats] = [
+            np.zeros((n, n_symbols), np.dtype(np.float64 if n * n_symbols <= WIDE_TABLE else np.float32)) for n in n_levels
+        ]
         self._divisors = [np.full(n, float(weight)) for n, weight in zip(n_levels, self.weights, strict=True)]  # 16 n_k + a_k
         self._uniform: Floats = np.full((1, n_symbols), float((1 << SCALE_BITS) // n_symbols))
         self._places = [np.empty(n, np.int64) for n in n_levels]  # scratch: where a context was met last in this chunk
@@ -65,7 +70,7 @@ class AdaptiveCounts:
     def running(self, contexts: Sequence[Ints]) -> tuple[Ints, Ints]:
         """(running sums of the frequencies of all rows (`rans.Channel.code_running`), (n,) row of each symbol) for one chunk."""
         depth = len(self.sizes)
-        if len(self._places[-1]) * self.n_symbols <= SMALL_TABLE:
+        if len(self._places[-1]) * self.n_symbols <= SMALL_TABLE * self.n_blocks:
             return self._sums(self._all()), contexts[-1]
         some, table = _distinct(contexts[depth], self._places[depth])
         wanted: list[tuple[Ints, Ints | None]] = [(contexts[depth].take(some), None)]
@@ -76,7 +81,7 @@ class AdaptiveCounts:
                 some = some.take(fewer)
             wanted.append((contexts[k].take(some), link))
         chance = self._smooth(0, self._counts[0], self._divisors[0], self._uniform)
-        link = None
+        link = None if self.n_blocks == 1 else contexts[0].take(some)
         for k, (rows, below) in enumerate(reversed(wanted), 1):
             above = np.floor(chance, out=chance) if link is None else np.floor(chance).take(link, axis=0)
             chance = self._smooth(k, self._counts[k].take(rows, axis=0), self._divisors[k].take(rows), above)
@@ -100,7 +105,7 @@ class AdaptiveCounts:
 
     def _smooth(self, k: int, counts: Floats, divisors: Floats, above: Floats) -> Floats:
         """Chances of contexts of level k, to be rounded down, from those of the level above."""
-        found: Floats = counts + above * float(self.weights[k])
+        found: NDArray[np.float64] = counts + above * float(self.weights[k])
         found *= (UP / divisors)[..., None]
         return found
 
@@ -108,7 +113,7 @@ class AdaptiveCounts:
         """Running sums of the frequencies, from the chances of the deepest level that are not rounded yet."""
         narrow = len(chance) < MANY_ROWS
         sums: Ints = np.empty(chance.size + 1, np.int32 if narrow else np.int64)
-        frequency = chance.astype(np.int32 if narrow else np.int64)
+        frequency: Ints = chance.astype(sums.dtype)
         frequency += 1
         sums[0] = 0
         np.add.accumulate(frequency.ravel(), 0, None, sums[1:])
@@ -116,11 +121,15 @@ class AdaptiveCounts:
 
     def update(self, contexts: Sequence[Ints], symbols: Ints) -> None:
         """Count n symbols under their contexts."""
-        self._divisors[0] += 16 * len(symbols)
-        np.add.at(self._counts[0].reshape(-1), symbols, COUNT)
-        for counts, divisors, context in zip(self._counts[1:], self._divisors[1:], contexts[1:], strict=True):
+        alone = int(self.n_blocks == 1)
+        if alone:
+            self._divisors[0] += 16 * len(symbols)
+            np.add.at(self._counts[0].reshape(-1), symbols, COUNT)
+        for counts, divisors, context in zip(self._counts[alone:], self._divisors[alone:], contexts[alone:], strict=True):
             np.add.at(divisors, context, 16.0)
-            np.add.at(counts.reshape(-1), context * self.n_symbols + symbols, COUNT)
+            cell = context * self.n_symbols
+            cell += symbols
+            np.add.at(counts.reshape(-1), cell, counts.dtype.type(COUNT))  # of the table's own type, else np.add.at takes its slow path
 
 
 def _distinct(numbers: Ints, place: Ints) -> tuple[Ints, Ints]:

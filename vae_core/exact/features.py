@@ -226,9 +226,12 @@ class Surroundings:
 
 def noise_level(noise: Ints) -> Ints:
     """(n,) mean distances from the prediction, in 256ths, as two levels an octave from 1/16 on; the last level is of no knowledge."""
-    size = np.maximum(_bit_length(noise), 2)
-    level: Ints = 2 * (size - 4) + ((noise >> (size - 2)) & 1)
-    return np.clip(level, 0, NOISE_LEVELS - 2)
+    level = noise.astype(np.float64).view(np.int64)  # below 2**53: the exponent, and the bit after the first
+    level >>= 51
+    level -= 2 * (1023 + 3)
+    np.maximum(level, 0, out=level)
+    np.minimum(level, NOISE_LEVELS - 2, out=level)
+    return level
 
 
 def roughness(back: Callable[[int], Ints], width: int) -> Ints:

@@ -181,11 +181,14 @@ def _moved(values: Ints, lag: int) -> Ints:
 class Walk:
     """The prediction of a column step by step: what it knows of each lane."""
 
-    def __init__(self, lanes: Lanes, linear: Linear, decoded: Decoded, matches: Sequence[Match] = (), leader: int | None = None) -> None:
-        """Raises CorruptArchive when the prediction or a match reads a column that is not decoded."""
+    def __init__(
+        self, lanes: Lanes, linear: Linear, decoded: Decoded, matches: Sequence[Match] = (), leader: int | None = None,
+        totals: Ints | None = None,
+    ) -> None:
+        """totals: what fixed_totals gives. Raises CorruptArchive when the prediction or a match reads a column that is not decoded."""
         self._lanes = lanes
         self._own, self._dense = [term for term in linear.terms if term.column < 0], linear.dense
-        self._totals = fixed_totals(lanes, linear, decoded)
+        self._totals = fixed_totals(lanes, linear, decoded) if totals is None else totals
         self._past = np.zeros((lanes.n_steps, lanes.n_lanes), np.int64)
         self._noise = np.zeros(lanes.n_lanes, np.int64)
         self._guess: Ints = np.empty(0, np.int64)
