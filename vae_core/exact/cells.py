@@ -67,7 +67,7 @@ def pass_of(
 ) -> Pass | None:
     """The pass over the active ones of some rows, None where there are none. What it is conditioned on was decoded in passes before
     it, but for the digit before."""
-    rows = all_rows if active is None else all_rows[active[all_rows]]
+    rows = all_rows if active is None else np.flatnonzero(active) if step == 0 else all_rows[active[every(step)]]
     if not len(rows):
         return None
     left = right = None
