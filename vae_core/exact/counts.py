@@ -60,6 +60,11 @@ class AdaptiveCounts:
             np.zeros((n, n_symbols), np.dtype(np.float64 if n * n_symbols <= WIDE_TABLE else np.float32)) for n in n_levels
         ]
         self._divisors = [np.full(n, float(weight)) for n, weight in zip(n_levels, self.weights, strict=True)]  # 16 n_k + a_k
+        # of each level as rows under those of the level above
+        self._under = [
+            (counts.reshape(before, -1, n_symbols), divisors.reshape(before, -1, 1), float(weight))
+            for counts, divisors, weight, before in zip(self._counts, self._divisors, self.weights, [n_blocks, *n_levels], strict=False)
+        ]
         self._uniform: Floats = np.full((1, n_symbols), float((1 << SCALE_BITS) // n_symbols))
         self._places = [np.empty(n, np.int64) for n in n_levels]  # scratch: where a context was met last in this chunk
 
@@ -96,27 +101,24 @@ class AdaptiveCounts:
 
     def _all(self) -> Floats:
         """The chances of every context of the deepest level: for a small table that is less work than to pick some."""
-        chance = self._smooth(0, self._counts[0], self._divisors[0], self._uniform)
-        for k in range(1, len(self._counts)):
-            np.floor(chance, out=chance)
-            counts = self._counts[k].reshape(len(chance), -1, self.n_symbols)
-            chance = self._smooth(k, counts, self._divisors[k].reshape(len(chance), -1), chance[:, None]).reshape(-1, self.n_symbols)
+        chance = self._uniform
+        for k, (counts, divisors, weight) in enumerate(self._under):
+            if k:
+                np.floor(chance, out=chance)
+            chance = _chances(counts, divisors, chance.reshape(-1, 1, self.n_symbols), weight)
         return chance
 
     def _smooth(self, k: int, counts: Floats, divisors: Floats, above: Floats) -> Floats:
         """Chances of contexts of level k, to be rounded down, from those of the level above."""
-        found: NDArray[np.float64] = counts + above * float(self.weights[k])
-        found *= (UP / divisors)[..., None]
-        return found
+        return _chances(counts, divisors[:, None], above, float(self.weights[k]))
 
     def _sums(self, chance: Floats) -> Ints:
         """Running sums of the frequencies, from the chances of the deepest level that are not rounded yet."""
-        narrow = len(chance) < MANY_ROWS
-        sums: Ints = np.empty(chance.size + 1, np.int32 if narrow else np.int64)
-        frequency: Ints = chance.astype(sums.dtype)
+        frequency: Ints = chance.reshape(-1).astype(np.int32 if chance.size < MANY_ROWS * self.n_symbols else np.int64)
         frequency += 1
+        sums = np.empty(len(frequency) + 1, frequency.dtype)
         sums[0] = 0
-        np.add.accumulate(frequency.ravel(), 0, None, sums[1:])
+        np.add.accumulate(frequency, 0, None, sums[1:])
         return sums
 
     def update(self, contexts: Sequence[Ints], symbols: Ints) -> None:
@@ -130,6 +132,13 @@ class AdaptiveCounts:
             cell = context * self.n_symbols
             cell += symbols
             np.add.at(counts.reshape(-1), cell, counts.dtype.type(COUNT))  # of the table's own type, else np.add.at takes its slow path
+
+
+def _chances(counts: Floats, divisors: Floats, above: Floats, weight: float) -> Floats:
+    """The formula above, not rounded down yet."""
+    found: NDArray[np.float64] = counts + above * weight
+    found *= UP / divisors
+    return found
 
 
 def _distinct(numbers: Ints, place: Ints) -> tuple[Ints, Ints]:
