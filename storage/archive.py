@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 __all__ = ["Archive", "Meter", "open_archive"]
 
 RECORDS_AHEAD = 256
+BROKEN = (ValueError, LookupError, TypeError, ArithmeticError, MemoryError, pa.ArrowException)  # what bytes that make no sense end in
 
 Rows = tuple[int | None, int | None] | slice | range
 
@@ -119,7 +121,7 @@ class Archive:
         return pa.concat_tables(tables)
 
     def to_batches(self, columns: Sequence[str] | None = None, rows: Rows | None = None, preview: bool = False) -> Iterator[pa.RecordBatch]:
-        """As `to_table`, block by block in the memory of one block. Arguments are checked before the first batch."""
+        """As `to_table`, block by block in the memory of one, a few without the kernel. Arguments are checked before the first batch."""
         schema = self._project(columns)
         row_range = self._row_range(rows)
         return (batch for table in self._tables(schema, columns, row_range, preview) for batch in table.to_batches() if batch.num_rows)
@@ -242,12 +244,31 @@ class Archive:
             reader = self._reader(shard)
             entry = reader.entry
             needs = self._needs(entry, schema, columns, preview)
-            for block, low, high in block_spans(entry.block_rows, start, stop):
-                natives, payloads = reader.read_block(block, needs.natives, needs.groups)
-                wanted = None if columns is None else schema.names
-                table = self._decode(entry, block, natives, payloads, wanted, preview)
-                yield _conform(table, schema, entry, block).slice(low, high - low)
+            spans, wanted = block_spans(entry.block_rows, start, stop), None if columns is None else schema.names
+            at_once = self._codec.blocks_at_once(max(entry.block_rows, default=0))
+            for first in range(0, len(spans), at_once):
+                some = spans[first : first + at_once]
+                tables = self._decode_together(reader, [block for block, _, _ in some], needs, wanted, preview)
+                for (block, low, high), table in zip(some, tables, strict=True):
+                    yield _conform(table, schema, entry, block).slice(low, high - low)
             reader.release()
+
+    def _decode_together(
+        self, reader: ShardReader, blocks: Sequence[int], needs: Needs, columns: Sequence[str] | None, preview: bool
+    ) -> Iterator[pa.Table]:
+        """The tables of some blocks. What is wrong with one of them is found when each is decoded alone."""
+        entry = reader.entry
+        found: list[pa.Table] = []
+        if len(blocks) > 1:
+            n_rows = [entry.block_rows[block] for block in blocks]
+            with suppress(LatentpackError, *BROKEN):
+                parts = [reader.read_block(block, needs.natives, needs.groups) for block in blocks]
+                natives, payloads = [part[0] for part in parts], [part[1] for part in parts]
+                model, layout = self.model(entry.model), dict(entry.layout)
+                found = list(self._codec.decode_blocks(model, layout, n_rows, natives, payloads, columns, preview))
+        yield from found
+        for block in () if found else blocks:
+            yield self._decode(entry, block, *reader.read_block(block, needs.natives, needs.groups), columns, preview)
 
     def _decode(
         self,
@@ -265,7 +286,7 @@ class Archive:
             raise CorruptArchive(f"{_folder(entry)}: block {block}: {error}") from error
         except LatentpackError:
             raise
-        except (ValueError, LookupError, TypeError, ArithmeticError, MemoryError, pa.ArrowException) as error:
+        except BROKEN as error:
             message = f"{_folder(entry)}: block {block} cannot be decoded ({type(error).__name__}: {error})"
             raise CorruptArchive(message) from error
 

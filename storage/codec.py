@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
 import pyarrow as pa
@@ -30,6 +30,21 @@ class Codec(Protocol):
         preview: bool,
     ) -> pa.Table:
         """(n_rows, columns) in schema order or the order asked for."""
+
+    def blocks_at_once(self, block_rows: int) -> int:
+        """How many blocks of so many rows are best decoded together."""
+
+    def decode_blocks(
+        self,
+        model: Any,
+        layout: dict[str, Any],
+        n_rows: Sequence[int],
+        natives: Sequence[Mapping[str, pa.Array]],
+        payloads: Sequence[Mapping[str, bytes]],
+        columns: Sequence[str] | None,
+        preview: bool,
+    ) -> Iterator[pa.Table]:
+        """As decode_block of several blocks of a shard."""
 
 
 class LearnedCodec:
@@ -61,3 +76,24 @@ class LearnedCodec:
         from vae_core.shard import decode_block
 
         return decode_block(model, layout, n_rows, natives, payloads, columns=columns, preview=preview)
+
+    def blocks_at_once(self, block_rows: int) -> int:
+        """See Codec."""
+        from vae_core.shard import blocks_at_once
+
+        return blocks_at_once(block_rows)
+
+    def decode_blocks(
+        self,
+        model: Any,
+        layout: dict[str, Any],
+        n_rows: Sequence[int],
+        natives: Sequence[Mapping[str, pa.Array]],
+        payloads: Sequence[Mapping[str, bytes]],
+        columns: Sequence[str] | None,
+        preview: bool,
+    ) -> Iterator[pa.Table]:
+        """See Codec."""
+        from vae_core.shard import decode_blocks
+
+        return decode_blocks(model, layout, n_rows, natives, payloads, columns, preview)

@@ -30,8 +30,8 @@ COARSE = 1000
 class FakeCodec:
     """int64 columns are payloads of little-endian bytes plus a shared coarse latent; string columns are verbatim."""
 
-    def __init__(self, schema: pa.Schema) -> None:
-        self.schema = schema
+    def __init__(self, schema: pa.Schema, at_once: int = 1) -> None:
+        self.schema, self.at_once = schema, at_once
         self.loaded: list[tuple[str, ...]] = []
 
     def load(self, files: Mapping[str, bytes], schema: pa.Schema | None = None) -> Any:
@@ -66,6 +66,14 @@ class FakeCodec:
             else:
                 out[name] = pa.array(np.frombuffer(payloads[name], "<i8"))
         return pa.table(out)
+
+    def blocks_at_once(self, block_rows: int) -> int:
+        return self.at_once
+
+    def decode_blocks(self, model: Any, layout: dict[str, Any], *blocks_and_wishes: Any) -> Iterator[pa.Table]:
+        *parts, columns, preview = blocks_and_wishes
+        for n_rows, natives, payloads in zip(*parts, strict=True):
+            yield self.decode_block(model, layout, n_rows, natives, payloads, columns, preview)
 
 
 def encode_table(table: pa.Table, block_rows: int) -> EncodedShard:

@@ -245,3 +245,26 @@ def test_a_model_that_cannot_be_read_is_named(tmp_path: Path, error: Exception) 
     archive = Archive.open(store, codec=Refusing(table.schema))
     with pytest.raises(CorruptArchive, match=rf"models/[0-9a-f]{{64}}: {error}"):
         archive.to_table()
+
+
+def test_blocks_decoded_together_are_cut_as_single_ones_and_a_broken_one_is_named(tmp_path: Path) -> None:
+    table = example_table(1000)
+    store = ObjectStore.open(str(tmp_path))
+    run_once(store, [table])
+
+    class Breaking(FakeCodec):
+        def decode_block(self, model: Any, layout: Any, n_rows: int, *rest: Any) -> pa.Table:
+            found = super().decode_block(model, layout, n_rows, *rest)
+            if found.column(0)[0].as_py() == broken:
+                raise ValueError("no such value")
+            return found
+
+    broken = -1
+    for at_once in (1, 2, 3, 100):
+        archive = Archive.open(store, codec=Breaking(table.schema, at_once))
+        assert archive.to_table() == table and archive.to_table(["text", "a1"], (130, 777)) == table.select(["text", "a1"]).slice(130, 647)
+    first, block_rows = archive.to_table(), archive._reader(archive.manifest.shards[0]).entry.block_rows
+    assert len(block_rows) > 2
+    broken = first.column(0)[block_rows[0]].as_py()
+    with pytest.raises(CorruptArchive, match=r"block 1 cannot be decoded \(ValueError: no such value\)"):
+        archive.to_table()

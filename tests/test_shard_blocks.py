@@ -2,12 +2,15 @@
 
 import numpy as np
 import pyarrow as pa
+import pytest
 
 from vae_core.columns import TableProfile
 from vae_core.encoding import even_spans
+from vae_core.entropy import kernel
+from vae_core.errors import CorruptArchive
 from vae_core.fitting import fit
 from vae_core.model import FitConfig, Sample
-from vae_core.shard import decode_block, encode_shard
+from vae_core.shard import blocks_at_once, decode_block, decode_blocks, encode_shard
 
 
 def test_blocks_of_different_ranges_share_one_native_type() -> None:
@@ -33,3 +36,26 @@ def test_blocks_are_of_even_size_and_tile_the_rows() -> None:
         assert sum(n for _, n in spans) == n_rows
         assert all(n <= 1.5 * block_rows for _, n in spans)
         assert not spans or max(n for _, n in spans) - min(n for _, n in spans) <= 1
+
+
+def test_blocks_decoded_together_without_the_kernel_are_those_decoded_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = np.random.default_rng(5)
+    n, level = 2000, rng.integers(-3, 4, 6000).cumsum()
+    told = pa.array(level % 17, mask=np.arange(6000) < 1500)  # the second block has no state but that of a value
+    table = pa.table({"level": level, "told": told, "noise": rng.integers(0, 5, 6000) + level // 8})
+    profile = TableProfile(table.schema)
+    profile.update(table)
+    profile.finish()
+    model = fit(Sample(table, (6000,)), profile, table.schema, {}, FitConfig(time_budget_s=5, preview="off")).model
+    shard = encode_shard(model, table, block_rows=n)
+    assert shard.layout["streams"] and len(shard.blocks) == 3 and blocks_at_once(n) == 1
+    parts = [[getattr(block, name) for block in shard.blocks] for name in ("n_rows", "natives", "payloads")]
+    fast = list(decode_blocks(model, shard.layout, *parts))
+    monkeypatch.setattr(kernel, "library", lambda: None)
+    assert blocks_at_once(n) > 3
+    assert list(decode_blocks(model, shard.layout, *parts)) == fast
+    assert list(decode_blocks(model, shard.layout, *parts, ["told"])) == [block.select(["told"]) for block in fast]
+    assert pa.concat_tables(fast).combine_chunks().equals(table.combine_chunks(), check_metadata=True)
+    parts[2][1] = {name: payload[:-9] for name, payload in parts[2][1].items()}
+    with pytest.raises(CorruptArchive):
+        list(decode_blocks(model, shard.layout, *parts))

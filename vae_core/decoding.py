@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -18,16 +18,20 @@ from vae_core.coders.conventional import Stored
 from vae_core.columns import STATE_MISFIT, Codes, ColumnPlan, decode_column, encode_column
 from vae_core.columns.joining import fitted
 from vae_core.encoded import Needs
+from vae_core.entropy import kernel
 from vae_core.entropy.rans import Decoder
 from vae_core.errors import CorruptArchive, UsageError
+from vae_core.exact.abreast import read_columns
 from vae_core.exact.cells import code_column
 from vae_core.exact.features import N_STATES, Decoded
 from vae_core.exact.forms import known_as
+from vae_core.exact.plans import ColumnCode
 from vae_core.exact.tensors import code_tensors
 from vae_core.layout import LATENT, LEARNED, POOL, Layout, uses_codes
 from vae_core.model import Base, Model
 
 MAX_MISFIT_BYTES = 1 << 30
+ROWS_AT_ONCE = 1 << 19  # of blocks that are decoded together
 
 
 def _indices(model: Model, columns: Sequence[str] | None) -> list[int]:
@@ -96,13 +100,61 @@ def decode_block(
     preview : learned columns from the latents alone, all other columns null. Without latents in the shard, exact.
     Raises CorruptArchive when the stored bytes cannot be what an encoder wrote, UsageError on an unknown column.
     """
+    return next(decode_blocks(model, layout, [n_rows], [natives], [payloads], columns, preview))
+
+
+def decode_blocks(
+    model: Model,
+    layout: Mapping[str, Any],
+    n_rows: Sequence[int],
+    natives: Sequence[Mapping[str, pa.Array]],
+    payloads: Sequence[Mapping[str, bytes]],
+    columns: Sequence[str] | None = None,
+    preview: bool = False,
+) -> Iterator[pa.Table]:
+    """As decode_block of several blocks of a shard: without the kernel together takes less time than one after another."""
     plan = Layout.from_json(layout, model)
     wanted = _indices(model, columns)
     schema = pa.schema([model.schema.field(j) for j in wanted], metadata=model.schema.metadata)
-    block = _Block(model, plan, n_rows, natives, payloads)
-    from_latents = preview and plan.preview and model.preview is not None
-    arrays = block.preview(model.preview, wanted) if from_latents and model.preview is not None else block.exact(wanted)
-    return pa.Table.from_arrays([fitted(arrays[j], model.schema.field(j).type) for j in wanted], schema=schema)
+    blocks = [_Block(model, plan, *block) for block in zip(n_rows, natives, payloads, strict=True)]
+    if preview and plan.preview and model.preview is not None:
+        base = model.preview
+        found: Iterator[dict[int, pa.Array]] = (block.preview(base, wanted) for block in blocks)
+    else:
+        found = _exact(model, plan, blocks, wanted)
+    for arrays in found:
+        yield pa.Table.from_arrays([fitted(arrays[j], model.schema.field(j).type) for j in wanted], schema=schema)
+
+
+def blocks_at_once(block_rows: int) -> int:
+    """How many blocks of so many rows are best decoded together: where steps are dear, as many as memory that is little asks for."""
+    return 1 if kernel.available() else max(1, ROWS_AT_ONCE // max(1, block_rows))
+
+
+def _exact(model: Model, layout: Layout, blocks: Sequence[_Block], wanted: Sequence[int]) -> Iterator[dict[int, pa.Array]]:
+    """Arrays of the wanted columns, block by block."""
+    together = len(blocks) > 1 and not kernel.available()
+    found = _closure(model, layout, wanted)
+    streams = {j: k for k, stream in enumerate(layout.streams) for j in stream}
+    for some in [blocks] if together else [[block] for block in blocks]:
+        for block in some:
+            block.begin(found)
+        for code in model.codes:
+            if code.column not in found:
+                continue
+            if code.column not in streams:
+                for block in some:
+                    block.give(code)
+            elif together:
+                channels = [block.channels[streams[code.column]] for block in some]
+                for block, (values, state) in zip(some, read_columns(channels, code, [block.decoded for block in some]), strict=True):
+                    block.codes[code.column] = Codes(values, state, block.misfits(code.column, state))
+            else:
+                block = some[0]
+                values, state = code_column(block.channels[streams[code.column]], code, block.decoded, None, None)
+                block.codes[code.column] = Codes(values, state, block.misfits(code.column, state))
+        for block in some:
+            yield block.finished(found, wanted)
 
 
 class _Block:
@@ -127,39 +179,37 @@ class _Block:
             self.pool = sections.unpack(self.payloads[POOL], self.layout.pooled, fixed=self.layout.fixed)
         return self.pool[name]
 
-    def exact(self, wanted: Sequence[int]) -> dict[int, pa.Array]:
-        found = _closure(self.model, self.layout, wanted)
-        arrays: dict[int, pa.Array] = {}
-        codes: dict[int, Codes] = {}
+    def begin(self, found: set[int]) -> None:
+        """Decode the columns that are in no stream, and open the streams of the others."""
+        self.arrays: dict[int, pa.Array] = {}
+        self.codes: dict[int, Codes] = {}
         for j in sorted(found):
             if self.layout.codings[j] == LATENT:
-                arrays[j] = decode_column(self.model.columns[j], self._latent_codes(j), approximate=True)
+                self.arrays[j] = decode_column(self.model.columns[j], self._latent_codes(j), approximate=True)
             elif self.layout.codings[j] != LEARNED:
-                arrays[j] = self._conventional(j)
+                self.arrays[j] = self._conventional(j)
+        self.channels = {k: Decoder(self.section(f"s{k}")) for k, stream in enumerate(self.layout.streams) if found & set(stream)}
+
+    def give(self, code: ColumnCode) -> None:
+        """Make a column known that no stream holds."""
+        given = self._given_codes(code.column, self.arrays[code.column])
+        self.decoded.values[code.column] = known_as(code.form, given.values)
+        self.decoded.states[code.column] = given.state
+
+    def finished(self, found: set[int], wanted: Sequence[int]) -> dict[int, pa.Array]:
+        """Arrays of the wanted columns, once those that are coded by one another are read."""
         streams = {j: k for k, stream in enumerate(self.layout.streams) for j in stream}
-        channels = {k: Decoder(self.section(f"s{k}")) for k in {streams[j] for j in found if j in streams}}
-        for code in self.model.codes:
-            j = code.column
-            if j not in found:
-                continue
-            if j in streams:
-                values, state = code_column(channels[streams[j]], code, self.decoded, None, None)
-                codes[j] = Codes(values, state, self._misfits(j, state))
-            else:
-                given = self._given_codes(j, arrays[j])
-                self.decoded.values[j] = known_as(code.form, given.values)
-                self.decoded.states[j] = given.state
         for tensor in self.model.tensors:
             if tensor.column in found and tensor.column in streams:
-                values, state = code_tensors(channels[streams[tensor.column]], tensor, self.n_rows, None, None)
-                codes[tensor.column] = Codes(values, state, self._misfits(tensor.column, state))
-        for k, channel in channels.items():
+                values, state = code_tensors(self.channels[streams[tensor.column]], tensor, self.n_rows, None, None)
+                self.codes[tensor.column] = Codes(values, state, self.misfits(tensor.column, state))
+        for k, channel in self.channels.items():
             if set(self.layout.streams[k]) <= found:
                 channel.finish()
         for j in wanted:
-            if j not in arrays:
-                arrays[j] = decode_column(self.model.columns[j], codes[j])
-        return arrays
+            if j not in self.arrays:
+                self.arrays[j] = decode_column(self.model.columns[j], self.codes[j])
+        return self.arrays
 
     def _stored(self, j: int) -> Stored:
         name = self.layout.native.get(j)
@@ -179,7 +229,8 @@ class _Block:
             return conventional.decode_codes(plan, coding, self._stored(j), self.n_rows)
         return encode_column(plan, array)
 
-    def _misfits(self, j: int, state: NDArray[np.uint8] | None) -> pa.Array | None:
+    def misfits(self, j: int, state: NDArray[np.uint8] | None) -> pa.Array | None:
+        """The misfits of a column whose states these are."""
         count = 0 if state is None else int((state == STATE_MISFIT).sum())
         data = self.section(f"m{j}")
         if not count and not data:
@@ -206,7 +257,7 @@ class _Block:
             state = np.frombuffer(raw, np.uint8)
             if len(state) != n_cells or (state >= N_STATES).any():
                 raise CorruptArchive(f"states of column {plan.name!r} are not one for each of {n_cells} cells")
-        return Codes(self._latent[j], state, self._misfits(j, state))
+        return Codes(self._latent[j], state, self.misfits(j, state))
 
     def _from_latents(self, base: Base, gain: int) -> dict[int, NDArray[np.int64]]:
         missing = [name for name in base.latent_names if name not in self.natives]
@@ -226,7 +277,8 @@ class _Block:
 
     def preview(self, base: Base, wanted: Sequence[int]) -> dict[int, pa.Array]:
         guessed = self._from_latents(base, GAIN_UNIT)
-        exact = self.exact([j for j in wanted if self.layout.codings[j] == LATENT])
+        latent = [j for j in wanted if self.layout.codings[j] == LATENT]
+        exact = next(_exact(self.model, self.layout, [self], latent))
         arrays: dict[int, pa.Array] = {}
         for j in wanted:
             plan = self.model.columns[j]

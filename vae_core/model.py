@@ -111,6 +111,7 @@ class Model:
     uniform: dict[int, ColumnPlan] = field(default_factory=dict)
     n_rows: int = 0
     tensors: tuple[TensorCode, ...] = ()
+    _dictionary_bytes: dict[int, int] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def unranged(self) -> Model:
         """The same without the ranges of columns that no layer speaks of: of hundreds, they would weigh as much as the rest."""
@@ -227,7 +228,9 @@ class Model:
 
     def dictionary_bytes(self, j: int) -> int:
         """Bytes in the model that code-based codings of a column need: its dictionary or levels."""
-        return sum(len(blob) for blob in self.columns[j].blobs().values())
+        if j not in self._dictionary_bytes:  # every shard asks
+            self._dictionary_bytes[j] = sum(len(blob) for blob in self.columns[j].blobs().values())
+        return self._dictionary_bytes[j]
 
     @property
     def learned(self) -> dict[int, ColumnCode | TensorCode]:

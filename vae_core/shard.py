@@ -1,6 +1,6 @@
 """The public face of shards: encode a table, say what a read needs, decode a block, draw rows."""
 
-from vae_core.decoding import decode_block, needs
+from vae_core.decoding import blocks_at_once, decode_block, decode_blocks, needs
 from vae_core.encoded import ColumnOutcome, EncodedBlock, EncodedShard, NativeColumn, Needs
 from vae_core.encoding import encode_shard
 from vae_core.sampling import nulls, sample_rows
@@ -11,7 +11,9 @@ __all__ = [
     "EncodedShard",
     "NativeColumn",
     "Needs",
+    "blocks_at_once",
     "decode_block",
+    "decode_blocks",
     "encode_shard",
     "needs",
     "nulls",

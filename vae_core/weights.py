@@ -19,6 +19,7 @@ import numpy as np
 import zstandard
 from numpy.typing import NDArray
 
+from vae_core.entropy import serial
 from vae_core.errors import CorruptArchive
 
 MAGIC = b"LPW1"
@@ -101,7 +102,8 @@ def _decode(name: str, coding: int, payload: bytes, dtype: np.dtype[Any], count:
             raise CorruptArchive(f"packed tensors: {name!r} gave {len(planes)} bytes, its shape needs {n_bytes}")
         return np.ascontiguousarray(np.frombuffer(planes, np.uint8).reshape(dtype.itemsize, -1).T).reshape(-1).view(dtype)
     if coding == _ADAPTIVE and count <= _ADAPTIVE_LIMIT:
-        values = np.array(_decode_adaptive(payload, count), dtype=object)
+        c = serial.library()
+        values = np.array(_decode_adaptive(payload, count) if c is None else serial.adaptive(c, payload, count), dtype=object)
         info = np.iinfo(dtype)
         if any(not info.min <= v <= info.max for v in values):
             raise CorruptArchive(f"packed tensors: {name!r} holds a value outside {dtype}")
@@ -232,7 +234,8 @@ def _encode_adaptive(values: list[int]) -> bytes:
 
 
 def _decode_adaptive(payload: bytes, count: int) -> list[int]:
-    """The inverse of _encode_adaptive. Every opening of an archive waits for it: a context is a list [p, n], see _Bit."""
+    """The inverse of _encode_adaptive, as serial.c does it too. Every opening of an archive waits for it: a context is a list [p, n],
+    see _Bit."""
     code, span, at = int.from_bytes(payload[:4].ljust(4, b"\0"), "big"), 0xFFFFFFFF, 4
     lengths, signs = [[_HALF, 0] for _ in range(65)], [[_HALF, 0] for _ in range(3)]
     below: dict[tuple[int, int], list[int]] = {}

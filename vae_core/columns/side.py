@@ -8,6 +8,7 @@ byte          how the misfits are written: 0 none, 1 raw fixed-width values, 2 a
 from __future__ import annotations
 
 from collections.abc import Iterable
+from functools import lru_cache
 
 import numpy as np
 import pyarrow as pa
@@ -18,6 +19,7 @@ from vae_core.columns.packing import from_ipc, to_ipc, unzstd, zstd
 from vae_core.columns.physical import from_raw, is_integral, raw_values, storage_dtype
 from vae_core.errors import CorruptArchive
 
+REMEMBERED = 1 << 20  # states of a column: longer ones are not kept to be seen again
 FAST, FAST_SHRINKS = 3, 0.62  # a first look's zstd level, and what 19 makes of its bytes at the least
 
 
@@ -25,6 +27,22 @@ def pack_side(state: NDArray[np.uint8] | None, misfits: pa.Array | None) -> byte
     """(n,) states and their misfits -> bytes; b"" when every state is a value."""
     if state is None or not state.any():
         return b""
+    head = _packed_again(state.tobytes()) if state.nbytes <= REMEMBERED else _packed(state)
+    if misfits is None or len(misfits) == 0:
+        return head + b"\0"
+    if _is_fixed(misfits.type) and misfits.null_count == 0:
+        return head + b"\1" + zstd(np.ascontiguousarray(raw_values(misfits)).tobytes())
+    return head + b"\2" + zstd(to_ipc(misfits))
+
+
+@lru_cache(maxsize=8)
+def _packed_again(state: bytes) -> bytes:
+    """As _packed: columns of one source are often without values in the same rows."""
+    return _packed(np.frombuffer(state, np.uint8))
+
+
+def _packed(state: NDArray[np.uint8]) -> bytes:
+    """(n,) states, not all of them values."""
     set_at = np.flatnonzero(state)
     kinds = state[set_at].tobytes()
     gaps = np.diff(set_at, prepend=-1).astype(np.uint32)
@@ -35,12 +53,7 @@ def pack_side(state: NDArray[np.uint8] | None, misfits: pa.Array | None) -> byte
             (3, gaps.view(np.uint8).reshape(-1, 4).T.tobytes() + kinds),
         )
     )
-    head = bytes([how]) + len(frame).to_bytes(4, "little") + frame
-    if misfits is None or len(misfits) == 0:
-        return head + b"\0"
-    if _is_fixed(misfits.type) and misfits.null_count == 0:
-        return head + b"\1" + zstd(np.ascontiguousarray(raw_values(misfits)).tobytes())
-    return head + b"\2" + zstd(to_ipc(misfits))
+    return bytes([how]) + len(frame).to_bytes(4, "little") + frame
 
 
 def _smallest(ways: Iterable[tuple[int, bytes]]) -> tuple[int, bytes]:

@@ -19,13 +19,13 @@ from numpy.typing import NDArray
 from vae_core.entropy import kernel
 from vae_core.entropy.lanes import KernelWalk
 from vae_core.entropy.passes import N_RAW_STEPS, RAW_BITS, Contexts, PassTables, Room, Slots
+from vae_core.entropy.states import FULL, HALF, LOWER, pack_states, unpack_states
 from vae_core.errors import CorruptArchive
 
 SLOT_BITS = 24
 SLOTS = 1 << SLOT_BITS
 SLOTS_64, SLOT_MASK = np.uint64(SLOTS), np.uint64(SLOTS - 1)
-SHIFT, HALF, FULL = np.uint64(SLOT_BITS), np.uint64(32), np.uint64(40)
-LOWER = np.uint64(1 << 32)
+SHIFT = np.uint64(SLOT_BITS)
 # A product with an inverse this much too large is never below the true quotient, and with quotients and divisors up to 2**24
 # never reaches the next integer: truncated, it is the floor of the quotient.
 UP = 1.0 + 2.0**-50
@@ -38,6 +38,7 @@ MAX_RAW_BITS = RAW_BITS
 Ints = NDArray[np.int64]
 Words = NDArray[np.uint32]
 Table = NDArray[np.int64] | NDArray[np.float64]
+Sums = NDArray[np.int32] | NDArray[np.int64]
 
 
 class Channel(ABC):
@@ -50,9 +51,17 @@ class Channel(ABC):
 
     writes: bool
 
-    @abstractmethod
     def code(self, cumulative: Table, table: Ints, symbols: Ints | None) -> Ints:
         """Code n symbols, symbol i under cumulative[table[i]]; returns them, (n,) int64."""
+        n_tables, n_symbols = len(cumulative), cumulative.shape[1] - 1
+        sums = np.zeros(n_tables * n_symbols + 1, np.int64)
+        np.diff(cumulative, axis=1).astype(np.int64).ravel().cumsum(out=sums[1:])
+        return self.code_running(sums, n_symbols, table, symbols)
+
+    @abstractmethod
+    def code_running(self, sums: Sums, n_symbols: int, table: Ints, symbols: Ints | None) -> Ints:
+        """The same of tables behind one another, whose sums go on from each to the next: sums[t * n_symbols + s] is what stands before
+        symbol s of table t, in all of them; the last one the sum of all."""
 
     @abstractmethod
     def raw(self, n_bits: Ints, symbols: Ints | None) -> Ints:
@@ -79,11 +88,13 @@ class Encoder(Channel):
         self._slots: list[Slots] = []
         self._bits, self._n_counted = 0.0, 0
 
-    def code(self, cumulative: Table, table: Ints, symbols: Ints | None) -> Ints:
+    def code_running(self, sums: Sums, n_symbols: int, table: Ints, symbols: Ints | None) -> Ints:
         assert symbols is not None
-        scale = (SLOTS * UP) / cumulative[table, -1]
-        low = (cumulative[table, symbols] * scale).astype(np.uint32)
-        self._append(low, (cumulative[table, symbols + 1] * scale).astype(np.uint32) - low)
+        starts = sums[::n_symbols]
+        before, scale = starts.take(table), ((SLOTS * UP) / np.diff(starts)).take(table)
+        at = table * n_symbols + symbols
+        low = ((sums.take(at) - before) * scale).astype(np.uint32)
+        self._append(low, ((sums.take(at + 1) - before) * scale).astype(np.uint32) - low)
         return symbols
 
     def raw(self, n_bits: Ints, symbols: Ints | None) -> Ints:
@@ -142,7 +153,7 @@ class Encoder(Channel):
         (work.encode if kernel.library() is None else work.encode_by_kernel)()
         folds = np.array(work.folds[::-1], "<u4")
         head = np.array([FOLDED | work.lanes], "<u2").tobytes() + np.array([len(work.words) - work.position], "<u4").tobytes()
-        states = _pack_states(work.state[: work.lanes])
+        states = pack_states(work.state[: work.lanes])
         return head + bytes([len(folds)]) + folds.tobytes() + states + work.words[work.position :].astype("<u4").tobytes()
 
 
@@ -201,33 +212,6 @@ class _Work:
         self.folds = folds[: at[3]].tolist()
 
 
-def _pack_states(state: NDArray[np.uint64]) -> bytes:
-    """Low halves, 2 bits for the bytes of each high half, high halves."""
-    high = (state >> HALF).astype("<u4")
-    n_bytes = 1 + (high >= 1 << 8) + (high >= 1 << 16) + (high >= 1 << 24)
-    codes = np.zeros(-len(state) // 4 * -4, np.uint8)
-    codes[: len(state)] = n_bytes - 1
-    lengths = codes[0::4] | codes[1::4] << 2 | codes[2::4] << 4 | codes[3::4] << 6
-    taken = high.view(np.uint8).reshape(-1, 4)[np.arange(4) < n_bytes[:, None]]
-    return state.astype("<u4").tobytes() + lengths.tobytes() + taken.tobytes()
-
-
-def _unpack_states(data: bytes, lanes: int) -> tuple[NDArray[np.uint64], int]:
-    """The inverse of _pack_states on the head of data, and the bytes it took. Raises CorruptArchive."""
-    n_codes = (lanes + 3) // 4
-    packed = np.frombuffer(data[4 * lanes : 4 * lanes + n_codes], np.uint8)
-    n_bytes = (packed[:, None] >> np.array([0, 2, 4, 6], np.uint8) & 3).ravel()[:lanes] + np.uint8(1)
-    stop = 4 * lanes + n_codes + int(n_bytes.sum())
-    if len(packed) < n_codes or len(data) < stop:
-        raise CorruptArchive(f"rANS stream ends within the states of its {lanes} lanes")
-    high = np.zeros((lanes, 4), np.uint8)
-    high[np.arange(4) < n_bytes[:, None]] = np.frombuffer(data[4 * lanes + n_codes : stop], np.uint8)
-    state = np.frombuffer(data, "<u4", lanes).astype(np.uint64) | high.view("<u4").ravel().astype(np.uint64) << HALF
-    if _pack_states(state) != data[:stop] or (state < LOWER).any():
-        raise CorruptArchive("rANS stream begins with states that no encoder ends with")
-    return state, stop
-
-
 def lanes_for(n_bytes: float) -> int:
     """The lane count for a stream of about n_bytes: a lane costs near 3/4 of a byte, those not folded 4 more; together that shall
     stay near 0.4 % of the stream."""
@@ -258,7 +242,7 @@ class Decoder(Channel):
         if not 1 <= self.lanes <= MAX_LANES or len(stream) < start:
             raise CorruptArchive(f"rANS stream of {len(stream)} bytes claims {self.lanes} lanes and {n_words} words")
         if first & FOLDED:
-            self.state, taken = _unpack_states(stream[start : start + 9 * self.lanes], self.lanes)
+            self.state, taken = unpack_states(stream[start : start + 9 * self.lanes], self.lanes)
             start += taken
         else:
             self.state = np.frombuffer(stream, "<u8", self.lanes, 6).astype(np.uint64)
@@ -267,42 +251,40 @@ class Decoder(Channel):
         # folded lanes bring words that are read next: there is room for all of them before those of the stream
         self.position = self.lanes
         self.words = np.concatenate([np.zeros(self.lanes, np.uint32), np.frombuffer(stream, "<u4", n_words, start)])
-        self._step = self._fold = 0
+        self.step = self._fold = 0
 
-    def _begin(self) -> None:
-        """Begin a step: fold the lanes that end before it."""
-        while self._fold < len(self._folds) and self._folds[self._fold] == self._step:
+    @property
+    def next_fold(self) -> int:
+        """The step before which lanes end next, -1 for none."""
+        return int(self._folds[self._fold]) if self._fold < len(self._folds) else -1
+
+    def fold(self) -> None:
+        """Fold the lanes that end before this step."""
+        while self.next_fold == self.step:
             self.lanes //= 2
-            ended = self.state[self.lanes :]
+            folded = self.state[self.lanes :]
             self.position -= self.lanes
-            if self.position < 0 or (ended >> HALF != 1).any():
+            if self.position < 0 or (folded >> HALF != 1).any():
                 raise _misfolded()
-            self.words[self.position : self.position + self.lanes] = ended.astype(np.uint32)
+            self.words[self.position : self.position + self.lanes] = folded.astype(np.uint32)
             self.state = self.state[: self.lanes]
             self._fold += 1
-        self._step += 1
 
-    def code(self, cumulative: Table, table: Ints, symbols: Ints | None) -> Ints:
+    def _begin(self) -> None:
+        """Begin a step."""
+        if self._fold < len(self._folds):
+            self.fold()
+        self.step += 1
+
+    def code_running(self, sums: Sums, n_symbols: int, table: Ints, symbols: Ints | None) -> Ints:
         if len(table):
             self._begin()
-        n_tables, n_symbols = len(cumulative), cumulative.shape[1] - 1
-        # all edges of all tables in one ascending row, table t from t * 2**24: then the place of a slot is symbol and table in one
-        edges = np.zeros(n_tables * n_symbols + 1, np.int64)
-        upper = edges[1:]
-        rows = upper.reshape(n_tables, n_symbols)
-        rows[:] = cumulative[:, 1:] * ((SLOTS * UP) / cumulative[:, -1:])
-        rows += (np.arange(n_tables, dtype=np.int64) << SLOT_BITS)[:, None]
-        base = table << SLOT_BITS
-        found = np.empty(len(table), np.int64)
+        tables, found = tables_of(sums, n_symbols), np.empty(len(table), np.int64)
         for start in range(0, len(table), self.lanes):
             tile = slice(start, start + self.lanes)
-            slot = base[tile]
-            x = self.state[: len(slot)]
-            slot = (x & SLOT_MASK).view(np.int64) + slot
-            at = upper.searchsorted(slot, "right")
-            found[tile] = at
-            low = edges.take(at)
-            self._advance(x, upper.take(at) - low, slot - low)
+            x = self.state[: len(table[tile])]
+            found[tile], width, above = placed(tables, table[tile], (x & SLOT_MASK).view(np.int64))
+            self._advance(x, width, above)
         found -= table * n_symbols
         return found
 
@@ -325,7 +307,7 @@ class Decoder(Channel):
         found, rest = [np.empty(ends[-1], np.int64) for _ in range(tables.n_digits)], np.empty(ends[-1], np.int64)
         c = kernel.library()
         assert c is not None
-        at = np.array([self.position, self.lanes, self._step, self._fold], np.int64)
+        at = np.array([self.position, self.lanes, self.step, self._fold], np.int64)
         outcome = c.lp_read(
             *tables.arguments(contexts, ends), kernel.pointer(self.state), kernel.pointer(self.words), kernel.size(len(self.words)),
             kernel.pointer(self._folds), kernel.size(len(self._folds)), kernel.pointer(at), kernel.pointers(found), kernel.pointer(rest),
@@ -338,7 +320,7 @@ class Decoder(Channel):
         c = kernel.library()
         assert c is not None
         tables.bind(contexts)
-        at = np.array([self.position, self.lanes, self._step, self._fold], np.int64)
+        at = np.array([self.position, self.lanes, self.step, self._fold], np.int64)
         outcome = c.lp_read_forward(
             tables.digits, kernel.size(tables.n_digits), walk.pointer, tables.raw_bits, kernel.pointer(self.state),
             kernel.pointer(self.words), kernel.size(len(self.words)), kernel.pointer(self._folds), kernel.size(len(self._folds)),
@@ -350,8 +332,8 @@ class Decoder(Channel):
     def _moved(self, at: Ints, outcome: int) -> None:
         """Where the kernel left the stream. Raises CorruptArchive where it says so."""
         if outcome:
-            raise _ended() if outcome == kernel.ENDED else _misfolded()
-        self.position, self.lanes, self._step, self._fold = at.tolist()
+            raise ended() if outcome == kernel.ENDED else _misfolded()
+        self.position, self.lanes, self.step, self._fold = at.tolist()
         self.state = self.state[: self.lanes]
 
     def _advance(self, x: NDArray[np.uint64], width: Ints, above: Ints) -> None:
@@ -364,7 +346,7 @@ class Decoder(Channel):
             stop = self.position + len(hungry)
             fresh = self.words[self.position : stop]
             if len(fresh) < len(hungry):
-                raise _ended()
+                raise ended()
             x[hungry] = x.take(hungry) << HALF | fresh
             self.position = stop
 
@@ -374,7 +356,34 @@ class Decoder(Channel):
             raise CorruptArchive("rANS stream does not end where its encoder began")
 
 
-def _ended() -> CorruptArchive:
+def tables_of(sums: Sums, n_symbols: int) -> tuple[Sums, Sums, Ints, NDArray[np.float64]]:
+    """What `placed` needs of tables: running sums (Channel.code_running), those each begins with, totals, slots of one of each total."""
+    starts = sums[::n_symbols]
+    total = starts[1:] - starts[:-1]
+    return sums, starts, total.astype(np.int64), (SLOTS * UP) / total
+
+
+def placed(tables: tuple[Sums, Sums, Ints, NDArray[np.float64]], table: Ints, slot: Ints) -> tuple[Ints, Ints, Ints]:
+    """(n,) where slots fall to under their tables: the symbol, counted through all tables, how many slots it has, and the place in them."""
+    sums, starts, total, scale = tables
+    # the last symbol whose first slot, floor(2**24 sum / total), is not above this one
+    target = slot + 1
+    target *= total.take(table)
+    target -= 1
+    target >>= SLOT_BITS
+    before = starts.take(table)
+    target += before
+    at = sums.searchsorted(target.astype(sums.dtype), "right")
+    factor = scale.take(table)
+    width = ((sums.take(at) - before) * factor).astype(np.int64)
+    at -= 1
+    low = ((sums.take(at) - before) * factor).astype(np.int64)
+    width -= low
+    return at, width, slot - low
+
+
+def ended() -> CorruptArchive:
+    """The error of a stream that has too few words."""
     return CorruptArchive("rANS stream ends before its last symbol")
 
 

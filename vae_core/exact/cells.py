@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from dataclasses import dataclass
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -12,7 +15,7 @@ from vae_core.entropy.rans import Channel
 from vae_core.errors import CorruptArchive
 from vae_core.exact.counts import AdaptiveCounts, n_contexts
 from vae_core.exact.digits import Direct
-from vae_core.exact.features import N_STATES, Decoded, Surroundings
+from vae_core.exact.features import N_STATES, Decoded, Feature, Surroundings
 from vae_core.exact.forms import Shown
 from vae_core.exact.forward import Lanes, Walk, kernel_walk
 from vae_core.exact.plans import CellPlan, ColumnCode, DigitPlan, Recall
@@ -34,28 +37,47 @@ def code_cells(
     if plan.forward is not None:
         _code_forward(channel, plan, decoded, own, active)
         return
-    n_rows, by_level = decoded.n_rows, plan.by_level
-    tables = _kernel_tables(plan, n_rows) if kernel.available() else _numpy_tables(plan)
-    for step, all_rows in passes(n_rows, by_level):
-        rows = all_rows if active is None else all_rows[active[all_rows]]
-        if not len(rows):
+    tables = _kernel_tables(plan, decoded.n_rows) if kernel.available() else _numpy_tables(plan)
+    for step, all_rows in passes(decoded.n_rows, plan.by_level):
+        found = pass_of(plan, step, all_rows, decoded, own, active, np.int32 if isinstance(tables, PassTables) else np.int64)
+        if found is None:
             continue
-        # what a pass is conditioned on was decoded in passes before it, but for the digit before
-        left = right = None
-        if by_level and step < STRIDE:
-            left, right = neighbours(step, rows, n_rows)
-        picked = rows if active is not None else every(step)
-        guess, fraction = (None, None) if plan.linear is None else plan.linear.guess(decoded, picked, own, left, right)
-        around = Surroundings(
-            step, None if left is None else own.take(left), None if right is None else own.take(right), guess, fraction
-        )
-        contexts = [_contexts(digit, decoded, picked, len(rows), around, tables) for digit in plan.digits]
         known = raw = None
         if channel.writes:
-            known, _, raw = plan.scheme.split(taken(own, picked), guess)
-        got, raw = _coded(channel, plan, tables, contexts, len(rows), known, raw)
+            known, _, raw = plan.scheme.split(taken(own, found.rows), found.guess)
+        got, raw = _coded(channel, plan, tables, found.contexts, found.n, known, raw)
         if not channel.writes:
-            own[picked] = plan.scheme.join(got, raw, guess)
+            own[found.rows] = plan.scheme.join(got, raw, found.guess)
+
+
+@dataclass(frozen=True, slots=True)
+class Pass:
+    """What is known of the rows of a pass before it is coded.
+
+    rows, n : which, and how many        guess : (n,) predictions, None without one        contexts : of each digit
+    """
+
+    rows: Ints | slice
+    n: int
+    guess: Ints | None
+    contexts: list[Contexts]
+
+
+def pass_of(
+    plan: CellPlan, step: int, all_rows: Ints, decoded: Decoded, own: Ints, active: NDArray[np.bool_] | None, kind: type = np.int64
+) -> Pass | None:
+    """The pass over the active ones of some rows, None where there are none. What it is conditioned on was decoded in passes before
+    it, but for the digit before."""
+    rows = all_rows if active is None else np.flatnonzero(active) if step == 0 else all_rows[active[every(step)]]
+    if not len(rows):
+        return None
+    left = right = None
+    if plan.by_level and step < STRIDE:
+        left, right = neighbours(step, rows, decoded.n_rows)
+    picked = rows if active is not None else every(step)
+    guess, fraction = (None, None) if plan.linear is None else plan.linear.guess(decoded, picked, own, left, right)
+    around = Surroundings(step, None if left is None else own.take(left), None if right is None else own.take(right), guess, fraction)
+    return Pass(picked, len(rows), guess, [_contexts(digit, decoded, picked, len(rows), around, kind) for digit in plan.digits])
 
 
 def _code_forward(channel: Channel, plan: CellPlan, decoded: Decoded, own: Ints, active: NDArray[np.bool_] | None) -> None:
@@ -97,18 +119,25 @@ def _code_forward_by_kernel(channel: Channel, plan: CellPlan, decoded: Decoded, 
     tables = _kernel_tables(plan, lanes.n_lanes)
     contexts, features = [], []
     for k, digit in enumerate(plan.digits):
-        sizes = [f.size for f in digit.features]
-        own = [place for place, f in enumerate(digit.features) if f.kind != "digit" and not f.is_given]
-        levels = [lanes.of(decoded.feature(f)) if f.is_given else None for f in digit.features]
-        for place in own:  # the kernel adds what it finds
-            strides = [0] * (place + 1) + [n_contexts(sizes[place + 1 : at]) for at in range(place + 1, len(sizes) + 1)]
-            f = digit.features[place]
-            features.append(OwnFeature(k, f.kind, f.edges, tuple(strides), f.lo))
-        contexts.append(Contexts.of(sizes, levels, own))
+        given, own = forward_contexts(digit, lanes, decoded)
+        contexts.append(given)
+        features += [OwnFeature(k, f.kind, f.edges, strides, f.lo) for f, strides in own]  # the kernel adds what it finds
     walk = kernel_walk(lanes, plan.linear, decoded, features, plan.last_chunk, _numbers(plan), plan.matches, plan.leader, keeps=False)
     found = channel.code_forward(tables, contexts, walk, lanes.n, lanes.of(known) if channel.writes else None)
     if not channel.writes:
         lanes.put(known, found)
+
+
+def forward_contexts(digit: DigitPlan, lanes: Lanes, decoded: Decoded) -> tuple[Contexts, list[tuple[Feature, tuple[int, ...]]]]:
+    """Context numbers of rows in coding order by what is given of all of them, and the features of the column itself: what one more of
+    each adds to those of each level."""
+    sizes, features = [f.size for f in digit.features], []
+    own = [place for place, f in enumerate(digit.features) if f.kind != "digit" and not f.is_given]
+    levels = [lanes.of(decoded.feature(f)) if f.is_given else None for f in digit.features]
+    for place in own:
+        strides = [0] * (place + 1) + [n_contexts(sizes[place + 1 : at]) for at in range(place + 1, len(sizes) + 1)]
+        features.append((digit.features[place], tuple(strides)))
+    return Contexts.of(sizes, levels, own), features
 
 
 def _numbers(plan: CellPlan) -> tuple[int, int, int, int, int]:
@@ -152,9 +181,8 @@ def _kernel_tables(plan: CellPlan, n_rows: int) -> PassTables:
 
 
 def _contexts(
-    digit: DigitPlan, decoded: Decoded, rows: Ints | slice, n_rows: int, around: Surroundings, tables: PassTables | list[AdaptiveCounts]
+    digit: DigitPlan, decoded: Decoded, rows: Ints | slice, n_rows: int, around: Surroundings, kind: type
 ) -> Contexts:
-    kind = np.int32 if isinstance(tables, PassTables) else np.int64
     levels = [
         None if f.kind == "digit" else taken(decoded.feature(f), rows) if f.is_given else around.levels(f, n_rows)
         for f in digit.features
@@ -178,8 +206,8 @@ def _code_pass(
         n, before = chunk.stop - chunk.start, None
         for k, counts in enumerate(tables):
             numbers = contexts[k].numbers(chunk, n, before)
-            cumulative, table = counts.cumulative(numbers)
-            before = got[k][chunk] = channel.code(cumulative, table, None if known is None else known[k][chunk])
+            sums, table = counts.running(numbers)
+            before = got[k][chunk] = channel.code_running(sums, counts.n_symbols, table, None if known is None else known[k][chunk])
             counts.update(numbers, before)
         n_raw = plan.scheme.n_raw([digit[chunk] for digit in got])
         rest[chunk] = code_raw(channel, n_raw, None if raw is None else raw[chunk])
@@ -194,12 +222,40 @@ def code_column(
     values : (n_rows,) int64 with code.fill where state != 0, None when reading
     state  : (n_rows,) uint8, None when every row holds a value (or when reading)
     """
+    for cells in column_cells(channel, code, decoded, values, state):
+        code_cells(channel, cells.plan, decoded, cells.values, cells.active)
+    return decoded_column(code, decoded)
+
+
+def decoded_column(code: ColumnCode, decoded: Decoded) -> tuple[Ints, NDArray[np.uint8] | None]:
+    """What code_column returns, of a column that is decoded."""
+    return decoded.codes.pop(code.column), decoded.states[code.column]
+
+
+@dataclass(frozen=True, slots=True)
+class Cells:
+    """What is to be coded of a column next: the arguments of code_cells.
+
+    rank : 0 for its states, 1 for flags of a recall, 2 for values
+    """
+
+    rank: int
+    plan: CellPlan
+    values: Ints
+    active: NDArray[np.bool_] | None
+
+
+def column_cells(
+    channel: Channel, code: ColumnCode, decoded: Decoded, values: Ints | None, state: NDArray[np.uint8] | None
+) -> Iterator[Cells]:
+    """The cells of code_column one after another, each to be coded before the next is asked for; with the last one the column is known
+    in `decoded`."""
     n = decoded.n_rows
     flag = channel.raw(np.ones(1, np.int64), np.array([state is not None], np.int64) if channel.writes else None)
     found_state: NDArray[np.uint8] | None = None
     if flag[0]:
         own_state = state.astype(np.int64) if state is not None else np.zeros(n, np.int64)
-        code_cells(channel, code.state, decoded, own_state, None)
+        yield Cells(0, code.state, own_state, None)
         if ((own_state < 0) | (own_state >= N_STATES)).any():
             raise CorruptArchive("a decoded cell state is not one of the seven there are")
         found_state = own_state.astype(np.uint8)
@@ -207,25 +263,25 @@ def code_column(
     shown = Shown(channel, code.form, n, values, active, code.fill)
     own = shown.own
     if code.recall is None:
-        code_cells(channel, code.value, decoded, own, active)
+        yield Cells(2, code.value, own, active)
     else:
-        _code_recalled(channel, code, code.recall, decoded, shown, active)
+        yield from _recalled_cells(channel, code.recall, code.value, decoded, shown, active)
     decoded.values[code.column] = own
     decoded.states[code.column] = found_state
-    return shown.codes, found_state
+    decoded.codes[code.column] = shown.codes
 
 
-def _code_recalled(
-    channel: Channel, code: ColumnCode, recall: Recall, decoded: Decoded, shown: Shown, active: NDArray[np.bool_] | None
-) -> None:
-    """Code the active rows of a column in three sweeps: which repeat their key's last value, the values of the others, the copies."""
+def _recalled_cells(
+    channel: Channel, recall: Recall, value: CellPlan, decoded: Decoded, shown: Shown, active: NDArray[np.bool_] | None
+) -> Iterator[Cells]:
+    """The active rows of a column in three sweeps: which repeat their key's last value, the values of the others, the copies."""
     rows, own = Recalled(decoded, recall.keys, active), shown.own
     same = rows.same(own) if channel.writes else np.zeros(decoded.n_rows, np.int64)
-    code_cells(channel, recall.same, decoded, same, rows.seen)
+    yield Cells(1, recall.same, same, rows.seen)
     if ((same != 0) & (same != 1)).any():
         raise CorruptArchive("a decoded flag of a recall is neither 0 nor 1")
     fresh = same == 0
     # rows to be copied hold the fill meanwhile, on both sides: a plan may look at them as neighbours
     own[~fresh] = shown.fill
-    code_cells(channel, code.value, decoded, own, fresh if active is None else fresh & active)
+    yield Cells(2, value, own, fresh if active is None else fresh & active)
     rows.copy(own, same)

@@ -142,17 +142,11 @@ class Residual:
     def join(self, digits: list[Ints], raw: Ints, prediction: Ints | None) -> Ints:
         assert prediction is not None
         token, tokens = digits[0], _tokens(self.bits)
-        found = raw
-        if len(digits) > 1:
-            found = digits[1] << tokens.low.take(token)
-            found |= raw
-        found = found & tokens.mask.take(token)
-        found += tokens.base.take(token)
-        minus = -(token & 1)  # odd tokens are negative: x ^ -1 - -1 is -x
-        found ^= minus
-        found -= minus
-        with np.errstate(over="ignore"):
-            found += prediction
+        found = tokens.signed.take(token if len(digits) < 2 else (token << LOW_BITS) + digits[1])
+        if raw.any():
+            minus = -(token & 1)  # odd tokens are negative: x ^ -1 - -1 is -x
+            found += ((raw & tokens.mask.take(token)) ^ minus) - minus
+        found += prediction
         return _with_escaped(found, token == self.escape, raw)
 
     def to_json(self) -> list[Any]:
@@ -161,11 +155,11 @@ class Residual:
 
 @dataclass(frozen=True, slots=True)
 class _Tokens:
-    """Of every token: the magnitude its class begins with, the bits that follow it and which of them are raw; the escape has none."""
+    """Of every token which of the bits behind it are raw, and how many; of every token and digit behind it, that many times 2**LOW_BITS
+    apart, the distance they stand for. The escape has none."""
 
-    base: Ints
+    signed: Ints
     mask: Ints
-    low: Ints
     n_raw: Ints
 
 
@@ -178,7 +172,11 @@ def _tokens(bits: int) -> _Tokens:
     low = np.maximum(extra - LOW_BITS, 0)
     n_raw = low.copy()
     n_raw[escape] = 64
-    return _Tokens(np.where(kind < 4, kind, (2 + (kind & 1)) << extra), (np.int64(1) << extra) - 1, low, n_raw)
+    size = np.where(kind < 4, kind, (2 + (kind & 1)) << extra)
+    if escape >= 8:  # else there is no second digit
+        size = (size[:, None] + (np.arange(1 << LOW_BITS) << low[:, None] & (np.int64(1) << extra[:, None]) - 1)).ravel()
+        token = np.repeat(token, 1 << LOW_BITS)
+    return _Tokens(np.where(token & 1, -size, size), (np.int64(1) << low) - 1, n_raw)
 
 
 def _signed(kind: Ints, negative: NDArray[np.bool_]) -> Ints:

@@ -131,12 +131,14 @@ class Decoded:
 
     values : column -> (n_rows,) int64        states : column -> (n_rows,) uint8 or None when every row holds a value
     piece  : rows that belong together, as the cells of a tensor do; 0 where no row is nearer to another than the next
+    codes  : column -> (n_rows,) int64 codes of one just decoded, whose values are in another form
     """
 
     n_rows: int
     values: dict[int, Ints] = field(default_factory=dict)
     states: dict[int, NDArray[np.uint8] | None] = field(default_factory=dict)
     piece: int = 0
+    codes: dict[int, Ints] = field(default_factory=dict)
     _cache: dict[Feature, NDArray[np.int32]] = field(default_factory=dict)
 
     def feature(self, feature: Feature) -> NDArray[np.int32]:
@@ -226,9 +228,12 @@ class Surroundings:
 
 def noise_level(noise: Ints) -> Ints:
     """(n,) mean distances from the prediction, in 256ths, as two levels an octave from 1/16 on; the last level is of no knowledge."""
-    size = np.maximum(_bit_length(noise), 2)
-    level: Ints = 2 * (size - 4) + ((noise >> (size - 2)) & 1)
-    return np.clip(level, 0, NOISE_LEVELS - 2)
+    level = noise.astype(np.float64).view(np.int64)  # below 2**53: the exponent, and the bit after the first
+    level >>= 51
+    level -= 2 * (1023 + 3)
+    np.maximum(level, 0, out=level)
+    np.minimum(level, NOISE_LEVELS - 2, out=level)
+    return level
 
 
 def roughness(back: Callable[[int], Ints], width: int) -> Ints:

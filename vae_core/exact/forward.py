@@ -28,7 +28,7 @@ Ints = NDArray[np.int64]
 S = TypeVar("S", bound=np.generic)
 STEPS = 512  # rows of a lane, unless there are more rows than MOST_LANES of them
 MOST_LANES = 512
-MOST_SURPRISE = 1 << 40
+MOST_SURPRISE = np.uint64(1 << 40)
 ROUND = 1 << (SHIFT - 1)
 TILE = 64  # steps transposed at once
 APART = 8  # places between lanes that are: at distances of powers of two they would fall on the same places of a cache
@@ -181,11 +181,16 @@ def _moved(values: Ints, lag: int) -> Ints:
 class Walk:
     """The prediction of a column step by step: what it knows of each lane."""
 
-    def __init__(self, lanes: Lanes, linear: Linear, decoded: Decoded, matches: Sequence[Match] = (), leader: int | None = None) -> None:
-        """Raises CorruptArchive when the prediction or a match reads a column that is not decoded."""
+    def __init__(
+        self, lanes: Lanes, linear: Linear, decoded: Decoded, matches: Sequence[Match] = (), leader: int | None = None,
+        totals: Ints | None = None,
+    ) -> None:
+        """totals: what fixed_totals gives. Raises CorruptArchive when the prediction or a match reads a column that is not decoded."""
         self._lanes = lanes
-        self._own, self._dense = [term for term in linear.terms if term.column < 0], linear.dense
-        self._totals = fixed_totals(lanes, linear, decoded)
+        own, self._dense = [term for term in linear.terms if term.column < 0], linear.dense
+        self._lags = np.array([term.lag for term in own], np.int64)
+        self._weights = np.array([[term.weight] for term in own], np.int64)
+        self._totals = fixed_totals(lanes, linear, decoded) if totals is None else totals
         self._past = np.zeros((lanes.n_steps, lanes.n_lanes), np.int64)
         self._noise = np.zeros(lanes.n_lanes, np.int64)
         self._guess: Ints = np.empty(0, np.int64)
@@ -202,9 +207,10 @@ class Walk:
         if step == 0:
             left, noise = None, np.full(n, NOISE_LEVELS - 1, np.int64)
         else:
-            with np.errstate(over="ignore"):
-                for term in self._own:
-                    total = total + np.int64(term.weight) * self._past[max(step - term.lag, 0), lanes]
+            if len(self._lags):
+                past = self._past.take(np.maximum(step - self._lags, 0), axis=0)[:, lanes]
+                past *= self._weights
+                total = total + np.add.reduce(past, axis=0)
             left = self._past[step - 1, lanes]
             noise = noise_level(self._noise[lanes]) if step > 1 else np.full(n, NOISE_LEVELS - 1, np.int64)
         self._guess, fraction = total >> SHIFT, (total >> (SHIFT - 3)) & 7
@@ -223,10 +229,14 @@ class Walk:
         self._past[step, lanes] = values
         for memory in self._memories:
             memory.learn(step, values)
-        with np.errstate(over="ignore"):
-            surprise = np.abs(values - self._guess)
-        surprise = np.where(surprise < 0, MOST_SURPRISE, np.minimum(surprise, MOST_SURPRISE)) << 8
-        self._noise[lanes] = surprise if step == 1 else self._noise[lanes] + ((surprise - self._noise[lanes]) >> 3)
+        surprise = np.minimum(np.abs(values - self._guess).view(np.uint64), MOST_SURPRISE).view(np.int64)  # -2**63 is far, too
+        surprise <<= 8
+        if step != 1:
+            noise = self._noise[lanes]
+            surprise -= noise
+            surprise >>= 3
+            surprise += noise
+        self._noise[lanes] = surprise
 
 
 def fixed_totals(lanes: Lanes, linear: Linear, decoded: Decoded) -> Ints:

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from vae_core.entropy import serial
 from vae_core.errors import CorruptArchive
 from vae_core.exact.features import Decoded
 from vae_core.exact.sorting import by_number
@@ -62,6 +63,11 @@ class Recalled:
         missing = [j for j in keys if j not in decoded.values]
         if missing:
             raise CorruptArchive(f"model recalls a column by column {missing[0]}, which is not decoded before it")
+        self._library = serial.library()
+        self._previous = None if self._library is None else serial.links(self._library, [decoded.values[j] for j in keys], active)
+        if self._previous is not None:
+            self.seen = self._previous >= 0
+            return
         rows = None if active is None else np.flatnonzero(active)
         numbers = _loose_numbers([decoded.values[j] if rows is None else decoded.values[j].take(rows) for j in keys])
         by_key = by_number(numbers)
@@ -73,6 +79,9 @@ class Recalled:
 
     def same(self, values: Ints) -> Ints:
         """(n_rows,) 1 where a seen key's row holds what the row before it with that key holds, else 0."""
+        if self._previous is not None:
+            flags: Ints = (self.seen & (values == values.take(self._previous, mode="wrap"))).astype(np.int64)
+            return flags
         found = np.zeros(len(self.seen), np.int64)
         ordered = values.take(self._rows)
         found[self._rows[1:]] = self._again[1:] & (ordered[1:] == ordered[:-1])
@@ -80,6 +89,9 @@ class Recalled:
 
     def copy(self, values: Ints, same: Ints) -> None:
         """Fill the rows flagged `same`, (n_rows,), from the last row of their key that is not."""
+        if self._previous is not None:
+            serial.copy(self._library, values, same, self._previous)
+            return
         hit = np.flatnonzero(same.take(self._rows))
         place = np.arange(len(self._rows))
         place[hit] = 0

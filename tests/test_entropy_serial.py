@@ -1,0 +1,94 @@
+"""Loops in compiled code give what numpy and Python give."""
+
+from __future__ import annotations
+
+import shutil
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from vae_core import weights
+from vae_core.entropy import serial
+from vae_core.exact.features import Decoded
+from vae_core.exact.recall import Recalled
+
+LAW = settings(deadline=None, max_examples=60)
+HAS_COMPILER = any(shutil.which(name) for name in ("cc", "gcc", "clang"))
+FACTOR = 0x9E3779B97F4A7C15
+BITS_64 = (1 << 64) - 1
+
+
+def by_numpy(decoded: Decoded, keys: tuple[int, ...], active: np.ndarray | None) -> Recalled:
+    """The specification without compiled code."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(serial, "library", lambda: None)
+        return Recalled(decoded, keys, active)
+
+
+@LAW
+@given(st.integers(0, 300), st.integers(1, 3), st.integers(0, 62), st.integers(0, 2**32), st.booleans())
+def test_rows_of_a_key_are_those_that_sorting_finds(n, n_keys, shift, seed, partial):
+    rng = np.random.default_rng(seed)
+    decoded = Decoded(n, {j: rng.integers(-4, 5, n) << (shift * j // 2) for j in range(n_keys)})
+    keys, active = tuple(range(n_keys)), rng.random(n) < 0.7 if partial else None
+    fast, slow = Recalled(decoded, keys, active), by_numpy(decoded, keys, active)
+    assert np.array_equal(fast.seen, slow.seen)
+    values = rng.integers(0, 3, n)
+    assert np.array_equal(fast.same(values), slow.same(values))
+    flags = np.where(fast.seen, rng.integers(0, 2, n), 0)
+    one, other = values.copy(), values.copy()
+    fast.copy(one, flags)
+    slow.copy(other, flags)
+    assert np.array_equal(one, other)
+
+
+@LAW
+@given(st.lists(st.integers(-(2**63), 2**63 - 1), max_size=200), st.binary(max_size=200), st.integers(0, 200))
+def test_adaptive_integers_are_those_the_specification_reads(values, noise, count):
+    c = serial.library()
+    if c is None:
+        pytest.skip("no compiler")
+    payload = weights._encode_adaptive(values)
+    assert serial.adaptive(c, payload, len(values)) == weights._decode_adaptive(payload, len(values)) == values
+    assert serial.adaptive(c, noise, count) == weights._decode_adaptive(noise, count)
+
+
+def test_keys_made_to_fall_on_one_place_are_sorted_instead():
+    inverse = pow(FACTOR, -1, 1 << 64)
+    keys = []
+    for k in range(20_000):
+        folded = found = k * inverse & BITS_64
+        for _ in range(3):
+            found = folded ^ (found >> 29)
+        keys.append(found * inverse & BITS_64)
+    column = np.array(keys + keys[:50], np.uint64).view(np.int64)
+    c = serial.library()
+    assert c is None or serial.links(c, [column], None) is None
+    assert np.flatnonzero(Recalled(Decoded(len(column), {0: column}), (0,), None).seen).tolist() == list(range(20_000, 20_050))
+
+
+@pytest.mark.parametrize(
+    ("right", "wrong"),
+    [
+        ("columns[k][row] == columns[k][i]", "row >= 0"),
+        ("if (active && !active[i]) continue;", ""),
+        ("        cells[at] = (int32_t)(i + 1);", "        if (!cells[at]) cells[at] = (int32_t)(i + 1);"),
+        ("if (same[i] &&", "if ("),
+        ("b->n += b->n < 4;", ""),
+        ("n_bits < 2 ? n_bits : 2", "1"),
+        ("below[n_bits][i]", "below[0][i]"),
+        ("in->code << 8 | next_byte(in)", "in->code << 8"),
+    ],
+)
+def test_loops_that_depart_from_the_specification_are_not_used(tmp_path, monkeypatch, right, wrong):
+    source = serial.SOURCE.read_text()
+    assert right in source
+    changed = tmp_path / "serial.c"
+    changed.write_text(source.replace(right, wrong))
+    monkeypatch.setattr(serial, "SOURCE", changed)
+    monkeypatch.setenv("LATENTPACK_CACHE", str(tmp_path / "cache"))
+    monkeypatch.delenv("LATENTPACK_KERNEL", raising=False)
+    assert serial.library.__wrapped__() is None
+    assert bool(list((tmp_path / "cache").glob("*.so"))) == HAS_COMPILER
