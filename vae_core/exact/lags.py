@@ -26,6 +26,7 @@ TERM_BITS = 40.0  # what a term takes in the stored plan, with a margin
 WORTH_SORTING = 0.15  # bits a row
 UNRELATED = 0.35  # bits by which steps may be dearer than values: those of independent normal values are dearer by a half
 MOST_ORDERS = 2
+UNTOLD = 0.03  # of the distance that half of the rows are nearer than
 STEP = 1  # where the column's last step is among the variables of a fit
 WORTH_BENDING = 0.02  # bits a row
 HEAVY = 2.5  # times the median that a mean distance is where a few rows are far off
@@ -138,7 +139,13 @@ def solved(
         step = (target - columns[:, 0]).astype(np.float64)
     design = np.concatenate([design, np.ones((len(target), 1))], axis=1)
     weights = _fitted(design, step, n_total, steps)
-    units = basis @ np.rint(weights[:-1] * (1 << SHIFT))
+    # as few decimal digits as rows do not tell: the plan lists them
+    off = float(np.median(np.abs(step - design @ weights)))
+    size = np.sqrt(np.square(design[:, :-1]).mean(axis=0)) / (1 << SHIFT)
+    grain = 10.0 ** np.floor(np.log10(np.clip(UNTOLD * max(off, 0.5) / np.where(size > 0, size, np.inf), 1.0, 1e4)))
+    rounded = np.rint(weights[:-1] * (1 << SHIFT) / grain) * grain
+    weights[:-1] = rounded / (1 << SHIFT)
+    units = basis @ rounded
     bias = float(weights[-1]) * (1 << SHIFT) - float(units @ center.astype(np.float64))
     units[0] += 1 << SHIFT
     sums: dict[tuple[str, int], int] = {}
