@@ -245,7 +245,7 @@ class Archive:
             entry = reader.entry
             needs = self._needs(entry, schema, columns, preview)
             spans, wanted = block_spans(entry.block_rows, start, stop), None if columns is None else schema.names
-            at_once = self._codec.blocks_at_once(max(entry.block_rows, default=0))
+            at_once = self._codec.blocks_at_once(self.model(entry.model), max(entry.block_rows, default=0))
             for first in range(0, len(spans), at_once):
                 some = spans[first : first + at_once]
                 tables = self._decode_together(reader, [block for block, _, _ in some], needs, wanted, preview)

@@ -31,7 +31,7 @@ class Codec(Protocol):
     ) -> pa.Table:
         """(n_rows, columns) in schema order or the order asked for."""
 
-    def blocks_at_once(self, block_rows: int) -> int:
+    def blocks_at_once(self, model: Any, block_rows: int) -> int:
         """How many blocks of so many rows are best decoded together."""
 
     def decode_blocks(
@@ -77,11 +77,11 @@ class LearnedCodec:
 
         return decode_block(model, layout, n_rows, natives, payloads, columns=columns, preview=preview)
 
-    def blocks_at_once(self, block_rows: int) -> int:
+    def blocks_at_once(self, model: Any, block_rows: int) -> int:
         """See Codec."""
         from vae_core.shard import blocks_at_once
 
-        return blocks_at_once(block_rows)
+        return blocks_at_once(model, block_rows)
 
     def decode_blocks(
         self,

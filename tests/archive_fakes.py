@@ -67,7 +67,7 @@ class FakeCodec:
                 out[name] = pa.array(np.frombuffer(payloads[name], "<i8"))
         return pa.table(out)
 
-    def blocks_at_once(self, block_rows: int) -> int:
+    def blocks_at_once(self, model: Any, block_rows: int) -> int:
         return self.at_once
 
     def decode_blocks(self, model: Any, layout: dict[str, Any], *blocks_and_wishes: Any) -> Iterator[pa.Table]:

@@ -48,11 +48,11 @@ def test_blocks_decoded_together_without_the_kernel_are_those_decoded_alone(monk
     profile.finish()
     model = fit(Sample(table, (6000,)), profile, table.schema, {}, FitConfig(time_budget_s=5, preview="off")).model
     shard = encode_shard(model, table, block_rows=n)
-    assert shard.layout["streams"] and len(shard.blocks) == 3 and blocks_at_once(n) == 1
+    assert shard.layout["streams"] and len(shard.blocks) == 3 and blocks_at_once(model, n) == 1
     parts = [[getattr(block, name) for block in shard.blocks] for name in ("n_rows", "natives", "payloads")]
     fast = list(decode_blocks(model, shard.layout, *parts))
     monkeypatch.setattr(kernel, "library", lambda: None)
-    assert blocks_at_once(n) > 3
+    assert blocks_at_once(model, n) > 3 and blocks_at_once(model, 1 << 22) == 1
     assert list(decode_blocks(model, shard.layout, *parts)) == fast
     assert list(decode_blocks(model, shard.layout, *parts, ["told"])) == [block.select(["told"]) for block in fast]
     assert pa.concat_tables(fast).combine_chunks().equals(table.combine_chunks(), check_metadata=True)

@@ -31,7 +31,7 @@ from vae_core.layout import LATENT, LEARNED, POOL, Layout, uses_codes
 from vae_core.model import Base, Model
 
 MAX_MISFIT_BYTES = 1 << 30
-ROWS_AT_ONCE = 1 << 19  # of blocks that are decoded together
+CELLS_AT_ONCE = 1 << 23  # of blocks that are decoded together: 64 MiB of integers, and twice that of what is known of them
 
 
 def _indices(model: Model, columns: Sequence[str] | None) -> list[int]:
@@ -126,9 +126,10 @@ def decode_blocks(
         yield pa.Table.from_arrays([fitted(arrays[j], model.schema.field(j).type) for j in wanted], schema=schema)
 
 
-def blocks_at_once(block_rows: int) -> int:
-    """How many blocks of so many rows are best decoded together: where steps are dear, as many as memory that is little asks for."""
-    return 1 if kernel.available() else max(1, ROWS_AT_ONCE // max(1, block_rows))
+def blocks_at_once(model: Model, block_rows: int) -> int:
+    """How many blocks of so many rows are best decoded together: where steps are dear, as many as little memory holds."""
+    n_cells = block_rows * sum(plan.width for plan in model.columns)
+    return 1 if kernel.available() or not model.codes else max(1, CELLS_AT_ONCE // max(1, n_cells))
 
 
 def _exact(model: Model, layout: Layout, blocks: Sequence[_Block], wanted: Sequence[int]) -> Iterator[dict[int, pa.Array]]:
