@@ -109,13 +109,6 @@ def forward_terms(
     basis = _levels_and_steps(len(names), len(seasons), len(copies))
     units = np.eye(basis.shape[1])
     steps = [units[k] for k in (STEP, *(k for k, (kind, j) in enumerate(names) if kind == "lag1" and j >= 0))]
-    first = len(names) - 2 * len(copies) - 4 * len(seasons)
-    as_then = {season: units[k] + units[k + 1] for season, k in zip(seasons, range(first, len(names), 4), strict=False)}
-    stepped = {season: -units[k + 2] for season, k in zip(seasons, range(first, len(names), 4), strict=False)}
-    steps += [*as_then.values(), *stepped.values()]
-    for season in (s for s in seasons if 2 * s in as_then):  # as it went on over two seasons, and as the row before that did
-        on = as_then[season] - as_then[2 * season]
-        steps += [as_then[season] + on, as_then[season] + on - stepped[season] + stepped[2 * season]]
     terms, bias, _ = solved(lanes, names, basis, known, n_total, steps)
     return terms, bias
 
@@ -167,8 +160,7 @@ def _levels_and_steps(n: int, n_seasons: int, n_copies: int) -> Floats:
     for k in range(n):
         if k not in firsts:
             basis[k - 1, k], basis[k, k] = 1.0, -1.0
-    basis[0, last:copied:4] = -1.0
-    return basis
+    return np.delete(basis, np.arange(last, copied, 4), axis=1)
 
 
 def _seasons(values: Ints) -> list[int]:
@@ -202,9 +194,9 @@ def _fitted(design: Floats, target: Floats, n_total: int, steps: Sequence[Floats
     closest = min(starts, key=lambda w: _logarithm(target - scaled @ w))
     off = np.abs(target - scaled @ found)
     if closest is not found or off.mean() > HEAVY * np.median(off) + 1:
-        for closer in (_reweighted(scaled, target, n_total, closest), closest):
-            if _logarithm(target - scaled @ closer) < _logarithm(target - scaled @ found) - WORTH_BENDING:
-                found = closer
+        closer = _reweighted(scaled, target, n_total, closest)
+        if _logarithm(target - scaled @ closer) < _logarithm(target - scaled @ found) - WORTH_BENDING:
+            found = closer
     weights: Floats = found / np.where(size > 0, size, 1.0)
     return weights
 
