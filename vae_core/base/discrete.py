@@ -1,0 +1,118 @@
+"""Previews by discrete latents among the candidates of a fit: which windows and codes, and at what price, by bytes as stored."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from vae_core.base.codes import GROWTH, PATH_ROWS, START, Point, Shape, State, Windows, again, at_budget, path
+from vae_core.base.export import code_layer
+from vae_core.base.measuring import Measured, measure
+from vae_core.base.task import FitProgress, Task
+
+log = logging.getLogger(__name__)
+
+LEAST_WINDOW, MOST_WINDOWS = 8, 3
+N_LINEAR, N_BY_WINDOW, N_BY_ROW = 6, 64, 16
+COARSE, MANY = 2.0, 5.0  # growth of the price on some of the rows; bytes over the budget where the way on all of them begins
+FINALISTS, FINE, CLOSE = 2, 6, 0.97
+
+
+def shapes(windows: Sequence[int]) -> list[Shape]:
+    """What is tried: rows one by one where they are in no order; else wide windows first, for they cost least."""
+    wide = sorted((w for w in windows if w >= LEAST_WINDOW), reverse=True)[:MOST_WINDOWS]
+    if not wide:
+        return [Shape(1, N_LINEAR, 0, (N_BY_ROW, N_BY_ROW)), Shape(1, 0, 0, (4 * N_BY_ROW,))]
+    twice, both = (0, (N_BY_ROW, N_BY_ROW)), (N_BY_WINDOW, (N_BY_ROW,))
+    return [Shape(w, N_LINEAR, by_window, by_row) for w in wide for by_window, by_row in (twice, both)]
+
+
+class Search:
+    """The shapes of one task, first on some of its rows, then the best of them on all."""
+
+    def __init__(self, task: Task, seed: int, deadline: float, progress: Callable[[FitProgress], None] | None) -> None:
+        assert task.budget is not None
+        self.task, self.seed, self.deadline, self._progress = task, seed, deadline, progress
+        self.budget, self.n_total = task.budget, task.n_rows_total
+        self.curve = list[FitProgress]()
+        self._began = time.monotonic()
+
+    @property
+    def is_late(self) -> bool:
+        """Whether the time is up."""
+        return time.monotonic() > self.deadline
+
+    def tell(self, n_bytes: float) -> None:
+        """One more point of the curve."""
+        bits = 8 * n_bytes / self.n_total
+        self.curve.append(FitProgress(len(self.curve) + 1, time.monotonic() - self._began, bits, bits, "vae"))
+        if self._progress is not None:
+            self._progress(self.curve[-1])
+
+    def windows(self, shape: Shape) -> Windows:
+        """What a shape is trained on."""
+        rows = self.task.split(shape.window).train
+        x = self.task.windows(rows, shape.window).reshape(-1, shape.window, self.task.features.n_features)
+        return Windows(self.task.columns, self.task.features, x)
+
+    def path(self, data: Windows, shape: Shape, price: float = START, growth: float = GROWTH) -> list[Point]:
+        """From many bits to the budget."""
+        points = list[Point]()
+        for point in path(data, shape, self.budget, self.n_total, np.random.default_rng(self.seed), price, growth):
+            points.append(point)
+            self.tell(point.n_bytes)
+        log.info("%s, %d rows: score %.4f at %d bytes", shape, data.x.shape[0] * shape.window, at_budget(points, self.budget), self.budget)
+        return points
+
+    def settled(self, data: Windows, shape: Shape, points: Sequence[Point]) -> list[Measured]:
+        """Layers within the budget, on rows held out and as stored: from the last state above it at higher prices, and from the first
+        below it at lower ones. Between the two bytes may fall at once: what is used less costs more, and goes."""
+        above = [p.state for p in points if p.n_bytes > self.budget]
+        found = [self.bisected(data, shape, state, state.price, state.price * GROWTH**4, True) for state in above[-1:]]
+        if len(above) < len(points):
+            state = points[-1].state
+            found.append(self.bisected(data, shape, state, state.price / GROWTH**4, state.price, False))
+        return [one for one in found if one is not None]
+
+    def bisected(self, data: Windows, shape: Shape, start: State, low: float, high: float, from_above: bool) -> Measured | None:
+        """The best layer at prices from low to high, each state reached from the last one on the same side of the budget."""
+        held, best, sizes = self.task.split(shape.window).held, None, dict[tuple[int, ...], int]()
+        for _ in range(FINE):
+            price = float(np.sqrt(low * high))
+            state = again(data, start, price, shape, self.n_total)
+            layer, form = code_layer(data, state), (len(state.linear), *(len(t.entries) for t in state.tables))
+            if form not in sizes:
+                sizes[form] = layer.n_bytes
+            found = measure(self.task, layer, held, sizes[form])
+            self.tell(found.n_bytes)
+            fits = found.n_bytes <= self.budget
+            low, high = (low, price) if fits else (price, high)
+            start = state if fits is not from_above else start
+            if fits and (best is None or found.score < best.score):
+                best = found
+            if self.is_late or (fits and found.n_bytes > CLOSE * self.budget):
+                break
+        return best
+
+
+def code_candidates(
+    task: Task, windows: Sequence[int], seed: int, deadline: float, progress: Callable[[FitProgress], None] | None
+) -> tuple[list[Measured], tuple[FitProgress, ...]]:
+    """Layers of the shapes that come out best, and the curve: bits are those of all rows and the model."""
+    search, tried = Search(task, seed, deadline, progress), list[tuple[float, Shape, float]]()
+    for shape in shapes(windows):
+        if len(task.split(shape.window).train) and not (tried and search.is_late):
+            points = search.path(search.windows(shape).some(PATH_ROWS), shape, growth=COARSE)
+            price = next(p.state.price for p in points if p.n_bytes < MANY * search.budget or p is points[-1])
+            tried.append((at_budget(points, search.budget), shape, price))
+    found = list[Measured]()
+    for _, shape, price in sorted(tried, key=lambda t: t[0])[:FINALISTS]:
+        if not (found and search.is_late):
+            data = search.windows(shape)
+            for one in search.settled(data, shape, search.path(data, shape, price)):
+                log.info("%s: score %.4f, %s", shape, one.score, one.row())
+                found.append(one)
+    return found, tuple(search.curve)
