@@ -18,7 +18,7 @@ log = logging.getLogger(__name__)
 LEAST_WINDOW, MOST_WINDOWS = 8, 3
 N_LINEAR, N_BY_WINDOW, N_BY_ROW = 6, 64, 16
 COARSE, MANY = 2.0, 5.0  # growth of the price on some of the rows; bytes over the budget where the way on all of them begins
-FINALISTS, FINE, CLOSE = 2, 6, 0.97
+FINALISTS, FINE, CLOSE = 2, 6, 0.96
 
 
 def shapes(windows: Sequence[int]) -> list[Shape]:
@@ -108,11 +108,17 @@ def code_candidates(
             points = search.path(search.windows(shape).some(PATH_ROWS), shape, growth=COARSE)
             price = next(p.state.price for p in points if p.n_bytes < MANY * search.budget or p is points[-1])
             tried.append((at_budget(points, search.budget), shape, price))
-    found = list[Measured]()
+    best: tuple[float, Shape, Windows, list[Point]] | None = None
     for _, shape, price in sorted(tried, key=lambda t: t[0])[:FINALISTS]:
-        if not (found and search.is_late):
+        if best is None or not search.is_late:
             data = search.windows(shape)
-            for one in search.settled(data, shape, search.path(data, shape, price)):
-                log.info("%s: score %.4f, %s", shape, one.score, one.row())
-                found.append(one)
+            points = search.path(data, shape, price)
+            score = at_budget(points, search.budget)
+            best = (score, shape, data, points) if best is None or score < best[0] else best
+    if best is None:
+        return [], ()
+    _, shape, data, points = best
+    found = search.settled(data, shape, points)
+    for one in found:
+        log.info("%s: score %.4f, %s", shape, one.score, one.row())
     return found, tuple(search.curve)
