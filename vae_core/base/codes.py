@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from vae_core.base.columns import NUMERIC, BaseColumn, Features
 from vae_core.base.cost import entropy_bits, measured
 from vae_core.base.layer import lay_out
-from vae_core.base.posterior import Chosen, Parts, Table, likeliest_codes, zigzag
+from vae_core.base.posterior import Chosen, Parts, Table, likeliest_codes, regrets, zigzag
 
 STEP = float(np.sqrt(6 / np.log(2)))
 """Of a linear latent of one row, in weighted features: at high rates its distortion then falls by a bit for a bit."""
@@ -268,6 +268,23 @@ def again(data: Windows, state: State, price: float, shape: Shape, n_total: int)
     state = replace(state, weighed=state.weighs)
     for _ in range(STEADY):
         state, _ = ascend(data, state, price, shape, n_total)
+    return state
+
+
+def pruned(data: Windows, state: State, shape: Shape, budget: float, n_total: int) -> State:
+    """The state without the entries that are missed least, one by one until the rest is within the budget. A higher price alone may
+    leave all or none: what is used less costs more."""
+    state = replace(state, weighed=state.weighs)
+    for _ in range(sum(len(t.entries) - 1 for t in state.tables)):
+        _, y, parts = weighted(data, state)
+        missed = [np.append(np.inf, lost[1:]) for lost in regrets(y, parts, likeliest_codes(y, parts))]
+        table = min(range(len(missed)), key=lambda i: float(missed[i].min()))
+        kept = np.arange(len(missed[table])) != int(missed[table].argmin())
+        tables = list(state.tables)
+        tables[table] = replace(tables[table], entries=tables[table].entries[kept], price=tables[table].price[kept])
+        state, chosen = ascend(data, replace(state, tables=tuple(tables)), state.price, shape, n_total)
+        if rough_bytes(state, chosen, shape.window, data.features.n_features, n_total) <= budget:
+            break
     return state
 
 

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from vae_core.base.codes import GROWTH, PATH_ROWS, START, Point, Shape, State, Windows, again, at_budget, path
+from vae_core.base.codes import GROWTH, PATH_ROWS, START, Point, Shape, State, Windows, again, at_budget, path, pruned
 from vae_core.base.export import code_layer
 from vae_core.base.measuring import Measured, measure
 from vae_core.base.task import FitProgress, Task
@@ -19,6 +19,7 @@ LEAST_WINDOW, MOST_WINDOWS = 8, 3
 N_LINEAR, N_BY_WINDOW, N_BY_ROW = 6, 64, 16
 COARSE, MANY = 2.0, 5.0  # growth of the price on some of the rows; bytes over the budget where the way on all of them begins
 FINALISTS, FINE, CLOSE = 2, 6, 0.96
+MOST_PRUNED, LEAST_USED = 4, 0.9
 
 
 def shapes(windows: Sequence[int]) -> list[Shape]:
@@ -68,20 +69,29 @@ class Search:
         return points
 
     def settled(self, data: Windows, shape: Shape, points: Sequence[Point]) -> list[Measured]:
-        """Layers within the budget, on rows held out and as stored: from the last state above it at higher prices, and from the first
-        below it at lower ones. Between the two bytes may fall at once: what is used less costs more, and goes."""
-        above = [p.state for p in points if p.n_bytes > self.budget]
-        found = [self.bisected(data, shape, state, state.price, state.price * GROWTH**4, True) for state in above[-1:]]
+        """Layers within the budget, on rows held out and as stored: from the last state above it by higher prices and, where bytes fall
+        at once between two of them, by fewer entries; from the first below it at lower prices."""
+        above, found = [p.state for p in points if p.n_bytes > self.budget], list[Measured]()
+        if above:
+            state, few, wanted = above[-1], data.some(PATH_ROWS), self.budget
+            found += self.bisected(data, shape, state, state.price, state.price * GROWTH**6, True)
+            for _ in range(MOST_PRUNED):
+                state = pruned(few, state, shape, wanted, self.n_total)
+                found += self.bisected(data, shape, state, state.price / GROWTH**4, state.price, False)
+                if self.is_late or (found and found[-1].n_bytes > LEAST_USED * self.budget):
+                    break
+                wanted *= LEAST_USED
         if len(above) < len(points):
             state = points[-1].state
-            found.append(self.bisected(data, shape, state, state.price / GROWTH**4, state.price, False))
-        return [one for one in found if one is not None]
+            found += self.bisected(data, shape, state, state.price / GROWTH**4, state.price * GROWTH, False)
+        return found
 
-    def bisected(self, data: Windows, shape: Shape, start: State, low: float, high: float, from_above: bool) -> Measured | None:
-        """The best layer at prices from low to high, each state reached from the last one on the same side of the budget."""
-        held, best, sizes = self.task.split(shape.window).held, None, dict[tuple[int, ...], int]()
-        for _ in range(FINE):
-            price = float(np.sqrt(low * high))
+    def bisected(self, data: Windows, shape: Shape, start: State, low: float, high: float, from_above: bool) -> list[Measured]:
+        """The best layer at prices from low to high, if any, each state reached from the last one on the same side of the budget; from
+        below the highest price is the first."""
+        held, best, sizes = self.task.split(shape.window).held, list[Measured](), dict[tuple[int, ...], int]()
+        for step in range(FINE):
+            price = high if step == 0 and not from_above else float(np.sqrt(low * high))
             state = again(data, start, price, shape, self.n_total)
             layer, form = code_layer(data, state), (len(state.linear), *(len(t.entries) for t in state.tables))
             if form not in sizes:
@@ -91,9 +101,9 @@ class Search:
             fits = found.n_bytes <= self.budget
             low, high = (low, price) if fits else (price, high)
             start = state if fits is not from_above else start
-            if fits and (best is None or found.score < best.score):
-                best = found
-            if self.is_late or (fits and found.n_bytes > CLOSE * self.budget):
+            if fits and (not best or found.score < best[0].score):
+                best = [found]
+            if self.is_late or (fits and found.n_bytes > CLOSE * self.budget) or (step == 0 and not from_above and not fits):
                 break
         return best
 

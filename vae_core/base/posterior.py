@@ -92,6 +92,24 @@ def likeliest_codes(y: NDArray[np.float32], parts: Parts, n_sweeps: int = SWEEPS
     return Chosen(linear, tuple(codes))
 
 
+def regrets(y: NDArray[np.float32], parts: Parts, chosen: Chosen) -> list[NDArray[np.float64]]:
+    """Of each table (K,): bits by which windows y (m, W, F) would come out worse without an entry, those that have it at their second
+    choice."""
+    m, w, n_features = y.shape
+    adds = [t.entries[z] if t.by_row else np.repeat(t.entries[z], w, axis=0) for t, z in zip(parts.tables, chosen.codes, strict=True)]
+    rest = y.reshape(-1, n_features) - np.repeat(chosen.linear.astype(np.float32) @ parts.linear, w, axis=0)
+    rest -= sum(adds)
+    found = []
+    for table, z, add in zip(parts.tables, chosen.codes, adds, strict=True):
+        own = rest + add if table.by_row else (rest + add).reshape(m, w, n_features).mean(axis=1)
+        cost = (1 if table.by_row else w) * ((table.entries * table.entries).sum(axis=1) - 2 * own @ table.entries.T) + table.price
+        now = np.take_along_axis(cost, z[:, None], axis=1)[:, 0]
+        np.put_along_axis(cost, z[:, None], np.inf, axis=1)
+        lost = np.where(len(table.entries) > 1, cost.min(axis=1) - now, 0.0)
+        found.append(np.asarray(np.bincount(z, np.maximum(lost, 0), len(table.entries)), np.float64))
+    return found
+
+
 def usage(codes: NDArray[np.int64], m: int, w: int, n_entries: int) -> NDArray[np.float32]:
     """(m, K) share of each entry among the codes of each window's rows."""
     window = np.repeat(np.arange(m) * n_entries, w)
