@@ -10,8 +10,10 @@ from numpy.typing import NDArray
 
 from vae_core.base import BaseColumn, BaseLayer, fit_base
 from vae_core.base.codebook import CodeBook
+from vae_core.base.codes import Shape, Windows, begin, pruned
 from vae_core.base.posterior import Parts, Table, likeliest_codes, zigzag
 from vae_core.base.quantised import evaluate
+from vae_core.base.task import prepare
 from vae_core.errors import CorruptArchive
 
 N = 24_000
@@ -66,6 +68,15 @@ def test_codes_tell_more_than_a_linear_map_for_the_same_bytes() -> None:
     linear = [row for row in fit.compared if row["kind"] == "klt"]
     errors = [(4 * row["mean_ratio"] + 1 - row["accuracy"]) / 5 for row in linear]
     assert errors and fit.error < 0.5 * min(errors)
+
+
+def test_entries_go_one_by_one_down_to_none() -> None:
+    columns, codes = COLUMNS, telemetry(4096)
+    task = prepare(columns, codes, None, 1.0, None, None)
+    data, shape = Windows(columns, task.features, task.x.reshape(-1, 8, task.features.n_features)), Shape(8, 2, 4, (4,))
+    state = begin(data, shape, np.random.default_rng(0))
+    assert sum(len(t.entries) for t in state.tables) == 8
+    assert [len(t.entries) for t in pruned(data, state, shape, 0.0, 4096).tables] == [1, 1]
 
 
 def test_the_likeliest_codes_weigh_distance_against_price() -> None:

@@ -275,7 +275,7 @@ def pruned(data: Windows, state: State, shape: Shape, budget: float, n_total: in
     """The state without the entries that are missed least, one by one until the rest is within the budget. A higher price alone may
     leave all or none: what is used less costs more."""
     state = replace(state, weighed=state.weighs)
-    for _ in range(sum(len(t.entries) - 1 for t in state.tables)):
+    while any(len(t.entries) > 1 for t in state.tables):
         _, y, parts = weighted(data, state)
         missed = [np.append(np.inf, lost[1:]) for lost in regrets(y, parts, likeliest_codes(y, parts))]
         table = min(range(len(missed)), key=lambda i: float(missed[i].min()))
