@@ -111,7 +111,7 @@ class Search:
 def code_candidates(
     task: Task, windows: Sequence[int], seed: int, deadline: float, progress: Callable[[FitProgress], None] | None
 ) -> tuple[list[Measured], tuple[FitProgress, ...]]:
-    """Layers of the shapes that come out best, and the curve: bits are those of all rows and the model."""
+    """The layer of the shape that comes out best, if any is within the budget, and the curve: bits are those of all rows and the model."""
     search, tried = Search(task, seed, deadline, progress), list[tuple[float, Shape, float]]()
     for shape in shapes(windows):
         if len(task.split(shape.window).train) and not (tried and search.is_late):
@@ -131,4 +131,4 @@ def code_candidates(
     found = search.settled(data, shape, points)
     for one in found:
         log.info("%s: score %.4f, %s", shape, one.score, one.row())
-    return found, tuple(search.curve)
+    return sorted(found, key=lambda m: m.score)[:1], tuple(search.curve)
