@@ -147,7 +147,7 @@ def preview_table(rows: Sequence[Row]) -> str:
     return _table(["dataset", "of the archive", "KLT, bytes", "error", "VAE, bytes", "error", "less"], body, 1) + (
         "\n\nPreviews of tables of 100,000 rows or more at the same share of the lossless archive: latents of all rows and the model "
         "are counted. The error is the mean over columns of RMSE over standard deviation, wrong categories as one column; 1 is as good as "
-        f"the means. Measured on {_all(rows, 'date')} at commit {_all(rows, 'commit', '`')}: `python benchmarks/preview.py --data FOLDER` "
+        f"the means. Measured on {_all(rows, 'date')} at commit {_all(rows, 'commit', '`')}: `benchmarks/preview.py` "
         "writes `benchmarks/results/preview.csv`."
     )
 
