@@ -15,7 +15,7 @@ ROOT = HERE.parent
 sys.path.insert(0, str(ROOT))
 
 from benchmarks.results import read_csv  # noqa: E402
-from benchmarks.tables import deepsqueeze_table, main_table, peer_table, read_table, speed_table  # noqa: E402
+from benchmarks.tables import deepsqueeze_table, main_table, peer_table, preview_table, read_table, speed_table  # noqa: E402
 
 BEGIN, END = "<!-- results: written by `make bench` -->", "<!-- /results -->"
 RESULTS = HERE / "results" / "bench.csv"
@@ -31,6 +31,8 @@ def update(readme: Path, results: Path) -> None:
         raise SystemExit(f"{readme}: the markers {BEGIN} and {END} are missing")
     if rows:
         parts = [main_table(rows), picture(results), peer_table(rows), speed_table(rows), read_table(rows), deepsqueeze_table(rows)]
+        previews = results.with_name("preview.csv")
+        parts.append(preview_table(read_csv(previews)) if previews.exists() else "")
         body = "\n\n".join(part for part in parts if part)
         readme.write_text(f"{before}{BEGIN}\n{body}\n{END}{after}", encoding="utf-8")
 

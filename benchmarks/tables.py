@@ -133,6 +133,25 @@ def deepsqueeze_table(rows: Sequence[Row]) -> str:
     )
 
 
+def preview_table(rows: Sequence[Row]) -> str:
+    """Errors of previews at the same bytes, from the rows of `preview.csv`."""
+    if not rows:
+        return ""
+    found = {(row["dataset"], row["share"], row["codec"]): row for row in rows}
+    body = []
+    for dataset, share in dict.fromkeys((row["dataset"], row["share"]) for row in rows):
+        pair = [found.get((dataset, share, codec)) for codec in ("klt", "vae")]
+        cells = [c for r in pair for c in ((_bytes(r), f"{_number(r, 'error'):.3f}") if _has(r, "bytes", "error") else ("–", "–"))]
+        less = f"{100 * (1 - _number(pair[1], 'error') / _number(pair[0], 'error')):.0f} %" if all(_has(r, "error") for r in pair) else "–"
+        body.append([dataset, f"{100 * float(share):g} %", *cells, less])
+    return _table(["dataset", "of the archive", "KLT, bytes", "error", "VAE, bytes", "error", "less"], body, 1) + (
+        "\n\nPreviews of tables of 100,000 rows or more at the same share of the lossless archive: latents of all rows and the model "
+        "are counted. The error is the mean over columns of RMSE over standard deviation, wrong categories as one column; 1 is as good as "
+        f"the means. Measured on {_all(rows, 'date')} at commit {_all(rows, 'commit', '`')}: `benchmarks/preview.py` "
+        "writes `benchmarks/results/preview.csv`."
+    )
+
+
 def _table(head: Sequence[str], body: Sequence[Sequence[str]], n_left: int) -> str:
     lines = ["| " + " | ".join(head) + " |", "|" + ":--|" * n_left + "--:|" * (len(head) - n_left)]
     return "\n".join([*lines, *("| " + " | ".join(cells) + " |" for cells in body)])

@@ -14,7 +14,7 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from benchmarks import bench, peers, readme, results, tables  # noqa: E402
+from benchmarks import bench, peers, preview, readme, results, tables  # noqa: E402
 from benchmarks.codecs import container, dataset, integers  # noqa: E402
 from benchmarks.codecs.shape import LOSSLESS, Effort  # noqa: E402
 
@@ -149,6 +149,26 @@ def test_the_tables_show_a_dash_for_what_was_not_measured():
     assert "| d | ±1 % | – | 2.00 | 1.25 |" in tables.peer_table(rows)
     wide = [row | {"bound": "numeric:5%", "csv_bytes": "1000"} for row in rows]
     assert "| d | ±5 % | – | – | 8.00 % |" in tables.deepsqueeze_table(wide) and tables.peer_table(wide) == ""
+
+
+def test_previews_are_measured_at_the_same_bytes_of_every_row(tmp_path, monkeypatch):
+    rng = np.random.default_rng(2)
+    n = 12_000
+    kind = rng.choice(3, n, p=[0.8, 0.15, 0.05])
+    place, size = np.repeat(rng.integers(0, 500, n // 100), 100), kind * 700 + rng.integers(0, 40, n)
+    columns = {"place": place, "kind": kind.astype(str), "size": size}
+    pq.write_table(pa.table(columns), tmp_path / "long.parquet")
+    pq.write_table(pa.table({"few": [1, 2, 3]}), tmp_path / "short.parquet")
+    monkeypatch.setattr(preview, "LEAST_ROWS", n)
+    monkeypatch.setattr(preview, "SHARES", (0.1,))
+    out = tmp_path / "preview.csv"
+    assert preview.main(["--data", str(tmp_path), "--archive", "long=40000", "--out", str(out)]) == 0
+    rows = results.read_csv(out)
+    assert [(row["dataset"], row["codec"]) for row in rows] == [("long", "klt"), ("long", "vae")]
+    for row in rows:
+        assert 0 < int(row["bytes"]) <= 4000 and int(row["bytes"]) == int(row["latent_bytes"]) + int(row["model_bytes"])
+    assert float(rows[1]["error"]) < float(rows[0]["error"]) < 1
+    assert f"| long | 10 % | {int(rows[0]['bytes']):,} | " in tables.preview_table(rows) and tables.preview_table([]) == ""
 
 
 def test_the_readme_and_the_plot_are_what_the_committed_csv_gives(tmp_path):

@@ -26,7 +26,9 @@ MIN_PREVIEW_BYTES = 400
 WORTH_A_PREVIEW = 1_000  # bytes of one that nobody asked for: less tells little, and a small archive is read whole in no time
 LEAST_TARGET, MOST_TARGET = 1e-6, float(1 << 62)
 PREVIEW_METADATA = 300  # what a shard's latents take beside themselves: their file's frame, their digest, their measured error
-PREVIEW_CELLS = 1_200_000
+PREVIEW_CELLS, PREVIEW_ROWS = 4_000_000, 60_000
+PREVIEW_RUN = 512  # rows in a row: what a table holds in one place only has to be seen, and windows are far shorter
+PREVIEW_WINDOWS = (1, 8, 16, 32, 64)
 STRANGE = 0.005  # of the values: so many may have no code in a plan that stays
 PREVIEW_WORSE = (1.1, 0.02)  # times, and plus: the error of a preview beyond which new rows are not what it was fitted to
 DISTORTION_TIME, DISTORTION_TIME_AGAIN = 0.6, 0.3  # of the budget: from scratch, and from where an earlier layer was
@@ -51,16 +53,20 @@ class Report:
             self._progress(point)
 
 
-def thinned(sample: Sample, n_rows: int) -> tuple[pa.Table, tuple[int, ...]]:
-    """At most about n_rows rows of a sample, as runs of consecutive rows, spread evenly."""
+def thinned(sample: Sample, n_rows: int, run: int = 4096) -> tuple[pa.Table, tuple[int, ...]]:
+    """At most about n_rows rows of a sample, as runs of so many consecutive rows, spread evenly."""
     table, total = sample.table, sample.table.num_rows
     if total <= n_rows:
         return table, sample.runs
-    run = 4096
     starts = np.arange(0, total - run + 1, run)
     keep = starts[np.linspace(0, len(starts) - 1, max(1, n_rows // run)).astype(np.int64)]
     pieces = [table.slice(int(s), run) for s in np.unique(keep)]
     return pa.concat_tables(pieces), tuple(run for _ in pieces)
+
+
+def preview_rows(sample: Sample, n_columns: int) -> tuple[pa.Table, tuple[int, ...]]:
+    """The rows of a sample that a preview of so many columns is fitted to, and judged on."""
+    return thinned(sample, max(8_192, min(PREVIEW_ROWS, PREVIEW_CELLS // max(1, n_columns))), PREVIEW_RUN)
 
 
 def fit_distortion(
@@ -138,10 +144,10 @@ def fit_preview(
     budget = config.time_budget_s
     if seconds is None:
         seconds = min(PREVIEW_TIME * budget, max(PREVIEW_TIME_LEAST * budget, report.began + budget - time.monotonic()))
-    table, runs = thinned(sample, max(8_192, min(60_000, PREVIEW_CELLS // len(picked))))
+    table, runs = preview_rows(sample, len(picked))
     values, present = matrix(model.columns, picked, table)
     ordered = any(code.value.in_order for code in model.codes)
-    alike = {"windows": (1, 8, 16) if ordered else (1,)} | _like(known)
+    alike = {"windows": PREVIEW_WINDOWS if ordered else (1,)} | _like(known)
     found = fit_base(
         base_columns(model.columns, picked, {}), values, present, bits_per_row=8 * budget_bytes / n_total,
         n_rows_total=n_total, runs=runs, seed=config.seed, time_budget_s=seconds, **alike,
@@ -201,7 +207,7 @@ class PreviewRefresh:
 
 def _fitness(model: Model, base: Base, sample: Sample) -> Fitness | None:
     """How the layer fits the rows; None where a plan has no code for many values of a column, of which no error tells."""
-    table, runs = thinned(sample, max(8_192, min(60_000, PREVIEW_CELLS // max(1, len(base.columns)))))
+    table, runs = preview_rows(sample, len(base.columns))
     if not all(still_fits(model.columns[j], Sample(table, runs)) for j in base.columns):
         return None
     values, present = matrix(model.columns, base.columns, table)

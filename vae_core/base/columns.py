@@ -11,6 +11,8 @@ from numpy.typing import NDArray
 NUMERIC, CATEGORICAL = "numeric", "categorical"
 MAX_LEVELS = 32
 """A categorical column is predicted among its most frequent levels only, at most this many."""
+LEAST_SHARE = 0.01
+"""And those only that so many of its rows have, but for the commonest: of keys there is nothing to tell in a preview."""
 MAX_SPAN_BITS = 24
 """A numeric code range wider than 2^24 is previewed in units of a power of two."""
 
@@ -113,7 +115,9 @@ def fit_features(columns: Sequence[BaseColumn], values: NDArray[np.int64], prese
     for d, column in enumerate(columns):
         if column.kind == CATEGORICAL:
             seen, times = np.unique(values[present[:, d], d], return_counts=True)
-            kept = [int(v) for v in seen[np.argsort(-times, kind="stable")][:MAX_LEVELS]] or [column.lo]
+            first = np.argsort(-times, kind="stable")[:MAX_LEVELS]
+            first = first[: max(1, int((times[first] >= LEAST_SHARE * times.sum()).sum()))]
+            kept = [int(v) for v in seen[first]] or [column.lo]
         else:
             kept = [-1]
         levels += kept

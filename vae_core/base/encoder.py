@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from vae_core.base.codebook import CodeBook
 from vae_core.errors import CorruptArchive
 
 if TYPE_CHECKING:
@@ -38,6 +39,7 @@ class Encoder:
                else int8 matrices direct (L, W*F), hidden (H, W*F), deep (H, H), out (L, H)
     scales   : one float32 array per matrix, the size of its unit row by row
     biases   : float32 hidden (H,), deep (H,), out (L,)
+    book     : of a decoder with codes, which are found by search and mean nothing at another gain than 1
     """
 
     metric: NDArray[np.int16]
@@ -47,9 +49,12 @@ class Encoder:
     weights: tuple[NDArray[np.int8], ...] = ()
     scales: tuple[NDArray[np.float32], ...] = ()
     biases: tuple[NDArray[np.float32], ...] = ()
+    book: CodeBook | None = None
 
     def latents(self, x: NDArray[np.float32], gain: float, decoder: Decoder) -> NDArray[np.int16]:
         """Features of windows (m, W*F) as integer latents (m, L) at a gain (1.0 = the fitted step)."""
+        if self.book is not None:
+            return self.book.latents(x, decoder, self.metric)
         mean = self.mean(x, decoder) * np.float32(gain)
         rounded = np.sign(mean) * np.floor(np.abs(mean) + np.float32(0.5 - self.deadzone / 512))
         return np.asarray(rounded.clip(-16383, 16383), np.int16)
@@ -79,6 +84,8 @@ class Encoder:
             tensors |= {f"w{i}": weight, f"s{i}": scale.view(np.int32)}
         for i, bias in enumerate(self.biases):
             tensors[f"b{i}"] = bias.view(np.int32)
+        if self.book is not None:
+            tensors |= {"form": self.book.form, "prices": self.book.prices}
         return tensors
 
     @classmethod
@@ -92,6 +99,7 @@ class Encoder:
             weights = tuple(tensors[f"w{i}"] for i in range(n))
             scales = tuple(tensors[f"s{i}"].view(np.float32) for i in range(n))
             biases = tuple(tensors[f"b{i}"].view(np.float32) for i in range(3 if n else 0))
+            book = CodeBook(tensors["form"], tensors["prices"]) if "form" in tensors else None
         except (KeyError, IndexError, ValueError) as error:
             raise CorruptArchive(f"base layer: the encoder lacks {error}") from error
         if n:
@@ -109,7 +117,9 @@ class Encoder:
             raise CorruptArchive("base layer: the encoder's metric does not fit its decoder")
         if stretch.shape != (n_latents,) or stretch.dtype != np.int16:
             raise CorruptArchive("base layer: the encoder's stretch does not fit its decoder")
-        return cls(metric, stretch, deadzone, threshold, weights, scales, biases)
+        if book is not None:
+            book.check(n_latents, decoder.window)
+        return cls(metric, stretch, deadzone, threshold, weights, scales, biases, book)
 
 
 def projection(decoder: Decoder, metric: NDArray[np.int16]) -> NDArray[np.float32]:

@@ -10,10 +10,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vae_core.base.assembly import NetworkPart, assemble_decoder
+from vae_core.base.codes import State, Windows
 from vae_core.base.columns import BaseColumn, Features
 from vae_core.base.encoder import Encoder
 from vae_core.base.klt import DEADZONE, Basis, round_latents
 from vae_core.base.layer import BaseLayer
+from vae_core.base.thermometers import laid_out
 from vae_core.integer import IntegerNetwork
 
 if TYPE_CHECKING:
@@ -109,6 +111,22 @@ def network_layer(
         return BaseLayer(kind, assemble_decoder(columns, features, window, linear * step, latents, part, weight_bound), encoder)
 
     return export
+
+
+def code_layer(data: Windows, state: State, kind: str = "vae") -> BaseLayer:
+    """The layer of a trained state with discrete latents; data are windows its prior is taken from."""
+    window, features = data.x.shape[1], data.features
+    placed = laid_out(state.tables, state.linear, window)
+    features = replace(features, center=features.center + features.scale * placed.offset)
+    blank = np.zeros((1, placed.linear.shape[1]), np.int16)
+    decoder = assemble_decoder(data.columns, features, window, placed.linear, blank, placed.part)
+    theirs = decoder.features()
+    metric = 8 * np.log2(data.weights(state.weighs) / state.price * (theirs.scale / features.scale) ** 2)
+    stretch = np.full(decoder.n_latents, 1024, np.int16)
+    encoder = Encoder(np.rint(metric).clip(-2000, 2000).astype(np.int16), stretch, DEADZONE, book=placed.book)
+    x = (data.x - placed.offset.astype(np.float32)) * (features.scale / theirs.scale).astype(np.float32)
+    latents = encoder.latents(x.reshape(len(x), -1), 1.0, decoder)
+    return BaseLayer(kind, assemble_decoder(data.columns, features, window, placed.linear, latents, placed.part), encoder)
 
 
 def encode_mean(

@@ -20,8 +20,8 @@ MARGIN = 0.99
 """Held-out RMSE is brought to this fraction of the target, so that most shards meet it at unit gain."""
 _MEASURED_ROWS = 1 << 16
 _MEASURED_CELLS = 1 << 22
-_PREVIEW_ROWS = 1 << 14
-"""A preview's bytes and errors are estimates all along: a shorter stretch will do."""
+_PREVIEW_ROWS = 1 << 16
+_BLOCK_ROWS = 1 << 17
 _WORTH = 0.87
 """A preview must bring the mean relative RMSE below this, or it is not worth its bytes: at 0.95 it is little more than the means."""
 
@@ -56,16 +56,26 @@ class Measured:
         }  # fmt: skip
 
 
-def measure(task: Task, layer: BaseLayer, rows: NDArray[np.int64]) -> Measured:
-    """Errors on held-out rows really encoded and decoded; bytes of a long stretch of the sample really stored."""
+def measure(task: Task, layer: BaseLayer, rows: NDArray[np.int64], model_bytes: int | None = None) -> Measured:
+    """Errors on held-out rows really encoded and decoded; bytes of a long stretch of the sample really stored. model_bytes, where they
+    are known."""
     rows = measured_rows(task, layer.window, rows)
     ratios, accuracy, z = errors(task, layer, rows)
     n_most = len(measured_rows(task, layer.window, np.arange(len(task.values))))
     if len(rows) < n_most:
         z = layer.encode(task.values[:n_most], task.present[:n_most])
-    model_bytes = layer.n_bytes
-    n_bytes = stored_bytes(z) * task.n_rows_total / max(1, len(z)) + model_bytes
+    model_bytes = layer.n_bytes if model_bytes is None else model_bytes
+    n_bytes = latent_bytes(task, z) + model_bytes
     return Measured(layer, n_bytes, model_bytes, ratios, accuracy, layer.sparsity(z))
+
+
+def latent_bytes(task: Task, z: NDArray[np.integer[Any]]) -> float:
+    """Bytes of the latents of all rows, by those of some; a page and its tables, which cost the same of any rows, are one a block."""
+    stored, scale = stored_bytes(z), task.n_rows_total / max(1, len(z))
+    if task.rmse is not None or scale <= 1:
+        return stored * scale
+    nothing = min(stored, stored_bytes(np.zeros_like(z)))
+    return (stored - nothing) * scale + nothing * max(1.0, task.n_rows_total / _BLOCK_ROWS)
 
 
 def measured_rows(task: Task, window: int, rows: NDArray[np.int64]) -> NDArray[np.int64]:

@@ -14,21 +14,23 @@ from numpy.typing import NDArray
 
 from vae_core.base.columns import BaseColumn
 from vae_core.base.cost import entropy_bits
+from vae_core.base.discrete import code_candidates
 from vae_core.base.export import linear_layer, network_layer
-from vae_core.base.klt import Basis, basis_of, centred, covariance, fit_klt, principal_axes, round_latents
-from vae_core.base.layer import BaseLayer
+from vae_core.base.klt import Axes, Basis, basis_of, centred, covariance, fit_klt, principal_axes, round_latents
+from vae_core.base.layer import MAX_WINDOW, BaseLayer
 from vae_core.base.measuring import MARGIN, Measured, acceptable, order, settle
 from vae_core.base.siblings import THRESHOLD, fit_dictionary
-from vae_core.base.task import MAX_ROWS, Task, prepare
+from vae_core.base.task import MAX_ROWS, FitProgress, Task, prepare
 
 if TYPE_CHECKING:
-    from vae_core.base.training import Aim, FitProgress
+    from vae_core.base.training import Aim
 
 log = logging.getLogger(__name__)
 
 MAX_INPUTS = 1024
 """Windows are at most so wide: rows times features."""
 WINDOWS = (1, 4, 8, 16, 32)
+LINEAR_WINDOW = 16
 _WEIGHT_BOUNDS = (127, 31, 15, 7, 3)
 """The largest integer weights to try for a decoder: bytes of a model weigh as much as those of its latents."""
 _LIGHT = 0.03
@@ -85,7 +87,10 @@ def fit_base(
     task = prepare(tuple(columns), values, present, bits_per_row, n_rows_total, runs)
     if len(task.values) < 8 or not len(columns):
         return BaseFit(None, (), ())
-    usable = [w for w in windows if w == 1 or (w * task.features.n_features <= MAX_INPUTS and len(task.values) >= 24 * w)]
+    # of a preview wide windows are the autoencoder's: a linear map pays for every row of them
+    most = MAX_WINDOW if task.rmse is not None else LINEAR_WINDOW
+    usable = [w for w in windows if w <= most]
+    usable = [w for w in usable if w == 1 or (w * task.features.n_features <= MAX_INPUTS and len(task.values) >= 24 * w)]
     linear: list[tuple[Measured, Basis]] = []
     for window in usable:
         spent = time.monotonic() - began
@@ -97,7 +102,10 @@ def fit_base(
     linear.sort(key=lambda c: order(task, c[0]))
     found = [c[0] for c in linear]
     curve: tuple[FitProgress, ...] = ()
-    if "vae" in kinds and linear:
+    if "vae" in kinds and task.rmse is None:
+        tried, curve = code_candidates(task, windows, seed, deadline, progress)
+        found += tried
+    elif "vae" in kinds and linear:
         # a fixed share, never what the clock leaves: the same seed has to give the same layer
         tried, curve = vae_candidates(task, linear, seed, 0.6 * time_budget_s, deadline, progress)
         found += tried
@@ -123,7 +131,8 @@ def klt_candidate(task: Task, window: int, deadline: float) -> tuple[Measured, B
     else:
         held = held[: max(256, _STEERED_CELLS // held.shape[1])]
         sizes = [n for n in (1, 2, 3, 4, 6, 8, 12) if n <= len(moments)]
-        rough = [r for n in sizes for r in (klt_at_budget(task, moments, held, window, n),) if r is not None]
+        axes = principal_axes(moments, np.tile(klt_weight(task), window))
+        rough = [r for n in sizes for r in (klt_at_budget(task, moments, axes, held, window, n),) if r is not None]
         options = [basis for _, basis in sorted(rough, key=lambda r: r[0])[:2]]
     best: tuple[Measured, Basis] | None = None
     for basis in options:
@@ -167,32 +176,35 @@ def klt_at_targets(task: Task, moments: NDArray[np.float64], held: NDArray[np.fl
     return basis
 
 
+def klt_weight(task: Task) -> NDArray[np.float64]:
+    """(F,) of features whose errors are all alike."""
+    return np.asarray(1 / np.sqrt(task.features.counts[task.features.column].astype(np.float64)))
+
+
 def klt_at_budget(
-    task: Task, moments: NDArray[np.float64], held: NDArray[np.float32], window: int, n_latents: int
+    task: Task, moments: NDArray[np.float64], axes: Axes, held: NDArray[np.float32], window: int, n_latents: int
 ) -> tuple[float, Basis] | None:
-    """(mean relative RMSE, basis) of n_latents latents whose entropy fits the budget once the model is paid for."""
+    """(mean relative RMSE, basis) of n_latents latents whose entropy fits the budget once the model is paid for; axes: by klt_weight."""
     assert task.budget is not None
     features = task.features
     model_bytes = 0.75 * n_latents * window * features.n_features + 12 * features.n_features + 120
     spare = (task.budget - model_bytes) * 8 / task.n_rows_total * window
     if spare <= 0:
         return None
-    weight = 1 / np.sqrt(features.counts[features.column].astype(np.float64))
     sample = held[:: max(1, len(held) * held.shape[1] // 300_000)]
     low, high = 1e-3, 1e3
     basis: Basis | None = None
-    axes = principal_axes(moments, np.tile(weight, window))
     for step in range(16):
         scale = (low * high) ** 0.5
         basis = basis_of(axes.scaled(scale), n_latents, 0.3)
         latents = round_latents(sample @ basis.encode.T.astype(np.float32))
         low, high = (scale, high) if entropy_bits(latents) * 1.1 < spare else (low, scale)
-        if step in (6, 9):  # RMSE, not its square, is what counts: columns already well served weigh more
+        if step == 7:  # RMSE, not its square, is what counts: columns already well served weigh more
             error = latents @ basis.decode.T.astype(np.float32) - sample
             squared = (error.astype(np.float64) ** 2).mean(axis=0).reshape(window, -1).mean(axis=0)
             weight = 1 / np.sqrt(features.counts[features.column] * np.sqrt(np.maximum(squared, 1e-4)))
             axes = principal_axes(moments, np.tile(weight, window))
-            low, high = scale / 4, scale * 4
+            low, high = scale / 16, scale * 16
     if basis is None:
         return None
     error = round_latents(sample @ basis.encode.T.astype(np.float32)) @ basis.decode.T.astype(np.float32) - sample

@@ -17,6 +17,17 @@ MAX_CELLS = 1 << 24
 """And at most this many features of rows."""
 
 
+@dataclass(frozen=True, slots=True)
+class FitProgress:
+    """One point of the training curve. Bits are of the latents alone, entropy of the rounded ones on held-out rows."""
+
+    step: int
+    seconds: float
+    bits_per_row: float
+    held_out_bits_per_row: float
+    stage: str
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Task:
     """One fit: codes (n, D), presence, features, groups of columns with a common target, and what bytes are counted

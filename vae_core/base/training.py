@@ -19,21 +19,11 @@ from vae_core.base.cost import entropy_bits
 from vae_core.base.klt import DEADZONE, Basis, round_latents
 from vae_core.base.network import Autoencoder
 from vae_core.base.objective import distortion, gaussian_rate, rounded_rate
+from vae_core.base.task import FitProgress
 
 log_ = logging.getLogger(__name__)
 
-ProgressCallback = Callable[["FitProgress"], None]
-
-
-@dataclass(frozen=True, slots=True)
-class FitProgress:
-    """One point of the training curve. Bits are of the latents alone, entropy of the rounded ones on held-out rows."""
-
-    step: int
-    seconds: float
-    bits_per_row: float
-    held_out_bits_per_row: float
-    stage: str
+ProgressCallback = Callable[[FitProgress], None]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
