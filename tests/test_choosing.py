@@ -181,3 +181,17 @@ def test_a_sample_of_rows_is_a_sample_of_codes(n, n_sampled, seed):
         slice_codes(states[0].codes, 0, 10, 1).values.tolist()
         == encode_column(model.columns[0], one_array(table[0].slice(0, 10))).values.tolist()
     )
+
+
+def test_the_plan_of_a_wide_table_does_not_list_what_pays_nowhere():
+    rng = np.random.default_rng(3)
+    noise = {f"n{k}": rng.integers(0, 1 << 30, 400) for k in range(150)}
+    told = rng.integers(0, 5, 400)
+    table = pa.table({**noise, "key": told, "of key": told * 7 + 3})
+    model = fitted(table, preview="off").model
+    names = {table.schema.names[code.column] for code in model.codes}
+    assert {"key", "of key"} <= names and len(names) < 40
+    shard = encode_shard(model, table)
+    assert_kept(table, decoded(stored_again(model), shard))
+    few = table.select(["key", "of key", *(f"n{k}" for k in range(20))])
+    assert len(fitted(few, preview="off").model.codes) == 22  # more rows may come for which they pay

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import time
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -14,6 +15,7 @@ import numpy as np
 import pyarrow as pa
 
 from vae_core.coders import conventional, lattices
+from vae_core.coders.narrow import pco_of
 from vae_core.columns import ColumnPlan, TableProfile, decode_column, encode_column, one_array, plan_columns, without_levels
 from vae_core.columns.codes import Codes
 from vae_core.exact.arrange import Arrangement, arranged_before
@@ -39,6 +41,7 @@ REFRESH_SHARE = 0.15  # of the budget, for contexts of new rows: the dearest col
 SHARE_OF_PRICES, SHARE_OF_ORDERS, SHARE_OF_MOVES = 0.25, 0.4, 0.65
 CLOSE, WORTH_MORE_ORDERS = 1.03, 8e6  # orders whose bits are so near the best are improved, too, for a dataset of so many bits
 JUDGED_ROWS = 1 << 15
+PLAN_BYTES, IDLE_BYTES, IDLE_SHARE = 64, 4_096, 0.0025  # of a code in the plan; of codes that do not pay: at least, and of the dataset
 WORTH_COUNTING = 0.5  # bits of what makes codes of counts, of those that counts do not have
 MIN_JUDGED_DICTIONARY = 4_096
 UNIFORM_BOUNDS = (0.45 * float(np.sqrt(12.0)), 1.25, 1.0)  # times the rmse target; 0.9 of the half-width that has it on the average
@@ -221,7 +224,29 @@ def _fit_exact(
             whole = Sampled(n, n_total, decoded_sample(picked), gains=gains, numeric=amounts, each=each, remembers=True)
             best = arranged.searched_again(whole, picked)
             report("exact contexts", len(best.order), best.bits / n, best.bits / n)
+    _drop_idle(best, picked, n_total / n)
     return _with_rate(best, picked, n)
+
+
+def _drop_idle(found: Arrangement, picked: Sequence[SampleColumn], scale: float) -> None:
+    """Leave out codes that take more than pcodec does and tell of no other column, where the plan of a wide table is mostly of these.
+
+    Few are kept: a column of a small first dataset may well pay once more rows have come.
+    scale : rows of the dataset, of one of the sample
+    """
+    columns = {c.column: c for c in picked}
+    if len(found.order) * PLAN_BYTES <= IDLE_BYTES:
+        return
+    plain = {j: 8 * len(pco_of(c.values if c.state is None else c.values[c.state == 0])[1]) for j, c in columns.items() if j in found.found}
+    idle, told = list[int](), Counter(other for code, _ in found.found.values() for other in code.columns)
+    for j in reversed(found.order):
+        if not told[j] and found.found[j][1] >= plain[j]:
+            idle.append(j)
+            told.subtract(found.found[j][0].columns)
+    if len(idle) * PLAN_BYTES > IDLE_BYTES + IDLE_SHARE * scale * sum(plain.values()) / 8:
+        for j in idle:
+            found.order.remove(j)
+            del found.found[j]
 
 
 def _tell_order(report: Report, arranged: Arrangement, n: int) -> None:
