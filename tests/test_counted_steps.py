@@ -9,13 +9,15 @@ import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from telemetry import assert_kept, decoded, fitted, stored_again
+from telemetry import assert_kept, decoded, fitted, profiled, resolved, stored_again
 
 from vae_core.coders.lattices import Counted, counted
 from vae_core.columns.physical import ordered_bits
 from vae_core.encoding import encode_shard
 from vae_core.errors import CorruptArchive
 from vae_core.exact.forms import STEPS, STEPS_OF_DOUBLES, is_stepped
+from vae_core.fitting import refresh
+from vae_core.model import FitConfig, Sample
 from vae_core.sampling import sample_rows
 
 N_ROWS = 6000
@@ -101,3 +103,46 @@ def test_rows_are_drawn_beside_counted_columns(table, model):
     drawn = sample_rows(model, table.slice(0, 2000), 300, seed=1)
     assert drawn.num_rows == 300 and drawn.schema.equals(table.schema)
     assert set(drawn.column("price").to_pylist()) <= set(table.column("price").to_pylist())
+
+
+def changed(kind: str) -> tuple[pa.Array, pa.Array]:
+    """A column on steps, and what comes of it in later rows: other types of steps, none, the far ends of its type."""
+    rng, n = np.random.default_rng(5), 4000
+    k = rng.integers(-4000, 4001, n).cumsum() + 2_000_000
+    decimals, doubles = np.round(k * np.where(np.arange(n) < n // 2, 12.345678, 8.765432), 2), k * 0.1234567
+    special = np.where(rng.random(n) < 0.1, rng.choice([np.nan, np.inf, -np.inf, -0.0, 5e-324, -1.7e308], n), doubles)
+    ends = np.where(rng.random(n) < 0.1, rng.choice([-(2**63), 2**63 - 1], n), np.rint(100 * decimals).astype(np.int64))
+    singles = rng.normal(size=n).astype(np.float32).astype(np.float64)
+    return {
+        "none": (decimals, rng.normal(size=n) * 100), "doubles": (decimals, doubles), "decimals": (doubles, decimals),
+        "singles": (doubles, singles), "special": (doubles, special), "ends": (np.rint(100 * decimals).astype(np.int64), ends),
+        "wild": (doubles, np.ldexp(rng.normal(size=n), rng.integers(-1000, 1000, n))),
+    }[kind]  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", ["none", "doubles", "decimals", "singles", "special", "ends", "wild"])
+def test_a_refresh_counts_the_steps_of_what_the_column_is_now(kind):
+    rng = np.random.default_rng(9)
+    before, after = (pa.table({"x": pa.array(x), "d": rng.integers(0, 9, len(x))}) for x in changed(kind))
+    model = fitted(before, preview="off").model
+    assert is_stepped(next(code.form for code in model.codes if code.column == 0))
+    config = FitConfig(time_budget_s=4, preview="off")
+    again = stored_again(refresh(model, Sample(after, (after.num_rows,)), profiled(after), config).model)
+    for table in (before, after):
+        assert_kept(table, decoded(again, encode_shard(again, table, block_rows=1500)))
+
+
+def test_a_column_told_by_one_that_is_stored_raw_and_not_exactly_is_not_learned_either():
+    rng, n = np.random.default_rng(2), 6000
+
+    def rows(a: np.ndarray) -> pa.Table:
+        kb = np.rint(a * 6).astype(int) * 33 + rng.integers(0, 4, n) + 3000
+        kc, half = kb * 2 + rng.integers(0, 17, n), np.arange(n) < n // 2
+        b, c = np.round(kb * np.where(half, 12.345678, 8.765432), 2), np.round(kc * np.where(half, 3.3456789, 7.1234567), 2)
+        return pa.table({"a": a, "b": b, "c": c})
+
+    first, second = rows(rng.normal(size=n) * 10), rows(rng.choice(np.round(rng.normal(size=4) * 10, 1), n))
+    asked = ["a=rmse:0.2"]
+    model = fitted(first, asked, preview="off").model
+    for raw in (first, second, pa.concat_tables([second, first])):
+        assert_kept(raw, decoded(stored_again(model), encode_shard(model, raw, block_rows=2500)), resolved(first, asked))

@@ -277,6 +277,7 @@ def _picked(plans: Sequence[ColumnPlan], table: pa.Table, taken: set[int], forms
         codes = encode_column(plan, table.column(plan.index))
         form = forms[plan.index] if plan.index in forms else _form(plan, codes)
         if is_stepped(form):
+            form = stepped(plan)  # which may be another plan than it was found for
             found.append(_counted(plan, codes, form))
         if plan.opaque or is_stepped(form):
             continue
@@ -304,7 +305,8 @@ def _counted(plan: ColumnPlan, codes: Codes, form: int) -> SampleColumn:
     values[active] = counts
     low, high = (int(values.min()), int(values.max())) if len(values) else (0, 0)
     beyond = (high - low) // 16  # of the rows that the sample has not: what is outside has 64 bits each
-    return SampleColumn(plan.index, values, codes.state, plan.fill, low - beyond, high + beyond, False, form)
+    low, high = max(low - beyond, -(2**63)), min(high + beyond, 2**63 - 1)
+    return SampleColumn(plan.index, values, codes.state, plan.fill, low, high, False, form)
 
 
 def _plain_bits(column: SampleColumn) -> float:

@@ -54,16 +54,20 @@ def chosen(
     excluded = by_layer | {j for j, column in enumerate(columns) if not column.holds}
     _exclude_unreadable(model, columns, excluded)
     learned, too_dear = _compared(model, columns, spans, excluded)
-    while _untold(model, learned, too_dear):
-        learned, too_dear = _compared(model, columns, spans, excluded := excluded | too_dear)
-    excluded |= too_dear
-    while dropped := excluded & set(learned):
+    while True:
+        excluded |= too_dear
+        _exclude_unreadable(model, columns, excluded)
+        dropped = excluded & set(learned)
+        if not dropped:
+            return learned
+        if _tell_by_counts(model, dropped, set(learned) - dropped):
+            learned, too_dear = _compared(model, columns, spans, excluded)
+            continue
         for j in dropped:
             del learned[j]
-            if not columns[j].coding:
+            if not columns[j].coding:  # once it has one, others may turn out to be unreadable
                 choosing.settle(model, j, columns[j], spans=spans)
-        _exclude_unreadable(model, columns, excluded)
-    return learned
+        too_dear = set()
 
 
 def _compared(
@@ -77,11 +81,10 @@ def _compared(
     return learned, {j for j in model.learned if sizes.get(j, math.inf) >= columns[j].conventional_bytes}
 
 
-def _untold(model: Model, learned: dict[int, list[Streamed]], too_dear: set[int]) -> bool:
-    """Whether columns have to be coded anew without those that are too dear: readers know counts of steps of streams alone."""
-    kept = set(learned) - too_dear
+def _tell_by_counts(model: Model, dropped: set[int], kept: set[int]) -> bool:
+    """Whether what is kept is told by counts of steps that are dropped: readers know these of streams alone, so it is coded anew."""
     told = {j for code in model.codes if code.column in kept for j in code.columns}
-    return any(is_stepped(code.form) and code.column in told & too_dear & set(learned) for code in model.codes)
+    return any(is_stepped(code.form) and code.column in told & dropped for code in model.codes)
 
 
 def _exclude_unreadable(model: Model, columns: Sequence[ColumnState], excluded: set[int]) -> None:

@@ -55,10 +55,12 @@ def unpack(data: bytes, kind: pa.DataType, n: int) -> pa.Array:
     body = _HEAD + n_valid
     if n_bytes > MOST_BYTES or body > len(data):
         raise CorruptArchive(f"texts claim {n_bytes} bytes, at most {MOST_BYTES} are read")
-    raw = np.frombuffer(_decompressed(data[body:], how, n_bytes), np.uint8)
+    whole = _decompressed(data[body:], how, n_bytes)
+    n_found = whole.count(data[1:2])
+    if n_found != n or whole[-1:] != (data[1:2] if n else b""):
+        raise CorruptArchive(f"{n_found} texts are stored, expected {n}")
+    raw = np.frombuffer(whole, np.uint8)
     ends = np.flatnonzero(raw == between)
-    if len(ends) != n or (n and ends[-1] != len(raw) - 1) or (not n and len(raw)):
-        raise CorruptArchive(f"{len(ends)} texts are stored, expected {n}")
     offsets = np.concatenate([np.zeros(1, np.int64), ends - np.arange(n)])
     valid = None
     if n_valid:

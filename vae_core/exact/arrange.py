@@ -10,6 +10,7 @@ from dataclasses import replace
 from vae_core.entropy.rans import Encoder
 from vae_core.exact.cells import code_column
 from vae_core.exact.features import Decoded
+from vae_core.exact.forms import is_stepped
 from vae_core.exact.ordering import WIDE, SampleColumn
 from vae_core.exact.parents import MIN_GAIN_BITS
 from vae_core.exact.plans import ColumnCode
@@ -164,7 +165,8 @@ def arranged_before(
         if column is None or not reads.issubset(found.found):
             continue
         encoder, seen = Encoder(), Decoded(sampled.n_rows, dict(sampled.decoded.values), dict(sampled.decoded.states))
-        code_column(encoder, code := replace(code, fill=column.fill), seen, column.values, column.state)
+        form = column.form if is_stepped(code.form) else code.form
+        code_column(encoder, code := replace(code, fill=column.fill, form=form), seen, column.values, column.state)
         found.order.append(code.column)
         found.found[code.column] = code, encoder.bits
     for column in picked:
