@@ -134,15 +134,21 @@ def test_a_refresh_counts_the_steps_of_what_the_column_is_now(kind):
 
 def test_a_column_told_by_one_that_is_stored_raw_and_not_exactly_is_not_learned_either():
     rng, n = np.random.default_rng(2), 6000
+    fb, fc = int(rng.integers(2, 40)), int(rng.integers(1, 6))
+    nb, nc = int(rng.integers(2, 9)), int(rng.integers(2, 60))
+    scale = float(rng.choice([3, 10, 60]))
+    rng.choice([0.5, 1, 0.2])
 
     def rows(a: np.ndarray) -> pa.Table:
-        kb = np.rint(a * 6).astype(int) * 33 + rng.integers(0, 4, n) + 3000
-        kc, half = kb * 2 + rng.integers(0, 17, n), np.arange(n) < n // 2
+        kb = np.rint(a * 3 / scale * 20).astype(int) * fb + rng.integers(0, nb, n) + 3000
+        kc, half = kb * fc + rng.integers(0, nc, n), np.arange(n) < n // 2
         b, c = np.round(kb * np.where(half, 12.345678, 8.765432), 2), np.round(kc * np.where(half, 3.3456789, 7.1234567), 2)
         return pa.table({"a": a, "b": b, "c": c})
 
-    first, second = rows(rng.normal(size=n) * 10), rows(rng.choice(np.round(rng.normal(size=4) * 10, 1), n))
-    asked = ["a=rmse:0.2"]
+    first = rows(rng.normal(size=n) * scale)
+    few = np.round(rng.normal(size=4) * scale, 1) + rng.uniform(0, 2, 4)
+    second, asked = rows(rng.choice(few, n)), ["a=rmse:0.2"]
     model = fitted(first, asked, preview="off").model
     for raw in (first, second, pa.concat_tables([second, first])):
-        assert_kept(raw, decoded(stored_again(model), encode_shard(model, raw, block_rows=2500)), resolved(first, asked))
+        shard = encode_shard(model, raw, targets={"a": 0.2})
+        assert_kept(raw, decoded(stored_again(model), shard), resolved(first, asked))
