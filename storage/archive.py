@@ -281,7 +281,7 @@ class Archive:
     ) -> pa.Table:
         model, layout = self.model(entry.model), dict(entry.layout)
         try:
-            return self._codec.decode_block(model, layout, entry.block_rows[block], natives, payloads, columns, preview)
+            return next(iter(self._codec.decode_blocks(model, layout, [entry.block_rows[block]], [natives], [payloads], columns, preview)))
         except CorruptArchive as error:
             raise CorruptArchive(f"{_folder(entry)}: block {block}: {error}") from error
         except LatentpackError:

@@ -17,19 +17,7 @@ class Codec(Protocol):
         """The model these files hold; without the encoder's it still decodes. `schema` where they do not state it."""
 
     def needs(self, model: Any, layout: dict[str, Any], columns: Sequence[str] | None, preview: bool) -> Needs:
-        """What `decode_block` has to be given for these columns."""
-
-    def decode_block(
-        self,
-        model: Any,
-        layout: dict[str, Any],
-        n_rows: int,
-        natives: Mapping[str, pa.Array],
-        payloads: Mapping[str, bytes],
-        columns: Sequence[str] | None,
-        preview: bool,
-    ) -> pa.Table:
-        """(n_rows, columns) in schema order or the order asked for."""
+        """What `decode_blocks` has to be given for these columns."""
 
     def blocks_at_once(self, model: Any, block_rows: int) -> int:
         """How many blocks of so many rows are best decoded together."""
@@ -44,7 +32,7 @@ class Codec(Protocol):
         columns: Sequence[str] | None,
         preview: bool,
     ) -> Iterator[pa.Table]:
-        """As decode_block of several blocks of a shard."""
+        """(n_rows, columns) of each of some blocks of a shard, in schema order or the order asked for."""
 
 
 class LearnedCodec:
@@ -61,21 +49,6 @@ class LearnedCodec:
         from vae_core.shard import needs
 
         return needs(model, layout, columns, preview)
-
-    def decode_block(
-        self,
-        model: Any,
-        layout: dict[str, Any],
-        n_rows: int,
-        natives: Mapping[str, pa.Array],
-        payloads: Mapping[str, bytes],
-        columns: Sequence[str] | None,
-        preview: bool,
-    ) -> pa.Table:
-        """See Codec."""
-        from vae_core.shard import decode_block
-
-        return decode_block(model, layout, n_rows, natives, payloads, columns=columns, preview=preview)
 
     def blocks_at_once(self, model: Any, block_rows: int) -> int:
         """See Codec."""

@@ -52,3 +52,12 @@ def bucket(tmp_path, monkeypatch):
     store.clear_instance_cache()
     urllib.request.urlopen(reset).close()  # what a test forbade, the next server of this process would forbid, too
     server.stop()
+
+
+@pytest.fixture
+def place(tmp_path, monkeypatch):
+    """A folder of its own to run the command line in, without Prefect."""
+    monkeypatch.setenv("LATENTPACK_HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("LATENTPACK_SERVER", "off")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 
 import numpy as np
@@ -47,12 +48,13 @@ def test_rows_of_a_key_are_those_that_sorting_finds(n, n_keys, shift, seed, part
 @LAW
 @given(st.lists(st.integers(-(2**63), 2**63 - 1), max_size=200), st.binary(max_size=200), st.integers(0, 200))
 def test_adaptive_integers_are_those_the_specification_reads(values, noise, count):
-    c = serial.library()
-    if c is None:
-        pytest.skip("no compiler")
     payload = weights._encode_adaptive(values)
-    assert serial.adaptive(c, payload, len(values)) == weights._decode_adaptive(payload, len(values)) == values
-    assert serial.adaptive(c, noise, count) == weights._decode_adaptive(noise, count)
+    assert weights._decode_adaptive(payload, len(values)) == values
+    c = serial.library()
+    assert (c is not None) == (HAS_COMPILER and os.environ.get("LATENTPACK_KERNEL") != "off")
+    if c is not None:
+        assert serial.adaptive(c, payload, len(values)) == values
+        assert serial.adaptive(c, noise, count) == weights._decode_adaptive(noise, count)
 
 
 def test_keys_made_to_fall_on_one_place_are_sorted_instead():

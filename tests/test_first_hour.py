@@ -10,14 +10,6 @@ from flows import cli
 from storage import open_archive
 
 
-@pytest.fixture
-def place(tmp_path, monkeypatch):
-    monkeypatch.setenv("LATENTPACK_HOME", str(tmp_path / "home"))
-    monkeypatch.setenv("LATENTPACK_SERVER", "off")
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
-
-
 def stored(table):
     """The archive of a table that was written as Parquet."""
     pq.write_table(table, "raw.parquet")

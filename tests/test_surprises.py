@@ -12,14 +12,6 @@ from storage import open_archive
 from vae_core.errors import UsageError
 
 
-@pytest.fixture
-def place(tmp_path, monkeypatch):
-    monkeypatch.setenv("LATENTPACK_HOME", str(tmp_path / "home"))
-    monkeypatch.setenv("LATENTPACK_SERVER", "off")
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
-
-
 def told(caplog, words, *arguments):
     caplog.clear()
     assert cli.main(["run", *words, "--time-budget", "1", *arguments]) == 0
