@@ -126,7 +126,7 @@ def _cases(arguments: argparse.Namespace, schema: Any) -> list[tuple[str, list[P
 def _about(source: str, arguments: argparse.Namespace) -> Row | None:
     """What is known of a dataset before anything is measured; None when it cannot be read."""
     try:
-        with open_source(source) as opened:
+        with open_source(source, recipe=None) as opened:
             schema = opened.schema
     except LatentpackError as error:
         print(error, file=sys.stderr)
@@ -147,7 +147,7 @@ def _measured(codec: Peer | str, source: str, bound: str, arguments: argparse.Na
             command = [sys.executable, str(HERE / "peers.py"), codec.name, source, bound, str(arguments.peer_budget)]
             row: Row = json.loads(ask(command))
             return row | ({"budget_s": arguments.peer_budget} if codec.trained else {})
-        with open_source(source) as opened:
+        with open_source(source, recipe=None) as opened:
             asked = specs(opened.schema, bound)
         quick = 10.0 if arguments.quick and arguments.time_budget is None else arguments.time_budget
         preview = "off" if codec == WITHOUT_LATENTS else "auto"

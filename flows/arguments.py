@@ -30,7 +30,8 @@ stay readable. Runs show in the UI of the Prefect server that PREFECT_API_URL na
 tolerances (repeat the option; a named column beats '*'; the default is lossless):
   --tolerance 'temp=0.05'        every value of temp within 0.05
   --tolerance 'temp=1%'          within 1 % of the column's range (max - min of finite values)
-  --tolerance '*=0.1%'           every float column, float tensors included; integers only when named
+  --tolerance '*=0.1%'           every float column, tensors and lists of one length included; integers only when named
+  --tolerance 'geo.lat=1e-5'     a member of a struct, by its path
   --tolerance 'temp=rmse:0.02'   root mean square error over the column; latents alone, no corrections
   --tolerance '*=rmse:3%'        the same, as a share of each column's range
   --tolerance 'image=psnr:30'    at least 30 dB
@@ -50,6 +51,7 @@ Decode an archive, or a part of it, into one file. The name of OUT decides the f
 examples:
   latentpack read archive/ flights.parquet
   latentpack read archive/ part.csv --columns origin,dest,dep_delay --rows 1000:2000
+  latentpack read archive/ places.csv --columns id,geo.lat,geo.lon      members of a struct, as columns
   latentpack read archive/ sketch.parquet --preview     latents alone: fewer bytes moved, approximate values
   latentpack read archive/ before.arrow --snapshot 1    the data as it was at snapshot 1
 """

@@ -21,6 +21,7 @@ from flows.credentials import storage_options
 from flows.settings import DROP_MISSING, RETRAIN, ArchiveSettings, RunRequest, SourceSettings
 from storage.agreement import WIDEN
 from storage.entries import SourceRecord
+from storage.leaves import WHOLE, Leaves, Recipe
 from storage.manifest import Manifest
 from storage.metering import Meter
 from storage.objects import ObjectStore
@@ -33,6 +34,7 @@ from vae_core.tolerance import Tolerance, parse_tolerances
 log = logging.getLogger(__name__)
 
 RUN_NAME = re.compile(r"[0-9]{8}T[0-9]{6}Z-[0-9a-f]{6}")  # as new_run gives them
+PLAN_FILE = "plan.json"
 UNORDERED = "unordered"  # in a snapshot's `extra`: files of other shards fall between those of one that was left as it is
 SHARES = ("relative", "rmse_relative", "psnr")  # tolerances that are of the range of values
 NOTHING, FIRST, APPEND, REPLACE, GENERATION = "nothing-to-do", "first", "append", "replace", "new-generation"
@@ -46,6 +48,7 @@ class Plan(BaseModel):
     new, changed, missing, encode : paths of source files; `encode` holds all that are (re-)encoded, in source order
     kept_shards, dropped_shards   : paths of the records of the parent's shards
     tolerances : column -> the Tolerance as asked for, relative ones not yet resolved
+    leaves     : how nested columns are divided, a Recipe as JSON
     seen       : path -> [bytes, ETag, time of modification] of each file, where a tolerance is of the range of their values
     statement  : the decision in words
     """
@@ -63,6 +66,7 @@ class Plan(BaseModel):
     kept_shards: list[str] = []
     dropped_shards: list[str] = []
     tolerances: dict[str, dict[str, Any]] = {}
+    leaves: dict[str, Any] = WHOLE.to_json()
     seen: dict[str, tuple[int, str | None, float | None]] = {}
     n_files: int = 0
     raw_bytes: int = 0
@@ -70,12 +74,12 @@ class Plan(BaseModel):
 
     def save(self) -> None:
         """Write the plan into its run's folder."""
-        run_folder(self.run).joinpath("plan.json").write_text(self.model_dump_json(), encoding="utf-8")
+        run_folder(self.run).joinpath(PLAN_FILE).write_text(self.model_dump_json(), encoding="utf-8")
 
     @classmethod
     def load(cls, run: str) -> "Plan":
         """The plan of a run."""
-        return cls.model_validate_json(run_folder(run).joinpath("plan.json").read_text(encoding="utf-8"))
+        return cls.model_validate_json(run_folder(run).joinpath(PLAN_FILE).read_text(encoding="utf-8"))
 
 
 def new_run(now: datetime | None = None) -> str:
@@ -100,8 +104,11 @@ def discard_run_folder(run: str) -> None:
     shutil.rmtree(server.home() / "runs" / run, ignore_errors=True)
 
 
-def source_of(settings: SourceSettings, run: str | None = None, meter: Meter | None = None) -> Source:
-    """The source of a request, opened; use it as a context. Tasks of one run share their local copies of remote files.
+def source_of(
+    settings: SourceSettings, run: str | None = None, meter: Meter | None = None, *, recipe: Recipe | None = None
+) -> Source:
+    """The source of a request, opened; use it as a context. Tasks of one run share their local copies of remote files, and its plan's
+    way to divide nested columns.
 
     Raises BadInput.
     """
@@ -109,12 +116,15 @@ def source_of(settings: SourceSettings, run: str | None = None, meter: Meter | N
     if run is not None:
         staging = str(run_folder(run) / "staging")
         os.makedirs(staging, exist_ok=True)
+        if recipe is None and (run_folder(run) / PLAN_FILE).exists():
+            recipe = Recipe.from_json(Plan.load(run).leaves)
     return open_source(
         settings.uri,
         widen=settings.widen,
         storage_options=storage_options(settings.credentials),
         meter=meter,
         staging_dir=staging,
+        recipe=recipe,
     )
 
 
@@ -151,6 +161,8 @@ def decide(request: RunRequest, source: Source, run: str | None, created_at: str
     manifest = latest_manifest(request.archive)
     if manifest is None:
         store_of(request.archive).check_bucket()  # before hours of training, not after
+    elif not request.update.retrain:
+        source.divide(Leaves.read(manifest.schema).recipe)
     asked = parse_tolerances([f"{name}={spec}" for name, spec in request.tolerance.columns.items()], source.schema)
     common: dict[str, Any] = {
         "run": run or "",
@@ -158,6 +170,7 @@ def decide(request: RunRequest, source: Source, run: str | None, created_at: str
         "n_files": len(source.files),
         "raw_bytes": source.raw_bytes,
         "tolerances": {name: tolerance.to_json() for name, tolerance in asked.items()},
+        "leaves": source.leaves.recipe.to_json(),
         "seen": versions(source) if any(tolerance.kind in SHARES for tolerance in asked.values()) else {},
     }
     every = [file.path for file in source.files]

@@ -64,14 +64,7 @@ def export(
 
     archive = open_archive(archive_uri, snapshot=snapshot)
     _refuse_inside(archive, out)
-    schema: pa.Schema = archive.schema
-    if columns is not None:
-        unknown = [name for name in columns if name not in schema.names]
-        if unknown:
-            raise UsageError(
-                f"{archive_uri}: no column {unknown[0]!r}; it has {', '.join(map(repr, schema.names[:20]))}"
-            )
-        schema = pa.schema([schema.field(name) for name in columns], metadata=schema.metadata)
+    schema = archive.schema_of(columns)
     start, stop, _ = slice(*(rows or (None, None))).indices(archive.num_rows)
     n_rows = max(0, stop - start)
     batches = archive.to_batches(columns=columns, rows=(start, start + n_rows), preview=preview)
@@ -88,7 +81,7 @@ def export_sample(archive_uri: str, out: str | os.PathLike[str], *, n_rows: int,
     archive = open_archive(archive_uri)
     _refuse_inside(archive, out)
     if archive.num_rows:
-        table = sample_rows(archive.newest_model(), _known_rows(archive, seed), n_rows, seed)
+        table = archive.leaves.join(sample_rows(archive.newest_model(), _known_rows(archive, seed), n_rows, seed))
     else:
         table = nulls(archive.schema, n_rows)
     n_written = write_file(out, table.schema, table.to_batches(), table.num_rows)
@@ -103,7 +96,7 @@ def _refuse_inside(archive: Archive, out: str | os.PathLike[str]) -> None:
 
 
 def _known_rows(archive: Archive, seed: int) -> pa.Table:
-    """Rows to learn from: all there are, or runs of rows from all over the archive, bounded in rows and bytes."""
+    """Leaves of rows to learn from: of all there are, or of runs from all over the archive, bounded in rows and bytes."""
     from storage.sampling import compact, draw_runs
 
     n_decoded = min(archive.num_rows, DECODED_ROWS)
@@ -112,12 +105,12 @@ def _known_rows(archive: Archive, seed: int) -> pa.Table:
         stretches = draw_runs(archive.num_rows, n_decoded, DECODED_RUN_ROWS, seed)
     batches = []
     for stretch in stretches:
-        for batch in archive.to_batches(rows=stretch):
+        for batch in archive.leaf_batches(rows=stretch):
             n = batch.num_rows
             share = n / n_decoded * min(KNOWN_ROWS, KNOWN_BYTES * n / max(1, batch.nbytes))
             runs = draw_runs(n, max(1, int(share)), KNOWN_RUN_ROWS, seed) if share < n else [(0, n)]
             batches += [compact(batch.slice(start, stop - start)) for start, stop in runs]
-    return pa.Table.from_batches(batches, archive.schema)
+    return pa.Table.from_batches(batches, archive.leaves.schema)
 
 
 def check_suffix(out: str | os.PathLike[str]) -> str:

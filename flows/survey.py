@@ -13,6 +13,7 @@ from flows import ingest
 from flows.ingest import NOTHING, REPLACE, SHARES, Plan
 from flows.settings import DROP_MISSING, RunRequest
 from storage.archive import Archive
+from storage.leaves import Recipe
 from storage.manifest import Manifest
 from storage.shards import load_records
 from storage.sources import Source
@@ -47,7 +48,7 @@ def held_to_ranges(request: RunRequest, run: str, plan: Plan) -> Plan:
     if plan.decision != REPLACE or manifest is None or not shares:
         return plan
     archive = Archive.open(ingest.store_of(request.archive))
-    with ingest.source_of(request.source, run) as source:
+    with ingest.source_of(request.source, run, recipe=Recipe.from_json(plan.leaves)) as source:
         left, is_decoded = _left(plan, archive, source, list(shares))
         loose = _loose(shares, archive, left, is_decoded)
         if loose is None:
@@ -72,7 +73,7 @@ def _left(plan: Plan, archive: Archive, source: Source, names: list[str]) -> tup
     is_decoded = False
     for entry in load_records(archive.store, manifest.shards, manifest.schema.names):
         if entry.record.path in kept and any(piece.path in missing for piece in entry.sources):
-            for batch in archive.to_batches(names, rows=(first, first + entry.n_rows)):
+            for batch in archive.leaf_batches(names, rows=(first, first + entry.n_rows)):
                 profile.update(batch)
             is_decoded = True
         first += entry.n_rows

@@ -31,6 +31,7 @@ from flows.proved import proved_digests, whole_digest
 from flows.settings import RETRAIN, ArchiveSettings, RunRequest, SourceSettings
 from storage.claims import shard_claim
 from storage.coverage import miscounted
+from storage.leaves import Leaves
 from storage.manifest import Manifest
 from storage.objects import ObjectStore
 from storage.shards import ShardEntry, load_record, load_records
@@ -129,7 +130,9 @@ def verify_archive(
         raise UsageError(f"sample is {sample}: give a fraction above 0 and at most 1")
     store = ingest.store_of(ArchiveSettings(uri=uri, credentials=credentials))
     manifest = load_manifest(store, snapshot)
-    opened = None if source is None else ingest.source_of(SourceSettings(uri=source, credentials=source_credentials, widen=widen))
+    recipe = Leaves.read(manifest.schema).recipe
+    asked = SourceSettings(uri=source, credentials=source_credentials, widen=widen) if source is not None else None
+    opened = None if asked is None else ingest.source_of(asked, recipe=recipe)
     entries = load_records(store, manifest.shards, manifest.schema.names)
     chosen = _sampled(entries, sample, seed)
     if wrong := miscounted(entries, manifest.sources):

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 import pyarrow as pa
 
 from storage.errors import BadInput
+from storage.formats.contract import Outline
+from storage.objects import ObjectInfo
 
 # Written by libraries about their own ways of reading; they differ between files of one table for no reason of its data.
 BOOKKEEPING = frozenset({b"pandas", b"ARROW:schema", b"PARQUET:field_id"})
@@ -79,6 +81,28 @@ def other_metadata(claims: Sequence[Claim]) -> list[str]:
             if subject not in lines and found.get(subject, kept) != kept:
                 lines[subject] = f"{claim.where}: {subject} has other metadata than in {stated[0].where}, which is kept"
     return list(lines.values())
+
+
+def surprises(where: str, infos: Sequence[ObjectInfo], claims: Sequence[Claim], outlines: Sequence[Outline]) -> list[str]:
+    """Lines of what nobody would expect of the names of folders, and of text that is none. where : the source; an outline a claim."""
+    lines = []
+    if any("=" in part for info in infos for part in info.path.split("/")[:-1]):
+        lines.append(f"{where}: folder names like key=value are not read as columns")
+    seen: set[str] = set()
+    told: set[str] = set()
+    for claim, outline in zip(claims, outlines, strict=True):
+        for name in sorted(outline.notes.keys() - told):
+            told.add(name)
+            lines.append(f"{claim.where}: {f'field {name!r} ' if name else ''}{outline.notes[name]}")
+        for item in claim.schema if claim.optional_fields else ():
+            if pa.types.is_timestamp(item.type) and item.name not in seen:
+                seen.add(item.name)
+                lines.append(f"{claim.where}: field {item.name!r} is read as times: in UTC where the text has an offset, which goes")
+        for item in claim.schema if claim.inferred else ():
+            if pa.types.is_binary(item.type) and item.name not in seen:
+                seen.add(item.name)
+                lines.append(f"{claim.where}: field {item.name!r} is not UTF-8 and is kept as bytes; as text only from a file in UTF-8")
+    return lines
 
 
 def refuse_duplicate_names(schema: pa.Schema, where: str) -> None:

@@ -12,6 +12,7 @@ import pyarrow as pa
 from storage.blocks import ShardReader, block_spans
 from storage.codec import Codec, LearnedCodec
 from storage.entries import ShardRef
+from storage.leaves import Leaves
 from storage.manifest import Manifest
 from storage.objects import Meter, ObjectStore
 from storage.shards import ShardEntry, load_record, load_records
@@ -49,6 +50,7 @@ class Archive:
     def __init__(self, store: ObjectStore, manifest: Manifest, codec: Codec | None = None) -> None:
         self.store = store
         self.manifest = manifest
+        self.leaves = Leaves.read(manifest.schema)
         self._codec = codec or LearnedCodec()
         self._models: dict[tuple[str, bool], Any] = {}
         self._readers: dict[str, ShardReader] = {}
@@ -61,7 +63,7 @@ class Archive:
     @property
     def schema(self) -> pa.Schema:
         """The exact Arrow schema of the dataset, metadata included."""
-        return self.manifest.schema
+        return self.leaves.outer
 
     @property
     def num_rows(self) -> int:
@@ -106,25 +108,32 @@ class Archive:
     def to_table(self, columns: Sequence[str] | None = None, rows: Rows | None = None, preview: bool = False) -> pa.Table:
         """The dataset, or the named columns in the order named, and the rows of a slice, as one table.
 
+        columns : of the schema, or members of structs by their path (`geo.lat`), as columns of that name
         rows    : (start, stop), or a slice or range with step 1; ends may be None or negative, as in Python
         preview : from the latents alone, inexact, at a fraction of the transfer
         Chunks of a dictionary column may have dictionaries of their own.
         Raises UsageError for an unknown column or a slice with a step, CorruptArchive.
         """
-        schema = self._project(columns)
-        if not len(schema) and columns is not None:
+        leaves = self._project(columns)
+        if not len(leaves.outer) and columns is not None:
             start, stop = self._row_range(rows)
             return pa.table({"row": pa.nulls(stop - start)}).select([])
-        tables = list(self._tables(schema, columns, self._row_range(rows), preview))
+        tables = list(map(leaves.join, self._tables(leaves.schema, columns, self._row_range(rows), preview)))
         if not tables:  # Arrow's empty_table knows no unions, and no extensions within maps or structs
-            return pa.Table.from_arrays([pa.nulls(0, field.type) for field in schema], schema=schema)
+            return pa.Table.from_arrays([pa.nulls(0, field.type) for field in leaves.outer], schema=leaves.outer)
         return pa.concat_tables(tables)
 
     def to_batches(self, columns: Sequence[str] | None = None, rows: Rows | None = None, preview: bool = False) -> Iterator[pa.RecordBatch]:
         """As `to_table`, block by block in the memory of one, a few without the kernel. Arguments are checked before the first batch."""
-        schema = self._project(columns)
-        row_range = self._row_range(rows)
-        return (batch for table in self._tables(schema, columns, row_range, preview) for batch in table.to_batches() if batch.num_rows)
+        leaves = self._project(columns)
+        tables = self._tables(leaves.schema, columns, self._row_range(rows), preview)
+        return (batch for table in tables for batch in leaves.join(table).to_batches() if batch.num_rows)
+
+    def leaf_batches(self, columns: Sequence[str] | None = None, rows: Rows | None = None) -> Iterator[pa.RecordBatch]:
+        """As `to_batches`, of columns as they are stored: under the manifest's schema, or the leaves named (see `storage.leaves`)."""
+        schema = self.manifest.schema if columns is None else pa.schema([self.manifest.schema.field(name) for name in columns])
+        tables = self._tables(schema, columns, self._row_range(rows), False)
+        return (batch for table in tables for batch in table.to_batches() if batch.num_rows)
 
     def to_pandas(
         self, columns: Sequence[str] | None = None, rows: Rows | None = None, preview: bool = False, **kwargs: Any
@@ -138,7 +147,7 @@ class Archive:
 
         Reads records and footers where they have not been read yet, no data.
         """
-        schema = self._project(columns)
+        schema = self._project(columns).schema
         n_bytes = self.store.size(FORMAT_OBJECT) + self.store.size(snapshot_path(self.snapshot))
         n_bytes += sum(ref.n_bytes for ref in self.manifest.beside)
         seen: set[str] = set()
@@ -172,19 +181,23 @@ class Archive:
                 read_whole(self.store, ref)
                 yield ref.path
 
-    def _project(self, columns: Sequence[str] | None) -> pa.Schema:
+    def schema_of(self, columns: Sequence[str] | None) -> pa.Schema:
+        """The schema of a read of these columns. Raises UsageError for an unknown one."""
+        return self._project(columns).outer
+
+    def _project(self, columns: Sequence[str] | None) -> Leaves:
         if columns is None:
-            return self.schema
+            return self.leaves
         if isinstance(columns, str):
             raise UsageError(f"columns is {columns!r}, one text; pass a list of names")
-        names = self.schema.names
+        names = list(dict.fromkeys([*self.schema.names, *self.leaves.schema.names]))
         for position, column in enumerate(columns):
             if column not in names:
                 close = difflib.get_close_matches(str(column), names, n=3, cutoff=0.5) or names[:10]
                 raise UsageError(f"{self.store.uri}: no column {column!r}; did you mean {', '.join(map(repr, close))}?")
             if column in columns[:position]:
                 raise UsageError(f"{self.store.uri}: column {column!r} is asked for twice")
-        return pa.schema([self.schema.field(column) for column in columns], metadata=self.schema.metadata)
+        return self.leaves.project(columns)
 
     def _row_range(self, rows: Rows | None) -> tuple[int, int]:
         if rows is None:

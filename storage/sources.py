@@ -22,12 +22,13 @@ from typing import Any, BinaryIO, cast
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from storage.agreement import Claim, agree, conform, other_metadata
+from storage.agreement import Claim, agree, conform, other_metadata, surprises
 from storage.errors import BadInput
 from storage.formats import FORMATS, Outline, format_of
 from storage.formats.contract import unreadable
 from storage.formats.ipc import ArrowIPC
 from storage.formats.recognise import N_MAGIC_BYTES
+from storage.leaves import WHOLE, Leaves, Recipe, find_recipe
 from storage.listing import list_source
 from storage.metering import Meter
 from storage.objects import ObjectInfo, ObjectStore
@@ -39,7 +40,7 @@ from storage.transient import shown
 
 __all__ = ["Source", "SourceFile", "SourcePart", "SourceSample", "open_source"]
 
-BATCH_ROWS = 65_536
+BATCH_ROWS, PEEK_ROWS = 65_536, 4_096
 _N_INSPECTORS = 8
 _EXACT = 2.0**53  # below it every integer is a double
 
@@ -75,12 +76,14 @@ def open_source(
     storage_options: Mapping[str, Any] | None = None,
     meter: Meter | None = None,
     staging_dir: str | None = None,
+    recipe: Recipe | None = WHOLE,
 ) -> Source:
     """The dataset at `uri`: a file, a folder or a glob on any fsspec filesystem.
 
     Headers and footers are read, rows are not. `widen` lets files join whose numeric types are narrower (see
-    `storage.agreement.agree`). Remote files are kept in `staging_dir` if given, else in a temporary folder until
-    `close`.
+    `storage.agreement.agree`). Remote files are kept in `staging_dir` if given, else in a temporary folder until `close`.
+    `recipe` says how nested columns are divided (see `storage.leaves`); None finds out, from the first rows where there are lists
+    of numbers.
     Raises BadInput for a missing path, an empty folder, an unreadable file, schemas that disagree, and files without columns.
     """
     store, infos = list_source(uri, storage_options, meter)
@@ -94,14 +97,20 @@ def open_source(
     if not len(schema):
         raise BadInput(f"{shown(uri)}: its rows have no columns, there is nothing to store")
     outlines = [outline for _, outline in inspected]
-    notes = [*_surprises(shown(uri), infos, claims, outlines), *other_metadata(claims)]
-    return Source(uri, schema, store, infos, inspected, Staging(store, staging_dir), notes)
+    notes = [*surprises(shown(uri), infos, claims, outlines), *other_metadata(claims)]
+    source = Source(uri, Leaves.of(schema, WHOLE), store, infos, inspected, Staging(store, staging_dir), notes)
+    try:
+        source.divide(find_recipe(schema, source.peek) if recipe is None else recipe)
+    except BaseException:
+        source.close()
+        raise
+    return source
 
 
 class Source:
     """A dataset to divide, sample and stream. Build it with `open_source`; close it, or use it as a context.
 
-    schema : exact Arrow schema of every batch, metadata included
+    schema : exact Arrow schema of every batch: of the leaves of the dataset, see `storage.leaves`
     meter  : counts the bytes read (a local file's compressed bytes each time they are read)
     notes  : what may surprise, a line each, for whoever opens the source first to tell; reading rows may add to them
     """
@@ -109,7 +118,7 @@ class Source:
     def __init__(
         self,
         uri: str,
-        schema: pa.Schema,
+        leaves: Leaves,
         store: ObjectStore,
         infos: Sequence[ObjectInfo],
         inspected: Sequence[tuple[str, Outline]],
@@ -117,7 +126,7 @@ class Source:
         notes: Sequence[str] = (),
     ) -> None:
         self.uri = uri
-        self.schema = schema
+        self.leaves = leaves
         self.notes = list(notes)
         self.meter = store.meter
         self._store = store
@@ -142,6 +151,22 @@ class Source:
     def close(self) -> None:
         """Remove the local copies of remote files, unless they are in a folder the caller gave."""
         self._staging.close()
+
+    @property
+    def schema(self) -> pa.Schema:
+        """Of every batch."""
+        return self.leaves.schema
+
+    def divide(self, recipe: Recipe) -> None:
+        """Have nested columns divided by a recipe from now on."""
+        self.leaves = Leaves.of(self.leaves.outer, recipe)
+
+    def peek(self, n_rows: int = PEEK_ROWS) -> pa.RecordBatch | None:
+        """The first rows of the first file that has any; None of an empty dataset."""
+        for path in self._infos:
+            for batch in self._rows(path, 0, None, n_rows):
+                return batch
+        return None
 
     @property
     def files(self) -> tuple[SourceFile, ...]:
@@ -270,12 +295,13 @@ class Source:
         if self._store.is_local:
             self.meter.record_read(self._share(path, start, stop))
         reader = FORMATS[self._formats[path]]
+        outer = self.leaves.outer
         n_rows = 0
-        for batch in reader.batches(local, self.schema, start, stop, batch_rows, where):
+        for batch in reader.batches(local, outer, start, stop, batch_rows, where):
             n_rows += batch.num_rows
             if reader.inferred:
                 self._warn_of_digits(batch, where)
-            yield conform(batch, self.schema, where)
+            yield self.leaves.split(conform(batch, outer, where))
         if start == 0 and stop is None and self._groups[path] is None:
             self._groups[path] = (n_rows,)
         if stop is not None and n_rows != stop - start:
@@ -321,28 +347,6 @@ class Source:
         if stop is None or groups is None or not sum(groups):
             return n_bytes
         return n_bytes * (min(stop, sum(groups)) - start) // sum(groups)
-
-
-def _surprises(where: str, infos: Sequence[ObjectInfo], claims: Sequence[Claim], outlines: Sequence[Outline]) -> list[str]:
-    """Lines of what nobody would expect of the names of folders, and of text that is none."""
-    lines = []
-    if any("=" in part for info in infos for part in info.path.split("/")[:-1]):
-        lines.append(f"{where}: folder names like key=value are not read as columns")
-    seen: set[str] = set()
-    told: set[str] = set()
-    for claim, outline in zip(claims, outlines, strict=True):
-        for name in sorted(outline.notes.keys() - told):
-            told.add(name)
-            lines.append(f"{claim.where}: {f'field {name!r} ' if name else ''}{outline.notes[name]}")
-        for item in claim.schema if claim.optional_fields else ():
-            if pa.types.is_timestamp(item.type) and item.name not in seen:
-                seen.add(item.name)
-                lines.append(f"{claim.where}: field {item.name!r} is read as times: in UTC where the text has an offset, which goes")
-        for item in claim.schema if claim.inferred else ():
-            if pa.types.is_binary(item.type) and item.name not in seen:
-                seen.add(item.name)
-                lines.append(f"{claim.where}: field {item.name!r} is not UTF-8 and is kept as bytes; as text only from a file in UTF-8")
-    return lines
 
 
 def _combined(table: pa.Table) -> pa.Table:

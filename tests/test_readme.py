@@ -68,7 +68,8 @@ def measurements(n_rows: int) -> pa.Table:
     temp = np.round(20 + 5 * np.sin(np.arange(n_rows) / 30) + draw.normal(0, 0.2, n_rows), 2)
     image = (np.outer(temp, np.linspace(0, 1, 16)) + draw.normal(0, 0.5, (n_rows, 16))).astype(np.float32)
     pixels = pa.FixedSizeListArray.from_arrays(pa.array(image.ravel()), 16)
-    return pa.table({"when": 60 * np.arange(n_rows), "temp": temp, "image": pixels})
+    geo = pa.StructArray.from_arrays([pa.array(40 + temp / 7)], ["lat"])
+    return pa.table({"when": 60 * np.arange(n_rows), "temp": temp, "image": pixels, "geo": geo})
 
 
 def run_as_written(line: str) -> None:

@@ -19,7 +19,7 @@ BATCH_ROWS = 65_536
 
 def load(source: str) -> pa.Table:
     """A source as one Arrow table, the way latentpack reads it."""
-    with open_source(source) as opened:
+    with open_source(source, recipe=None) as opened:
         return pa.Table.from_batches(list(opened.batches(None)), schema=opened.schema)
 
 

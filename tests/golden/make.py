@@ -27,7 +27,9 @@ sys.path.insert(0, str(HERE.parent))
 from telemetry import SENSORS, assert_kept, fitted, resolved, telemetry  # noqa: E402
 
 from storage import open_archive  # noqa: E402
+from storage.archive import Archive  # noqa: E402
 from storage.entries import Proof, ShardRef, SourceRecord  # noqa: E402
+from storage.leaves import WHOLE, Leaves, Recipe, find_recipe  # noqa: E402
 from storage.manifest import Manifest  # noqa: E402
 from storage.objects import ObjectStore  # noqa: E402
 from storage.snapshots import newest_manifest  # noqa: E402
@@ -262,6 +264,29 @@ def tensors(n: int) -> pa.Table:
     })  # fmt: skip
 
 
+def nested(n: int) -> pa.Table:
+    """Structs in structs, lists of one length and a few of others, lists in lists; nulls at every depth."""
+    rng = np.random.default_rng(22)
+    u = rng.integers(0, 30, n)
+    vectors = [None if k % 83 == 5 else list(map(float, np.round(v[: 2 if k % 71 == 3 else 6], 4)))
+               for k, v in enumerate(rng.normal(size=(30, 6))[u] + rng.normal(size=(n, 6)) / 30)]  # fmt: skip
+    user = [None if v == 7 else {"id": int(v), "home": None if v == 9 else {"lat": 40 + v / 7, "lon": v / 8}} for v in u]
+    never = pa.struct([pa.field("kind", pa.string(), nullable=False), pa.field("cost", pa.float64(), nullable=False)])
+    return pa.table(
+        [
+            pa.array(user), pa.array([{"kind": f"k{v % 5}", "cost": float(rng.integers(900)) / 7} for v in u], never),
+            pa.array(vectors, pa.large_list(pa.field("element", pa.float32()))),
+            pa.array([[[int(v), 1, 2], [3, 4, k % 3]] if k % 97 else [[1], []] for k, v in enumerate(u)], pa.list_(pa.list_(pa.int16()))),
+            pa.array([["a", "b"][: int(v) % 3] for v in u]),
+        ],
+        schema=pa.schema([
+            pa.field("user", pa.infer_type(user), metadata={"of": "user"}), pa.field("what", never, nullable=False),
+            pa.field("vector", pa.large_list(pa.field("element", pa.float32()))), pa.field("grid", pa.list_(pa.list_(pa.int16()))),
+            pa.field("tags", pa.list_(pa.string())),
+        ], metadata={"made": "by hand"}),
+    )  # fmt: skip
+
+
 def bent(n: int) -> pa.Table:
     """Columns on a curved surface, where a network beats any linear map."""
     rng = np.random.default_rng(15)
@@ -285,12 +310,15 @@ def write(
     preview: str | float = "off",
     block_rows: int = 400,
     changed: Callable[[Model], Model] = lambda model: model,
+    recipe: Recipe = WHOLE,
 ) -> None:
     """Write one case; the model is fitted to the first shard, and every promise is checked before anything is kept."""
     if ONLY and case not in ONLY:
         return
     folder = HERE / ".".join(str(part) for part in FORMAT_VERSION) / case
     shutil.rmtree(folder, ignore_errors=True)
+    leaves = Leaves.of(shards[0].schema, recipe)
+    shards = [pa.Table.from_batches([leaves.split(shard.combine_chunks().to_batches()[0])]) for shard in shards]
     model = changed(fitted(shards[0], tolerances, preview=preview, seconds=5).model)
     store = ObjectStore.open(str(folder / "archive"))
     ref = stage_model(store, model.to_files(with_schema=False), model.schema)
@@ -300,7 +328,7 @@ def write(
     commit(store, Manifest(schema=shards[0].schema, models=(ref,), shards=refs, created_at="2025-01-01T00:00:00Z"))
     archive, first = open_archive(str(folder / "archive")), 0
     for shard in shards:
-        assert_kept(shard, archive.to_table(rows=(first, first + shard.num_rows)), resolved(shards[0], tolerances))
+        assert_kept(shard, of_leaves(archive, (first, first + shard.num_rows)), resolved(shards[0], tolerances))
         first += shard.num_rows
     keep(folder / "expected.arrow", archive.to_table())
     if model.preview is not None:
@@ -310,6 +338,11 @@ def write(
     print(f"{case}: {n_bytes:,} bytes, {len(codings)} codings: {', '.join(codings)}{', with a preview' if model.preview else ''}")
     assert n_bytes < MOST_BYTES, n_bytes
     shutil.rmtree(folder / "archive" / "pending", ignore_errors=True)
+
+
+def of_leaves(archive: Archive, rows: tuple[int, int]) -> pa.Table:
+    """Rows as they are stored."""
+    return pa.Table.from_batches(list(archive.leaf_batches(rows=rows)), archive.manifest.schema)
 
 
 def write_history(n_runs: int) -> None:
@@ -397,6 +430,9 @@ def main() -> None:
         write("counted", [every_lattice(1400)], block_rows=700)
     if not ONLY or "history" in ONLY:
         write_history(9)
+    rows = nested(500)
+    recipe = find_recipe(rows.schema, lambda: rows.to_batches()[0].slice(0, 100))
+    write("leaves", [rows.slice(0, 300), rows.slice(300)], ["what.cost=0.1", "vector=0.02"], block_rows=150, recipe=recipe)
     table, changed = every_context(1800)
     with (
         measured_as(lambda *_: [("ipc", 1 << 40)]),

@@ -1,0 +1,249 @@
+"""Nested columns as their leaves, and back: the same table, whatever is in it; learned, bounded and read like flat columns."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import hypothesis.strategies as st
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given, settings
+
+from flows.cli import main
+from storage import open_archive
+from storage.errors import CorruptArchive
+from storage.leaves import KEY, WHOLE, Leaves, Recipe, find_recipe
+from storage.sources import open_source
+from vae_core.quality import compare
+
+NUMBERS = [pa.int8(), pa.int64(), pa.uint16(), pa.float32(), pa.float64()]
+PLAIN = [*NUMBERS, pa.bool_(), pa.string(), pa.binary(), pa.timestamp("us", "UTC"), pa.map_(pa.string(), pa.int8())]
+
+
+def lists_of(kind: pa.DataType) -> st.SearchStrategy[pa.DataType]:
+    return st.sampled_from([pa.list_(kind), pa.large_list(kind), pa.list_(pa.field("element", kind, nullable=False))])
+
+
+@st.composite
+def kinds(draw: st.DrawFn, depth: int = 3) -> pa.DataType:
+    what = draw(st.sampled_from(["plain", "plain", "list", "lists", "struct", "list of structs"])) if depth else "plain"
+    if what == "list":
+        return draw(lists_of(draw(st.sampled_from([*NUMBERS, pa.string()]))))
+    if what == "lists":
+        return draw(lists_of(draw(lists_of(draw(st.sampled_from(NUMBERS))))))
+    if what == "struct":
+        names = draw(st.lists(st.sampled_from(["a", "b", "a.b", "x:valid", "", "é"]), max_size=3, unique=True))
+        return pa.struct([pa.field(name, draw(kinds(depth - 1)), draw(st.booleans())) for name in names])
+    if what == "list of structs":
+        return pa.list_(pa.struct([("x", draw(st.sampled_from(NUMBERS))), ("y", pa.string())]))
+    return draw(st.sampled_from(PLAIN))
+
+
+def values_of(kind: pa.DataType, nullable: bool = True) -> st.SearchStrategy[object]:
+    t = pa.types
+    if t.is_struct(kind):
+        found: st.SearchStrategy[object] = st.fixed_dictionaries({item.name: values_of(item.type, item.nullable) for item in kind})
+    elif t.is_map(kind):
+        found = st.lists(st.tuples(st.sampled_from("pqr"), st.integers(-9, 9)), max_size=2)
+    elif t.is_list(kind) or t.is_large_list(kind):
+        item = values_of(kind.value_type, kind.value_field.nullable)
+        found = st.one_of(st.lists(item, min_size=2, max_size=2), st.lists(item, max_size=4))
+    elif t.is_floating(kind):
+        found = st.sampled_from([0.0, -0.0, 1.5, float("nan"), float("inf")])
+    elif t.is_integer(kind):
+        found = st.integers(0, 100)
+    elif t.is_boolean(kind):
+        found = st.booleans()
+    elif t.is_timestamp(kind):
+        found = st.integers(0, 10**9)
+    else:
+        found = st.sampled_from(["", "x", "yz"]) if t.is_string(kind) else st.sampled_from([b"", b"\x00\xff"])
+    return st.one_of(st.none(), found) if nullable else found
+
+
+@st.composite
+def tables(draw: st.DrawFn) -> pa.RecordBatch:
+    n_rows = draw(st.integers(0, 12))
+    names = draw(st.lists(st.sampled_from(["s", "t", "s.a", "s:valid", "v", "v:others"]), min_size=1, max_size=4, unique=True))
+    fields = [pa.field(name, draw(kinds()), metadata=draw(st.sampled_from([None, {"unit": "m"}]))) for name in names]
+    arrays = [pa.array(draw(st.lists(values_of(item.type), min_size=n_rows, max_size=n_rows)), item.type) for item in fields]
+    metadata = draw(st.sampled_from([None, {b"made": b"by hand"}, {KEY: b"not ours"}]))
+    batch = pa.RecordBatch.from_arrays(arrays, schema=pa.schema(fields, metadata=metadata))
+    start = draw(st.integers(0, n_rows))
+    return batch.slice(start, draw(st.integers(0, n_rows - start)))
+
+
+@settings(max_examples=400, deadline=None)
+@given(tables(), st.booleans())
+def test_leaves_join_to_what_was_split(batch, looked):
+    leaves = Leaves.of(batch.schema, find_recipe(batch.schema, lambda: batch.slice(0, 3) if looked else None))
+    flat = leaves.split(batch)
+    assert flat.schema.equals(leaves.schema, check_metadata=True) and len(set(flat.schema.names)) == flat.num_columns
+    flat.validate(full=True)
+    stored = Leaves.read(pa.ipc.read_schema(pa.BufferReader(flat.schema.serialize())))
+    assert stored.recipe == leaves.recipe or stored.is_flat
+    joined = stored.join(pa.Table.from_batches([flat]))
+    joined.validate(full=True)
+    assert joined.schema.equals(batch.schema, check_metadata=True)
+    for quality in compare(pa.Table.from_batches([batch]), joined, {}):
+        assert quality.mismatches == 0, quality
+    for name in batch.schema.names:
+        part = stored.project([name])
+        alone = part.join(pa.Table.from_batches([flat.select(part.schema.names)]))
+        assert repr(alone.column(0).to_pylist()) == repr(joined.column(name).to_pylist())
+
+
+def test_a_flat_table_is_stored_as_ever():
+    schema = pa.schema([("a", pa.int64()), ("b", pa.list_(pa.string()))], metadata={"k": "v"})
+    assert Leaves.of(schema, find_recipe(schema, lambda: None)).schema is schema and Leaves.read(schema).is_flat
+
+
+def test_columns_of_the_same_path_are_left_whole():
+    inner = pa.struct([("b", pa.int8())])
+    clash = pa.schema([("a", pa.struct([("b", inner), ("c", pa.int8())])), ("a.b", inner), ("z", inner)])
+    leaves = Leaves.of(clash, find_recipe(clash, lambda: None))
+    assert leaves.schema.names == ["a:valid", "a.b", "a.c", "a.b", "z:valid", "z.b"] or len(set(leaves.schema.names)) == len(leaves.schema)
+    assert "z.b" in leaves.schema.names
+
+
+@pytest.mark.parametrize(
+    "told",
+    [b"", b"{}", b"{\n", b'{"structs":["a"],"shapes":{}}\nxx', b'{"structs":3,"shapes":{}}\n', b'{"structs":[],"shapes":{"v":[1e999]}}\n'],
+)
+def test_a_schema_that_lies_about_its_leaves_is_refused(told):
+    outer = pa.schema([("a", pa.struct([("x", pa.int8())])), ("v", pa.list_(pa.float32()))])
+    stored = Leaves.of(outer, Recipe(frozenset(["a"]), {"v": (3,)})).schema
+    with pytest.raises(CorruptArchive, match="nested columns"):
+        Leaves.read(stored.with_metadata({KEY: told}))
+    other = json.dumps(Recipe(frozenset(["a"]), {"v": (4,)}).to_json()).encode() + b"\n" + outer.serialize().to_pybytes()
+    with pytest.raises(CorruptArchive, match="not those it has the leaves of"):
+        Leaves.read(stored.with_metadata({KEY: other}))
+
+
+def test_a_row_in_both_leaves_of_a_list_is_refused():
+    outer = pa.schema([("v", pa.list_(pa.int8()))])
+    leaves = Leaves.of(outer, Recipe(frozenset(), {"v": (2,)}))
+    flat = leaves.split(pa.record_batch([pa.array([[1, 2], [3]], pa.list_(pa.int8()))], schema=outer))
+    both = pa.table([flat.column(0), pa.array([[7], [3]], pa.list_(pa.int8()))], schema=leaves.schema)
+    with pytest.raises(CorruptArchive, match="of its length and of another"):
+        leaves.join(both)
+
+
+def events(n: int, seed: int) -> pa.Table:
+    """Nested events: members that tell each other across structs, embeddings as lists, a few of another length."""
+    rng = np.random.default_rng(seed)
+    user = rng.integers(0, 40, n)
+    base = rng.normal(size=(40, 8))
+    vectors = [list(map(float, v)) for v in np.round(base[user] + rng.normal(size=(n, 8)) / 50, 5)]
+    for k in range(5, n, 61):
+        vectors[k] = vectors[k][:3]
+    return pa.table({
+        "user": pa.array([
+            None if u == 7 else {"id": int(u), "home": {"lat": 40 + k % 97 / 7, "lon": u / 8 - 3}} for k, u in enumerate(user)
+        ]),
+        "what": pa.array([{"kind": f"k{u % 5}", "cost": float(u % 5) + 0.5} for u in user]),
+        "vector": pa.array(vectors, pa.list_(pa.float64())),
+        "grid": pa.array([[[int(u), 1, 2], [3, 4, int(k % 3)]] for k, u in enumerate(user)], pa.list_(pa.list_(pa.uint8()))),
+        "tags": pa.array([["a", "b"][: k % 3] for k in range(n)]),
+    })  # fmt: skip
+
+
+def run(*arguments: object) -> int:
+    return main([str(argument) for argument in arguments])
+
+
+def test_nested_events_are_learned_bounded_read_and_added_to(tmp_path):
+    source, archive, report = tmp_path / "in", tmp_path / "archive", tmp_path / "report.json"
+    source.mkdir()
+    pq.write_table(events(3000, 1), source / "a.parquet")
+    asked = ["--tolerance", "vector=0.01", "--tolerance", "user.home.lat=0.1", "--time-budget", 5, "--preview", "off"]
+    assert run("run", source, archive, *asked, "--json", report) == 0
+    told = json.loads(report.read_text())
+    columns = {column["name"]: column for column in told["columns"]}
+    assert not any(column["violations"] + column["mismatches"] for column in columns.values())
+    cheap = [name for name in ("user.id", "user.home.lon", "what.kind", "what.cost") if columns[name]["bytes"] < 200]
+    assert len(cheap) == 3, "members tell each other, of all structs"
+    assert columns["vector"]["kind"] == "tensor" and 0 < columns["vector"]["max_abs_error"] <= 0.01
+    assert columns["user.home.lat"]["tolerance"] == 0.1 and columns["grid"]["kind"] == "tensor"
+
+    pq.write_table(events(500, 2), source / "b.parquet")
+    assert run("run", source, archive, *asked) == 0
+    assert run("verify", archive, "--source", source) == 0
+    both, opened = pq.read_table(source), open_archive(str(archive))
+    assert opened.schema.equals(both.schema, check_metadata=True)
+    found = opened.to_table()
+    for name in ("what", "grid", "tags"):
+        assert found[name].combine_chunks().equals(both[name].combine_chunks()), name
+    lengths = [len(v) for v in both["vector"].to_pylist()]
+    assert [len(v) for v in found["vector"].to_pylist()] == lengths
+    assert max(abs(a - b) for x, y in zip(found["vector"].to_pylist(), both["vector"].to_pylist(), strict=True)
+               for a, b in zip(x, y, strict=True)) <= 0.01  # fmt: skip
+    assert found["user"].null_count == both["user"].null_count > 0
+    part = opened.to_table(columns=["what.kind", "vector"], rows=(2990, 3010))
+    assert part.column_names == ["what.kind", "vector"] and part["vector"].type == both["vector"].type
+    assert part["what.kind"].to_pylist() == [row["kind"] for row in both["what"].to_pylist()[2990:3010]]
+    out = tmp_path / "out.parquet"
+    assert run("read", archive, out, "--columns", "user,what.cost", "--rows", "0:5") == 0
+    assert pq.read_table(out).column_names == ["user", "what.cost"]
+    assert run("sample", archive, out, "--rows", 50) == 0
+    assert pq.read_table(out).schema.equals(both.schema)
+
+
+def test_an_archive_made_before_there_were_leaves_goes_on_as_it_is(tmp_path, monkeypatch):
+    source, archive, report = tmp_path / "in", tmp_path / "archive", tmp_path / "report.json"
+    source.mkdir()
+    pq.write_table(events(400, 1), source / "a.parquet")
+    with monkeypatch.context() as before:
+        before.setattr("storage.sources.find_recipe", lambda *_: WHOLE)
+        assert run("run", source, archive, "--time-budget", 2, "--preview", "off") == 0
+    pq.write_table(events(100, 2), source / "b.parquet")
+    assert run("run", source, archive, "--time-budget", 2, "--preview", "off", "--json", report) == 0
+    assert [column["name"] for column in json.loads(report.read_text())["columns"]] == events(1, 1).column_names
+    assert open_archive(str(archive)).to_table().equals(pq.read_table(source))
+    assert run("verify", archive, "--source", source) == 0
+
+
+def test_raw_sources_come_as_they_are_unless_asked_to_be_divided(tmp_path):
+    pq.write_table(events(50, 1), tmp_path / "a.parquet")
+    with open_source(str(tmp_path)) as whole, open_source(str(tmp_path), recipe=None) as divided:
+        assert whole.schema.names == events(1, 1).column_names and whole.table().equals(pq.read_table(tmp_path))
+        assert divided.leaves.join(divided.table()).equals(whole.table())
+        assert divided.leaves.recipe.shapes == {"vector": (8,), "grid": (2, 3)}
+
+
+def joined(kind: pa.DataType, path: str, told: dict[str, Any], above: bool, item: pa.Field, leaves: dict[str, list[Any]]) -> list[Any]:
+    """FORMAT.md, "Leaves": the rows of what is at a path, of the rows of leaves. above : whether a struct around may be null."""
+    nullable = above or item.nullable
+    if path in told["structs"]:
+        parts = [joined(member.type, f"{path}.{member.name}", told, nullable, member, leaves) for member in kind]
+        rows = [dict(zip([member.name for member in kind], row, strict=True)) for row in zip(*parts, strict=True)]
+        return [row if there else None for row, there in zip(rows, leaves[f"{path}:valid"], strict=True)] if nullable else rows
+    if path not in told["shapes"]:
+        return leaves[path]
+    shape = told["shapes"][path]
+    rows = []
+    for vector, other in zip(leaves[path], leaves[f"{path}:others"], strict=True):
+        assert vector is None or other is None
+        for length in shape[:0:-1] if vector is not None else ():
+            vector = [vector[k : k + length] for k in range(0, len(vector), length)]
+        rows.append(other if vector is None else vector)
+    return rows
+
+
+def test_leaves_joined_by_the_format_document_are_the_same_rows():
+    folder = Path(__file__).parent / "golden" / "1.9" / "leaves"
+    with pa.ipc.open_file(folder / "expected.arrow") as reader:
+        wanted = reader.read_all()
+    archive = open_archive(str(folder / "archive"))
+    stored = pa.Table.from_batches(list(archive.leaf_batches()))
+    about, _, message = archive.manifest.schema.metadata[b"latentpack.leaves"].partition(b"\n")
+    outer, told = pa.ipc.read_schema(pa.BufferReader(message)), json.loads(about)
+    assert outer.equals(wanted.schema, check_metadata=True) and set(told) == {"structs", "shapes"} and told["structs"] and told["shapes"]
+    leaves = {name: stored[name].to_pylist() for name in stored.column_names}
+    for item in outer:
+        found, rows = joined(item.type, item.name, told, False, item, leaves), wanted[item.name].to_pylist()
+        assert str(found) == str(rows), item.name
