@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from vae_core.exact.forward import Lanes
 from vae_core.exact.linear import SHIFT, Term, kind_of, lag_of
+from vae_core.exact.robust import fitted, logarithm, short
 
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
@@ -21,15 +22,10 @@ SEASONS, SHORTEST_SEASON, RECURRENT = 2, 9, 0.08  # how many, in rows, and how m
 OTHER_KINDS = ("at", "lag1", "lag2", "lead1")
 MOST_OTHERS = 10  # columns that may tell
 FIT_ROWS = 5_000
-MOST_TERMS = 20
-TERM_BITS = 40.0  # what a term takes in the stored plan, with a margin
 WORTH_SORTING = 0.15  # bits a row
 UNRELATED = 0.35  # bits by which steps may be dearer than values: those of independent normal values are dearer by a half
 MOST_ORDERS = 2
-UNTOLD = 0.03  # of the distance that half of the rows are nearer than
 STEP = 1  # where the column's last step is among the variables of a fit
-WORTH_BENDING = 0.02  # bits a row
-HEAVY = 2.5  # times the median that a mean distance is where a few rows are far off
 COPY_ROWS, ALIKE = 8_192, 0.25  # rows that are looked at for copies, and the correlation of their steps
 
 
@@ -131,12 +127,8 @@ def solved(
         design = ((columns - center) @ basis).astype(np.float64)
         step = (target - columns[:, 0]).astype(np.float64)
     design = np.concatenate([design, np.ones((len(target), 1))], axis=1)
-    weights = _fitted(design, step, n_total, steps)
-    # as few decimal digits as rows do not tell: the plan lists them
-    off = float(np.median(np.abs(step - design @ weights)))
-    size = np.sqrt(np.square(design[:, :-1]).mean(axis=0)) / (1 << SHIFT)
-    grain = 10.0 ** np.floor(np.log10(np.clip(UNTOLD * max(off, 0.5) / np.where(size > 0, size, np.inf), 1.0, 1e4)))
-    rounded = np.rint(weights[:-1] * (1 << SHIFT) / grain) * grain
+    weights = fitted(design, step, n_total, steps)
+    rounded = short(design, step, weights, 1 << SHIFT)
     weights[:-1] = rounded / (1 << SHIFT)
     units = basis @ rounded
     bias = float(weights[-1]) * (1 << SHIFT) - float(units @ center.astype(np.float64))
@@ -147,7 +139,7 @@ def solved(
     terms = tuple(Term(kind, j, w) for (kind, j), w in sums.items() if w)
     if (np.abs(units) >= 1 << 40).any() or not abs(bias) < 1 << 60:
         return (), 0, math.inf
-    return terms, round(bias), _logarithm(step - design @ weights)
+    return terms, round(bias), logarithm(step - design @ weights)
 
 
 def _levels_and_steps(n: int, n_seasons: int, n_copies: int) -> Floats:
@@ -178,81 +170,3 @@ def _seasons(values: Ints) -> list[int]:
     peaks = [k for k in range(SHORTEST_SEASON, len(found) - 1) if found[k] > RECURRENT and found[k] >= found[k - 1 : k + 2].max()]
     highest = sorted(peaks, key=lambda k: -found[k])[:SEASONS]
     return list(dict.fromkeys([*highest, *(2 * k for k in highest if 2 * k in peaks)]))
-
-
-def _fitted(design: Floats, target: Floats, n_total: int, steps: Sequence[Floats] = ()) -> Floats:
-    """(k,) weights of (n, k) columns, the last one the bias; 0 for those that do not pay. steps: (k - 1,) weights to start from.
-
-    Least absolute deviations, or what makes the logarithm of distances small where that tells rows by more: a jump, and the row after
-    it, whose step before is the jump, must not bend what all others follow.
-    """
-    size: Floats = np.sqrt(np.square(design).mean(axis=0))
-    scaled = design / np.where(size > 0, size, 1.0)
-    found = _reweighted(scaled, target, n_total, None)
-    # as the row before, as it goes on, and as another column steps
-    starts = [found, np.zeros(design.shape[1]), *(np.append(step, 0.0) * size for step in steps)]
-    closest = min(starts, key=lambda w: _logarithm(target - scaled @ w))
-    off = np.abs(target - scaled @ found)
-    if closest is not found or off.mean() > HEAVY * np.median(off) + 1:
-        closer = _reweighted(scaled, target, n_total, closest)
-        if _logarithm(target - scaled @ closer) < _logarithm(target - scaled @ found) - WORTH_BENDING:
-            found = closer
-    weights: Floats = found / np.where(size > 0, size, 1.0)
-    return weights
-
-
-def _logarithm(off: Floats) -> float:
-    return float(np.log2(1 + np.abs(off)).mean())
-
-
-def _reweighted(scaled: Floats, target: Floats, n_total: int, start: Floats | None) -> Floats:
-    """(k,) weights by iteratively reweighted least squares: of absolute deviations, or from a start on of their logarithms."""
-    used: NDArray[np.bool_] = np.abs(scaled).max(axis=0) > 0
-    weights, near = np.zeros(scaled.shape[1]), np.ones(len(target))
-    reach = math.inf
-    if start is not None:
-        off = np.abs(target - scaled @ start)
-        reach = max(1.0, 4 * float(np.median(off)))
-        near = 1 / (np.maximum(off, 0.5) * (1 + off / reach))
-    for rounds in (4, 3, 3):
-        for _ in range(rounds):
-            part = scaled[:, used]
-            gram = (part * near[:, None]).T @ part
-            gram[np.diag_indices_from(gram)] += 1e-9 * near.sum()
-            found = np.linalg.solve(gram, (part * near[:, None]).T @ target)
-            off = np.abs(target - part @ found)
-            reach = max(1.0, min(reach / 2, 2 * float(np.median(off)))) if start is not None else math.inf
-            near = 1 / (np.maximum(off, 0.5) * (1 + off / reach))
-        squares = float((near * np.square(off)).sum()) + 1e-12
-        kept = _paying(gram, found, squares, n_total)
-        weights[:] = 0
-        weights[used] = found
-        if kept.all():
-            break
-        used[np.flatnonzero(used)[~kept]] = False
-    weights[~used] = 0
-    return weights
-
-
-def _paying(gram: Floats, weights: NDArray[np.floating[Any]], squares: float, n_total: int) -> NDArray[np.bool_]:
-    """Which of the terms, the bias (last) always, are worth their place: backward elimination on the normal equations."""
-    kept = np.ones(len(weights), bool)
-    inverse, w = np.linalg.inv(gram), weights.copy()
-    while kept[:-1].any():
-        # by what leaving one out adds to the squares
-        rise = np.full(len(w), np.inf)
-        own = np.diag(inverse)[:-1][kept[:-1]]
-        rise[:-1][kept[:-1]] = np.where(own > 0, np.square(w[:-1][kept[:-1]]) / np.where(own > 0, own, 1.0), 0.0)
-        least = int(rise.argmin())
-        bits = 0.5 * n_total * np.log2(1 + rise[least] / squares)
-        if bits > TERM_BITS and int(kept.sum()) - 1 <= MOST_TERMS:
-            break
-        column = inverse[:, least].copy()
-        w = w - column * (w[least] / column[least])
-        inverse = inverse - np.outer(column, column) / column[least]
-        inverse[least, least] = 1.0
-        kept[least] = False
-        w[least] = 0.0
-        squares += float(rise[least])
-    return kept
-

@@ -121,6 +121,8 @@ def _predictions(sampled: Sampled, column: int, values: Ints, valid: Ints, span:
 
     at = [variable("at", c) for c in numeric]
     plain = regression.fit(at)
+    more = [c.column for c in sampled.related(column, regress.MOST_WIDE) if not c.categorical and 2 < c.hi - c.lo < 1 << 44]
+    plain = regression.fit_wide([variable("at", c) for c in more], sampled.n_total, plain)
     if alone:
         return [Linear(plain.terms, plain.bias)]
     around = regression.fit([variable("mean", -1), *(variable("bend", c) for c in numeric), *at])

@@ -13,11 +13,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vae_core.exact.linear import SHIFT, Linear, Term
+from vae_core.exact.robust import fitted, short
 
 Floats = NDArray[np.float64]
 MAX_TERMS = 6
 MAX_PAIRED = 24
 MIN_GAIN_BITS = 0.03
+MOST_WIDE, WIDE_TERMS, WORTH_WIDE = 96, 64, 0.05  # variables of a wide fit, terms that are left of them, bits a row it has to save
 LIKELY = 3  # variables solved for at each step
 PAIR_ROWS = 400
 SIGNS = ((1.0, 1.0), (1.0, -1.0), (-1.0, 1.0))
@@ -91,6 +93,28 @@ class Regression:
         if any(abs(w) >= 1 << 40 for w in weights[:-1]) or abs(weights[-1]) >= 1 << 61:
             return Fitted((), 0, float("inf"))
         return Fitted(terms, weights[-1], score)
+
+    def fit_wide(self, variables: Sequence[Variable], n_total: int, narrow: Fitted) -> Fitted:
+        """Of all variables at once as many terms as pay for their place over n_total rows; `narrow` where that is as good."""
+        if len(variables) <= max(2, len(narrow.terms)):
+            return narrow
+        middles = np.array([float(np.median(v.values)) for v in variables])
+        middle = float(np.median(self._target))
+        design = np.stack([*(v.values - m for v, m in zip(variables, middles, strict=True)), np.ones(len(self._target))], axis=1)
+        target = self._target - middle
+        gram = design.T @ design
+        gram[np.diag_indices_from(gram)] += 1e-6 * np.maximum(np.diag(gram), 1e-300)
+        if _score(target - design @ np.linalg.solve(gram, design.T @ target)) > narrow.score - WORTH_WIDE:
+            return narrow
+        weights = fitted(design, target, n_total, most_terms=WIDE_TERMS)
+        units = short(design, target, weights, 1 << SHIFT)
+        weights[:-1] = units / (1 << SHIFT)
+        bias = (middle + float(weights[-1])) * (1 << SHIFT) - float(units @ middles)
+        terms = tuple(Term(v.kind, v.column, int(w)) for v, w in zip(variables, units, strict=True) if w)
+        score = _score(target - design @ weights)
+        if score > narrow.score - WORTH_WIDE or (np.abs(units) >= 1 << 40).any() or not abs(bias) < 1 << 60:
+            return narrow
+        return Fitted(terms, round(bias), score)
 
     def _next(
         self, variables: Sequence[Variable], centered: Floats, spread: Floats, chosen: list[int], residual: Floats, score: float
