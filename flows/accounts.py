@@ -16,6 +16,7 @@ from flows.proof import DISTORTION, PREVIEW, LayerProof, ShardProof
 from flows.proved import errors_of, proved_errors
 from flows.report import ColumnReport, LatentReport, PreviewColumn, PreviewReport
 from storage.entries import ModelRef
+from storage.leaves import Leaves
 from storage.ledger import column_totals
 from storage.manifest import Manifest
 from storage.objects import ObjectStore
@@ -110,8 +111,41 @@ def divided(n_bytes: int, weights: Mapping[str, int]) -> dict[str, int]:
     return shares
 
 
+def by_column(reports: Sequence[ColumnReport], leaves: Leaves) -> list[ColumnReport]:
+    """One line a column of the dataset, of lines of the leaves it is stored as."""
+    lines = {line.name: line for line in reports}
+    return [
+        _together(item.name, str(item.type), [lines[leaf.name] for leaf in node.leaves])
+        for item, node in zip(leaves.outer, leaves.nodes, strict=True)
+    ]
+
+
+def by_leaf(reports: Sequence[ColumnReport], leaves: Leaves) -> list[ColumnReport]:
+    """One line a leaf, those of one vector together; nothing where columns are their own leaves."""
+    if leaves.is_flat:
+        return []
+    lines = {line.name: line for line in reports}
+    return [_together(name, str(kind), [lines[part] for part in parts]) for name, kind, parts in leaves.shown]
+
+
+def _together(name: str, kind: str, lines: Sequence[ColumnReport]) -> ColumnReport:
+    """Lines as one: bytes in all, the largest tolerance and the worst error."""
+    if len(lines) == 1 and lines[0].name == name:
+        return lines[0]
+    main, loosest = max(lines, key=lambda line: line.bytes), max(lines, key=lambda line: line.tolerance)
+    errors = [line.rmse for line in lines if line.rmse is not None]
+    return main.model_copy(update={
+        "name": name, "type": kind,
+        "bytes": sum(line.bytes for line in lines), "conventional_bytes": sum(line.conventional_bytes for line in lines),
+        "tolerance": loosest.tolerance, "tolerance_kind": loosest.tolerance_kind,
+        "max_abs_error": max(line.max_abs_error for line in lines), "rmse": max(errors, default=None),
+        "violations": sum(line.violations for line in lines), "mismatches": sum(line.mismatches for line in lines),
+        "n_null": min(line.n_null for line in lines),
+    })  # fmt: skip
+
+
 def column_reports(account: Account, manifest: Manifest) -> list[ColumnReport]:
-    """One line a column, in schema order; errors are those proved by decoding, over all shards of the snapshot."""
+    """One line a leaf, in schema order; errors are those proved by decoding, over all shards of the snapshot."""
     plans = {column.name: column for column in account.model.columns} if account.model else {}
     costs = column_costs(account.store, account.entries, account.models)
     # exactly as proved by this run, rounded up as kept from earlier ones

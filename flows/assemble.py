@@ -14,7 +14,7 @@ from typing import Any
 import pyarrow as pa
 
 from flows import ingest
-from flows.accounts import Account, column_costs, column_reports, latent_report, models_of, preview_report
+from flows.accounts import Account, by_column, by_leaf, column_costs, column_reports, latent_report, models_of, preview_report
 from flows.encode import load_results
 from flows.html import html
 from flows.ingest import GENERATION, NOTHING, UNORDERED, Plan, run_folder
@@ -197,6 +197,7 @@ def assemble_report(request: RunRequest, plan: Plan, archive: Archive, seconds: 
     model = archive.newest_model() if manifest.models else None
     summary = trained.summary if trained else {}
     account = Account(store, entries, archive.model, model, proofs, summary)
+    lines, leaves = column_reports(account, manifest), archive.leaves
     return RunReport(
         status=NOTHING_TO_DO if nothing else COMMITTED,
         run=plan.run,
@@ -221,7 +222,8 @@ def assemble_report(request: RunRequest, plan: Plan, archive: Archive, seconds: 
         metadata=parts["metadata"],
         report_bytes=report_bytes(store),
         conventional_bytes=sum(outcome.conventional_bytes for entry in entries for outcome in entry.outcomes),
-        columns=column_reports(account, manifest),
+        columns=by_column(lines, leaves),
+        leaves=by_leaf(lines, leaves),
         transfer=TransferReport(full_read_bytes=archive.plan_read(), preview_bytes=archive.plan_read(preview=True)),
         seconds=SecondsReport(**{name: seconds.get(name, 0.0) for name in SecondsReport.model_fields}),
         peak_rss_bytes=peak_rss_bytes(),

@@ -119,7 +119,7 @@ def markdown(report: RunReport, drawn: Mapping[str, str] | None = None) -> str:
         lines += ["", f"## {title}", "", f"| {' | '.join(SIBLING_HEAD)} |", "|:--|--:|--:|--:|--:|--:|--:|:--|"]
         lines += ["| " + " | ".join(map(_cell, row)) + " |" for row in compared]
         lines += ["", SIBLING_NOTES[title]]
-    if report.columns:
+    if report.lines:
         lines += [
             "",
             "## Columns",
@@ -127,14 +127,14 @@ def markdown(report: RunReport, drawn: Mapping[str, str] | None = None) -> str:
             "| column | coding | bytes | conventional | smaller | tolerance | worst error | violations |",
             "|:--|:--|--:|--:|--:|--:|--:|--:|",
         ]
-        lines += ["| " + " | ".join(map(_cell, column_cells(c))) + " |" for c in report.columns[:MAX_MARKDOWN_COLUMNS]]
-        if len(report.columns) > MAX_MARKDOWN_COLUMNS:
-            lines += ["", f"… and {len(report.columns) - MAX_MARKDOWN_COLUMNS:,} more columns in the HTML report."]
+        lines += ["| " + " | ".join(map(_cell, column_cells(c))) + " |" for c in report.lines[:MAX_MARKDOWN_COLUMNS]]
+        if len(report.lines) > MAX_MARKDOWN_COLUMNS:
+            lines += ["", f"… and {len(report.lines) - MAX_MARKDOWN_COLUMNS:,} more columns in the HTML report."]
     return "\n".join(lines) + "\n"
 
 
 def _subtitle(report: RunReport) -> str:
-    parts = [f"snapshot {report.snapshot}", f"{report.rows:,} rows", f"{len(report.columns)} columns"]
+    parts = [f"snapshot {report.snapshot}", f"{report.rows:,} rows", f"{len(report.lines)} columns"]
     if report.n_new_rows and report.n_new_rows != report.rows:
         parts.append(f"{report.n_new_rows:,} new rows from {report.n_new_files:,} files")
     return " · ".join([*parts, *(part for part in (report.run, report.created_at) if part)])
@@ -165,10 +165,10 @@ def _cards(report: RunReport) -> str:
 
 
 def _columns(report: RunReport) -> str:
-    if not report.columns:
+    if not report.lines:
         return ""
     rows = []
-    for column in report.columns:
+    for column in report.lines:
         name, coding, ours, other, smaller, tolerance, error, violations = map(_text, column_cells(column))
         tone = "good" if column.bytes < column.conventional_bytes else "soft"
         alarm = " class=bad" if column.violations else ""

@@ -163,7 +163,7 @@ def decide(request: RunRequest, source: Source, run: str | None, created_at: str
         store_of(request.archive).check_bucket()  # before hours of training, not after
     elif not request.update.retrain:
         source.divide(Leaves.read(manifest.schema).recipe)
-    asked = parse_tolerances([f"{name}={spec}" for name, spec in request.tolerance.columns.items()], source.schema)
+    asked = parse_tolerances([f"{name}={spec}" for name, spec in request.tolerance.columns.items()], source.schema, source.leaves.groups)
     common: dict[str, Any] = {
         "run": run or "",
         "created_at": created_at,

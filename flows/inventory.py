@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -54,7 +54,7 @@ def _inventory(store: ObjectStore, uri: str, snapshot: int | None) -> dict[str, 
         "source_files": len(manifest.sources),
         "rows": manifest.n_rows,
         "shards": len(manifest.shards),
-        "columns": _columns(manifest.schema, manifest.tolerances, totals),
+        **_columns(manifest.schema, manifest.tolerances, totals),
         "models": [{"digest": model.digest, "bytes": model.n_bytes} for model in manifest.models],
         "n_snapshots": len(snapshots) + len(damaged),
         "snapshots": [{"snapshot": m.snapshot, "created_at": m.created_at, "rows": m.n_rows} for m in snapshots[:MAX_SNAPSHOTS_SHOWN]],
@@ -70,22 +70,31 @@ def _inventory(store: ObjectStore, uri: str, snapshot: int | None) -> dict[str, 
     }
 
 
-def _columns(schema: Any, tolerances: Mapping[str, Any], totals: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
+def _columns(schema: Any, tolerances: Mapping[str, Any], totals: Mapping[str, Mapping[str, Any]]) -> dict[str, list[dict[str, Any]]]:
+    """The columns of the dataset, and where nested ones are divided, as they are stored."""
+    from storage.leaves import Leaves
+
+    leaves = Leaves.read(schema)
+    lines = [
+        {**_line(item.name, item.type, [leaf.name for leaf in node.leaves], tolerances, totals), "nullable": item.nullable}
+        for item, node in zip(leaves.outer, leaves.nodes, strict=True)
+    ]
+    shown = [_line(name, kind, parts, tolerances, totals) for name, kind, parts in leaves.shown]
+    return {"columns": lines} if leaves.is_flat else {"columns": lines, "leaves": shown}
+
+
+def _line(
+    name: str, kind: Any, parts: Sequence[str], tolerances: Mapping[str, Any], totals: Mapping[str, Mapping[str, Any]]
+) -> dict[str, Any]:
     from vae_core.tolerance import Tolerance
 
-    columns = []
-    for field in schema:
-        asked = tolerances.get(field.name)
-        coded = totals.get(field.name, {})
-        columns.append(
-            {
-                "name": field.name,
-                "type": str(field.type),
-                "nullable": field.nullable,
-                "tolerance": str(Tolerance.from_json(asked)) if asked else "lossless",
-                "coding": str(coded.get("coding", "")),
-                "bytes": int(coded.get("bytes", 0)),
-                "conventional_bytes": int(coded.get("conventional_bytes", 0)),
-            }
-        )
-    return columns
+    coded = [totals.get(part, {}) for part in parts]
+    asked = [tolerances[part] for part in parts if tolerances.get(part)]
+    return {
+        "name": name,
+        "type": str(kind),
+        "tolerance": str(Tolerance.from_json(asked[0])) if asked else "lossless",
+        "coding": str(max(coded, key=lambda total: int(total.get("bytes", 0))).get("coding", "")),
+        "bytes": sum(int(total.get("bytes", 0)) for total in coded),
+        "conventional_bytes": sum(int(total.get("conventional_bytes", 0)) for total in coded),
+    }

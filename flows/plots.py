@@ -80,7 +80,7 @@ def _sizes(report: RunReport) -> str:
 
 
 def _bytes_by_column(report: RunReport) -> str:
-    columns = sorted(report.columns, key=lambda c: -max(c.bytes, c.conventional_bytes))
+    columns = sorted(report.lines, key=lambda c: -max(c.bytes, c.conventional_bytes))
     rows = [(c.name, c.bytes, c.conventional_bytes) for c in columns[:MAX_BARS]]
     rest = columns[MAX_BARS:]
     if rest:
@@ -96,7 +96,7 @@ def _bytes_by_column(report: RunReport) -> str:
 
 
 def _error_by_column(report: RunReport) -> str:
-    columns = sorted((c for c in report.columns if c.tolerance > 0), key=lambda c: -error_share(c))[:MAX_BARS]
+    columns = sorted((c for c in report.lines if c.tolerance > 0), key=lambda c: -error_share(c))[:MAX_BARS]
     shares = [100 * error_share(c) for c in columns]
     figure, axes = _figure(0.75 + 0.22 * len(columns))
     colors = [WARNING if c.violations or s > 100 else OURS for c, s in zip(columns, shares, strict=True)]
@@ -167,8 +167,8 @@ def _has_bits(point: Any) -> bool:
 
 _PLOTS: dict[str, tuple[Callable[[RunReport], bool], Callable[[RunReport], str]]] = {
     "Bytes": (lambda r: r.archive_bytes > 0, _sizes),
-    "Bytes by column": (lambda r: bool(r.columns), _bytes_by_column),
-    "Error against tolerance": (lambda r: any(c.tolerance > 0 for c in r.columns), _error_by_column),
+    "Bytes by column": (lambda r: bool(r.lines), _bytes_by_column),
+    "Error against tolerance": (lambda r: any(c.tolerance > 0 for c in r.lines), _error_by_column),
     "Training": (lambda r: any(map(_has_bits, r.training)), _training_curve),
     "Latent sparsity": (lambda r: bool(r.latent.zero_fraction_by_dimension), _latent_sparsity),
 }

@@ -182,6 +182,7 @@ class RunReport(_Frozen):
     archive_bytes : every object under the archive but `reports/`; = latents + corrections + verbatim + model + metadata
     older         : of archive_bytes, what the newest snapshot does not name and older ones do
     report_bytes  : objects under `reports/`
+    leaves        : where nested columns are divided, the columns as they are stored, elements of a vector together; else empty
     decision      : what the run found to do: "first", "append", "replace", "new-generation", "nothing-to-do"
     statement     : the same in words
     note          : what is amiss with the archive, or with this report, a sentence; empty when nothing is
@@ -214,6 +215,7 @@ class RunReport(_Frozen):
     report_bytes: int = 0
     conventional_bytes: int = 0
     columns: list[ColumnReport] = Field(default_factory=list)
+    leaves: list[ColumnReport] = Field(default_factory=list)
     transfer: TransferReport = Field(default_factory=TransferReport)
     seconds: SecondsReport = Field(default_factory=SecondsReport)
     peak_rss_bytes: int = 0
@@ -273,9 +275,14 @@ class RunReport(_Frozen):
         }
 
     @property
+    def lines(self) -> list[ColumnReport]:
+        """The columns as people are shown them."""
+        return self.leaves or self.columns
+
+    @property
     def worst(self) -> ColumnReport | None:
         """The column whose error used most of its tolerance; None when every column is lossless."""
-        bounded = [c for c in self.columns if c.tolerance > 0]
+        bounded = [c for c in self.lines if c.tolerance > 0]
         return max(bounded, key=error_share, default=None)
 
     @property

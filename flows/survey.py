@@ -66,6 +66,7 @@ def _left(plan: Plan, archive: Archive, source: Source, names: list[str]) -> tup
     """The profile of some columns over the rows of the next snapshot, and whether there are some whose file has gone: these are known
     within their bound alone."""
     manifest: Manifest = archive.manifest
+    names = list(dict.fromkeys(leaf for name in names for leaf in source.leaves.together(name)))
     profile = TableProfile(pa.schema([source.schema.field(name) for name in names]))
     for batch in source.batches():
         profile.update(batch.select(names))
@@ -86,7 +87,8 @@ def _loose(shares: dict[str, Tolerance], archive: Archive, left: TableProfile, i
     plans = {plan.name: plan for plan in archive.newest_model().columns}
     for name, asked in shares.items():
         stored = targets.get(name, plans[name].tolerance.value)
-        now, span = resolve(asked, left.columns[name]).value, left.columns[name].value_range
+        column = left.spanning(archive.leaves.together(name))
+        now, span = resolve(asked, column).value, column.value_range
         share = now / span if span else 0.0
         if now + share * OFF[asked.kind] * stored * is_decoded < stored * (1.0 - SLACK):
             return f"column {name!r}: the range of the rows that are left is {span:g}, {asked} of that is {now:g}, stored within {stored:g}"

@@ -24,7 +24,7 @@ def run_table(report: RunReport, width: int | None = None) -> str:
     if report.status == NOTHING_TO_DO:
         return "\n".join(line.rstrip() for line in [*lines, "", *_sizes(report), "", report.verdict])
     lines += ["", *_sizes(report), "", report.verdict]
-    if report.columns:
+    if report.lines:
         lines += ["", *_columns(report, width), "", *_helped(report, width)]
     if report.latent.role == "distortion" and report.latent.comparison:
         title = "siblings compared at the same error (bytes are estimates on the sample)"
@@ -58,7 +58,7 @@ def info_table(value: Mapping[str, Any]) -> str:
     lines += [
         "",
         *_aligned(
-            [("column", "type", "coding", "tolerance")], [_info_row(c) for c in value["columns"]], "<<<<", _width(None)
+            [("column", "type", "coding", "tolerance")], [_info_row(c) for c in value.get("leaves", value["columns"])], "<<<<", _width(None)
         ),
     ]
     lines += ["", "snapshots"]
@@ -197,11 +197,11 @@ def _part_rows(total: int, parts: Mapping[str, int]) -> list[str]:
 
 
 def _columns(report: RunReport, width: int) -> list[str]:
-    shown = sorted(report.columns, key=lambda c: -max(c.bytes, c.conventional_bytes))[:MAX_COLUMNS_SHOWN]
+    shown = sorted(report.lines, key=lambda c: -max(c.bytes, c.conventional_bytes))[:MAX_COLUMNS_SHOWN]
     header = ("column", "coding", "bytes", "conventional", "smaller", "tolerance", "worst error", "violations")
     lines = _aligned([header], [column_cells(c) for c in shown], "<<>>>>>>", width)
-    if len(shown) < len(report.columns):
-        lines.append(f"… and {len(report.columns) - len(shown):,} smaller columns: see the report")
+    if len(shown) < len(report.lines):
+        lines.append(f"… and {len(report.lines) - len(shown):,} smaller columns: see the report")
     return lines
 
 
@@ -274,8 +274,8 @@ def _siblings(comparison: Sequence[Mapping[str, Any]], width: int) -> list[str]:
 
 
 def _helped(report: RunReport, width: int) -> list[str]:
-    helped = [c for c in report.columns if c.learned and c.bytes < c.conventional_bytes]
-    rest = [c for c in report.columns if c not in helped]
+    helped = [c for c in report.lines if c.learned and c.bytes < c.conventional_bytes]
+    rest = [c for c in report.lines if c not in helped]
     lines = _listing("learning helped", helped, width) if helped else ["learning helped no column"]
     return lines + (_listing("learning did not help", rest, width) if rest else [])
 

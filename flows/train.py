@@ -18,6 +18,7 @@ from flows.ingest import APPEND, REPLACE, Plan, run_folder
 from flows.progress import Progress
 from flows.settings import RunRequest
 from storage.entries import ModelRef
+from storage.leaves import Leaves
 from storage.manifest import Manifest
 from storage.objects import ObjectStore
 from storage.shards import load_records
@@ -102,7 +103,7 @@ def _learn(request: RunRequest, plan: Plan, source: Source, progress: Progress) 
     if plan.decision in (APPEND, REPLACE) and manifest is not None and manifest.models:
         return _keep_or_refresh(request, plan, source, store, manifest, progress)
     profile, row_bytes = profiled(source, set(plan.encode), progress)
-    tolerances = resolved(plan, profile)
+    tolerances = resolved(plan, profile, source.leaves)
     sample = sampled(source, request, row_bytes)
     result = fit(sample, profile, source.schema, tolerances, fit_config(request, profile), progress=_listener(progress))
     targets = {name: tolerance.value for name, tolerance in tolerances.items() if tolerance.is_distortion}
@@ -164,9 +165,9 @@ def parts_of(source: Source, paths: list[str], target_rows: int) -> list[Any]:
     return [part for group in groups for part in source.parts(target_rows, set(group))]
 
 
-def resolved(plan: Plan, profile: TableProfile) -> dict[str, Tolerance]:
-    """The tolerances of a plan in column units."""
-    return {name: resolve(tolerance, profile.columns[name]) for name, tolerance in ingest.asked_for(plan).items()}
+def resolved(plan: Plan, profile: TableProfile, leaves: Leaves) -> dict[str, Tolerance]:
+    """The tolerances of a plan in column units; shares are of the range of all elements of a vector."""
+    return {name: resolve(tolerance, profile.spanning(leaves.together(name))) for name, tolerance in ingest.asked_for(plan).items()}
 
 
 def sample_rows(request: RunRequest, row_bytes: float) -> int:

@@ -1,160 +1,33 @@
 """Columns of nested types as the flat ones an archive stores, their leaves, and back (FORMAT.md, "Leaves").
 
 A struct is its members, each a column `struct.member`, and which of its rows are there. A list whose rows have one length is a vector
-(a tensor where lists hold lists), and the rows that have another, as they are, in a column beside it. So what is inside is learned,
-bounded and told by the other columns as if the table had been flat. Other nested types (maps, lists of any length, what holds a
-dictionary) are leaves themselves.
+(a tensor where lists hold lists), and the rows that have another, as they are, in a column beside it. Vectors of few elements are a
+column for each. So what is inside is learned, bounded and told by the other columns, and by rows before, as if the table had been flat.
+Other nested types (maps, lists of any length, what holds a dictionary) are leaves themselves.
 """
 
 from __future__ import annotations
 
 import json
-import math
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
 
-import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
-from numpy.typing import NDArray
 
-from vae_core.columns.joining import has_dictionary, one_array
+from storage.nodes import Elements, Members, Node, Whole
+from storage.recipes import WHOLE, Recipe, divided, find_recipe
+from vae_core.columns.joining import one_array
 from vae_core.errors import CorruptArchive
+from vae_core.tolerance import value_type_of
+
+__all__ = ["KEY", "WHOLE", "Leaves", "Recipe", "find_recipe"]
 
 KEY = b"latentpack.leaves"  # in the metadata of a schema of leaves
-VALID, OTHERS = ":valid", ":others"
-MOST_DEPTH = 4  # of lists in lists
-NEARLY_ALL = 0.9  # of the first rows that are of one length
-
-Shape = tuple[int, ...]
-Bools = NDArray[np.bool_]
 
 
-@dataclass(frozen=True, slots=True)
-class Recipe:
-    """Which columns are divided. structs : paths of those that are their members; shapes : path of a list -> its one length, and of
-    the lists in it."""
-
-    structs: frozenset[str] = frozenset()
-    shapes: Mapping[str, Shape] = field(default_factory=dict)
-
-    def to_json(self) -> dict[str, Any]:
-        """A JSON object that `from_json` reads back."""
-        return {"structs": sorted(self.structs), "shapes": {path: list(shape) for path, shape in self.shapes.items()}}
-
-    @classmethod
-    def from_json(cls, data: Mapping[str, Any]) -> Recipe:
-        """The inverse of `to_json`."""
-        shapes = {str(path): tuple(int(n) for n in shape) for path, shape in data["shapes"].items()}
-        return cls(frozenset(str(path) for path in data["structs"]), shapes)
-
-
-WHOLE = Recipe()
-
-
-@dataclass(frozen=True, slots=True)
-class Whole:
-    """A column that is its own leaf."""
-
-    item: pa.Field
-
-    @property
-    def leaves(self) -> tuple[pa.Field, ...]:
-        """Fields of the flat schema."""
-        return (self.item,)
-
-    def split(self, array: pa.Array) -> list[pa.Array]:
-        """(n,) of the column -> (n,) of each leaf."""
-        return [array]
-
-    def join(self, leaves: Mapping[str, pa.Array]) -> pa.Array:
-        """Leaves by name -> (n,) of the column."""
-        return leaves[self.item.name]
-
-
-@dataclass(frozen=True, slots=True)
-class Members:
-    """A struct: its members in order, and before them which rows are there, unless none may be null."""
-
-    path: str
-    kind: pa.DataType
-    members: tuple[Node, ...]
-    has_valid: bool
-
-    @property
-    def leaves(self) -> tuple[pa.Field, ...]:
-        """Fields of the flat schema."""
-        valid = (pa.field(self.path + VALID, pa.bool_(), nullable=False),) if self.has_valid else ()
-        return (*valid, *(leaf for member in self.members for leaf in member.leaves))
-
-    def split(self, array: pa.Array) -> list[pa.Array]:
-        """(n,) of the column -> (n,) of each leaf. What is inside a null is null, whatever the memory beneath holds."""
-        inner = [leaf for member, part in zip(self.members, array.flatten(), strict=True) for leaf in member.split(part)]
-        return [array.is_valid(), *inner] if self.has_valid else inner
-
-    def join(self, leaves: Mapping[str, pa.Array]) -> pa.Array:
-        """Leaves by name -> (n,) of the column; rows of which a preview does not know whether they are there, are."""
-        parts = [member.join(leaves) for member in self.members]
-        valid = leaves[self.path + VALID] if self.has_valid else None
-        missing = None if valid is None else pc.invert(valid.fill_null(True))
-        if missing is not None and not missing.true_count:
-            missing = None
-        return pa.StructArray.from_arrays(parts, fields=list(self.kind), mask=missing)
-
-
-@dataclass(frozen=True, slots=True)
-class Vectors:
-    """Lists of one length: a vector or tensor a row, null where the list is null or has another length; beside it those that have."""
-
-    path: str
-    kind: pa.DataType
-    shape: Shape
-
-    @property
-    def leaves(self) -> tuple[pa.Field, ...]:
-        """Fields of the flat schema."""
-        return (pa.field(self.path, self._flat_type), pa.field(self.path + OTHERS, self.kind))
-
-    @property
-    def _flat_type(self) -> pa.DataType:
-        value = _innermost(self.kind, len(self.shape))
-        return pa.list_(value, self.shape[0]) if len(self.shape) == 1 else pa.fixed_shape_tensor(value, self.shape)
-
-    def split(self, array: pa.Array) -> list[pa.Array]:
-        """(n,) of the column -> (n,) of each leaf."""
-        n, width, flat = len(array), math.prod(self.shape), self._flat_type
-        fits, values = _of_shape(array, self.shape)
-        if not fits.any():
-            return [pa.nulls(n, flat), array]
-        if not fits.all():
-            places = np.where(fits, np.cumsum(fits) - 1, 0)[:, None] * width + np.arange(width)
-            values = values.take(pa.array(places.ravel()))
-        vectors = pa.FixedSizeListArray.from_arrays(values, width, mask=None if fits.all() else pa.array(~fits))
-        if len(self.shape) > 1:
-            vectors = pa.ExtensionArray.from_storage(flat, vectors)
-        others = pa.nulls(n, self.kind) if fits.all() else array.take(pa.array(np.arange(n), mask=fits))
-        return [vectors, others]
-
-    def join(self, leaves: Mapping[str, pa.Array]) -> pa.Array:
-        """Leaves by name -> (n,) of the column. Raises CorruptArchive where a row is in both."""
-        vectors, others = leaves[self.path], leaves[self.path + OTHERS]
-        vectors = vectors.storage if isinstance(vectors, pa.ExtensionArray) else vectors
-        valid, is_other = _bools(vectors.is_valid()), _bools(others.is_valid())
-        if (valid & is_other).any():
-            raise CorruptArchive(f"column {self.path!r} has rows that are of its length and of another")
-        lists = _as_lists(self.kind, vectors.flatten(), self.shape, int(valid.sum()))
-        if valid.all():
-            return lists
-        places = np.where(valid, np.cumsum(valid) - 1, len(lists) + np.arange(len(valid)))
-        return pa.concat_arrays([lists, others]).take(pa.array(places, mask=~(valid | is_other)))
-
-
-Node = Whole | Members | Vectors
-
-
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Leaves:
     """The leaves of a table.
 
@@ -169,7 +42,7 @@ class Leaves:
     @classmethod
     def of(cls, outer: pa.Schema, recipe: Recipe) -> Leaves:
         """The leaves by a recipe, what it does not fit being left whole, as are columns whose leaves would be named as another one."""
-        nodes = tuple(_node(item, item.name, recipe, False) for item in outer)
+        nodes = tuple(divided(item, item.name, recipe, False) for item in outer)
         while repeated := {name for name, n in Counter(leaf.name for node in nodes for leaf in node.leaves).items() if n > 1}:
             named = [not isinstance(node, Whole) and not repeated.isdisjoint(leaf.name for leaf in node.leaves) for node in nodes]
             if not any(named):
@@ -216,6 +89,24 @@ class Leaves:
             raise KeyError(name)
         return (name,)
 
+    @property
+    def groups(self) -> dict[str, tuple[str, ...]]:
+        """What is no leaf by its own name -> the leaves that a tolerance of it is for: elements of a vector, floats of a struct."""
+        return dict(_groups(self.nodes))
+
+    @property
+    def shown(self) -> list[tuple[str, pa.DataType, tuple[str, ...]]]:
+        """Name, type and leaves of what is one to people: members of structs, vectors with all that is theirs."""
+        return list(_shown(self.nodes))
+
+    def together(self, leaf: str) -> tuple[str, ...]:
+        """The leaves of one type whose range is one: elements of a vector, else the leaf alone."""
+        return self._vectors.get(leaf, (leaf,))
+
+    @cached_property
+    def _vectors(self) -> dict[str, tuple[str, ...]]:
+        return {name: vector.names for vector in _vectors(self.nodes) for name in vector.names}
+
     def project(self, names: Sequence[str]) -> Leaves:
         """The named columns, or leaves as columns of their own, in the order named. Raises KeyError."""
         nodes: list[Node] = []
@@ -250,113 +141,31 @@ class Leaves:
         return pa.Table.from_arrays(columns, schema=self.outer)
 
 
-def find_recipe(outer: pa.Schema, peek: Callable[[], pa.RecordBatch | None]) -> Recipe:
-    """How a table is best divided. peek : its first rows, asked for where there are lists of numbers."""
-    found = [place for item in outer for place in _places(item.type, item.name)]
-    once = {path for path, n in Counter(path for path, _ in found).items() if n == 1}
-    structs = frozenset(path for path, kind in found if path in once and _is_divisible(kind))
-    lists = {path for path, kind in found if path in once and 0 < _depth(kind) <= MOST_DEPTH}
-    batch = peek() if lists else None
-    if batch is None:
-        return Recipe(structs)
-    leaves = Leaves.of(outer, Recipe(structs))
-    shapes = {name: _shape(array) for name, array in zip(leaves.schema.names, leaves.split(batch).columns, strict=True) if name in lists}
-    return Recipe(structs, {path: shape for path, shape in shapes.items() if shape})
+def _groups(nodes: Sequence[Node]) -> Iterator[tuple[str, tuple[str, ...]]]:
+    for node in nodes:
+        if isinstance(node, Elements):
+            yield node.path, node.names
+        elif isinstance(node, Members):
+            yield node.path, tuple(leaf.name for leaf in node.leaves if pa.types.is_floating(value_type_of(leaf.type)))
+            yield from _groups(node.members)
 
 
-def _places(kind: pa.DataType, path: str) -> list[tuple[str, pa.DataType]]:
-    """Path and type of a column, and of all that is in its structs."""
-    found = [(path, kind)]
-    if _is_divisible(kind):
-        found += [place for member in kind for place in _places(member.type, f"{path}.{member.name}")]
-    return found
+def _vectors(nodes: Sequence[Node]) -> Iterator[Elements]:
+    for node in nodes:
+        if isinstance(node, Elements):
+            yield node
+        elif isinstance(node, Members):
+            yield from _vectors(node.members)
 
 
-def _node(item: pa.Field, path: str, recipe: Recipe, above: bool) -> Node:
-    """above : whether a struct around may be null."""
-    nullable = item.nullable or above
-    if path in recipe.structs and _is_divisible(item.type):
-        members = tuple(_node(member, f"{path}.{member.name}", recipe, nullable) for member in item.type)
-        return Members(path, item.type, members, nullable)
-    shape = recipe.shapes.get(path)
-    if shape and len(shape) == _depth(item.type) and min(shape) > 0:
-        return Vectors(path, item.type, tuple(shape))
-    is_top = path == item.name and not above
-    return Whole(item if is_top else pa.field(path, item.type, nullable, item.metadata))
-
-
-def _is_divisible(kind: pa.DataType) -> bool:
-    """Structs of members with names that differ, without a dictionary inside: its chunks have values of their own."""
-    if not pa.types.is_struct(kind) or not kind.num_fields or has_dictionary(kind):
-        return False
-    names = [member.name for member in kind]
-    return len(set(names)) == len(names)
-
-
-def _depth(kind: pa.DataType) -> int:
-    """How many lists of any length numbers are in; 0 for all else."""
-    depth = 0
-    while pa.types.is_list(kind) or pa.types.is_large_list(kind):
-        kind, depth = kind.value_type, depth + 1
-    return depth if pa.types.is_integer(kind) or pa.types.is_floating(kind) else 0
-
-
-def _innermost(kind: pa.DataType, depth: int) -> pa.DataType:
-    for _ in range(depth):
-        kind = kind.value_type
-    return kind
-
-
-def _shape(array: pa.Array) -> Shape:
-    """The shape that nearly all lists in lists have, where there is one and it is not of single numbers; else ()."""
-    shape: list[int] = []
-    array = array.drop_null()
-    while pa.types.is_list(array.type) or pa.types.is_large_list(array.type):
-        lengths = _numbers(pc.list_value_length(array))
-        length = int(np.bincount(lengths + 1).argmax()) - 1 if len(lengths) else 0
-        fits = lengths == length
-        if length < 1 or fits.mean() < NEARLY_ALL:
-            return ()
-        shape.append(length)
-        array = array.filter(pa.array(fits)).flatten()
-    return tuple(shape) if math.prod(shape) > 1 else ()
-
-
-def _of_shape(array: pa.Array, shape: Shape) -> tuple[Bools, pa.Array]:
-    """Which of n lists are of a shape, and the numbers of those, one after another."""
-    rows = np.arange(len(array))
-    held, n_lists = array, 1
-    for level, width in enumerate(shape):
-        lengths = _numbers(pc.list_value_length(held))
-        fits = (lengths == width).reshape(-1, n_lists).all(1)
-        rows = rows[fits]
-        if not fits.all():
-            held = array.take(pa.array(rows))
-            for _ in range(level):
-                held = held.flatten()
-        held, n_lists = held.flatten(), n_lists * width
-    fits = np.zeros(len(array), np.bool_)
-    fits[rows] = True
-    return fits, held
-
-
-def _numbers(lengths: pa.Array) -> NDArray[np.int64]:
-    """Lengths of lists, −1 of nulls."""
-    return np.asarray(lengths.fill_null(-1)).astype(np.int64)
-
-
-def _bools(array: pa.Array) -> Bools:
-    return np.asarray(array.to_numpy(zero_copy_only=False), np.bool_)
-
-
-def _as_lists(kind: pa.DataType, values: pa.Array, shape: Shape, n: int) -> pa.Array:
-    """n lists of a shape, none null, of the exact type."""
-    kinds = [_innermost(kind, level) for level in range(len(shape))]
-    for level in reversed(range(len(shape))):
-        count = n * math.prod(shape[:level])
-        width = np.int64 if pa.types.is_large_list(kinds[level]) else np.int32
-        if count * shape[level] > np.iinfo(width).max:
-            raise CorruptArchive(f"{count} lists of {shape[level]} values are more than {kinds[level]} holds")
-        offsets = pa.py_buffer((np.arange(count + 1) * shape[level]).astype(width))
-        values = pa.Array.from_buffers(kinds[level], count, [None, offsets], children=[values])
-    return values
+def _shown(nodes: Sequence[Node]) -> Iterator[tuple[str, pa.DataType, tuple[str, ...]]]:
+    for node in nodes:
+        names = tuple(leaf.name for leaf in node.leaves)
+        if isinstance(node, Whole):
+            yield node.item.name, node.item.type, names
+        elif not isinstance(node, Members):
+            yield node.path, node.kind, names
+        else:
+            if node.has_valid:
+                yield node.path, pa.bool_(), names[:1]
+            yield from _shown(node.members)

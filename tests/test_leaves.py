@@ -30,7 +30,11 @@ def lists_of(kind: pa.DataType) -> st.SearchStrategy[pa.DataType]:
 
 @st.composite
 def kinds(draw: st.DrawFn, depth: int = 3) -> pa.DataType:
-    what = draw(st.sampled_from(["plain", "plain", "list", "lists", "struct", "list of structs"])) if depth else "plain"
+    what = draw(st.sampled_from(["plain", "vector", "list", "lists", "struct", "list of structs"])) if depth else "plain"
+    if what == "vector":
+        vector = pa.list_(pa.field("element", draw(st.sampled_from(NUMBERS)), draw(st.booleans())), 2)
+        tensors = [pa.fixed_shape_tensor(pa.int16(), shape) for shape in ([2], [1, 2])] if depth == 3 else []  # Arrow makes none in structs
+        return draw(st.sampled_from([vector, *tensors]))
     if what == "list":
         return draw(lists_of(draw(st.sampled_from([*NUMBERS, pa.string()]))))
     if what == "lists":
@@ -45,6 +49,7 @@ def kinds(draw: st.DrawFn, depth: int = 3) -> pa.DataType:
 
 def values_of(kind: pa.DataType, nullable: bool = True) -> st.SearchStrategy[object]:
     t = pa.types
+    kind = kind.storage_type if isinstance(kind, pa.FixedShapeTensorType) else kind
     if t.is_struct(kind):
         found: st.SearchStrategy[object] = st.fixed_dictionaries({item.name: values_of(item.type, item.nullable) for item in kind})
     elif t.is_map(kind):
@@ -52,6 +57,8 @@ def values_of(kind: pa.DataType, nullable: bool = True) -> st.SearchStrategy[obj
     elif t.is_list(kind) or t.is_large_list(kind):
         item = values_of(kind.value_type, kind.value_field.nullable)
         found = st.one_of(st.lists(item, min_size=2, max_size=2), st.lists(item, max_size=4))
+    elif t.is_fixed_size_list(kind):
+        found = st.lists(values_of(kind.value_type, kind.value_field.nullable), min_size=2, max_size=2)
     elif t.is_floating(kind):
         found = st.sampled_from([0.0, -0.0, 1.5, float("nan"), float("inf")])
     elif t.is_integer(kind):
@@ -112,7 +119,7 @@ def test_columns_of_the_same_path_are_left_whole():
 
 @pytest.mark.parametrize(
     "told",
-    [b"", b"{}", b"{\n", b'{"structs":["a"],"shapes":{}}\nxx', b'{"structs":3,"shapes":{}}\n', b'{"structs":[],"shapes":{"v":[1e999]}}\n'],
+    [b"", b"{}", b"{\n", b'{"structs":["a"],"shapes":{},"elements":[]}\nxx', b'{"structs":3,"shapes":{}}\n'],
 )
 def test_a_schema_that_lies_about_its_leaves_is_refused(told):
     outer = pa.schema([("a", pa.struct([("x", pa.int8())])), ("v", pa.list_(pa.float32()))])
@@ -124,11 +131,12 @@ def test_a_schema_that_lies_about_its_leaves_is_refused(told):
         Leaves.read(stored.with_metadata({KEY: other}))
 
 
-def test_a_row_in_both_leaves_of_a_list_is_refused():
+@pytest.mark.parametrize("elements", [frozenset(), frozenset(["v"])])
+def test_a_row_in_both_leaves_of_a_list_is_refused(elements):
     outer = pa.schema([("v", pa.list_(pa.int8()))])
-    leaves = Leaves.of(outer, Recipe(frozenset(), {"v": (2,)}))
+    leaves = Leaves.of(outer, Recipe(frozenset(), {"v": (2,)}, elements))
     flat = leaves.split(pa.record_batch([pa.array([[1, 2], [3]], pa.list_(pa.int8()))], schema=outer))
-    both = pa.table([flat.column(0), pa.array([[7], [3]], pa.list_(pa.int8()))], schema=leaves.schema)
+    both = pa.table([*flat.columns[:-1], pa.array([[7], [3]], pa.list_(pa.int8()))], schema=leaves.schema)
     with pytest.raises(CorruptArchive, match="of its length and of another"):
         leaves.join(both)
 
@@ -141,7 +149,9 @@ def events(n: int, seed: int) -> pa.Table:
     vectors = [list(map(float, v)) for v in np.round(base[user] + rng.normal(size=(n, 8)) / 50, 5)]
     for k in range(5, n, 61):
         vectors[k] = vectors[k][:3]
+    many = np.round(rng.normal(size=(n, 3)) @ rng.normal(size=(3, 40)), 2)
     return pa.table({
+        "embedding": pa.array([list(map(float, row)) for row in many]),
         "user": pa.array([
             None if u == 7 else {"id": int(u), "home": {"lat": 40 + k % 97 / 7, "lon": u / 8 - 3}} for k, u in enumerate(user)
         ]),
@@ -163,11 +173,15 @@ def test_nested_events_are_learned_bounded_read_and_added_to(tmp_path):
     asked = ["--tolerance", "vector=0.01", "--tolerance", "user.home.lat=0.1", "--time-budget", 5, "--preview", "off"]
     assert run("run", source, archive, *asked, "--json", report) == 0
     told = json.loads(report.read_text())
-    columns = {column["name"]: column for column in told["columns"]}
+    assert [column["name"] for column in told["columns"]] == events(1, 1).column_names
+    columns = {column["name"]: column for column in told["leaves"]}
+    for item in told["columns"]:
+        assert item["bytes"] == sum(line["bytes"] for name, line in columns.items() if name.partition(".")[0] == item["name"])
     assert not any(column["violations"] + column["mismatches"] for column in columns.values())
     cheap = [name for name in ("user.id", "user.home.lon", "what.kind", "what.cost") if columns[name]["bytes"] < 200]
     assert len(cheap) == 3, "members tell each other, of all structs"
-    assert columns["vector"]["kind"] == "tensor" and 0 < columns["vector"]["max_abs_error"] <= 0.01
+    assert columns["vector"]["kind"] == "numeric" and 0 < columns["vector"]["max_abs_error"] <= 0.01
+    assert columns["embedding"]["kind"] == "tensor" and columns["embedding"]["coding"] == "learned"
     assert columns["user.home.lat"]["tolerance"] == 0.1 and columns["grid"]["kind"] == "tensor"
 
     pq.write_table(events(500, 2), source / "b.parquet")
@@ -212,7 +226,8 @@ def test_raw_sources_come_as_they_are_unless_asked_to_be_divided(tmp_path):
     with open_source(str(tmp_path)) as whole, open_source(str(tmp_path), recipe=None) as divided:
         assert whole.schema.names == events(1, 1).column_names and whole.table().equals(pq.read_table(tmp_path))
         assert divided.leaves.join(divided.table()).equals(whole.table())
-        assert divided.leaves.recipe.shapes == {"vector": (8,), "grid": (2, 3)}
+        assert divided.leaves.recipe.shapes == {"embedding": (40,), "vector": (8,), "grid": (2, 3)}
+        assert divided.leaves.recipe.elements == {"vector"}
 
 
 def joined(kind: pa.DataType, path: str, told: dict[str, Any], above: bool, item: pa.Field, leaves: dict[str, list[Any]]) -> list[Any]:
@@ -222,8 +237,10 @@ def joined(kind: pa.DataType, path: str, told: dict[str, Any], above: bool, item
         parts = [joined(member.type, f"{path}.{member.name}", told, nullable, member, leaves) for member in kind]
         rows = [dict(zip([member.name for member in kind], row, strict=True)) for row in zip(*parts, strict=True)]
         return [row if there else None for row, there in zip(rows, leaves[f"{path}:valid"], strict=True)] if nullable else rows
-    if path not in told["shapes"]:
+    if path not in told["shapes"] and path not in told["elements"]:
         return leaves[path]
+    if path in told["elements"]:
+        return elements(kind, path, told["shapes"].get(path), leaves)
     shape = told["shapes"][path]
     rows = []
     for vector, other in zip(leaves[path], leaves[f"{path}:others"], strict=True):
@@ -234,6 +251,15 @@ def joined(kind: pa.DataType, path: str, told: dict[str, Any], above: bool, item
     return rows
 
 
+def elements(kind: pa.DataType, path: str, shape: list[int] | None, leaves: dict[str, list[Any]]) -> list[Any]:
+    """The same, of a vector whose elements are leaves."""
+    n = kind.list_size if shape is None else shape[0]
+    rows = [list(row) for row in zip(*(leaves[f"{path}[{k}]"] for k in range(n)), strict=True)]
+    valid = leaves.get(f"{path}:valid", [True] * len(rows))
+    others = leaves[f"{path}:others"] if shape is not None else [None] * len(rows)
+    return [row if there else other for row, there, other in zip(rows, valid, others, strict=True)]
+
+
 def test_leaves_joined_by_the_format_document_are_the_same_rows():
     folder = Path(__file__).parent / "golden" / "1.9" / "leaves"
     with pa.ipc.open_file(folder / "expected.arrow") as reader:
@@ -242,7 +268,8 @@ def test_leaves_joined_by_the_format_document_are_the_same_rows():
     stored = pa.Table.from_batches(list(archive.leaf_batches()))
     about, _, message = archive.manifest.schema.metadata[b"latentpack.leaves"].partition(b"\n")
     outer, told = pa.ipc.read_schema(pa.BufferReader(message)), json.loads(about)
-    assert outer.equals(wanted.schema, check_metadata=True) and set(told) == {"structs", "shapes"} and told["structs"] and told["shapes"]
+    assert outer.equals(wanted.schema, check_metadata=True)
+    assert set(told) == {"structs", "shapes", "elements"} and all(told.values())
     leaves = {name: stored[name].to_pylist() for name in stored.column_names}
     for item in outer:
         found, rows = joined(item.type, item.name, told, False, item, leaves), wanted[item.name].to_pylist()

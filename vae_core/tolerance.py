@@ -137,9 +137,10 @@ def _takes_tolerance(value_type: pa.DataType) -> bool:
     )
 
 
-def parse_tolerances(specs: Sequence[str], schema: pa.Schema) -> dict[str, Tolerance]:
+def parse_tolerances(specs: Sequence[str], schema: pa.Schema, groups: Mapping[str, Sequence[str]] | None = None) -> dict[str, Tolerance]:
     """Read 'column=SPEC' strings against a schema; '*' means every float column, float tensors included.
 
+    groups : names of several columns together
     A named column beats '*', wherever it stands. Columns that nothing names are absent: they are lossless.
     Raises UsageError naming the spec or the column, BadInput on duplicated column names.
     """
@@ -148,6 +149,7 @@ def parse_tolerances(specs: Sequence[str], schema: pa.Schema) -> dict[str, Toler
         raise BadInput(f"column name {twice!r} occurs more than once in the schema: rename one of them")
     everywhere: Tolerance | None = None
     named: dict[str, Tolerance] = {}
+    together: dict[str, Tolerance] = {}
     for spec in specs:
         name, equals, text = spec.rpartition("=")
         if not equals:
@@ -161,6 +163,10 @@ def parse_tolerances(specs: Sequence[str], schema: pa.Schema) -> dict[str, Toler
         if name == "*" and "*" not in schema.names:
             everywhere = tolerance
             continue
+        several = [] if name in schema.names or groups is None else groups.get(name, [])
+        if several:
+            together |= dict.fromkeys(several, tolerance)
+            continue
         if name not in schema.names:
             raise UsageError(f"tolerance {spec!r}: there is no column {name!r}; columns are {', '.join(schema.names)}")
         value_type = value_type_of(schema.field(name).type)
@@ -169,8 +175,8 @@ def parse_tolerances(specs: Sequence[str], schema: pa.Schema) -> dict[str, Toler
         named[name] = tolerance
     result: dict[str, Tolerance] = {}
     for field in schema:
-        if field.name in named:
-            result[field.name] = named[field.name]
+        if field.name in named or field.name in together:
+            result[field.name] = named.get(field.name) or together[field.name]
         elif everywhere is not None and pa.types.is_floating(value_type_of(field.type)):
             result[field.name] = everywhere
     return result

@@ -278,11 +278,14 @@ def nested(n: int) -> pa.Table:
             pa.array(vectors, pa.large_list(pa.field("element", pa.float32()))),
             pa.array([[[int(v), 1, 2], [3, 4, k % 3]] if k % 97 else [[1], []] for k, v in enumerate(u)], pa.list_(pa.list_(pa.int16()))),
             pa.array([["a", "b"][: int(v) % 3] for v in u]),
+            pa.array([None if k % 89 == 8 else [int(v), 9, k % 5] for k, v in enumerate(u)], pa.list_(pa.uint8(), 3)),
+            pa.array([list(map(float, np.round(v, 2))) if k % 91 else [] for k, v in enumerate(rng.normal(size=(30, 40))[u])]),
         ],
         schema=pa.schema([
             pa.field("user", pa.infer_type(user), metadata={"of": "user"}), pa.field("what", never, nullable=False),
             pa.field("vector", pa.large_list(pa.field("element", pa.float32()))), pa.field("grid", pa.list_(pa.list_(pa.int16()))),
-            pa.field("tags", pa.list_(pa.string())),
+            pa.field("tags", pa.list_(pa.string())), pa.field("colour", pa.list_(pa.uint8(), 3)),
+            pa.field("embedding", pa.list_(pa.float64())),
         ], metadata={"made": "by hand"}),
     )  # fmt: skip
 
@@ -432,7 +435,8 @@ def main() -> None:
         write_history(9)
     rows = nested(500)
     recipe = find_recipe(rows.schema, lambda: rows.to_batches()[0].slice(0, 100))
-    write("leaves", [rows.slice(0, 300), rows.slice(300)], ["what.cost=0.1", "vector=0.02"], block_rows=150, recipe=recipe)
+    bounds = ["what.cost=0.1", "vector[2]=0.02", "embedding=0.05"]
+    write("leaves", [rows.slice(0, 300), rows.slice(300)], bounds, block_rows=150, recipe=recipe)
     table, changed = every_context(1800)
     with (
         measured_as(lambda *_: [("ipc", 1 << 40)]),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -323,6 +324,12 @@ class TableProfile:
         for column in self.columns.values():
             column.finish()
         return self
+
+    def spanning(self, names: Sequence[str]) -> ColumnProfile:
+        """Columns of one type as one, as far as its type and range go."""
+        parts = [self.columns[name] for name in names]
+        ends = [end for part in parts for end in (part.minimum, part.maximum) if end is not None]
+        return ColumnProfile(parts[0].name, parts[0].value_type, minimum=min(ends, default=None), maximum=max(ends, default=None))
 
     def ranges(self) -> dict[str, dict[str, Any]]:
         """JSON-able counts and ranges by column, for reports and for passing between tasks."""

@@ -1,0 +1,238 @@
+"""How one column of a nested type becomes flat columns, its leaves, and how these become the column again (FORMAT.md, "Leaves")."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from vae_core.errors import CorruptArchive
+
+VALID, OTHERS = ":valid", ":others"
+
+Shape = tuple[int, ...]
+Bools = NDArray[np.bool_]
+
+
+@dataclass(frozen=True, slots=True)
+class Whole:
+    """A column that is its own leaf."""
+
+    item: pa.Field
+
+    @property
+    def leaves(self) -> tuple[pa.Field, ...]:
+        """Fields of the flat schema."""
+        return (self.item,)
+
+    def split(self, array: pa.Array) -> list[pa.Array]:
+        """(n,) of the column -> (n,) of each leaf."""
+        return [array]
+
+    def join(self, leaves: Mapping[str, pa.Array]) -> pa.Array:
+        """Leaves by name -> (n,) of the column."""
+        return leaves[self.item.name]
+
+
+@dataclass(frozen=True, slots=True)
+class Members:
+    """A struct: its members in order, and before them which rows are there, unless none may be null."""
+
+    path: str
+    kind: pa.DataType
+    members: tuple[Node, ...]
+    has_valid: bool
+
+    @property
+    def leaves(self) -> tuple[pa.Field, ...]:
+        """Fields of the flat schema."""
+        valid = (pa.field(self.path + VALID, pa.bool_(), nullable=False),) if self.has_valid else ()
+        return (*valid, *(leaf for member in self.members for leaf in member.leaves))
+
+    def split(self, array: pa.Array) -> list[pa.Array]:
+        """(n,) of the column -> (n,) of each leaf. What is inside a null is null, whatever the memory beneath holds."""
+        inner = [leaf for member, part in zip(self.members, array.flatten(), strict=True) for leaf in member.split(part)]
+        return [array.is_valid(), *inner] if self.has_valid else inner
+
+    def join(self, leaves: Mapping[str, pa.Array]) -> pa.Array:
+        """Leaves by name -> (n,) of the column; rows of which a preview does not know whether they are there, are."""
+        parts = [member.join(leaves) for member in self.members]
+        valid = leaves[self.path + VALID] if self.has_valid else None
+        missing = None if valid is None else pc.invert(valid.fill_null(True))
+        if missing is not None and not missing.true_count:
+            missing = None
+        return pa.StructArray.from_arrays(parts, fields=list(self.kind), mask=missing)
+
+
+@dataclass(frozen=True, slots=True)
+class Vectors:
+    """Lists of one length: a vector or tensor a row, null where the list is null or has another length; beside it those that have."""
+
+    path: str
+    kind: pa.DataType
+    shape: Shape
+
+    @property
+    def leaves(self) -> tuple[pa.Field, ...]:
+        """Fields of the flat schema."""
+        return (pa.field(self.path, self._flat_type), pa.field(self.path + OTHERS, self.kind))
+
+    @property
+    def _flat_type(self) -> pa.DataType:
+        value = _innermost(self.kind, len(self.shape))
+        return pa.list_(value, self.shape[0]) if len(self.shape) == 1 else pa.fixed_shape_tensor(value, self.shape)
+
+    def split(self, array: pa.Array) -> list[pa.Array]:
+        """(n,) of the column -> (n,) of each leaf."""
+        n, width, flat = len(array), math.prod(self.shape), self._flat_type
+        fits, values = _of_shape(array, self.shape)
+        if not fits.any():
+            return [pa.nulls(n, flat), array]
+        if not fits.all():
+            places = np.where(fits, np.cumsum(fits) - 1, 0)[:, None] * width + np.arange(width)
+            values = values.take(pa.array(places.ravel()))
+        vectors = pa.FixedSizeListArray.from_arrays(values, width, mask=None if fits.all() else pa.array(~fits))
+        if len(self.shape) > 1:
+            vectors = pa.ExtensionArray.from_storage(flat, vectors)
+        return [vectors, _beside(array, fits)]
+
+    def join(self, leaves: Mapping[str, pa.Array]) -> pa.Array:
+        """Leaves by name -> (n,) of the column. Raises CorruptArchive where a row is in both."""
+        vectors, others = leaves[self.path], leaves[self.path + OTHERS]
+        vectors = vectors.storage if isinstance(vectors, pa.ExtensionArray) else vectors
+        valid, is_other = _bools(vectors.is_valid()), _bools(others.is_valid())
+        lists = _as_lists(self.kind, vectors.flatten(), self.shape, int(valid.sum()))
+        return _with_others(self.path, lists, valid, others, is_other)
+
+
+@dataclass(frozen=True, slots=True)
+class Elements:
+    """Vectors of few elements, or lists of one length: each element a column; which rows have them, unless all do; lists of another
+    length beside them."""
+
+    path: str
+    kind: pa.DataType
+    n: int
+    has_valid: bool
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Of the elements."""
+        return tuple(f"{self.path}[{k}]" for k in range(self.n))
+
+    @property
+    def leaves(self) -> tuple[pa.Field, ...]:
+        """Fields of the flat schema."""
+        valid = (pa.field(self.path + VALID, pa.bool_(), nullable=False),) if self.has_valid else ()
+        others = (pa.field(self.path + OTHERS, self.kind),) if self._is_list else ()
+        return (*valid, *(pa.field(name, self._storage.value_type) for name in self.names), *others)
+
+    @property
+    def _storage(self) -> pa.DataType:
+        return vector_type(self.kind) or self.kind
+
+    @property
+    def _is_list(self) -> bool:
+        return vector_type(self.kind) is None
+
+    def split(self, array: pa.Array) -> list[pa.Array]:
+        """(n,) of the column -> (n,) of each leaf."""
+        array = array.storage if isinstance(array, pa.ExtensionArray) else array
+        fits, values = _of_shape(array, (self.n,)) if self._is_list else (_bools(array.is_valid()), array.flatten())
+        rows = np.where(fits, np.cumsum(fits) - 1, 0) * self.n
+        found = [values.take(pa.array(rows + k, mask=None if fits.all() else ~fits)) for k in range(self.n)]
+        valid = [pa.array(fits)] if self.has_valid else []
+        return [*valid, *found, *([_beside(array, fits)] if self._is_list else [])]
+
+    def join(self, leaves: Mapping[str, pa.Array]) -> pa.Array:
+        """Leaves by name -> (n,) of the column. Raises CorruptArchive where a row is in both."""
+        parts = [leaves[name] for name in self.names]
+        n_rows = len(parts[0])
+        told = leaves[self.path + VALID] if self.has_valid else None
+        others = leaves[self.path + OTHERS] if self._is_list else None
+        is_other = np.zeros(n_rows, np.bool_) if others is None else _bools(others.is_valid())
+        # of rows that a preview says nothing of, those that are not lists of another length are there
+        valid = np.ones(n_rows, np.bool_) if told is None else np.where(_bools(told.is_valid()), _bools(told.fill_null(False)), ~is_other)
+        rows = np.flatnonzero(valid) if self._is_list else np.arange(n_rows)
+        values = pa.concat_arrays(parts).take(pa.array((np.arange(self.n) * n_rows + rows[:, None]).ravel()))
+        if others is not None:
+            return _with_others(self.path, _as_lists(self.kind, values, (self.n,), len(rows)), valid, others, is_other)
+        bits = None if valid.all() else pa.py_buffer(np.packbits(valid, bitorder="little"))
+        vectors = pa.Array.from_buffers(self._storage, n_rows, [bits], children=[values])
+        return vectors if self._storage is self.kind else pa.ExtensionArray.from_storage(self.kind, vectors)
+
+
+Node = Whole | Members | Vectors | Elements
+
+
+def vector_type(kind: pa.DataType) -> pa.DataType | None:
+    """The fixed-size list that a vector, or a tensor of one axis, is; None of all else."""
+    if isinstance(kind, pa.FixedShapeTensorType):
+        return kind.storage_type if len(kind.shape) == 1 else None
+    return kind if pa.types.is_fixed_size_list(kind) else None
+
+
+def _beside(array: pa.Array, fits: Bools) -> pa.Array:
+    """Lists, null where they are of the one shape."""
+    return pa.nulls(len(array), array.type) if fits.all() else array.take(pa.array(np.arange(len(array)), mask=fits))
+
+
+def _with_others(path: str, lists: pa.Array, valid: Bools, others: pa.Array, is_other: Bools) -> pa.Array:
+    """(n,) of the lists of one shape, which are of the rows that are valid, and of those of another. Raises CorruptArchive."""
+    if (valid & is_other).any():
+        raise CorruptArchive(f"column {path!r} has rows that are of its length and of another")
+    if valid.all():
+        return lists
+    places = np.where(valid, np.cumsum(valid) - 1, len(lists) + np.arange(len(valid)))
+    return pa.concat_arrays([lists, others]).take(pa.array(places, mask=~(valid | is_other)))
+
+
+def _innermost(kind: pa.DataType, depth: int) -> pa.DataType:
+    for _ in range(depth):
+        kind = kind.value_type
+    return kind
+
+
+def _of_shape(array: pa.Array, shape: Shape) -> tuple[Bools, pa.Array]:
+    """Which of n lists are of a shape, and the numbers of those, one after another."""
+    rows = np.arange(len(array))
+    held, n_lists = array, 1
+    for level, width in enumerate(shape):
+        lengths = numbers(pc.list_value_length(held))
+        fits = (lengths == width).reshape(-1, n_lists).all(1)
+        rows = rows[fits]
+        if not fits.all():
+            held = array.take(pa.array(rows))
+            for _ in range(level):
+                held = held.flatten()
+        held, n_lists = held.flatten(), n_lists * width
+    fits = np.zeros(len(array), np.bool_)
+    fits[rows] = True
+    return fits, held
+
+
+def numbers(lengths: pa.Array) -> NDArray[np.int64]:
+    """Lengths of lists, −1 of nulls."""
+    return np.asarray(lengths.fill_null(-1)).astype(np.int64)
+
+
+def _bools(array: pa.Array) -> Bools:
+    return np.asarray(array.to_numpy(zero_copy_only=False), np.bool_)
+
+
+def _as_lists(kind: pa.DataType, values: pa.Array, shape: Shape, n: int) -> pa.Array:
+    """n lists of a shape, none null, of the exact type."""
+    kinds = [_innermost(kind, level) for level in range(len(shape))]
+    for level in reversed(range(len(shape))):
+        count = n * math.prod(shape[:level])
+        width = np.int64 if pa.types.is_large_list(kinds[level]) else np.int32
+        if count * shape[level] > np.iinfo(width).max:
+            raise CorruptArchive(f"{count} lists of {shape[level]} values are more than {kinds[level]} holds")
+        offsets = pa.py_buffer((np.arange(count + 1) * shape[level]).astype(width))
+        values = pa.Array.from_buffers(kinds[level], count, [None, offsets], children=[values])
+    return values

@@ -1,0 +1,146 @@
+"""Which nested columns are divided into leaves, and how: found by a look at the first rows, and said in the stored schema."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from storage.nodes import Elements, Members, Node, Shape, Vectors, Whole, numbers, vector_type
+from vae_core.columns.joining import has_dictionary
+
+MOST_DEPTH = 4  # of lists in lists
+NEARLY_ALL = 0.9  # of the first rows that are of one length
+FEW_ELEMENTS, MOST_ELEMENTS = 32, 256  # of vectors that become columns: always, and where rows go on from one to the next
+GOES_ON, LEAST_ROWS = 0.5, 64  # of the distance from the middle, that a row is from the one before; and rows that say so
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """Which columns are divided. structs : paths of those that are their members; shapes : path of a list -> its one length, and of
+    the lists in it; elements : paths of the vectors among them, and of fixed-size lists, that are their elements."""
+
+    structs: frozenset[str] = frozenset()
+    shapes: Mapping[str, Shape] = field(default_factory=dict)
+    elements: frozenset[str] = frozenset()
+
+    def to_json(self) -> dict[str, Any]:
+        """A JSON object that `from_json` reads back."""
+        shapes = {path: list(shape) for path, shape in self.shapes.items()}
+        return {"structs": sorted(self.structs), "shapes": shapes, "elements": sorted(self.elements)}
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Recipe:
+        """The inverse of `to_json`."""
+        shapes = {str(path): tuple(int(n) for n in shape) for path, shape in data["shapes"].items()}
+        structs, elements = (frozenset(str(path) for path in data[key]) for key in ("structs", "elements"))
+        return cls(structs, shapes, elements)
+
+
+WHOLE = Recipe()
+
+
+def find_recipe(outer: pa.Schema, peek: Callable[[], pa.RecordBatch | None]) -> Recipe:
+    """How a table is best divided. peek : its first rows, asked for where there are lists of numbers, or vectors of many."""
+    found = [place for item in outer for place in _places(item.type, item.name)]
+    once = {path for path, n in Counter(path for path, _ in found).items() if n == 1}
+    structs = frozenset(path for path, kind in found if path in once and _is_divisible(kind))
+    lists = {path for path, kind in found if path in once and 0 < _depth(kind) <= MOST_DEPTH}
+    vectors = {path: n for path, kind in found if path in once and 0 < (n := _elements(kind)) <= MOST_ELEMENTS}
+    batch = peek() if lists or any(n > FEW_ELEMENTS for n in vectors.values()) else None
+    shapes: dict[str, Shape] = {}
+    elements = {path for path, n in vectors.items() if n <= FEW_ELEMENTS}
+    for item, column in zip(outer, batch.columns, strict=True) if batch is not None else ():
+        node = divided(item, item.name, Recipe(structs), False)
+        for leaf, array in zip(node.leaves, node.split(column), strict=True):
+            shape = _shape(array) if leaf.name in lists else (vectors[leaf.name],) if leaf.name in vectors else ()
+            if leaf.name in lists and shape:
+                shapes[leaf.name] = shape
+            if len(shape) == 1 and (shape[0] <= FEW_ELEMENTS or (shape[0] <= MOST_ELEMENTS and _goes_on(array, shape[0]))):
+                elements.add(leaf.name)
+    return Recipe(structs, shapes, frozenset(elements))
+
+
+def _places(kind: pa.DataType, path: str) -> list[tuple[str, pa.DataType]]:
+    """Path and type of a column, and of all that is in its structs."""
+    found = [(path, kind)]
+    if _is_divisible(kind):
+        found += [place for member in kind for place in _places(member.type, f"{path}.{member.name}")]
+    return found
+
+
+def divided(item: pa.Field, path: str, recipe: Recipe, above: bool) -> Node:
+    """What the column at a path is by a recipe; whole where that does not fit it. above : whether a struct around may be null."""
+    nullable = item.nullable or above
+    if path in recipe.structs and _is_divisible(item.type):
+        members = tuple(divided(member, f"{path}.{member.name}", recipe, nullable) for member in item.type)
+        return Members(path, item.type, members, nullable)
+    shape = recipe.shapes.get(path)
+    n = shape[0] if shape and len(shape) == 1 == _depth(item.type) else _elements(item.type)
+    if path in recipe.elements and n > 0:
+        return Elements(path, item.type, n, nullable or _depth(item.type) > 0)
+    if shape and len(shape) == _depth(item.type) and min(shape) > 0:
+        return Vectors(path, item.type, tuple(shape))
+    is_top = path == item.name and not above
+    return Whole(item if is_top else pa.field(path, item.type, nullable, item.metadata))
+
+
+def _is_divisible(kind: pa.DataType) -> bool:
+    """Structs of members with names that differ, without a dictionary inside: its chunks have values of their own."""
+    if not pa.types.is_struct(kind) or not kind.num_fields or has_dictionary(kind):
+        return False
+    names = [member.name for member in kind]
+    return len(set(names)) == len(names)
+
+
+def _depth(kind: pa.DataType) -> int:
+    """How many lists of any length numbers are in; 0 for all else."""
+    depth = 0
+    while pa.types.is_list(kind) or pa.types.is_large_list(kind):
+        kind, depth = kind.value_type, depth + 1
+    return depth if _is_number(kind) else 0
+
+
+def _elements(kind: pa.DataType) -> int:
+    """How many numbers a vector has; 0 for all else."""
+    vector = vector_type(kind)
+    return vector.list_size if vector is not None and _is_number(vector.value_type) else 0
+
+
+def _is_number(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_integer(kind) or pa.types.is_floating(kind))
+
+
+def _shape(array: pa.Array) -> Shape:
+    """The shape that nearly all lists in lists have, where there is one and it is not of single numbers; else ()."""
+    shape: list[int] = []
+    array = array.drop_null()
+    while pa.types.is_list(array.type) or pa.types.is_large_list(array.type):
+        lengths = numbers(pc.list_value_length(array))
+        length = int(np.bincount(lengths + 1).argmax()) - 1 if len(lengths) else 0
+        fits = lengths == length
+        if length < 1 or fits.mean() < NEARLY_ALL:
+            return ()
+        shape.append(length)
+        array = array.filter(pa.array(fits)).flatten()
+    return tuple(shape) if math.prod(shape) > 1 else ()
+
+
+def _goes_on(array: pa.Array, n: int) -> bool:
+    """Whether most elements of vectors, or lists of one length, are nearer to the row before than to their middle."""
+    valid = (array.storage if isinstance(array, pa.ExtensionArray) else array).drop_null()
+    if _depth(array.type):
+        valid = valid.filter(pa.array(numbers(pc.list_value_length(valid)) == n))
+    rows = np.asarray(valid.flatten().cast(pa.float64(), safe=False).fill_null(0.0)).reshape(-1, n)
+    rows = np.where(np.isfinite(rows), rows, 0.0)
+    if len(rows) < LEAST_ROWS:
+        return False
+    steps, off = np.abs(np.diff(rows, axis=0)).mean(axis=0), np.abs(rows - np.median(rows, axis=0)).mean(axis=0)
+    varies = off > 0
+    return bool(varies.any() and (steps[varies] < GOES_ON * off[varies]).mean() > 0.5)
