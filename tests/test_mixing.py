@@ -163,7 +163,7 @@ def pictures(n: int, seed: int = 3) -> np.ndarray:
 
 def test_pictures_are_told_by_several_predictions_and_come_back(monkeypatch):
     table = pa.table({"image": pa.FixedShapeTensorArray.from_numpy_ndarray(pictures(70))})
-    model = fitted(table, (), preview="off").model
+    model = fitted(table, (), seconds=60).model
     [code] = model.tensors
     assert any(one.value.linear is not None and one.value.linear.mixed is not None for one in code.codes)
     assert {f.kind for one in code.codes for d in one.value.digits for f in d.features} & set(MIXED_KINDS)
@@ -172,7 +172,7 @@ def test_pictures_are_told_by_several_predictions_and_come_back(monkeypatch):
     again = model_module.Model.from_files(model.to_files())
     assert again.tensors == model.tensors
     monkeypatch.setattr("vae_core.exact.options.mixed_of_planes", lambda *_: Mixed((), (Simple(0, ((1, 0),)),), (1,), 12, 8))
-    alone = encode_shard(fitted(table, (), preview="off").model, table, preview=False)
+    alone = encode_shard(fitted(table, (), seconds=60).model, table, preview=False)
     assert shard.outcomes[0].n_bytes < 0.98 * alone.outcomes[0].n_bytes
 
 

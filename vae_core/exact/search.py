@@ -136,14 +136,11 @@ def _search_cells(
     rows = Rows(sampled, column, own, np.arange(len(own)) if active is None else np.flatnonzero(active), alone)
     benches = [Bench(rows, option) for option in options]
     trials = sorted(((quick_bits(bench), bench) for bench in benches), key=lambda t: t[0])
-    least = trials[0][0]
-    # with the errors around at hand a single feature tells much of a mix: without one, more of them together may tell as much
-    plain = next((bench for _, bench in trials if not bench.is_mixed), None)
-    trials.sort(key=lambda t: t[1] is not plain)
+    alone, mixed = ([trial for trial in trials if trial[1].is_mixed is found] for found in (False, True))
     best: tuple[CellPlan, float] | None = None
-    for quick, bench in trials[:MOST_TRIALS]:
-        if best is not None and (quick > 1.15 * least or not tick()):
-            break
+    for quick, bench in [*alone[:MOST_TRIALS], *mixed]:
+        if best is not None and (quick > 1.15 * alone[0][0] or not tick()):
+            continue
         plan, bits = search_digits(bench, tick)
         if best is None or _priced(plan, bits, len(rows.active)) < _priced(*best, len(rows.active)):
             best = plan, bits
