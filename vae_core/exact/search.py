@@ -136,10 +136,10 @@ def _search_cells(
     rows = Rows(sampled, column, own, np.arange(len(own)) if active is None else np.flatnonzero(active), alone)
     benches = [Bench(rows, option) for option in options]
     trials = sorted(((quick_bits(bench), bench) for bench in benches), key=lambda t: t[0])
-    alone, mixed = ([trial for trial in trials if trial[1].is_mixed is found] for found in (False, True))
+    plain, mixed = [trial for trial in trials if not trial[1].is_mixed], [trial for trial in trials if trial[1].is_mixed]
     best: tuple[CellPlan, float] | None = None
-    for quick, bench in [*alone[:MOST_TRIALS], *mixed]:
-        if best is not None and (quick > 1.15 * alone[0][0] or not tick()):
+    for quick, bench in [*plain[:MOST_TRIALS], *mixed]:
+        if best is not None and (quick > 1.15 * plain[0][0] or not tick()):
             continue
         plan, bits = search_digits(bench, tick)
         if best is None or _priced(plan, bits, len(rows.active)) < _priced(*best, len(rows.active)):
