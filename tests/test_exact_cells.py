@@ -22,7 +22,7 @@ from vae_core.exact.cells import code_column
 from vae_core.exact.clock import from_minutes, to_minutes
 from vae_core.exact.counts import MAX_CELLS, n_contexts
 from vae_core.exact.digits import Direct, Residual
-from vae_core.exact.features import AROUND_KINDS, COLUMN_KINDS, N_STATES, OWN_KINDS, Decoded, Feature
+from vae_core.exact.features import AROUND_KINDS, COLUMN_KINDS, MIXED_KINDS, N_STATES, OWN_KINDS, Decoded, Feature
 from vae_core.exact.forms import CLOCK, FORMS
 from vae_core.exact.matches import MAX_MATCHES
 from vae_core.exact.plans import FLAGS, MAX_SORT_KEYS, CellPlan, ColumnCode, DigitPlan, Recall, column_code_from_json
@@ -52,10 +52,10 @@ def column_codes(draw: st.DrawFn) -> ColumnCode:
     scheme = draw(schemes())
     linear = draw(linears()) if isinstance(scheme, Residual) else None
     last_chunk = draw(st.sampled_from(LAST_CHUNKS))
-    own, keys, matches, leader = tuple(kind for kind in OWN_KINDS if kind != "match"), None, (), None
+    own, keys, matches, leader = tuple(kind for kind in OWN_KINDS if kind not in ("match", *MIXED_KINDS)), None, (), None
     if draw(st.booleans()):
         keys = tuple(draw(st.lists(st.integers(0, N_EARLIER - 1), max_size=MAX_SORT_KEYS)))
-        linear, own = draw(forward_linears()), tuple(kind for kind in OWN_KINDS if kind not in AROUND_KINDS)
+        linear, own = draw(forward_linears()), tuple(kind for kind in OWN_KINDS if kind not in (*AROUND_KINDS, *MIXED_KINDS))
         matches, leader = draw(matches_of(MAX_MATCHES)), draw(st.sampled_from([None, 0, MAX_MATCHES - 1]))
     value = CellPlan(scheme, linear, draw(digit_plans(scheme.sizes, (*COLUMN_KINDS, *own))), last_chunk, keys, matches, leader)
     states = (N_STATES + 1,)

@@ -13,6 +13,7 @@ from vae_core.exact import features as features_module
 from vae_core.exact.features import (
     COLUMN_KINDS,
     FRACTIONS,
+    MIXED_KINDS,
     N_STATES,
     NOISE_LEVELS,
     OWN_KINDS,
@@ -36,6 +37,7 @@ def features(draw: st.DrawFn, n_columns: int = N_COLUMNS, kinds: tuple[str, ...]
     if kind == "value":
         return Feature(kind, column, draw(INT64), draw(st.integers(1, 40)))
     fixed = {"state": N_STATES, "step": STEP_CLASSES, "spread": 65, "level": len(STEPS) + 1, "fraction": FRACTIONS, "noise": NOISE_LEVELS}
+    fixed |= dict.fromkeys(MIXED_KINDS, NOISE_LEVELS)
     back = draw(st.sampled_from([1, 2, 7, 64, 1 << 20]))
     if kind == "rough":
         return Feature(kind, column, back, NOISE_LEVELS)

@@ -16,6 +16,7 @@ from vae_core.exact.costs import Each
 from vae_core.exact.dense import Dense, fit_dense
 from vae_core.exact.grids import planes_of
 from vae_core.exact.ordering import SampleColumn
+from vae_core.exact.pictures import hidden_shape
 from vae_core.exact.tensor_search import search_tensor
 from vae_core.exact.tensors import TensorCode
 from vae_core.model import MOST_WEIGHTS, Sample
@@ -26,6 +27,8 @@ RUNS = 8
 DENSE_CELLS = 16_000_000
 PLAN_BYTES = 512  # a margin
 WORTH_LEARNING = 0.98  # of the best conventional coding
+
+_Found = tuple[TensorCode, float, float]  # with the bits of the sample, and the bytes of the dataset
 
 
 def fit_tensors(
@@ -48,14 +51,23 @@ def fit_tensors(
             continue
         lo, hi = (0, plan.n_levels - 1) if plan.n_levels is not None else (min(plan.lo, int(held.min())), max(plan.hi, int(held.max())))
         cells = SampleColumn(plan.index, codes.values, codes.state, plan.fill, lo, hi, False)
-        planes, widths = planes_of(_shape(plan.field.type))
+        shapes = [_shape(plan.field.type)]
+        if len(shapes[0]) == 1 and not plan.opaque:
+            hidden = hidden_shape(codes.values.reshape(-1, plan.width))
+            shapes += [] if hidden is None else [hidden]
         weights_left = MOST_WEIGHTS - n_weights(found)
-        is_vector = widths == (plan.width,) and not plan.opaque and plan.width**2 <= weights_left
-        dense = _dense(plan, sample.table.column(plan.index), n_cells * DENSE_CELLS // CELLS) if is_vector else None
-        code, bits = search_tensor(plan.index, planes, widths, cells, n_total, each, tick, dense)
+
+        def searched(shape: tuple[int, ...], plan: ColumnPlan = plan, cells: SampleColumn = cells, left: int = weights_left) -> _Found:
+            planes, widths = planes_of(shape)
+            is_vector = widths == (plan.width,) and not plan.opaque and plan.width**2 <= left
+            dense = _dense(plan, sample.table.column(plan.index), n_cells * DENSE_CELLS // CELLS) if is_vector else None
+            code, bits = search_tensor(plan.index, planes, widths, cells, n_total, each, tick, dense)
+            model = len(zstd(json.dumps(code.to_json()).encode())) + (0 if code.dense is None else len(code.dense.to_bytes()))
+            return code, bits, bits / 8 * n_total / (len(cells.values) // plan.width) + model
+
+        code, bits, n_bytes = min(map(searched, shapes), key=lambda one: one[2])
         theirs = conventional.rank(plan, array, codes)[0][1] * n_total / n_rows
-        weighs = PLAN_BYTES + len(zstd(json.dumps(code.to_json()).encode())) + (0 if code.dense is None else len(code.dense.to_bytes()))
-        if bits / 8 * n_total / n_rows + weighs < WORTH_LEARNING * theirs:
+        if n_bytes + PLAN_BYTES < WORTH_LEARNING * theirs:
             found.append(code)
             rate += bits / n_rows
     return tuple(found), rate

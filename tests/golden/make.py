@@ -42,8 +42,8 @@ from vae_core.coders import conventional  # noqa: E402
 from vae_core.exact.cells import Recall  # noqa: E402
 from vae_core.exact.counts import MAX_CELLS, n_contexts  # noqa: E402
 from vae_core.exact.digits import Digits, Direct, Residual  # noqa: E402
-from vae_core.exact.features import COLUMN_KINDS, FIXED_SIZES, N_STATES, OWN_KINDS, Feature  # noqa: E402
-from vae_core.exact.linear import Linear, Term  # noqa: E402
+from vae_core.exact.features import COLUMN_KINDS, FIXED_SIZES, MIXED_KINDS, N_STATES, NOISE_LEVELS, OWN_KINDS, Feature  # noqa: E402
+from vae_core.exact.linear import Linear, Mixed, Simple, Term  # noqa: E402
 from vae_core.exact.matches import Match  # noqa: E402
 from vae_core.exact.plans import FLAGS, MAX_FEATURES, CellPlan, ColumnCode, DigitPlan  # noqa: E402
 from vae_core.exact.schedule import LAST_CHUNKS  # noqa: E402
@@ -219,7 +219,8 @@ def every_context(n: int) -> tuple[pa.Table, Callable[[Model], Model]]:
 
     def changed(model: Model) -> Model:
         codes: list[ColumnCode] = []
-        own_kinds, column_kinds = itertools.cycle(kind for kind in OWN_KINDS if kind != "match"), itertools.cycle(COLUMN_KINDS)
+        own_kinds = itertools.cycle(kind for kind in OWN_KINDS if kind not in ("match", *MIXED_KINDS))
+        column_kinds = itertools.cycle(COLUMN_KINDS)
         for j in range(len(columns)):
             terms = [Term("mean", -1, 60_000)] * (j in (2, 4)) + [Term("at", j - 1, 4000), Term("bend", j - 1, 3000)] * (j == 4)
             linear = Linear(tuple(terms), 1 << 16, (Term("at", j - 1, 70_000),) if j == 4 else (), -5) if j not in (0, 3) else None
@@ -288,6 +289,29 @@ def nested(n: int) -> pa.Table:
             pa.field("embedding", pa.list_(pa.float64())),
         ], metadata={"made": "by hand"}),
     )  # fmt: skip
+
+
+def mixed(model: Model) -> Model:
+    """The tensors of a model told by mixes: with no reference, one of one plane, and two, one of them of two planes."""
+    codes = []
+    for tensor in model.tensors:
+        width, planes = 10 if tensor.planes.piece == 90 else tensor.planes.piece, list[ColumnCode]()
+        for k, code in enumerate(tensor.codes):
+            earlier = [one.column for one in planes]
+            references = [((j, 1 << 16),) for j in earlier[-1:]] + ([tuple((j, 1 << 15) for j in earlier)] if k == 2 else [])
+            others = [Simple(0, ((width, 6), (2 * width, -2))), Simple(0, ((1, 4), (width - 1, 4), (width, -4)))]
+            others += [Simple(1 + r, ((1, 2), (width - 1, 2))) for r in range(len(references))]
+            mix = Mixed(tuple(references), tuple(others), (1, 2, width - 1, width, width + 1), 11 + k, 1 + k)
+            own = (Term("lag1", -1, 40_000), Term(f"lag{width}", -1, 30_000), Term(f"lag{width + 1}", -1, -10_000))
+            linear = Linear((*own, *(Term("at", j, 3_000) for j in earlier)), -(1 << 20), (), 100 << 16, mixed=mix)
+            apart, around = (Feature(kind, -1, 0, NOISE_LEVELS) for kind in MIXED_KINDS)
+            scheme = Residual(9)
+            first = DigitPlan((around, Feature("fraction", -1, 0, FIXED_SIZES["fraction"])), (20, 30, 60))
+            second = DigitPlan((Feature("digit", -1, 0, scheme.sizes[0]), apart, Feature("noise", -1, 0, NOISE_LEVELS)), (9, 8, 40, 90))
+            planes.append(replace(code, value=CellPlan(scheme, linear, (first, second), LAST_CHUNKS[0], ())))
+        codes.append(replace(tensor, codes=tuple(planes)))
+    assert len(codes) == 3
+    return Model.from_files(replace(model, tensors=tuple(codes)).to_files())
 
 
 def bent(n: int) -> pa.Table:
@@ -410,6 +434,9 @@ def main() -> None:
     pictures = tensors(190)
     with measured_as(lambda *_: [("ipc", 1 << 40)]), mock.patch.object(tensor_fitting, "WORTH_LEARNING", 100.0):
         write("tensors", [pictures.slice(0, 170), pictures.slice(170)], ["grid=0.1", "vector=0.02"], block_rows=100)
+    plain = tensors(100).drop_columns(["vector"])
+    with measured_as(lambda *_: [("ipc", 1 << 40)]), mock.patch.object(tensor_fitting, "WORTH_LEARNING", 100.0):
+        write("mixed", [plain], ["grid=0.1"], block_rows=100, changed=mixed)
     write("lossless", [few.slice(0, 1000), strange(few.slice(1000))])
     bounds = ["temp=0.05", "load=0.5", "noise=0.01", *(f"{name}=1%" for name in SENSORS)]
     write("tolerance", [rows.slice(0, 1000), strange(rows.slice(1000))], bounds, preview=0.3)

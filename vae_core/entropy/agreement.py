@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vae_core.entropy import kernel
-from vae_core.entropy.lanes import KernelMatch, KernelWalk, OwnFeature
+from vae_core.entropy.lanes import KernelMatch, KernelMix, KernelWalk, OwnFeature
 from vae_core.entropy.passes import N_RAW_STEPS, Contexts, PassTables
 
 Ints = NDArray[np.int64]
@@ -79,7 +79,60 @@ def _agrees_in_passes(c: Any) -> bool:
 
 def _agrees_forward(c: Any) -> bool:
     """Of lp_walk, by which lp_read_forward goes, too: five lanes of twelve rows, the last of nine, under each of the own features."""
-    return _agrees_on_lags(c) and _agrees_on_matches(c)
+    return _agrees_on_lags(c) and _agrees_on_matches(c) and _agrees_on_mixes(c)
+
+
+def _agrees_on_mixes(c: Any) -> bool:
+    """Four predictions and two references, of values near one another and of any."""
+    rng = np.random.default_rng(10)
+    n_lanes, length, unit, power = 7, 30, 12, 2
+    edges, n = np.arange(0, n_lanes * length + 1, n_lanes), n_lanes * length
+    values, fixed = rng.integers(-40, 40, n), rng.integers(-(1 << 22), 1 << 22, n)
+    values[::23] = rng.integers(-(1 << 62), 1 << 62, len(values[::23]))
+    told = rng.integers(-(1 << 31), 1 << 31, (2, n)).astype(np.int32)
+    told[0] = rng.integers(-640, 640, n)
+    others = [(0, [(1, 4)]), (1, [(5, 4)]), (0, [(5, 6), (10, -2)]), (2, [(1, 4), (4, 63)])]
+    around = (1, 1, 4, 5)
+    inverses = np.array([0, *((1 << 24) // k for k in range(1, 256 * 5 + 1))], np.int32)
+    walk = KernelWalk(edges, n_lanes, [(1, 30_000)], fixed, mix=KernelMix(others, told, around, unit, power, inverses))
+    c.lp_walk(walk.pointer, None, kernel.size(0), kernel.pointer(values))
+
+    def wrapped(x: int, n_bits: int = 32) -> int:
+        return (x + (1 << n_bits - 1)) % (1 << n_bits) - (1 << n_bits - 1)
+
+    def level(x: int) -> int:
+        size = max(2, x.bit_length())
+        return min(46, max(0, 2 * (size - 4) + (x >> (size - 2)) % 2))
+
+    for lane in range(n_lanes):
+        past: list[list[int]] = []  # of each step, to no reference and to each
+        errors: list[list[int]] = [[0] * 6]
+        for step in range(length):
+            i = step * n_lanes + lane
+            total = wrapped(int(fixed[i]) + (30_000 * int(values[i - n_lanes]) if step else 0), 64)
+            off, levels = [0] * 6, [47, 47]
+            whole = wrapped(wrapped(total - (1 << 15), 64) >> unit)
+            if step:
+                for k, (reference, terms) in enumerate(others):
+                    near = wrapped((int(told[reference - 1, i]) if reference else 0) - whole)
+                    sums = 4 * near + sum(quarters * past[max(0, step - lag)][reference] for lag, quarters in terms)
+                    off[1 + k] = min(1 << 17, max(-(1 << 17), wrapped(sums) >> 2))
+                seen = [sum(errors[max(0, step - lag)][k] for lag in around) for k in range(6)]
+                sizes = [8 * ((e + 4).bit_length() - 1) + ((e + 4 << 8) >> (e + 4).bit_length() + 4) % 8 for e in seen[:5]]
+                places = [min(127, power * (size - min(sizes))) for size in sizes]
+                weights = [(256 - 16 * (p % 8)) >> (p // 8) for p in places]
+                middle = sum(w * d for w, d in zip(weights, off[:5], strict=True)) * ((1 << 24) // sum(weights)) + (1 << 23) >> 24
+                levels = [level(max(off[:5]) - min(off[:5]) << unit - 8), level(seen[5] << unit - 10)]
+                off[5] = middle
+                total = wrapped(total + (middle << unit), 64)
+            if [walk.guess[i], walk.fraction[i], walk.apart[i], walk.around[i]] != [total >> 16, (total >> 13) % 8, *levels]:
+                return False
+            exact = wrapped(wrapped(int(values[i]) << 16, 64) >> unit)
+            past.append([exact, *(wrapped(exact - int(told[k, i])) for k in range(2))])
+            truth = min(1 << 18, max(-(1 << 18), wrapped(exact - whole)))
+            if step:
+                errors.append([min(65535, abs(truth - d)) for d in off])
+    return True
 
 
 def _agrees_on_matches(c: Any) -> bool:

@@ -336,7 +336,7 @@ int64_t lp_read(digit *digits, int64_t n_digits, const int64_t *ends, int64_t n_
 /* Of the room: values of lanes as long as a step's rows, then symbols and raw bits of a step. */
 enum { VALUES, SYMBOLS = 4, RAW = SYMBOLS + MAX_DIGITS, TOTALS, ROOMS };
 
-enum { LEFT, GUESS, FRACTION, NOISE, MATCH, BACK, ROUGH };
+enum { LEFT, GUESS, FRACTION, NOISE, MATCH, BACK, ROUGH, APART, AROUND };
 
 typedef struct {
     int64_t digit, kind, which, n_edges, n_table;
@@ -355,6 +355,26 @@ typedef struct {
     uint64_t *now;         /* of each lane: the key of the row at hand */
     uint8_t *level;        /* of each row */
 } match;
+
+/* Predictions mixed with the linear one: exact/mixing.py is the specification. Whatever a plan or values are, nothing here is read or
+   written outside its room, and no sum of signed integers overflows: products and sums that may wrap are unsigned. */
+typedef struct {
+    int64_t n_references, n_others, n_around, n_kept, unit, power;
+    const int64_t *reference, *ends; /* of each other prediction: what it refers to, where its terms end */
+    const int64_t *lags, *quarters;  /* of all terms */
+    const int32_t *told;             /* (n_references, rows) */
+    const int64_t *around;           /* steps before, whose errors tell */
+    const int32_t *inverses;         /* of sums of weights */
+    int32_t *past;                   /* (n_kept, n_references + 1, n_lanes), of a step in row step % n_kept */
+    uint16_t *errors;                /* (n_kept, n_others + 2, n_lanes) likewise: of the linear one, the others, all mixed */
+    int32_t *room;                   /* (2 n_others + n_references + 5, n_lanes): of a step */
+    uint8_t *apart, *around_level;   /* levels of each row */
+} mix;
+
+#define MOST_APART ((int32_t)1 << 17)
+#define MOST_OFF 65535
+#define SOFTENED 4
+#define INVERSE_BITS 24
 
 #define FACTOR ((uint64_t)0x9E3779B97F4A7C15)
 #define FOLD 29
@@ -382,6 +402,7 @@ typedef struct {
     int64_t *room;                    /* ROOMS times n_lanes */
     int32_t *levels;                  /* (1 + MAX_DIGITS MAX_DEPTH) times n_lanes */
     int64_t is_residual, lo, shift, escape, limit; /* the scheme; what it codes is below the limit */
+    const mix *mixed;                 /* null: the linear prediction alone */
 } walk;
 
 static int64_t bits_of(int64_t x) { return x <= 0 ? 0 : 64 - __builtin_clzll((uint64_t)x); }
@@ -475,6 +496,186 @@ static void weigh(const walk *w, int64_t step) {
         w->sums[lane] = (int64_t)(((uint64_t)w->sums[lane] << (SHIFT - w->dense_shift)) + (uint64_t)w->bias[step]);
 }
 
+static inline int32_t clipped(int32_t x, int32_t most) { return x < -most ? -most : x > most ? most : x; }
+
+/* The exponent of an integer below 2^24 and the `n_bits` bits after the first, as of a float: 0 for 0. */
+static inline int32_t size_of(int32_t x, int n_bits) {
+    union {
+        float number;
+        int32_t bits;
+    } found = {(float)x};
+    return found.bits >> (23 - n_bits);
+}
+
+/* noise_level of x 2^more. */
+static inline int32_t level_of(int32_t x, int32_t more) {
+    int32_t level = size_of(x, 1) - 2 * 127 - 6 + 2 * more;
+    return level < 0 ? 0 : level > NOISE_LEVELS - 2 ? NOISE_LEVELS - 2 : level;
+}
+
+/* Of a step and each lane: how far the predictions are from the linear one, and from these the mix. `whole` and `told` are those of the
+   lanes; what is found is in `off`, the last of which is the mix, and in `apart` and `around`. */
+static inline __attribute__((always_inline)) void blend_lanes(const mix *m, int64_t step, int64_t n_lanes, int64_t n, const int32_t *whole,
+                                                              const int32_t *told, int32_t *off, int32_t *sums, int32_t *apart,
+                                                              int32_t *around) {
+    int64_t n_others = m->n_others, n_past = m->n_references + 1, n_all = n_others + 2;
+    for (int64_t k = 0, t = 0; k < n_others; k++) {
+        int32_t *restrict to = off + (1 + k) * n_lanes;
+        const int32_t *refers = told + (m->reference[k] - 1) * n_lanes;
+        if (m->reference[k])
+            for (int64_t j = 0; j < n; j++) to[j] = (int32_t)(4 * ((uint32_t)refers[j] - (uint32_t)whole[j]));
+        else
+            for (int64_t j = 0; j < n; j++) to[j] = (int32_t)(4 * -(uint32_t)whole[j]);
+        for (; t < m->ends[k]; t++) {
+            int64_t lag = m->lags[t];
+            const int32_t *past = m->past + ((step > lag ? step - lag : 0) % m->n_kept * n_past + m->reference[k]) * n_lanes;
+            uint32_t quarters = (uint32_t)m->quarters[t];
+            for (int64_t j = 0; j < n; j++) to[j] = (int32_t)((uint32_t)to[j] + quarters * (uint32_t)past[j]);
+        }
+        for (int64_t j = 0; j < n; j++) to[j] = clipped(to[j] >> 2, MOST_APART);
+    }
+    for (int64_t k = 0; k < n_all; k++) {
+        int32_t *restrict to = sums + k * n_lanes, softened = k < n_all - 1 ? SOFTENED : 0;
+        for (int64_t j = 0; j < n; j++) to[j] = softened;
+        for (int64_t a = 0; a < m->n_around; a++) {
+            int64_t lag = m->around[a];
+            const uint16_t *restrict errors = m->errors + ((step > lag ? step - lag : 0) % m->n_kept * n_all + k) * n_lanes;
+            for (int64_t j = 0; j < n; j++) to[j] += errors[j];
+        }
+    }
+    int32_t *restrict least = around, *restrict low = apart, *restrict middle = off + (n_all - 1) * n_lanes;
+    int32_t *restrict high = sums + n_all * n_lanes, *restrict all = high + n_lanes;
+    for (int64_t j = 0; j < n; j++) least[j] = INT32_MAX;
+    for (int64_t k = 0; k < n_all - 1; k++) {
+        int32_t *restrict size = sums + k * n_lanes;
+        for (int64_t j = 0; j < n; j++) {
+            size[j] = size_of(size[j], 3);
+            least[j] = size[j] < least[j] ? size[j] : least[j];
+        }
+    }
+    for (int64_t j = 0; j < n; j++) low[j] = high[j] = all[j] = middle[j] = 0;
+    for (int64_t k = 0; k < n_all - 1; k++) {
+        const int32_t *restrict size = sums + k * n_lanes, *restrict at = off + k * n_lanes;
+        int32_t power = (int32_t)m->power;
+        for (int64_t j = 0; j < n; j++) {
+            uint32_t place = (uint32_t)((size[j] - least[j]) * power);
+            place = place < 127 ? place : 127;
+            int32_t weight = (int32_t)((256 - 16 * (place & 7)) >> (place >> 3));
+            all[j] += weight;
+            middle[j] += weight * at[j];
+            low[j] = at[j] < low[j] ? at[j] : low[j];
+            high[j] = at[j] > high[j] ? at[j] : high[j];
+        }
+    }
+    for (int64_t j = 0; j < n; j++)
+        middle[j] = (int32_t)(((int64_t)middle[j] * m->inverses[all[j]] + ((int64_t)1 << (INVERSE_BITS - 1))) >> INVERSE_BITS);
+    int32_t more = (int32_t)m->unit;
+    const int32_t *restrict off_around = sums + (n_all - 1) * n_lanes;
+    for (int64_t j = 0; j < n; j++) {
+        apart[j] = level_of(high[j] - low[j], more - 8);
+        around[j] = level_of(off_around[j], more - 10);
+    }
+}
+
+/* How far off each prediction of a step was, by the values in units of the mix. */
+static inline __attribute__((always_inline)) void blame_lanes(const mix *m, int64_t step, int64_t n_lanes, int64_t n, const int32_t *exact,
+                                                              const int32_t *whole, const int32_t *told, const int32_t *off) {
+    int64_t n_past = m->n_references + 1, n_all = m->n_others + 2;
+    int32_t *past = m->past + step % m->n_kept * n_past * n_lanes;
+    uint16_t *errors = m->errors + step % m->n_kept * n_all * n_lanes;
+    for (int64_t j = 0; j < n; j++) past[j] = exact[j];
+    for (int64_t k = 1; k < n_past; k++) {
+        int32_t *restrict to = past + k * n_lanes;
+        const int32_t *restrict refers = told + (k - 1) * n_lanes;
+        for (int64_t j = 0; j < n; j++) to[j] = (int32_t)((uint32_t)exact[j] - (uint32_t)refers[j]);
+    }
+    for (int64_t k = 0; step && k < n_all; k++) {
+        uint16_t *restrict to = errors + k * n_lanes;
+        const int32_t *restrict at = off + k * n_lanes;
+        for (int64_t j = 0; j < n; j++) {
+            int32_t error = clipped((int32_t)((uint32_t)exact[j] - (uint32_t)whole[j]), 2 * MOST_APART) - at[j];
+            error = error < 0 ? -error : error;
+            to[j] = (uint16_t)(error < MOST_OFF ? error : MOST_OFF);
+        }
+    }
+}
+
+#define BLEND const mix *m, int64_t step, int64_t n_lanes, int64_t n, const int32_t *whole, const int32_t *told, int32_t *off, int32_t *sums, \
+    int32_t *apart, int32_t *around
+#define BLAME const mix *m, int64_t step, int64_t n_lanes, int64_t n, const int32_t *exact, const int32_t *whole, const int32_t *told, \
+    const int32_t *off
+
+static void blend_plain(BLEND) { blend_lanes(m, step, n_lanes, n, whole, told, off, sums, apart, around); }
+static void blame_plain(BLAME) { blame_lanes(m, step, n_lanes, n, exact, whole, told, off); }
+#if defined(__x86_64__) && defined(__GNUC__)
+__attribute__((target("avx2"))) static void blend_avx2(BLEND) { blend_lanes(m, step, n_lanes, n, whole, told, off, sums, apart, around); }
+__attribute__((target("avx2"))) static void blame_avx2(BLAME) { blame_lanes(m, step, n_lanes, n, exact, whole, told, off); }
+#else
+#define blend_avx2 blend_plain
+#define blame_avx2 blame_plain
+#endif
+
+/* The sums of n predictions of a step, mixed with others. */
+static void blend(const walk *w, int64_t step, int64_t out, int64_t *restrict totals) {
+    const mix *m = w->mixed;
+    int64_t first = w->edges[step], n = w->edges[step + 1] - first, n_rows = w->edges[w->n_steps], n_lanes = w->n_lanes;
+    const int64_t *lanes = w->lanes ? w->lanes + first : 0;
+    int32_t *whole = m->room, *told = whole + n_lanes, *apart = told + m->n_references * n_lanes, *around = apart + n_lanes;
+    int32_t *off = around + n_lanes, *sums = off + (m->n_others + 2) * n_lanes;
+    /* of unit at most 32 the low half of what is shifted is the same whatever the sign */
+    if (lanes)
+        for (int64_t j = 0; j < n; j++) whole[lanes[j]] = (int32_t)(((uint64_t)totals[j] - ((uint64_t)1 << (SHIFT - 1))) >> m->unit);
+    else
+        for (int64_t j = 0; j < n; j++) whole[j] = (int32_t)(((uint64_t)totals[j] - ((uint64_t)1 << (SHIFT - 1))) >> m->unit);
+    for (int64_t k = 0; k < m->n_references; k++) {
+        const int32_t *from = m->told + k * n_rows + first;
+        int32_t *to = told + k * n_lanes;
+        for (int64_t j = 0; j < n; j++) to[lanes ? lanes[j] : j] = from[j];
+    }
+    if (step) (HAS_AVX2 ? blend_avx2 : blend_plain)(m, step, n_lanes, lanes ? n_lanes : n, whole, told, off, sums, apart, around);
+    const int32_t *middle = off + (m->n_others + 1) * n_lanes;
+    for (int64_t j = 0; j < n; j++) {
+        int64_t lane = lanes ? lanes[j] : j;
+        if (step) totals[j] = (int64_t)((uint64_t)totals[j] + ((uint64_t)(int64_t)middle[lane] << m->unit));
+        m->apart[out + j] = (uint8_t)(step ? apart[lane] : NOISE_LEVELS - 1);
+        m->around_level[out + j] = (uint8_t)(step ? around[lane] : NOISE_LEVELS - 1);
+    }
+}
+
+/* Values of a step, now known: what they say of its predictions. */
+static void blame(const walk *w, int64_t step, const int64_t *values) {
+    const mix *m = w->mixed;
+    int64_t first = w->edges[step], n = w->edges[step + 1] - first, n_lanes = w->n_lanes, n_past = m->n_references + 1;
+    const int64_t *lanes = w->lanes ? w->lanes + first : 0;
+    int32_t *whole = m->room, *told = whole + n_lanes, *exact = told + m->n_references * n_lanes, *off = exact + 2 * n_lanes;
+    if (!lanes) {
+        for (int64_t j = 0; j < n; j++) exact[j] = (int32_t)(((uint64_t)values[j] << SHIFT) >> m->unit);
+        (HAS_AVX2 ? blame_avx2 : blame_plain)(m, step, n_lanes, n, exact, whole, told, off);
+        return;
+    }
+    int64_t n_all = m->n_others + 2;
+    int32_t *past = m->past + step % m->n_kept * n_past * n_lanes;
+    uint16_t *errors = m->errors + step % m->n_kept * n_all * n_lanes;
+    if (step) { /* cells without a value stand for those before them */
+        const int32_t *past_before = m->past + (step - 1) % m->n_kept * n_past * n_lanes;
+        const uint16_t *errors_before = m->errors + (step - 1) % m->n_kept * n_all * n_lanes;
+        for (int64_t i = 0; i < n_past * n_lanes; i++) past[i] = past_before[i];
+        for (int64_t i = 0; i < n_all * n_lanes; i++) errors[i] = errors_before[i];
+    }
+    for (int64_t j = 0; j < n; j++) {
+        int64_t lane = lanes[j];
+        int32_t value = (int32_t)(((uint64_t)values[j] << SHIFT) >> m->unit);
+        for (int64_t k = 0; k < n_past; k++)
+            past[k * n_lanes + lane] = k ? (int32_t)((uint32_t)value - (uint32_t)told[(k - 1) * n_lanes + lane]) : value;
+        int32_t truth = clipped((int32_t)((uint32_t)value - (uint32_t)whole[lane]), 2 * MOST_APART);
+        for (int64_t k = 0; step && k < n_all; k++) {
+            int32_t error = truth - off[k * n_lanes + lane];
+            error = error < 0 ? -error : error;
+            errors[k * n_lanes + lane] = (uint16_t)(error < MOST_OFF ? error : MOST_OFF);
+        }
+    }
+}
+
 /* Predictions of a step and the levels of their noise; whether they are kept or not, they begin at `out`. */
 static void predict(const walk *w, int64_t step, int64_t out) {
     int64_t first = w->edges[step], n = w->edges[step + 1] - first;
@@ -491,6 +692,7 @@ static void predict(const walk *w, int64_t step, int64_t out) {
         uint64_t weight = (uint64_t)w->weights[k];
         for (int64_t j = 0; j < n; j++) totals[j] = (int64_t)((uint64_t)totals[j] + weight * (uint64_t)past[j]);
     }
+    if (w->mixed) blend(w, step, out, totals);
     for (int64_t j = 0; j < n; j++) {
         guess[j] = totals[j] >> SHIFT;
         fraction[j] = (totals[j] >> (SHIFT - 3)) & 7;
@@ -523,6 +725,8 @@ static void complete(const walk *w, const digit *digits, int64_t step, int64_t o
         const own_feature *f = &w->own[k];
         const uint8_t *levels = f->kind == FRACTION ? w->fraction + out : w->level + out;
         if (f->kind == MATCH) levels = w->matches[f->which].level + first;
+        if (f->kind == APART) levels = w->mixed->apart + out;
+        if (f->kind == AROUND) levels = w->mixed->around_level + out;
         if (f->kind == GUESS) bins(f, w->guess + out, n, found);
         else if (f->kind == LEFT || f->kind == BACK) {
             if (step) bins(f, back(w, step, first, n, f->kind == LEFT ? 1 : f->which, VALUES), n, found);
@@ -564,6 +768,7 @@ static void remember(const walk *w, int64_t step, int64_t out, const int64_t *va
         past[lane] = values[j];
         w->noise[lane] = step == 1 ? surprise : w->noise[lane] + ((surprise - w->noise[lane]) >> 3);
     }
+    if (w->mixed) blame(w, step, values);
     for (int64_t k = 0; k < w->n_matches; k++) {
         const match *m = &w->matches[k];
         for (int64_t j = 0; step >= m->reach && j < n; j++) {

@@ -17,7 +17,7 @@ from vae_core.entropy import kernel
 from vae_core.entropy.passes import MAX_DEPTH, MAX_DIGITS
 
 Ints = NDArray[np.int64]
-KINDS = ("left", "guess", "fraction", "noise", "match", "back", "rough")  # as in kernel.c
+KINDS = ("left", "guess", "fraction", "noise", "match", "back", "rough", "apart", "around")  # as in kernel.c
 MAX_MATCHES = 64  # likewise
 ROOMS = 8  # likewise
 MOST_TABLED = 4096  # values between the first edge and the last of a feature whose levels are looked up
@@ -94,6 +94,48 @@ class KernelMatch:
         structure.lags, structure.fixed, structure.keys, structure.values, structure.now, structure.level = addresses
 
 
+class _Mix(ctypes.Structure):
+    """kernel.c: mix."""
+
+    _fields_ = (
+        *((name, ctypes.c_int64) for name in ("n_references", "n_others", "n_around", "n_kept", "unit", "power")),
+        *((name, ctypes.c_void_p) for name in ("reference", "ends", "lags", "quarters", "told", "around", "inverses")),
+        *((name, ctypes.c_void_p) for name in ("past", "errors", "room", "apart", "around_level")),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class KernelMix:
+    """Predictions mixed with the linear one (exact/mixing.py).
+
+    others : of each what it refers to, 0 for nothing, and (rows before, quarters) of its terms
+    told   : (n_references, n) int32, what references say of each row, in coding order, in units of the mix
+    around : steps before, whose errors tell            unit, power : as linear.Mixed has them
+    inverses : int32, of sums of weights
+    """
+
+    others: Sequence[tuple[int, Sequence[tuple[int, int]]]]
+    told: NDArray[np.int32]
+    around: Sequence[int]
+    unit: int
+    power: int
+    inverses: NDArray[np.int32]
+
+    def structure(self, n_steps: int, n_lanes: int, levels: Sequence[NDArray[np.uint8]]) -> tuple[_Mix, list[NDArray[Any]]]:
+        """What the kernel reads, and the arrays it points to."""
+        terms = [term for _, own in self.others for term in own]
+        n_others, n_told, n_lanes = len(self.others), len(self.told), max(1, n_lanes)
+        n_kept = min(max(*self.around, *(lag for lag, _ in terms)) + 1, max(1, n_steps))
+        reference = np.array([number for number, _ in self.others], np.int64)
+        ends = np.cumsum([len(own) for _, own in self.others], dtype=np.int64)
+        lags, quarters = (np.array([term[k] for term in terms], np.int64) for k in (0, 1))
+        past, errors = np.zeros((n_kept, n_told + 1, n_lanes), np.int32), np.zeros((n_kept, n_others + 2, n_lanes), np.uint16)
+        room = np.zeros((2 * n_others + n_told + 9, n_lanes), np.int32)
+        told, around = np.ascontiguousarray(self.told), np.array(self.around, np.int64)
+        arrays: list[NDArray[Any]] = [reference, ends, lags, quarters, told, around, self.inverses, past, errors, room, *levels]
+        return _Mix(n_told, n_others, len(self.around), n_kept, self.unit, self.power, *map(kernel.address, arrays)), arrays
+
+
 class _Walk(ctypes.Structure):
     """kernel.c: walk."""
 
@@ -103,6 +145,7 @@ class _Walk(ctypes.Structure):
         *((name, ctypes.c_void_p) for name in ("edges", "lags", "weights", "fixed", "own", "matches", "dense", "bias", "lanes")),
         *((name, ctypes.c_void_p) for name in ("past", "noise", "sums", "guess", "fraction", "level", "room", "levels")),
         *((name, ctypes.c_int64) for name in ("is_residual", "lo", "shift", "escape", "limit")),
+        ("mixed", ctypes.c_void_p),
     )
 
 
@@ -112,6 +155,7 @@ class KernelWalk:
     guess           : (n,) int64 in coding order, once walked, where they are kept
     fraction, level : (n,) uint8 likewise, of the prediction and of the noise
     matches         : the memories, each with its levels
+    apart, around   : (n,) uint8 likewise, of a mix; else empty
     """
 
     def __init__(
@@ -128,16 +172,19 @@ class KernelWalk:
         dense: tuple[NDArray[np.int16], Ints, int] | None = None,
         lanes: Ints | None = None,
         keeps: bool = True,
+        mix: KernelMix | None = None,
     ) -> None:
         """edges: (n_steps + 1,) where steps begin. terms: (lag, weight) of the column itself. fixed: (n,) sums of all other terms.
         scheme: whether it is a residual's; lo and shift of a direct one; the escape symbol; the span, or the magnitude that escapes.
         leader: the number of the match that is the prediction, -1 for none.
         dense: (n, n) weights, (n,) biases and the shift of vectors (exact/dense.py).
         lanes: (n,) the lane of each row, None: the first ones of each step.
-        keeps: whether predictions are kept, else those of a step at a time."""
+        keeps: whether predictions are kept, else those of a step at a time.
+        mix: predictions mixed with that of the terms."""
         n_steps, n = len(edges) - 1, len(fixed) if keeps else max(1, n_lanes)
         self.guess = np.empty(n, np.int64)
         self.fraction, self.level = np.empty(n, np.uint8), np.empty(n, np.uint8)
+        self.apart, self.around = (np.empty(n if mix is not None else 0, np.uint8) for _ in range(2))
         room, levels = np.empty((ROOMS, n_lanes), np.int64), np.empty((1 + MAX_DIGITS * MAX_DEPTH, n_lanes), np.int32)
         lags, weights = (np.array([term[k] for term in terms], np.int64) for k in (0, 1))
         reach = max([1, *(lag for lag, _ in terms), *(f.reach for f in own), *(lag for match in matches for lag in match.lags.tolist())])
@@ -160,10 +207,11 @@ class KernelWalk:
         self.matches, memories = matches, (_Match * len(matches))()
         for memory, match in zip(memories, matches, strict=True):
             match.fill(memory, n_lanes)
-        self._kept = (kept, structures, memories)  # what the structure points to
         if dense is not None and len(bias) < n_steps:
             raise ValueError(f"vectors of {len(bias)} elements have no {n_steps} steps")
         kept += [room, levels]
+        mixed, mixed_arrays = (None, []) if mix is None else mix.structure(n_steps, n_lanes, (self.apart, self.around))
+        kept += mixed_arrays
         addresses = [
             kernel.address(array) for array in (*kept[:4], past, noise, sums, self.guess, self.fraction, self.level, room, levels)
         ]
@@ -171,7 +219,9 @@ class KernelWalk:
             n_steps, n_lanes, n_past, len(terms), len(own), len(matches), leader, last_chunk, len(bias), shift, keeps, *addresses[:4],
             ctypes.addressof(structures), ctypes.addressof(memories), *map(kernel.address, (weighed, bias)),
             None if lanes is None else kernel.address(lanes), *addresses[4:], *scheme,
+            None if mixed is None else ctypes.addressof(mixed),
         )  # fmt: skip
+        self._kept = (kept, structures, memories, mixed)  # what the structure points to
 
     @property
     def pointer(self) -> Any:

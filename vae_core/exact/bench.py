@@ -134,6 +134,11 @@ class Bench:
         """How values are written as digits."""
         return self.option.scheme
 
+    @property
+    def is_mixed(self) -> bool:
+        """Whether several predictions are mixed."""
+        return self.option.linear is not None and self.option.linear.mixed is not None
+
     def __post_init__(self) -> None:
         rows, others, recalled = self.rows, self.rows.candidates(), dict[Match, Narrow]()
         if self.option.forward is not None:
@@ -166,19 +171,23 @@ class Bench:
         lanes = Lanes(sampled.decoded, keys, rows.active, self.option.linear)
         lead = self.option.leader
         tried = (*([] if lead is None else [lead]), *(m for m in keys_to_try(sampled, rows.column) if m != lead))
-        found = np.zeros((4 + len(tried), sampled.n_rows), np.int64)
+        found, mixed = np.zeros((4 + len(tried), sampled.n_rows), np.int64), np.zeros((2 * self.is_mixed, sampled.n_rows), np.int64)
         leader, first = (None, ()) if lead is None else (0, (lead,))
         for start in range(0, max(1, len(tried)), AT_ONCE):
             group = tried[start : start + AT_ONCE]
             known = known_of_rows(lanes, self.option.linear, sampled.decoded, rows.own, (*first, *group), leader)
             found[:4, lanes.rows] = known[:4]
-            found[4 + start : 4 + start + len(group), lanes.rows] = known[4 + len(first) :]
+            found[4 + start : 4 + start + len(group), lanes.rows] = known[4 + len(first) :][: len(group)]
+            if self.is_mixed:
+                mixed[:, lanes.rows] = known[-2:]
         guess, fraction, noise, before, *levels = found[:, rows.active]
         for n_bins in (128, 16):
             edges = quantile_edges(before, n_bins)
             feature = Feature("left", -1, 0, len(edges) + 2, edges)
             self._levels[feature] = narrow(feature.levels(before), feature.size)
         self._levels[Feature("noise", -1, 0, NOISE_LEVELS)] = narrow(noise, NOISE_LEVELS)
+        for kind, level in zip(("apart", "around"), mixed[:, rows.active], strict=False):
+            self._levels[Feature(kind, -1, 0, NOISE_LEVELS)] = narrow(level, NOISE_LEVELS)
         self._look_back(lanes)
         if 1 < sampled.decoded.piece <= CLASSED:
             classes = _classes(rows.own[rows.active] - guess, rows.active % sampled.decoded.piece, sampled.decoded.piece)

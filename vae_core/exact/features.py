@@ -10,6 +10,7 @@
     match  lo     what followed a key last time, beside the prediction (`matches`), of the plan's match number lo
     back   lo     this column lo rows before, bins
     rough  lo     how far apart the cells before, above (lo rows before) and beside that are: a quarter of three distances
+    apart         how far apart the predictions are that are mixed (`mixing`), and around: how far off what they made was around a cell
 
     place  lo     where in a piece of lo rows a row is, in equal parts: the height in an image
     class  lo     of the place of a row in its piece of lo rows: the margin of images, elements of a vector that vary alike
@@ -38,9 +39,13 @@ from vae_core.exact.schedule import STEPS
 Ints = NDArray[np.int64]
 
 COLUMN_KINDS = ("value", "bins", "state", "before", "step")
-OWN_KINDS = ("left", "right", "between", "spread", "level", "guess", "fraction", "noise", "match", "back", "rough", "place", "class")
+OWN_KINDS = (
+    "left", "right", "between", "spread", "level", "guess", "fraction", "noise", "match", "back", "rough", "place", "class", "apart",
+    "around",
+)  # fmt: skip
 NEIGHBOUR_KINDS = ("left", "right", "between", "spread", "level")
 AROUND_KINDS = ("right", "between", "spread", "level")  # that rows coded one after another do not have
+MIXED_KINDS = ("apart", "around")  # that mixes of predictions have
 MOST_BACK = 1 << 24
 MOST_APART = 1 << 40
 MOST_CLASSED = 1 << 16  # rows of a piece
@@ -51,7 +56,7 @@ FRACTIONS = 8
 NOISE_LEVELS = 48
 FIXED_SIZES = {
     "state": N_STATES, "step": STEP_CLASSES, "spread": 65, "level": len(STEPS) + 1, "fraction": FRACTIONS, "noise": NOISE_LEVELS,
-    "match": MATCH_LEVELS, "rough": NOISE_LEVELS,
+    "match": MATCH_LEVELS, "rough": NOISE_LEVELS, "apart": NOISE_LEVELS, "around": NOISE_LEVELS,
 }  # fmt: skip
 
 
@@ -184,7 +189,7 @@ def step_class(values: Ints, before: Ints) -> Ints:
 @dataclass(frozen=True, slots=True)
 class Surroundings:
     """What a column knows of itself when a pass is coded: neighbour values (n,) each, the pass, the prediction, its fraction,
-    the level of its noise, those of its matches, and what it was so many rows before."""
+    the level of its noise, those of its matches, what it was so many rows before, and of a mix how far apart and how far off around."""
 
     step: int
     left: Ints | None
@@ -194,6 +199,8 @@ class Surroundings:
     noise: Ints | None = None
     matches: tuple[Ints, ...] = ()
     back: Callable[[int], Ints] | None = None
+    apart: Ints | None = None
+    off_around: Ints | None = None
 
     def levels(self, feature: Feature, n: int) -> Ints:
         """(n,) levels of one of the column's own features; a neighbour that does not exist is the last level."""
@@ -203,6 +210,9 @@ class Surroundings:
             return self.fraction if self.fraction is not None else np.zeros(n, np.int64)
         if feature.kind == "noise":
             return self.noise if self.noise is not None else np.zeros(n, np.int64)
+        if feature.kind in MIXED_KINDS:
+            found = self.apart if feature.kind == "apart" else self.off_around
+            return found if found is not None else np.zeros(n, np.int64)
         if feature.kind == "match":
             return self.matches[feature.lo] if feature.lo < len(self.matches) else np.zeros(n, np.int64)
         if feature.kind in ("back", "rough"):

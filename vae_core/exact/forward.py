@@ -17,11 +17,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vae_core.entropy import kernel
-from vae_core.entropy.lanes import KernelMatch, KernelWalk, OwnFeature
+from vae_core.entropy.lanes import KernelMatch, KernelMix, KernelWalk, OwnFeature
 from vae_core.errors import CorruptArchive
 from vae_core.exact.features import NOISE_LEVELS, Decoded, Surroundings, noise_level
 from vae_core.exact.linear import SHIFT, Linear
 from vae_core.exact.matches import Match, Memory, bits_for, fixed_hashes, led, level
+from vae_core.exact.mixing import INVERSES, Mixer
 from vae_core.exact.sorting import by_columns
 
 Ints = NDArray[np.int64]
@@ -195,6 +196,9 @@ class Walk:
         self._noise = np.zeros(lanes.n_lanes, np.int64)
         self._guess: Ints = np.empty(0, np.int64)
         self._leader = leader
+        self._mixer: Mixer | None = None
+        if linear.mixed is not None:
+            self._mixer = Mixer(linear.mixed, lanes.n_steps, lanes.n_lanes, references_of(lanes, linear, decoded))
         self._memories = [Memory(match, fixed_hashes(match, lanes, decoded), lanes.n) for match in matches]
 
     def around(self, step: int) -> Surroundings:
@@ -213,13 +217,16 @@ class Walk:
                 total = total + np.add.reduce(past, axis=0)
             left = self._past[step - 1, lanes]
             noise = noise_level(self._noise[lanes]) if step > 1 else np.full(n, NOISE_LEVELS - 1, np.int64)
+        apart = around = None
+        if self._mixer is not None:
+            total, apart, around = self._mixer.mix(step, slice(int(start), int(stop)), total, lanes)
         self._guess, fraction = total >> SHIFT, (total >> (SHIFT - 3)) & 7
         recalled = [memory.recall(step, slice(int(start), int(stop)), self._past, lanes) for memory in self._memories]
         if self._leader is not None:
             self._guess, fraction = led(*recalled[self._leader], self._guess, fraction)
         matches = tuple(level(seen, values, self._guess) for seen, values in recalled)
         back = None if step == 0 else lambda lag: self._past[max(step - lag, 0), lanes]
-        return Surroundings(0, left, None, self._guess, fraction, noise, matches, back)
+        return Surroundings(0, left, None, self._guess, fraction, noise, matches, back, apart, around)
 
     def learn(self, step: int, values: Ints) -> None:
         """(n,) values of the rows of a step, now known."""
@@ -227,6 +234,8 @@ class Walk:
         if step and self._lanes.lanes is not None:
             self._past[step] = self._past[step - 1]  # cells without a value stand for those before them
         self._past[step, lanes] = values
+        if self._mixer is not None:
+            self._mixer.learn(step, values, lanes)
         for memory in self._memories:
             memory.learn(step, values)
         surprise = np.minimum(np.abs(values - self._guess).view(np.uint64), MOST_SURPRISE).view(np.int64)  # -2**63 is far, too
@@ -259,6 +268,20 @@ def fixed_totals(lanes: Lanes, linear: Linear, decoded: Decoded) -> Ints:
     return found
 
 
+def references_of(lanes: Lanes, linear: Linear, decoded: Decoded) -> NDArray[np.int32]:
+    """(n_references, n) what the references of a mix say of each row, in coding order, in its units. Raises CorruptArchive when one reads a
+    column that is not decoded."""
+    if (mixed := linear.mixed) is None:
+        return np.empty((0, lanes.n), np.int32)
+    if missing := [j for j in sorted(mixed.columns) if j not in decoded.values]:
+        raise CorruptArchive(f"model predicts a column from column {missing[0]}, which is not decoded before it")
+    found = np.empty((len(mixed.references), lanes.n), np.int32)
+    for k, reference in enumerate(mixed.references):
+        total = _totals([(lanes.sorted(decoded.values[j]), 0, weight) for j, weight in reference], -ROUND, lanes.n_places)
+        found[k] = lanes.in_steps((total >> mixed.unit).astype(np.int32))
+    return found
+
+
 def _totals(terms: Sequence[tuple[Ints, int, int]], bias: int, n: int) -> Ints:
     """(n,) sums over (values, lag, weight) of weight times what values, (n,), are `lag` places before, and what rounds them."""
     total = np.full(n, bias + ROUND, np.int64)
@@ -286,22 +309,29 @@ def kernel_walk(
     fixed = fixed_totals(lanes, linear, decoded)
     lead = -1 if leader is None else leader
     dense = None if linear.dense is None else (linear.dense.weights, linear.dense.bias, linear.dense.shift)
-    return KernelWalk(lanes.edges, lanes.n_lanes, terms, fixed, own, last_chunk, scheme, memories, lead, dense, lanes.lanes, keeps)
+    mix = None
+    if (mixed := linear.mixed) is not None:
+        others = [(one.reference, one.terms) for one in mixed.others]
+        mix = KernelMix(others, references_of(lanes, linear, decoded), mixed.around, mixed.unit, mixed.power, INVERSES)
+    return KernelWalk(lanes.edges, lanes.n_lanes, terms, fixed, own, last_chunk, scheme, memories, lead, dense, lanes.lanes, keeps, mix)
 
 
 def known_of_rows(
     lanes: Lanes, linear: Linear, decoded: Decoded, own: Ints, matches: Sequence[Match] = (), leader: int | None = None
 ) -> Ints:
-    """(4 + n_matches, n) prediction, its fraction, the level of the noise, the value before, and the levels of matches, for each row
-    in coding order, of a column, (n_rows,) values, that is known. The first row of a lane stands for the one before it."""
+    """(4 + n_matches + 2 if mixed, n) prediction, its fraction, the level of the noise, the value before, the levels of matches, and of how
+    far apart mixed predictions are and how far off around, for each row in coding order, of a column, (n_rows,) values, that is known.
+    The first row of a lane stands for the one before it."""
     truth = lanes.of(own)
-    found = np.empty((4 + len(matches), len(truth)), np.int64)
+    found = np.empty((4 + len(matches) + 2 * (linear.mixed is not None), len(truth)), np.int64)
     if kernel.available() and len(truth):
         walk = kernel_walk(lanes, linear, decoded, matches=matches, leader=leader)
         walk.over(truth)
         found[:3] = walk.guess, walk.fraction, walk.level
         for k, memory in enumerate(walk.matches):
             found[4 + k] = memory.level
+        if linear.mixed is not None:
+            found[-2:] = walk.apart, walk.around
     else:
         slow = Walk(lanes, linear, decoded, matches, leader)
         for step, (start, stop) in enumerate(itertools.pairwise(lanes.edges.tolist())):
@@ -310,6 +340,8 @@ def known_of_rows(
             found[:3, start:stop] = around.guess, around.fraction, around.noise
             for k, levels in enumerate(around.matches):
                 found[4 + k, start:stop] = levels
+            if around.apart is not None and around.off_around is not None:
+                found[-2:, start:stop] = around.apart, around.off_around
             slow.learn(step, truth[start:stop])
     found[3] = lanes.back(truth, 1)
     return found

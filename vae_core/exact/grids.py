@@ -10,13 +10,15 @@ from numpy.typing import NDArray
 
 from vae_core.exact.forward import Lanes
 from vae_core.exact.lags import solved
-from vae_core.exact.linear import Term, kind_of
+from vae_core.exact.linear import SHIFT, UNITS, Mixed, Simple, Term, kind_of
 from vae_core.exact.tensors import MOST_PLANES, Planes
 
 Ints = NDArray[np.int64]
 MOST_WIDTHS = 2
 LEAST_PIECE = 16
 WORTH_READING_FAR = 0.05  # bits a cell
+POWER = 2
+FINE = 12  # the unit of mixes where predictions are off by one or two
 
 
 def planes_of(shape: Sequence[int]) -> tuple[Planes, tuple[int, ...]]:
@@ -34,16 +36,53 @@ def planes_of(shape: Sequence[int]) -> tuple[Planes, tuple[int, ...]]:
 
 def terms_of_planes(
     lanes: Lanes, own: Ints, others: Mapping[int, Ints], n_total: int, widths: Sequence[int]
-) -> tuple[tuple[Term, ...], int]:
-    """Terms and bias of the prediction of a plane, (n_rows,) values, from cells around and from planes coded before, `others`.
+) -> tuple[tuple[Term, ...], int, float]:
+    """Terms and bias of the prediction of a plane, (n_rows,) values, from cells around and from planes coded before, `others`, and the
+    mean of log2(1 + |residual|), in bits.
 
     Variables are differences from the cell before, of the plane itself and of each other one: a picture is smooth. What is far is
     read where it tells much: lanes have to be long for that.
     """
     near = _solved(lanes, own, others, n_total, widths[:1])
     far = _solved(lanes, own, others, n_total, widths) if len(widths) > 1 else near
-    terms, bias, _ = far if far[2] < near[2] - WORTH_READING_FAR else near
-    return terms, bias
+    return far if far[2] < near[2] - WORTH_READING_FAR else near
+
+
+def mixed_of_planes(own: Ints, valid: Ints, others: Mapping[int, Ints], width: int, bits: float) -> Mixed:
+    """What to mix the linear prediction of a plane with: few cells around, as they are or as far from planes coded before.
+
+    own : (n_rows,) values        valid : rows that hold one        others : planes coded before        width : rows to the cell above
+    bits : the mean of log2(1 + |residual|) of the linear prediction
+    """
+    # the first of them are what edges and slopes ask for: found one after another on photographs, each the one that then told most
+    slope_down, slope = ((width, 6), (2 * width, -2)), ((1, 6), (2, -2))
+    corner, beside = ((1, 4), (width - 1, 4), (width, -4)), ((1, 2), (width - 1, 2))
+    unit = min(UNITS[1], FINE + max(0, round(bits) - 1))
+    simple: tuple[Simple, ...]
+    around = (1, 2, 3, *(max(1, width + k) for k in (-2, -1, 0, 1)), 2 * width)
+    if not others:
+        mean = tuple((lag, 1) for lag in (1, width - 1, width, width + 1))
+        turn = ((1, 2), (width, 4), (width + 1, -2))
+        simple = tuple(Simple(0, terms) for terms in (slope_down, corner, ((1, 8), (2, -4)), mean, turn))
+        return Mixed((), simple, around, unit, POWER)
+    told = (beside, ((1, 4), (width, 4), (width + 1, -4)), ((width, 4), (width - 1, 2), (2 * width - 1, -2)), ((1, 8), (2, -4)))
+    alone = (slope_down, slope, beside, ((1, 2), (width, 2)), corner)
+    simple = *(Simple(1, terms) for terms in told), *(Simple(0, terms) for terms in alone)
+    return Mixed((_reference(own, valid, others),), simple, around, unit, POWER)
+
+
+def _reference(own: Ints, valid: Ints, others: Mapping[int, Ints]) -> tuple[tuple[int, int], ...]:
+    """The plane, or the mean of two, whose steps are most like those of (n_rows,) values."""
+    steps = np.diff(own[valid].astype(np.float64))
+    theirs = {j: np.diff(values[valid].astype(np.float64)) for j, values in others.items()}
+
+    def apart(columns: Sequence[int]) -> float:
+        return float(np.log2(1 + np.abs(steps - sum(theirs[j] for j in columns) / len(columns))).mean())
+
+    first, *more = sorted(others, key=lambda j: apart([j]))
+    if more and apart([first, more[0]]) < apart([first]):
+        return (first, 1 << (SHIFT - 1)), (more[0], 1 << (SHIFT - 1))
+    return ((first, 1 << SHIFT),)
 
 
 def _solved(

@@ -10,6 +10,7 @@ it is the column itself so many rows before ("lag3"), or an earlier column so ma
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any
@@ -26,6 +27,8 @@ Ints = NDArray[np.int64]
 SHIFT = 16
 TERM_KINDS = ("at", "mean", "bend")
 MOST_LAG = 1 << 24
+# of what stands beside a prediction
+MOST_REFERENCES, MOST_SUMMED, MOST_MIXED, MOST_AROUND, MOST_POWER, MOST_QUARTERS, UNITS = 3, 16, 15, 16, 8, 64, (10, 32)
 _LAG = re.compile(r"(lag|lead)([1-9][0-9]{0,7})\Z")
 
 
@@ -59,10 +62,52 @@ class Term:
 
 
 @dataclass(frozen=True, slots=True)
+class Simple:
+    """A prediction from few cells before: what `reference` says of the cell, and how it was wrong of those.
+
+    reference : 0 for nothing, else 1 + the place of one in Mixed.references      terms : 1..16 pairs (rows before, quarters)
+    """
+
+    reference: int
+    terms: tuple[tuple[int, int], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Mixed:
+    """What stands beside a linear prediction of rows one after another, and how they are weighed (`mixing`).
+
+    references : at most 3, each up to 16 pairs (earlier column, weight in units of 2**-16)
+    others     : 1..15 predictions                                around : 1..16 numbers of rows before, whose errors tell
+    unit       : 10..32, all is in units of 2^(unit - 16)         power : 1..8, of errors in weights
+    """
+
+    references: tuple[tuple[tuple[int, int], ...], ...]
+    others: tuple[Simple, ...]
+    around: tuple[int, ...]
+    unit: int
+    power: int
+
+    @property
+    def reach(self) -> int:
+        """The farthest row before whose value it reads."""
+        return max(lag for one in self.others for lag, _ in one.terms)
+
+    @property
+    def columns(self) -> set[int]:
+        """The earlier columns it reads."""
+        return {j for reference in self.references for j, _ in reference}
+
+    def to_json(self) -> list[Any]:
+        pairs = [[list(pair) for pair in reference] for reference in self.references]
+        others = [[one.reference, [list(pair) for pair in one.terms]] for one in self.others]
+        return [pairs, others, list(self.around), self.unit, self.power]
+
+
+@dataclass(frozen=True, slots=True)
 class Linear:
     """terms and bias (units of 2**-16) for rows with neighbours; `anchor` for rows without (no neighbour terms).
 
-    dense : of vectors, what all elements before add; no part of the JSON
+    dense : of vectors, what all elements before add; no part of the JSON      mixed : other predictions beside it
     """
 
     terms: tuple[Term, ...]
@@ -70,6 +115,7 @@ class Linear:
     anchor_terms: tuple[Term, ...] = ()
     anchor_bias: int = 0
     dense: Dense | None = field(default=None, compare=False)
+    mixed: Mixed | None = None
 
     @property
     def by_level(self) -> bool:
@@ -79,17 +125,18 @@ class Linear:
     @property
     def is_forward(self) -> bool:
         """Whether it reads rows before, of rows coded one after another."""
-        return any(term.lag for term in (*self.terms, *self.anchor_terms))
+        return self.mixed is not None or any(term.lag for term in (*self.terms, *self.anchor_terms))
 
     @property
     def reach(self) -> int:
         """The farthest row before of the column itself that it reads."""
-        return max((term.lag for term in self.terms if term.column < 0), default=0)
+        return max([0 if self.mixed is None else self.mixed.reach, *(term.lag for term in self.terms if term.column < 0)])
 
     @property
     def columns(self) -> set[int]:
         """The earlier columns it reads."""
-        return {t.column for t in (*self.terms, *self.anchor_terms) if t.column >= 0}
+        mixed = set() if self.mixed is None else self.mixed.columns
+        return {t.column for t in (*self.terms, *self.anchor_terms) if t.column >= 0} | mixed
 
     def to_json(self) -> list[Any]:
         return [
@@ -97,6 +144,7 @@ class Linear:
             self.bias,
             [[t.kind, t.column, t.weight] for t in self.anchor_terms],
             self.anchor_bias,
+            *([] if self.mixed is None else [self.mixed.to_json()]),
         ]
 
     def guess(
@@ -134,10 +182,10 @@ def term_values(
 def from_json(parts: Any, n_columns: int) -> Linear:
     """The inverse of to_json. Raises CorruptArchive on anything else."""
     try:
-        terms, bias, anchor_terms, anchor_bias = parts
+        terms, bias, anchor_terms, anchor_bias, *more = parts
         read = tuple(Term(str(k), int(c), int(w)) for k, c, w in terms)
         anchors = tuple(Term(str(k), int(c), int(w)) for k, c, w in anchor_terms)
-        linear = Linear(read, int(bias), anchors, int(anchor_bias))
+        linear = Linear(read, int(bias), anchors, int(anchor_bias), mixed=_mixed_from_json(more, n_columns) if more else None)
     except (TypeError, ValueError, OverflowError) as error:
         raise CorruptArchive(f"model holds a malformed linear prediction: {str(parts)[:60]}") from error
     for term in (*read, *anchors):
@@ -150,3 +198,32 @@ def from_json(parts: Any, n_columns: int) -> Linear:
     if any(t.kind in ("mean", "bend") or t.column < 0 for t in anchors) or max(abs(linear.bias), abs(linear.anchor_bias)) >= 1 << 62:
         raise CorruptArchive("model holds a linear prediction of anchors from rows that are not decoded yet")
     return linear
+
+
+def _mixed_from_json(parts: list[Any], n_columns: int) -> Mixed:
+    match parts:
+        case [[[*references], [*others], [*around], int(unit), int(power)]] if (
+            len(references) <= MOST_REFERENCES and 1 <= len(others) <= MOST_MIXED and 1 <= len(around) <= MOST_AROUND
+            and all(_is_lag(lag) for lag in around) and UNITS[0] <= unit <= UNITS[1] and 1 <= power <= MOST_POWER
+        ):  # fmt: skip
+            read = tuple(_pairs(r, MOST_SUMMED, lambda j, w: 0 <= j < n_columns and abs(w) < 1 << 40) for r in references)
+            simple = tuple(
+                Simple(int(r), _pairs(terms, MOST_AROUND, lambda lag, quarters: _is_lag(lag) and abs(quarters) <= MOST_QUARTERS))
+                for r, terms in others
+            )
+        case _:
+            raise CorruptArchive(f"model holds a malformed mix of predictions: {str(parts)[:60]}")
+    if any(not 0 <= one.reference <= len(read) for one in simple):
+        raise CorruptArchive(f"model mixes predictions by references it does not describe: {str(parts)[:60]}")
+    return Mixed(read, simple, tuple(around), unit, power)
+
+
+def _is_lag(lag: Any) -> bool:
+    return isinstance(lag, int) and 1 <= lag <= MOST_LAG
+
+
+def _pairs(parts: Any, most: int, fits: Callable[[int, int], bool]) -> tuple[tuple[int, int], ...]:
+    """1..most pairs of integers that fit."""
+    if not 1 <= len(parts) <= most or not all(isinstance(a, int) and isinstance(b, int) and fits(a, b) for a, b in parts):
+        raise ValueError(f"not pairs of integers: {str(parts)[:60]}")
+    return tuple((int(a), int(b)) for a, b in parts)

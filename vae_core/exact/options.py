@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,7 +11,7 @@ from vae_core.exact import regress
 from vae_core.exact.clock import to_minutes
 from vae_core.exact.digits import Digits, Direct, Residual
 from vae_core.exact.forward import Lanes
-from vae_core.exact.grids import terms_of_planes
+from vae_core.exact.grids import mixed_of_planes, terms_of_planes
 from vae_core.exact.lags import forward_terms, sort_orders
 from vae_core.exact.linear import Linear, term_values
 from vae_core.exact.matches import Match
@@ -77,11 +77,13 @@ def _of_tensors(sampled: Sampled, values: Ints, active: NDArray[np.bool_] | None
             found += [Option(scheme, vectors, ()) for scheme in schemes]
         others = {c.column: sampled.decoded.values[c.column] for c in sampled.placed}
         lanes = Lanes(sampled.decoded, (), valid)
-        terms, bias = terms_of_planes(lanes, values, others, sampled.n_total, sampled.widths)
+        terms, bias, bits = terms_of_planes(lanes, values, others, sampled.n_total, sampled.widths)
         first = _predictions(sampled, column.column, values, valid, span, True)[0]
         linear = Linear(terms, bias, first.terms, first.bias)
         if terms:
-            found += [Option(scheme, linear, ()) for scheme in schemes]
+            mixed = replace(linear, mixed=mixed_of_planes(values, valid, others, sampled.widths[0], bits))
+            # of values as they are a mix is a context that the sample thinks more of than a block: there cells around tell more, in time
+            found += [*(Option(scheme, linear, ()) for scheme in schemes), Option(schemes[0], mixed, ())]
     return found or [Option(Residual(62), Linear((), _bias(values[valid])))]
 
 

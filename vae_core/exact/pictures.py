@@ -22,11 +22,12 @@ MOST_WIDTHS = 4
 
 
 def hidden_shape(vectors: Ints) -> tuple[int, ...] | None:
-    """The shape, (height, width), (colours, height, width) or (height, width, colours), of (n, n_cells) vectors; None where there is none."""
+    """The shape, (height, width), (colours, height, width) or (height, width, colours), of (n, n_cells) vectors; None where there is
+    none."""
     n_cells = vectors.shape[1]
-    some = vectors[:: max(1, -(-len(vectors) // min(PICTURES, max(1, CELLS // n_cells))))]
-    if n_cells < LEAST_SIDE**2 or not len(some):
+    if n_cells < LEAST_SIDE**2 or not len(vectors):
         return None
+    some = vectors[:: -(-len(vectors) // min(PICTURES, max(1, CELLS // n_cells)))]
     plain = min(_bits(np.diff(some, axis=1)), _bits(some - np.median(some, axis=0).astype(np.int64)))
     best: tuple[float, tuple[int, ...]] | None = None
     for layout, cells in _layouts(some):

@@ -12,7 +12,7 @@ from vae_core.exact import linear as linear_module
 from vae_core.exact import matches as matches_module
 from vae_core.exact.counts import MAX_CELLS, n_contexts
 from vae_core.exact.digits import Digits, Direct
-from vae_core.exact.features import AROUND_KINDS, N_STATES, Feature
+from vae_core.exact.features import AROUND_KINDS, MIXED_KINDS, N_STATES, Feature
 from vae_core.exact.forms import FORMS
 from vae_core.exact.linear import Linear
 from vae_core.exact.matches import Match
@@ -111,6 +111,8 @@ def cell_plan_from_json(parts: Any, n_columns: int) -> CellPlan:
         around = any(f.kind in AROUND_KINDS for d in found for f in d.features)
         if linear is None or linear.by_level or around or len(forward) > MAX_SORT_KEYS or not all(0 <= j < n_columns for j in forward):
             raise CorruptArchive("model holds a column code of rows one after another that looks behind them, or sorts by no column")
+    if (linear is None or linear.mixed is None) and any(f.kind in MIXED_KINDS for d in found for f in d.features):
+        raise CorruptArchive("model holds a column code conditioned on a mix of predictions that it does not describe")
     if any(f.kind == "match" and f.lo >= len(matches) for d in found for f in d.features):
         raise CorruptArchive("model holds a column code conditioned on a match that it does not describe")
     if leader is not None and not 0 <= leader < len(matches):
@@ -162,8 +164,8 @@ class ColumnCode:
         return found if self.recall is None else [*found, [list(self.recall.keys), self.recall.same.to_json()]]
 
 
-def column_code_from_json(parts: Any, n_columns: int) -> ColumnCode:
-    """The inverse of ColumnCode.to_json."""
+def column_code_from_json(parts: Any, n_columns: int, of_tensor: bool = False) -> ColumnCode:
+    """The inverse of ColumnCode.to_json; predictions are mixed of tensors alone. Raises CorruptArchive on anything else."""
     match parts:
         case [int(column), int(fill), int(form), state, value, *more] if (
             form in FORMS and 0 <= column < n_columns and -(2**63) <= fill < 2**63 and len(more) <= 1
@@ -173,6 +175,8 @@ def column_code_from_json(parts: Any, n_columns: int) -> ColumnCode:
             code = ColumnCode(column, fill, int(form), *plans, recall)
         case _:
             raise CorruptArchive(f"model holds a malformed column code: {str(parts)[:60]}")
+    if code.value.linear is not None and code.value.linear.mixed is not None and not of_tensor:
+        raise CorruptArchive(f"model mixes predictions of column {column}, which is no tensor")
     if code.state.linear is not None or code.state.scheme.sizes != (N_STATES + 1,):
         raise CorruptArchive(f"model codes the states of column {column} with an alphabet that is not theirs")
     return code

@@ -29,6 +29,7 @@ from vae_core.exact.schedule import DEFAULT_CHUNK
 Ints = NDArray[np.int64]
 KEYED, KEY_ROWS = 12, 30_000  # columns that keys are made of, and rows they are looked for on
 FORWARD_BITS = 0.04  # a row that steps have to save: they take their time
+MIXED_BITS = 0.02  # a row that several predictions have to save: half of what a cell takes is theirs
 MOST_TRIALS = 3  # schemes that are searched for contexts
 SHORTER_CHUNKS, WORTH_SHORTER = (256, 64), 0.006  # of a column's bits
 WORTH_RECALLING = 16_000.0  # bits of a column over the dataset
@@ -135,10 +136,11 @@ def _search_cells(
     rows = Rows(sampled, column, own, np.arange(len(own)) if active is None else np.flatnonzero(active), alone)
     benches = [Bench(rows, option) for option in options]
     trials = sorted(((quick_bits(bench), bench) for bench in benches), key=lambda t: t[0])
+    plain, mixed = [trial for trial in trials if not trial[1].is_mixed], [trial for trial in trials if trial[1].is_mixed]
     best: tuple[CellPlan, float] | None = None
-    for quick, bench in trials[:MOST_TRIALS]:
-        if best is not None and (quick > 1.15 * trials[0][0] or not tick()):
-            break
+    for quick, bench in [*plain[:MOST_TRIALS], *mixed]:
+        if best is not None and (quick > 1.15 * plain[0][0] or not tick()):
+            continue
         plan, bits = search_digits(bench, tick)
         if best is None or _priced(plan, bits, len(rows.active)) < _priced(*best, len(rows.active)):
             best = plan, bits
@@ -148,4 +150,5 @@ def _search_cells(
 
 def _priced(plan: CellPlan, bits: float, n_rows: int) -> float:
     """Bits, and what decoding step by step is taken to cost."""
-    return bits + (FORWARD_BITS * n_rows if plan.forward is not None else 0.0)
+    mixed = MIXED_BITS if plan.linear is not None and plan.linear.mixed is not None else 0.0
+    return bits + (FORWARD_BITS + mixed) * n_rows if plan.forward is not None else bits

@@ -75,7 +75,8 @@ class TensorCode:
     def with_dense(self, dense: Dense) -> TensorCode:
         """The code of vectors with its prediction. Raises CorruptArchive where it has no place for it."""
         value = self.codes[0].value
-        if len(self.codes) != 1 or value.linear is None or value.forward is None or value.linear.terms or dense.n != self.planes.piece:
+        has_place = value.linear is not None and value.forward is not None and not value.linear.terms and value.linear.mixed is None
+        if len(self.codes) != 1 or value.linear is None or not has_place or dense.n != self.planes.piece:
             raise CorruptArchive(f"model predicts column {self.column} as vectors of {dense.n} elements, which it does not hold")
         value = replace(value, linear=replace(value.linear, dense=dense))
         return replace(self, codes=(replace(self.codes[0], value=value),))
@@ -112,7 +113,7 @@ def tensor_code_from_json(parts: Any, n_columns: int, weights: Callable[[int], b
         case [int(column), [int(before), int(count), int(after)], [*codes], (0 | 1) as is_dense] if (
             0 <= column < n_columns and min(before, after) > 0 and 0 < count <= MOST_PLANES and len(codes) == count
         ):
-            found = tuple(column_code_from_json(code, count) for code in codes)
+            found = tuple(column_code_from_json(code, count, of_tensor=True) for code in codes)
         case _:
             raise CorruptArchive(f"model holds a malformed code of tensors: {str(parts)[:60]}")
     seen: set[int] = set()
