@@ -28,8 +28,6 @@ DENSE_CELLS = 16_000_000
 PLAN_BYTES = 512  # a margin
 WORTH_LEARNING = 0.98  # of the best conventional coding
 
-_Found = tuple[TensorCode, float, float]  # with the bits of the sample, and the bytes of the dataset
-
 
 def fit_tensors(
     plans: Sequence[ColumnPlan], sample: Sample, taken: set[int], n_total: int, each: Each, tick: Callable[[], bool],
@@ -56,21 +54,23 @@ def fit_tensors(
             hidden = hidden_shape(codes.values.reshape(-1, plan.width))
             shapes += [] if hidden is None else [hidden]
         weights_left = MOST_WEIGHTS - n_weights(found)
-
-        def searched(shape: tuple[int, ...], plan: ColumnPlan = plan, cells: SampleColumn = cells, left: int = weights_left) -> _Found:
+        coded = []
+        for shape in shapes:
             planes, widths = planes_of(shape)
-            is_vector = widths == (plan.width,) and not plan.opaque and plan.width**2 <= left
+            is_vector = widths == (plan.width,) and not plan.opaque and plan.width**2 <= weights_left
             dense = _dense(plan, sample.table.column(plan.index), n_cells * DENSE_CELLS // CELLS) if is_vector else None
             code, bits = search_tensor(plan.index, planes, widths, cells, n_total, each, tick, dense)
-            model = len(zstd(json.dumps(code.to_json()).encode())) + (0 if code.dense is None else len(code.dense.to_bytes()))
-            return code, bits, bits / 8 * n_total / (len(cells.values) // plan.width) + model
-
-        code, bits, n_bytes = min(map(searched, shapes), key=lambda one: one[2])
+            coded.append((bits / 8 * n_total / n_rows + _model_bytes(code), bits, code))
+        n_bytes, bits, code = min(coded, key=lambda one: one[0])
         theirs = conventional.rank(plan, array, codes)[0][1] * n_total / n_rows
-        if n_bytes + PLAN_BYTES < WORTH_LEARNING * theirs:
+        if n_bytes < WORTH_LEARNING * theirs:
             found.append(code)
             rate += bits / n_rows
     return tuple(found), rate
+
+
+def _model_bytes(code: TensorCode) -> int:
+    return PLAN_BYTES + len(zstd(json.dumps(code.to_json()).encode())) + (0 if code.dense is None else len(code.dense.to_bytes()))
 
 
 def n_weights(codes: Iterable[TensorCode]) -> int:
