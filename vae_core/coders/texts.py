@@ -18,8 +18,8 @@ from vae_core.errors import CorruptArchive
 MOST_BYTES = 1 << 28
 _HEAD = 10  # bytes: how, the byte between texts, u32 bytes of texts, u32 bytes of validity
 _GLIMPSE = 1 << 18
-_BZIP2, _XZ = 1, 2
-_PRESET = 6
+BZIP2, XZ = 1, 2
+PRESET = 6
 _MEMORY = 1 << 27
 
 
@@ -40,10 +40,15 @@ def pack(array: pa.Array, how: int = 0) -> bytes | None:
     between = 10 if 10 in free else int(free[0])
     data = _end_to_end(pc.binary_join_element_wise(plain, *(pa.scalar(piece, pa.large_binary()) for piece in (bytes([between]), b""))))
     if not how:
-        how = min((_BZIP2, _XZ), key=lambda one: len(_compressed(data[:_GLIMPSE], one)))
+        how = min((BZIP2, XZ), key=lambda one: len(_compressed(data[:_GLIMPSE], one)))
     valid = zstd(np.packbits(np.asarray(texts.is_valid(), np.bool_)).tobytes()) if texts.null_count else b""
     head = bytes([how, between]) + len(data).to_bytes(4, "little") + len(valid).to_bytes(4, "little")
     return head + valid + _compressed(data, how)
+
+
+def claimed(data: bytes) -> int:
+    """Bytes that a payload says its texts take, each with the byte behind it."""
+    return int.from_bytes(data[2:6], "little")
 
 
 def unpack(data: bytes, kind: pa.DataType, n: int) -> pa.Array:
@@ -55,7 +60,7 @@ def unpack(data: bytes, kind: pa.DataType, n: int) -> pa.Array:
     body = _HEAD + n_valid
     if n_bytes > MOST_BYTES or body > len(data):
         raise CorruptArchive(f"texts claim {n_bytes} bytes, at most {MOST_BYTES} are read")
-    whole = _decompressed(data[body:], how, n_bytes)
+    whole = decompressed(data[body:], how, n_bytes)
     n_found = whole.count(data[1:2])
     if n_found != n or whole[-1:] != (data[1:2] if n else b""):
         raise CorruptArchive(f"{n_found} texts are stored, expected {n}")
@@ -85,14 +90,14 @@ def _end_to_end(texts: pa.Array) -> bytes:
 
 
 def _compressed(data: bytes, how: int) -> bytes:
-    return bz2.compress(data) if how == _BZIP2 else lzma.compress(data, check=lzma.CHECK_NONE, preset=_PRESET)
+    return bz2.compress(data) if how == BZIP2 else lzma.compress(data, check=lzma.CHECK_NONE, preset=PRESET)
 
 
-def _decompressed(data: bytes, how: int, n_bytes: int) -> bytes:
-    """Exactly n_bytes. Raises CorruptArchive."""
-    if how not in (_BZIP2, _XZ):
+def decompressed(data: bytes, how: int, n_bytes: int) -> bytes:
+    """Exactly n_bytes, from a stream of one way. Raises CorruptArchive."""
+    if how not in (BZIP2, XZ):
         raise CorruptArchive(f"texts are compressed in way {how}, which this release does not know")
-    opened: Any = bz2.BZ2Decompressor() if how == _BZIP2 else lzma.LZMADecompressor(lzma.FORMAT_XZ, _MEMORY)
+    opened: Any = bz2.BZ2Decompressor() if how == BZIP2 else lzma.LZMADecompressor(lzma.FORMAT_XZ, _MEMORY)
     try:
         found: bytes = opened.decompress(data, n_bytes + 1)
     except (OSError, ValueError, lzma.LZMAError) as error:

@@ -1,0 +1,171 @@
+"""Columns of what stands in places: integers and texts, each by the best of what libraries have for it (FORMAT.md, "Fields")."""
+
+from __future__ import annotations
+
+import bz2
+import lzma
+from collections.abc import Callable
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from vae_core.coders import texts
+from vae_core.coders.fields.tokens import Ints, binaries
+from vae_core.coders.narrow import NARROW, narrowed, pco_of
+from vae_core.coders.varints import Reader, varints
+from vae_core.columns.packing import pack_values, unpack_values, unpco, unzstd, zstd
+from vae_core.errors import CorruptArchive
+
+MOST_VALUES = 1 << 25
+"""Of all columns of a payload."""
+PCO, ZSTD, XZ, BZIP2, RAW, DISTINCT = range(6)
+END_TO_END, LISTED, COUNTED, NESTED = range(4)
+Nest = Callable[[pa.Array], bytes | None]
+Unnest = Callable[[bytes, int], pa.Array]
+_FIRST_LOOK, _HOPEFUL, _NOISE = 3, 1.25, 0.97  # a zstd level; of pcodec's bytes and of all: what it may make for others to be tried
+_FEW, _RECURS, _LEAST_LISTED = 0.5, 4, 256  # of the texts: so many distinct ones are worth a list; the same of integers
+
+
+class Allowance:
+    """What is left of the bytes and values that a payload may stand for."""
+
+    def __init__(self, n_bytes: int, n_values: int = MOST_VALUES) -> None:
+        self.n_bytes, self.n_values = n_bytes, n_values
+
+    def take(self, n_bytes: int = 0, n_values: int = 0) -> None:
+        """Raises CorruptArchive when there is less."""
+        self.n_bytes, self.n_values = self.n_bytes - n_bytes, self.n_values - n_values
+        if self.n_bytes < 0 or self.n_values < 0:
+            raise CorruptArchive("a payload of fields stands for more than it says, or than is read")
+
+
+def pack_integers(values: Ints, listed: bool = True) -> bytes:
+    """(k,) integers, as they are or by their steps: pcodec, or where they recur in runs zstd, xz or bzip2; or as a list of the distinct
+    ones, the commonest first, and places in it."""
+    narrow, tag = narrowed(values)
+    raw = narrow.tobytes()
+    _, packed = pco_of(values)
+    found = [bytes([PCO << 3 | tag]) + packed, bytes([RAW << 3 | tag]) + raw]
+    look = len(zstd(raw, _FIRST_LOOK))
+    if look < min(_HOPEFUL * len(packed) + 64, _NOISE * len(raw)):
+        found += [bytes([way << 3 | tag]) + body for way, body in ((ZSTD, zstd(raw)), (XZ, _xz(raw)), (BZIP2, bz2.compress(raw)))]
+    if listed and len(values) >= _LEAST_LISTED:
+        distinct, which, counts = np.unique(values, return_inverse=True, return_counts=True)
+        if len(distinct) * _RECURS <= len(values):
+            order = np.argsort(-counts, kind="stable")
+            place = np.empty(len(order), np.int64)
+            place[order] = np.arange(len(order))
+            head = pack_integers(distinct[order], False)
+            found.append(bytes([DISTINCT << 3]) + varints([len(order), len(head)]) + head + pack_integers(place[which], False))
+    return min(found, key=len)
+
+
+def unpack_integers(data: bytes, n: int, allowed: Allowance, listed: bool = True) -> Ints:
+    """The inverse of `pack_integers`: (n,) int64. Raises CorruptArchive."""
+    allowed.take(n_values=n)
+    way, tag = (data[0] >> 3, data[0] & 7) if data else (DISTINCT + 1, 0)
+    if way > DISTINCT or tag >= len(NARROW) or (way == DISTINCT and not listed):
+        raise CorruptArchive("integers of fields are coded in a way this release does not know")
+    if way == DISTINCT:
+        reader = Reader(data[1:], "fields")
+        n_distinct = reader.varint(1, max(1, n))
+        distinct = unpack_integers(reader.take(reader.varint(0)), n_distinct, allowed, False)
+        return distinct[_places(unpack_integers(reader.rest(), n, allowed, False), n_distinct)]
+    dtype = np.dtype(NARROW[tag])
+    if way == PCO:
+        return unpco(data[1:], dtype, n).astype(np.int64)
+    return np.frombuffer(opened(data[1:], way, n * dtype.itemsize), dtype).astype(np.int64)
+
+
+def _places(places: Ints, n_listed: int) -> Ints:
+    if len(places) and not 0 <= int(places.min()) <= int(places.max()) < n_listed:
+        raise CorruptArchive("a place of fields points outside its list")
+    return places
+
+
+def pack_texts(array: pa.Array, nest: Nest | None = None) -> bytes:
+    """(k,) large_binary without nulls: end to end, as a list and places in it, or with their lengths, what is smallest.
+
+    nest : what makes fields of a list
+    """
+    found = []
+    whole = texts.pack(array)
+    if whole is None:
+        offsets = np.frombuffer(array.buffers()[1], np.int64, len(array) + 1, 8 * array.offset)
+        lengths = pack_integers(np.diff(offsets))
+        data = b"" if array.buffers()[2] is None else array.buffers()[2].to_pybytes()[int(offsets[0]) : int(offsets[-1])]
+        way, body = smallest(data)
+        found.append(bytes([COUNTED]) + varints([len(data), len(lengths)]) + lengths + bytes([way]) + body)
+    else:
+        found.append(bytes([END_TO_END]) + whole)
+    coded = array.dictionary_encode()
+    if len(coded.dictionary) <= _FEW * len(array):
+        # the commonest first: places in the list are small then
+        counts = np.bincount(np.asarray(coded.indices), minlength=len(coded.dictionary))
+        rank = np.asarray(pc.rank(coded.dictionary)).astype(np.int64)
+        order = np.lexsort([rank, -counts])
+        place = np.empty(len(order), np.int64)
+        place[order] = np.arange(len(order))
+        listed = coded.dictionary.take(pa.array(order))
+        nested = None if nest is None else nest(listed)
+        packed = pack_values(listed)
+        way, packed = (LISTED, packed) if nested is None or len(packed) <= len(nested) else (NESTED, nested)
+        rest = pack_integers(place[np.asarray(coded.indices)])
+        found.append(bytes([way]) + varints([len(order), len(packed)]) + packed + rest)
+    return min(found, key=len)
+
+
+def unpack_texts(data: bytes, n: int, allowed: Allowance, unnest: Unnest | None) -> pa.Array:
+    """The inverse of `pack_texts`: (n,) large_binary without nulls. Raises CorruptArchive.
+
+    unnest : reads a list of so many texts from fields, None where lists are of no fields
+    """
+    allowed.take(n_values=n)
+    if data[:1] == bytes([END_TO_END]):
+        allowed.take(max(0, texts.claimed(data[1:]) - n))
+        found = texts.unpack(data[1:], pa.large_binary(), n)
+        if found.null_count:
+            raise CorruptArchive("a place of fields has nulls")
+        return found
+    reader = Reader(data[1:], "fields")
+    if data[:1] == bytes([LISTED]) or (data[:1] == bytes([NESTED]) and unnest is not None):
+        n_listed = reader.varint(1, max(1, n))
+        packed = reader.take(reader.varint(0))
+        listed = unpack_values(packed, pa.large_binary()) if data[0] == LISTED or unnest is None else unnest(packed, n_listed)
+        if len(listed) != n_listed or listed.null_count:
+            raise CorruptArchive(f"a list of fields has {len(listed)} texts, expected {n_listed}")
+        places = _places(unpack_integers(reader.rest(), n, allowed), n_listed)
+        allowed.take(int(np.asarray(pc.binary_length(listed)).astype(np.int64)[places].sum()))
+        return listed.take(pa.array(places))
+    if data[:1] == bytes([COUNTED]):
+        n_bytes = reader.varint(0)
+        lengths = unpack_integers(reader.take(reader.varint(0)), n, allowed)
+        allowed.take(n_bytes)
+        if n and (int(lengths.min()) < 0 or int(lengths.max()) > n_bytes or int(lengths.sum()) != n_bytes):
+            raise CorruptArchive(f"texts of fields are not of {n_bytes} bytes together")
+        way = reader.take(1)[0]
+        whole = opened(reader.rest(), way, n_bytes)
+        return binaries(np.frombuffer(whole, np.uint8), np.concatenate([np.zeros(1, np.int64), np.cumsum(lengths)]))
+    raise CorruptArchive("texts of fields are coded in a way this release does not know")
+
+
+def smallest(data: bytes) -> tuple[int, bytes]:
+    """Bytes by the best of zstd, xz and bzip2, and as they are."""
+    return min([(RAW, data), (ZSTD, zstd(data)), (XZ, _xz(data)), (BZIP2, bz2.compress(data))], key=lambda pair: len(pair[1]))
+
+
+def opened(data: bytes, way: int, n_bytes: int) -> bytes:
+    """Exactly n_bytes, the inverse of `smallest`. Raises CorruptArchive."""
+    if way in (XZ, BZIP2):
+        return texts.decompressed(data, texts.XZ if way == XZ else texts.BZIP2, n_bytes)
+    if way not in (ZSTD, RAW):
+        raise CorruptArchive(f"bytes of fields are compressed in way {way}, which this release does not know")
+    found = unzstd(data, n_bytes) if way == ZSTD else data
+    if len(found) != n_bytes:
+        raise CorruptArchive(f"fields hold {len(found)} bytes where {n_bytes} are expected")
+    return found
+
+
+def _xz(data: bytes) -> bytes:
+    return lzma.compress(data, check=lzma.CHECK_NONE, preset=texts.PRESET)
