@@ -19,11 +19,11 @@ from safetensors.numpy import load, save
 
 from vae_core.base import BaseLayer
 from vae_core.columns import ColumnPlan
-from vae_core.columns.packing import unzstd, zstd
 from vae_core.errors import CorruptArchive
 from vae_core.exact.forms import is_stepped, stepped
 from vae_core.exact.plans import ColumnCode, column_code_from_json
 from vae_core.exact.tensors import TensorCode, tensor_code_from_json
+from vae_core.packing import unzstd, zstd
 from vae_core.phrases import compressed, decompressed
 from vae_core.shorthand import blob_bytes, shorten, spell_out
 

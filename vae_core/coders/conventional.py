@@ -29,13 +29,13 @@ from vae_core.coders.narrow import narrowed as narrowed
 from vae_core.coders.parquet import ENCODINGS, chunk_bytes, from_native, native_of, survives
 from vae_core.columns.codes import STATE_MISFIT, STATE_NULL, Codes
 from vae_core.columns.joining import alike, fitted, one_array
-from vae_core.columns.packing import chunks_from_ipc, to_ipc, unpco, unzstd, zstd
 from vae_core.columns.physical import from_raw, is_integral, raw_values, storage_dtype
 from vae_core.columns.plan import ColumnPlan, storage_type
 from vae_core.columns.profile import elements_of, storage_of
 from vae_core.columns.recode import decode_column, finish_column
 from vae_core.columns.side import pack_side, unpack_side
 from vae_core.errors import CorruptArchive
+from vae_core.packing import chunks_from_ipc, to_ipc, unpco, unzstd, zstd
 
 CODINGS = (
     *(f"parquet-{e}" for e in ENCODINGS),

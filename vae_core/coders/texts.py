@@ -12,8 +12,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from vae_core.columns.packing import unzstd, zstd
 from vae_core.errors import CorruptArchive
+from vae_core.packing import unzstd, zstd
 
 MOST_BYTES = 1 << 28
 _HEAD = 10  # bytes: how, the byte between texts, u32 bytes of texts, u32 bytes of validity

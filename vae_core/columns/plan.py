@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from vae_core.columns.blobs import pack_numbers, pack_values, unpack_numbers, unpack_values
 from vae_core.columns.dictionaries import ValueDictionary
 from vae_core.columns.floats import Bins, DecimalLattice, FloatLevels, OrderedBits
 from vae_core.columns.integers import IntegerLattice, IntegerLevels
-from vae_core.columns.packing import pack_numbers, pack_values, unpack_numbers, unpack_values
 from vae_core.columns.physical import storage_dtype
 from vae_core.columns.texts import DigitText, is_text, pattern_from_json
 from vae_core.errors import CorruptArchive, UsageError

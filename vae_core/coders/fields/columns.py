@@ -14,15 +14,15 @@ from vae_core.coders import texts
 from vae_core.coders.fields.tokens import Ints, binaries
 from vae_core.coders.narrow import NARROW, narrowed, pco_of
 from vae_core.coders.varints import Reader, varints
-from vae_core.columns.packing import pack_values, unpack_values, unpco, unzstd, zstd
 from vae_core.errors import CorruptArchive
+from vae_core.packing import unpco, unzstd, zstd
 
 MOST_VALUES = 1 << 25
 """Of all columns of a payload."""
 PCO, ZSTD, XZ, BZIP2, RAW, DISTINCT = range(6)
-END_TO_END, LISTED, COUNTED, NESTED = range(4)
+END_TO_END, COUNTED, LISTED, FIELDS = range(4)
 Nest = Callable[[pa.Array], bytes | None]
-Unnest = Callable[[bytes, int], pa.Array]
+Unnest = Callable[[bytes, int, int], pa.Array]
 _FIRST_LOOK, _HOPEFUL, _NOISE = 3, 1.25, 0.97  # a zstd level; of pcodec's bytes and of all: what it may make for others to be tried
 _FEW, _RECURS, _LEAST_LISTED = 0.5, 4, 256  # of the texts: so many distinct ones are worth a list; the same of integers
 
@@ -84,10 +84,11 @@ def _places(places: Ints, n_listed: int) -> Ints:
     return places
 
 
-def pack_texts(array: pa.Array, nest: Nest | None = None) -> bytes:
-    """(k,) large_binary without nulls: end to end, as a list and places in it, or with their lengths, what is smallest.
+def pack_texts(array: pa.Array, nest: Nest | None, listed: bool = True) -> bytes:
+    """(k,) large_binary without nulls, by what is smallest: end to end; with their lengths; as a list of the distinct ones, the
+    commonest first, and places in it; as fields.
 
-    nest : what makes fields of a list
+    nest : what makes fields of the texts of a list, None where that is not to be        listed : whether it may be a list
     """
     found = []
     whole = texts.pack(array)
@@ -99,55 +100,54 @@ def pack_texts(array: pa.Array, nest: Nest | None = None) -> bytes:
         found.append(bytes([COUNTED]) + varints([len(data), len(lengths)]) + lengths + bytes([way]) + body)
     else:
         found.append(bytes([END_TO_END]) + whole)
+    if not listed:
+        nested = None if nest is None else nest(array)
+        return min([*found, *([] if nested is None else [bytes([FIELDS]) + nested])], key=len)
     coded = array.dictionary_encode()
     if len(coded.dictionary) <= _FEW * len(array):
-        # the commonest first: places in the list are small then
-        counts = np.bincount(np.asarray(coded.indices), minlength=len(coded.dictionary))
+        which = np.asarray(coded.indices)
         rank = np.asarray(pc.rank(coded.dictionary)).astype(np.int64)
-        order = np.lexsort([rank, -counts])
+        order = np.lexsort([rank, -np.bincount(which, minlength=len(rank))])
         place = np.empty(len(order), np.int64)
         place[order] = np.arange(len(order))
-        listed = coded.dictionary.take(pa.array(order))
-        nested = None if nest is None else nest(listed)
-        packed = pack_values(listed)
-        way, packed = (LISTED, packed) if nested is None or len(packed) <= len(nested) else (NESTED, nested)
-        rest = pack_integers(place[np.asarray(coded.indices)])
-        found.append(bytes([way]) + varints([len(order), len(packed)]) + packed + rest)
+        packed = pack_texts(coded.dictionary.take(pa.array(order)), nest, False)
+        found.append(bytes([LISTED]) + varints([len(order), len(packed)]) + packed + pack_integers(place[which]))
     return min(found, key=len)
 
 
-def unpack_texts(data: bytes, n: int, allowed: Allowance, unnest: Unnest | None) -> pa.Array:
+def unpack_texts(data: bytes, n: int, allowed: Allowance, unnest: Unnest | None, listed: bool = True) -> pa.Array:
     """The inverse of `pack_texts`: (n,) large_binary without nulls. Raises CorruptArchive.
 
-    unnest : reads a list of so many texts from fields, None where lists are of no fields
+    unnest : reads so many texts from fields, of so many bytes at most; None where there are to be none
     """
     allowed.take(n_values=n)
-    if data[:1] == bytes([END_TO_END]):
+    way, reader = data[0] if data else FIELDS + 1, Reader(data[1:], "fields")
+    if way == END_TO_END:
         allowed.take(max(0, texts.claimed(data[1:]) - n))
         found = texts.unpack(data[1:], pa.large_binary(), n)
-        if found.null_count:
-            raise CorruptArchive("a place of fields has nulls")
-        return found
-    reader = Reader(data[1:], "fields")
-    if data[:1] == bytes([LISTED]) or (data[:1] == bytes([NESTED]) and unnest is not None):
-        n_listed = reader.varint(1, max(1, n))
-        packed = reader.take(reader.varint(0))
-        listed = unpack_values(packed, pa.large_binary()) if data[0] == LISTED or unnest is None else unnest(packed, n_listed)
-        if len(listed) != n_listed or listed.null_count:
-            raise CorruptArchive(f"a list of fields has {len(listed)} texts, expected {n_listed}")
-        places = _places(unpack_integers(reader.rest(), n, allowed), n_listed)
-        allowed.take(int(np.asarray(pc.binary_length(listed)).astype(np.int64)[places].sum()))
-        return listed.take(pa.array(places))
-    if data[:1] == bytes([COUNTED]):
-        n_bytes = reader.varint(0)
-        lengths = unpack_integers(reader.take(reader.varint(0)), n, allowed)
+    elif way == COUNTED:
+        n_bytes = reader.varint(0, allowed.n_bytes)
         allowed.take(n_bytes)
-        if n and (int(lengths.min()) < 0 or int(lengths.max()) > n_bytes or int(lengths.sum()) != n_bytes):
+        lengths = unpack_integers(reader.take(reader.varint(0)), n, allowed)
+        if (n and (int(lengths.min()) < 0 or int(lengths.max()) > n_bytes)) or int(lengths.sum()) != n_bytes:
             raise CorruptArchive(f"texts of fields are not of {n_bytes} bytes together")
         way = reader.take(1)[0]
-        whole = opened(reader.rest(), way, n_bytes)
-        return binaries(np.frombuffer(whole, np.uint8), np.concatenate([np.zeros(1, np.int64), np.cumsum(lengths)]))
-    raise CorruptArchive("texts of fields are coded in a way this release does not know")
+        whole = np.frombuffer(opened(reader.rest(), way, n_bytes), np.uint8)
+        return binaries(whole, np.concatenate([np.zeros(1, np.int64), np.cumsum(lengths)]))
+    elif way == LISTED and listed:
+        n_listed = reader.varint(0, n)
+        inner = Allowance(allowed.n_bytes, allowed.n_values)
+        few = unpack_texts(reader.take(reader.varint(0)), n_listed, inner, unnest, False)
+        places = _places(unpack_integers(reader.rest(), n, allowed), n_listed)
+        allowed.take(int(np.asarray(pc.binary_length(few)).astype(np.int64)[places].sum()))
+        return few.take(pa.array(places))
+    elif way == FIELDS and not listed and unnest is not None:
+        found = unnest(data[1:], n, allowed.n_bytes)
+    else:
+        raise CorruptArchive("texts of fields are coded in a way this release does not know")
+    if found.null_count:
+        raise CorruptArchive("a place of fields has nulls")
+    return found
 
 
 def smallest(data: bytes) -> tuple[int, bytes]:

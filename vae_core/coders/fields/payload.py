@@ -19,8 +19,8 @@ from vae_core.coders.fields.templates import Template
 from vae_core.coders.fields.tokens import Bools, Bytes, Ints, binaries, cut
 from vae_core.coders.narrow import pco_of
 from vae_core.coders.varints import Reader, varints
-from vae_core.columns.packing import unzstd, zstd
 from vae_core.errors import CorruptArchive
+from vae_core.packing import unzstd, zstd
 
 MOST_TEMPLATES, MOST_ITEMS = 1 << 16, 1 << 20
 Style = tuple[int, bool]
@@ -71,12 +71,12 @@ def pack(array: pa.Array, style: Style | None = None, nests: bool = True) -> byt
     return _packed(listed(found, tokens), len(plain), n_bytes, valid, nests)
 
 
-def unpack(data: bytes, kind: pa.DataType, n: int, nests: bool = True) -> pa.Array:
-    """The inverse of `pack`: n texts of a type. Raises CorruptArchive."""
+def unpack(data: bytes, kind: pa.DataType, n: int, nests: bool = True, most: int = texts.MOST_BYTES) -> pa.Array:
+    """The inverse of `pack`: n texts of a type. Raises CorruptArchive, also where they are more than `most` bytes."""
     if not texts.holds(kind):
         raise CorruptArchive(f"fields of type {kind}")
     reader = Reader(data, "fields")
-    n_valid, n_bytes = reader.varint(0), reader.varint(0, texts.MOST_BYTES)
+    n_valid, n_bytes = reader.varint(0), reader.varint(0, most)
     n_told, n_kept = reader.varint(0, texts.MOST_BYTES), reader.varint(0)
     valid = _validity(reader.take(n_valid), n) if n_valid else None
     way = reader.take(1)[0]
@@ -108,8 +108,8 @@ def _nested(array: pa.Array) -> bytes | None:
     return pack(array, nests=False)
 
 
-def _unnested(data: bytes, n: int) -> pa.Array:
-    return unpack(data, pa.large_binary(), n, nests=False)
+def _unnested(data: bytes, n: int, most: int) -> pa.Array:
+    return unpack(data, pa.large_binary(), n, nests=False, most=most)
 
 
 def _packed(found: Sequence[Template], n: int, n_bytes: int, valid: Bools | None, nests: bool) -> bytes:
