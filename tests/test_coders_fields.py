@@ -6,14 +6,17 @@ import uuid
 
 import numpy as np
 import pyarrow as pa
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vae_core.coders import fields
-from vae_core.coders.fields import payload
+from vae_core.coders.fields import columns, payload
 from vae_core.coders.fields.places import FIXED, HEX_LOWER, HEX_UPPER, KEPT_ONE, STRIPPED, Written
 from vae_core.coders.fields.templates import found_in
 from vae_core.coders.fields.tokens import cut
+from vae_core.coders.varints import varints
+from vae_core.errors import CorruptArchive
 
 KINDS = (pa.string(), pa.large_string(), pa.binary(), pa.large_binary())
 PIECES = st.one_of(
@@ -74,3 +77,91 @@ def test_numbers_are_found_as_they_are_written():
     assert of([f"id={v:010X};" for v in rng.integers(0, 2**40, n)])[0] == (b"id=", (HEX_UPPER, 8), (HEX_UPPER, 2), b";")
     assert of([f"10.0.{a}.{b}" for a, b in rng.integers(0, 256, (n, 2))])[0] == (b"10.0.", FIXED, b".", FIXED)
     assert of([f"{a:02x}:{b:02x}" for a, b in rng.integers(0, 256, (n, 2))])[0] == ((HEX_LOWER, 2), b":", (HEX_LOWER, 2))
+
+
+def events(n: int = 400, seed: int = 3) -> list[str | None]:
+    """Log lines of a few kinds, with what every way of coding a column is for."""
+    rng = np.random.default_rng(seed)
+    addresses = [".".join(map(str, rng.integers(1, 255, 4))) for _ in range(9)]
+    found: list[str | None] = []
+    for k, kind in enumerate(rng.integers(0, 6, n)):
+        lines = [
+            f"{k:06d} GET /item/{rng.integers(0, 10**6)} from {addresses[rng.integers(0, 9)]} took {rng.normal(9, 2):.2f}ms",
+            f"{k:06d} trace {rng.bytes(16).hex()} of {uuid.UUID(bytes=rng.bytes(16), version=4)}",
+            f"{k:06d} balance -{rng.integers(1, 999)}.5 {float(rng.integers(1, 99)) / 8!r} {rng.integers(0, 2**40):X}",
+            f"{k:06d} user {rng.choice(['ann', 'bob', 'eve'])}{rng.integers(0, 99)} {'very ' * rng.integers(0, 9)}tired at -0",
+            "no number at all",
+        ]
+        found.append(None if kind == 5 else lines[kind])
+    return found
+
+
+@settings(deadline=None, max_examples=300)
+@given(st.data())
+def test_a_garbled_payload_gives_other_texts_or_a_corrupt_archive(data):
+    packed = bytearray(fields.pack(pa.array(events()), data.draw(STYLES)) or b"")
+    for _ in range(data.draw(st.integers(1, 3))):
+        packed[data.draw(st.integers(0, len(packed) - 1))] ^= data.draw(st.integers(1, 255))
+    whole = bytes(packed[: data.draw(st.integers(0, len(packed)))]) if data.draw(st.booleans()) else bytes(packed)
+    try:
+        found = fields.unpack(whole, pa.large_binary(), 400)
+    except CorruptArchive:
+        return
+    found.validate(full=True)
+    assert len(found) == 400
+
+
+LIST_OF_LISTS = bytes([columns.DISTINCT << 3]) + varints([1, 1]) + bytes([columns.DISTINCT << 3])
+
+
+def made(told: bytes, *stored: bytes, n_bytes: int = 100) -> bytes:
+    """A payload of templates and columns."""
+    head = varints([0, n_bytes, len(told), len(told)]) + bytes([columns.RAW]) + told
+    return head + b"".join(varints([len(column)]) + column for column in stored)
+
+
+def test_a_payload_is_as_the_format_says():
+    told = varints([1, 3, 4]) + b"x=" + varints([1, FIXED, 1, 3, 2]) + b"!"
+    packed = made(told, columns.pack_integers(np.array([5, -123, 4567])), n_bytes=3 * 3 + 4 + 5 + 5)
+    assert fields.unpack(packed, pa.string(), 3).to_pylist() == ["x=00.5!", "x=-12.3!", "x=456.7!"]
+
+
+@pytest.mark.parametrize(
+    ("told", "stored", "n", "says"),
+    [
+        (varints([1, 1, 2 << 40]), (), 1, "cut short"),
+        (varints([1, 1, 400]) + bytes(200), (), 1 << 22, "stands for more"),
+        (varints([1 << 20]), (), 1, "1048576 where 0 to"),
+        (varints([1, 1 << 20]), (), 1, "1048576 where 0 to"),
+        (varints([1, 1, 1, 6, 0, 0]), (b"\0",), 1, "written in way 6"),
+        (varints([1, 1, 1, FIXED, 19, 0]), (b"\0",), 1, "written in way 1, 19"),
+        (varints([1, 1, 1, HEX_LOWER, 0, 9]), (b"\0",), 1, "written in way 4, 0, 9"),
+        (varints([1, 1, 3, FIXED, 0, 0]), (b"\0",), 1, "columns that are not there"),
+        (varints([1, 2, 1, FIXED, 0, 0, 1, 0, 0, 0]), (b"\0",), 1, "of texts and of integers"),
+        (varints([1, 1, 1, HEX_LOWER, 0, 0]), (columns.pack_integers(np.array([-1])),), 1, "holds -1 to -1"),
+        (varints([1, 1, 1, HEX_LOWER, 0, 0]), (columns.pack_integers(np.array([1 << 32])),), 1, "holds 4294967296"),
+        (varints([1, 1, 1, FIXED, 0, 0]), (columns.pack_integers(np.array([10**18])),), 1, "holds 1000000000000000000"),
+        (varints([1, 1, 1, FIXED, 0, 0]), (columns.pack_integers(np.array([-(2**63)])),), 1, "holds -9223372036854775808"),
+        (varints([1, 1, 1, FIXED, 0, 0]), (columns.pack_integers(np.array([7])),), 1, "99 bytes shorter"),
+        (varints([1, 1, 1, FIXED, 0, 0]), (columns.pack_integers(np.arange(101)),), 101, "stands for more"),
+        (varints([2, 0, 0]), (columns.pack_integers(np.array([2])),), 1, "has template 2 of 2"),
+        (varints([0]), (), 1, "have no template"),
+        (varints([0, 0]), (), 0, "have a tail"),
+        (varints([1, 0]), (b"",), 1, "has a tail"),
+        (varints([1, 1, 1, 0, 0, 0]), (bytes([columns.LISTED]) + varints([1, 3]) + bytes([columns.LISTED, 0, 0, 0]),), 1, "does not know"),
+        (varints([1, 1, 1, 0, 0, 0]), (bytes([columns.FIELDS]) + made(b""),), 1, "does not know"),
+        (varints([1, 1, 1, FIXED, 0, 0]), (LIST_OF_LISTS,), 1, "does not know"),
+    ],
+)
+def test_a_payload_that_cannot_be_is_refused_before_memory_is_taken_for_it(told, stored, n, says):
+    with pytest.raises(CorruptArchive, match=says):
+        fields.unpack(made(told, *stored), pa.binary(), n)
+
+
+def test_a_payload_that_claims_more_than_is_read_is_refused():
+    with pytest.raises(CorruptArchive, match="268435457"):
+        fields.unpack(made(b"", n_bytes=(1 << 28) + 1), pa.string(), 1)
+    with pytest.raises(CorruptArchive, match="fields of type int64"):
+        fields.unpack(made(b""), pa.int64(), 1)
+    with pytest.raises(CorruptArchive, match="are no string"):
+        fields.unpack(fields.pack(pa.array([b"\xff%d" % k for k in range(40)])), pa.string(), 40)

@@ -360,7 +360,7 @@ def _without_costly_dictionaries(plans: Sequence[ColumnPlan], sample: Sample, n_
             scale = n_total / len(array)
             coded = [n for name, n in conventional.rank(plan, array, encode_column(plan, array)) if uses_codes(name)]
             codes = None if other.kind == "verbatim" else encode_column(other, array)
-            plain = min(n for _, n in conventional.rank(other, array, codes))
+            plain: float = min(n for _, n in conventional.rank(other, array, codes))
             if lattices.worth_trying(other, codes):
                 plain = min(plain, conventional.measure(other, array, codes, ["lattices"])[1])
             if texts.holds(array.type) and (plan.n_levels or 0) * RECURS > n_total:

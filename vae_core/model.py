@@ -227,9 +227,9 @@ class Model:
             seen.add(tensor.column)
 
     def dictionary_bytes(self, j: int) -> int:
-        """Bytes in the model that code-based codings of a column need: its dictionary or levels."""
+        """Bytes that code-based codings of a column need in the model: its dictionary or levels, texts not as fields, which are ours."""
         if j not in self._dictionary_bytes:  # every shard asks
-            self._dictionary_bytes[j] = sum(len(blob) for blob in self.columns[j].blobs().values())
+            self._dictionary_bytes[j] = sum(len(blob) for blob in self.columns[j].blobs(as_fields=False).values())
         return self._dictionary_bytes[j]
 
     @property

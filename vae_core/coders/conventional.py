@@ -366,4 +366,4 @@ def dictionary_bytes(plan: ColumnPlan, coding: str) -> int:
     """Bytes of the plan's dictionary or levels, which codes-*, pco, zstd and lattices need once per dataset beside what is measured."""
     if coding.startswith("parquet-") or coding in ("ipc", "pco-raw"):
         return 0
-    return sum(len(blob) for blob in plan.blobs().values())
+    return sum(len(blob) for blob in plan.blobs(as_fields=False).values())

@@ -21,15 +21,15 @@ from vae_core.packing import from_ipc, to_ipc, unpco, unzstd, zstd
 _MOST_BYTES = 1 << 28
 
 
-def pack_values(values: pa.Array) -> bytes:
-    """A dictionary of any type, without nulls."""
+def pack_values(values: pa.Array, *, as_fields: bool = True) -> bytes:
+    """A dictionary of any type, without nulls. as_fields: whether texts may be"""
     best = b"I" + zstd(to_ipc(values))
     if _is_text(values.type):
         texts: list[bytes] = values.cast(pa.large_binary()).to_pylist()
         best = min(best, b"F" + zstd(_front(texts)), *_joined(texts), key=len)
-        as_fields = fields.pack(values)
-        if as_fields is not None and len(as_fields) + 5 < len(best):
-            best = b"T" + len(values).to_bytes(4, "little") + as_fields
+        packed = fields.pack(values) if as_fields else None
+        if packed is not None and len(packed) + 5 < len(best):
+            best = b"T" + len(values).to_bytes(4, "little") + packed
     return best
 
 

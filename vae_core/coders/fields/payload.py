@@ -22,7 +22,8 @@ from vae_core.coders.varints import Reader, varints
 from vae_core.errors import CorruptArchive
 from vae_core.packing import unzstd, zstd
 
-MOST_TEMPLATES, MOST_ITEMS = 1 << 16, 1 << 20
+MOST_TEMPLATES, MOST_ITEMS = 1 << 14, 1 << 17
+MOST_PACKED = 1 << 26  # bytes: packing takes some ten times as much memory
 Style = tuple[int, bool]
 STYLES: tuple[Style, ...] = ((1 << 6, True), (1 << 11, True), (1 << 11, False))
 """(of the rows the so-manieth part is worth a template, whether stretches between numbers may be places: `templates.found_in`)."""
@@ -59,7 +60,7 @@ def pack(array: pa.Array, style: Style | None = None, nests: bool = True) -> byt
     plain = plain.drop_null() if valid is not None else plain
     offsets = np.frombuffer(plain.buffers()[1], np.int64, len(plain) + 1, 8 * plain.offset) if len(plain) else np.zeros(1, np.int64)
     n_bytes = int(offsets[-1] - offsets[0])
-    if not 0 < n_bytes <= texts.MOST_BYTES:
+    if not 0 < n_bytes <= MOST_PACKED or len(array) > columns.MOST_VALUES:
         return None
     data = np.frombuffer(plain.buffers()[2], np.uint8)[int(offsets[0]) : int(offsets[-1])]
     offsets = offsets - offsets[0]
@@ -67,14 +68,16 @@ def pack(array: pa.Array, style: Style | None = None, nests: bool = True) -> byt
     if not len(tokens.start) or len(tokens.start) > columns.MOST_VALUES // 2:
         return None
     share, general = style
-    found = templates.found_in(tokens, offsets, max(_LEAST, len(plain) // share), general)
-    return _packed(listed(found, tokens), len(plain), n_bytes, valid, nests)
+    found = listed(templates.found_in(tokens, offsets, max(_LEAST, len(plain) // share), general), tokens)
+    if len(found) > MOST_TEMPLATES or sum(len(template.items) for template in found) > MOST_ITEMS:
+        return None
+    return _packed(found, len(plain), n_bytes, valid, nests)
 
 
 def unpack(data: bytes, kind: pa.DataType, n: int, nests: bool = True, most: int = texts.MOST_BYTES) -> pa.Array:
     """The inverse of `pack`: n texts of a type. Raises CorruptArchive, also where they are more than `most` bytes."""
-    if not texts.holds(kind):
-        raise CorruptArchive(f"fields of type {kind}")
+    if not texts.holds(kind) or n > columns.MOST_VALUES:
+        raise CorruptArchive(f"{n} fields of type {kind}")
     reader = Reader(data, "fields")
     n_valid, n_bytes = reader.varint(0), reader.varint(0, most)
     n_told, n_kept = reader.varint(0, texts.MOST_BYTES), reader.varint(0)

@@ -58,7 +58,7 @@ class Tokens:
 
     def whole(self, rows: Ints, offsets: Ints) -> pa.Array:
         """The texts of some rows as they are. offsets: (n + 1,) of the texts in data"""
-        return slices(self.data, offsets[rows], offsets[rows + 1])
+        return binaries(self.data, offsets).take(pa.array(rows))
 
 
 def slices(data: Bytes, start: Ints, end: Ints) -> pa.Array:
@@ -77,17 +77,16 @@ def binaries(data: Bytes, offsets: Ints) -> pa.Array:
 def cut(data: Bytes, offsets: Ints) -> Tokens:
     """Texts as numbers and stretches. offsets: (n + 1,) int64 of the texts, from 0 to len(data)"""
     n = len(offsets) - 1
-    row_of = np.repeat(np.arange(n, dtype=np.int32), np.diff(offsets))
     classes = _CLASS[data]
     begins = np.zeros(len(data) + 1, np.bool_)
     begins[offsets] = True
-    hexed, hex_parts = _hexadecimal(data, classes, begins, row_of)
+    hexed, hex_parts = _hexadecimal(data, classes, begins)
     plain = (classes == _DIGIT) & ~hexed
-    parts = [hex_parts, _decimal(data, plain, classes, begins, row_of, offsets)]
+    parts = [hex_parts, _decimal(data, plain, classes, begins)]
     start, end, kind, decimals = (np.concatenate(column) for column in zip(*parts, strict=True))
     order = np.argsort(start, kind="stable")
     start, end, kind, decimals = start[order], end[order], kind[order].astype(np.uint8), decimals[order]
-    rows = row_of[start].astype(np.int64) if len(start) else np.zeros(0, np.int64)
+    rows = np.searchsorted(offsets, start, "right") - 1
     first = np.searchsorted(rows, np.arange(n + 1))
     # a stretch is from the text's start, or the end of a number, to the next number, or the text's end
     numbered = np.arange(len(start)) + rows
@@ -115,7 +114,7 @@ def _runs(of: Bools, begins: Bools) -> tuple[Ints, Ints]:
     return np.flatnonzero(of & (~before | begins[:-1])), np.flatnonzero(of & (~after | begins[1:])) + 1
 
 
-def _hexadecimal(data: Bytes, classes: Bytes, begins: Bools, row_of: NDArray[np.int32]) -> tuple[Bools, tuple[Ints, Ints, Ints, Ints]]:
+def _hexadecimal(data: Bytes, classes: Bytes, begins: Bools) -> tuple[Bools, tuple[Ints, Ints, Ints, Ints]]:
     """Which bytes are of hexadecimal numbers, and these in pieces: start, end, kind, decimals.
 
     Words of hexadecimal digits that `-` or `:` links make a chain, as in a UUID; a chain is a number if a third of it is in words of
@@ -129,7 +128,7 @@ def _hexadecimal(data: Bytes, classes: Bytes, begins: Bools, row_of: NDArray[np.
     able = (flags < _LETTER) & (flags & (_LOW | _HIGH) != _LOW | _HIGH)
     length = end - start
     mixed = able & (flags & _DIGIT != 0) & (flags != _DIGIT)
-    linked = able[1:] & able[:-1] & (start[1:] == end[:-1] + 1) & (row_of[start[1:]] == row_of[start[:-1]])
+    linked = able[1:] & able[:-1] & (start[1:] == end[:-1] + 1) & ~begins[end[:-1]] & ~begins[start[1:]]
     joint = data[end[:-1]]
     linked &= (joint == ord("-")) | (joint == ord(":"))
     heads = np.flatnonzero(np.concatenate([np.ones(1, np.bool_), ~linked]))
@@ -150,9 +149,7 @@ def _hexadecimal(data: Bytes, classes: Bytes, begins: Bools, row_of: NDArray[np.
     return _covered(start, end, len(data)), (pieces[0], pieces[1], kind, np.zeros(len(kind), np.int64))
 
 
-def _decimal(
-    data: Bytes, plain: Bools, classes: Bytes, begins: Bools, row_of: NDArray[np.int32], offsets: Ints
-) -> tuple[Ints, Ints, Ints, Ints]:
+def _decimal(data: Bytes, plain: Bools, classes: Bytes, begins: Bools) -> tuple[Ints, Ints, Ints, Ints]:
     """Decimal numbers: start, end, kind, decimals. Two runs of digits with a point between make one, three are an address or a version;
     a minus that follows no letter or digit is a sign."""
     start, end = _runs(plain, begins)
@@ -161,7 +158,7 @@ def _decimal(
         return none, none, none, none
     length = end - start
     pointed = np.zeros(len(start) + 1, np.bool_)  # whether a point links a run to the one before
-    pointed[1:-1] = (start[1:] == end[:-1] + 1) & (data[end[:-1]] == ord(".")) & (row_of[start[1:]] == row_of[start[:-1]])
+    pointed[1:-1] = (start[1:] == end[:-1] + 1) & (data[end[:-1]] == ord(".")) & ~begins[end[:-1]] & ~begins[start[1:]]
     joins = np.zeros(len(start), np.bool_)  # to the next
     joins[:-1] = pointed[1:-1] & ~pointed[:-2] & ~pointed[2:]
     significant = length - ((length == 1) & (data[start] == 48))
@@ -173,9 +170,8 @@ def _decimal(
     long = (end - start > MOST_DIGITS) & ~joined
     cut_start, cut_end, _ = _pieces(start[long], end[long], PIECE[DECIMAL])
     start, end, decimals = start[~long], end[~long], decimals[~long]
-    within = start - offsets[row_of[start]] if len(start) else none
-    signed = (within >= 1) & (data[np.maximum(start - 1, 0)] == ord("-"))
-    signed &= (within == 1) | (classes[np.maximum(start - 2, 0)] == 0)
+    before = np.maximum(start - 1, 0)
+    signed = ~begins[start] & (data[before] == ord("-")) & (begins[before] | (classes[np.maximum(start - 2, 0)] == 0))
     start = start - signed
     many = len(cut_start)
     return (
