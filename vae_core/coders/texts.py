@@ -26,7 +26,8 @@ _MEMORY = 1 << 27
 def holds(kind: pa.DataType) -> bool:
     """Whether a type is of texts."""
     t = pa.types
-    return bool(t.is_string(kind) or t.is_large_string(kind) or t.is_binary(kind) or t.is_large_binary(kind))
+    views = t.is_string_view(kind) or t.is_binary_view(kind)
+    return bool(views or t.is_string(kind) or t.is_large_string(kind) or t.is_binary(kind) or t.is_large_binary(kind))
 
 
 def pack(array: pa.Array, how: int = 0) -> bytes | None:
