@@ -43,7 +43,8 @@ def same(array: pa.Array, style: payload.Style | None) -> None:
 @settings(deadline=None, max_examples=200)
 @given(st.lists(st.none() | TEXTS | st.text(max_size=9), max_size=40), st.sampled_from(KINDS), STYLES, st.integers(1, 40))
 def test_any_texts_come_back(rows, kind, style, times):
-    values = [row.encode() if row is not None and kind in (pa.binary(), pa.large_binary(), pa.binary_view()) else row for row in rows * times]
+    of_bytes = kind in (pa.binary(), pa.large_binary(), pa.binary_view())
+    values = [row.encode() if row is not None and of_bytes else row for row in rows * times]
     same(pa.array(values, kind).slice(min(3, len(values))), style)
 
 
@@ -116,8 +117,8 @@ LIST_OF_LISTS = bytes([columns.DISTINCT << 3]) + varints([1, 1]) + bytes([column
 
 def made(told: bytes, *stored: bytes, n_bytes: int = 100) -> bytes:
     """A payload of templates and columns."""
-    head = varints([0, n_bytes, len(told), len(told)]) + bytes([columns.RAW]) + told
-    return head + b"".join(varints([len(column)]) + column for column in stored)
+    head = varints([0, n_bytes, len(told), len(told) + 1])
+    return head + bytes([columns.RAW]) + told + b"".join(varints([len(column)]) + column for column in stored)
 
 
 def test_a_payload_is_as_the_format_says():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import bz2
 import lzma
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import pyarrow as pa
@@ -58,7 +58,7 @@ def pack_integers(values: Ints, listed: bool = True) -> bytes:
             place[order] = np.arange(len(order))
             head = pack_integers(distinct[order], False)
             found.append(bytes([DISTINCT << 3]) + varints([len(order), len(head)]) + head + pack_integers(place[which], False))
-    return min(found, key=len)
+    return shortest(found)
 
 
 def unpack_integers(data: bytes, n: int, allowed: Allowance, listed: bool = True) -> Ints:
@@ -75,7 +75,7 @@ def unpack_integers(data: bytes, n: int, allowed: Allowance, listed: bool = True
     dtype = np.dtype(NARROW[tag])
     if way == PCO:
         return unpco(data[1:], dtype, n).astype(np.int64)
-    return np.frombuffer(opened(data[1:], way, n * dtype.itemsize), dtype).astype(np.int64)
+    return np.frombuffer(_opened(data[1:], way, n * dtype.itemsize), dtype).astype(np.int64)
 
 
 def _places(places: Ints, n_listed: int) -> Ints:
@@ -96,13 +96,12 @@ def pack_texts(array: pa.Array, nest: Nest | None, listed: bool = True) -> bytes
         offsets = np.frombuffer(array.buffers()[1], np.int64, len(array) + 1, 8 * array.offset)
         lengths = pack_integers(np.diff(offsets))
         data = b"" if array.buffers()[2] is None else array.buffers()[2].to_pybytes()[int(offsets[0]) : int(offsets[-1])]
-        way, body = smallest(data)
-        found.append(bytes([COUNTED]) + varints([len(data), len(lengths)]) + lengths + bytes([way]) + body)
+        found.append(bytes([COUNTED]) + varints([len(data), len(lengths)]) + lengths + pack_bytes(data))
     else:
         found.append(bytes([END_TO_END]) + whole)
     if not listed:
         nested = None if nest is None else nest(array)
-        return min([*found, *([] if nested is None else [bytes([FIELDS]) + nested])], key=len)
+        return shortest([*found, *([] if nested is None else [bytes([FIELDS]) + nested])])
     coded = array.dictionary_encode()
     if len(coded.dictionary) <= _FEW * len(array):
         which = np.asarray(coded.indices)
@@ -112,7 +111,7 @@ def pack_texts(array: pa.Array, nest: Nest | None, listed: bool = True) -> bytes
         place[order] = np.arange(len(order))
         packed = pack_texts(coded.dictionary.take(pa.array(order)), nest, False)
         found.append(bytes([LISTED]) + varints([len(order), len(packed)]) + packed + pack_integers(place[which]))
-    return min(found, key=len)
+    return shortest(found)
 
 
 def unpack_texts(data: bytes, n: int, allowed: Allowance, unnest: Unnest | None, listed: bool = True) -> pa.Array:
@@ -131,8 +130,7 @@ def unpack_texts(data: bytes, n: int, allowed: Allowance, unnest: Unnest | None,
         lengths = unpack_integers(reader.take(reader.varint(0)), n, allowed)
         if (n and (int(lengths.min()) < 0 or int(lengths.max()) > n_bytes)) or int(lengths.sum()) != n_bytes:
             raise CorruptArchive(f"texts of fields are not of {n_bytes} bytes together")
-        way = reader.take(1)[0]
-        whole = np.frombuffer(opened(reader.rest(), way, n_bytes), np.uint8)
+        whole = np.frombuffer(unpack_bytes(reader.rest(), n_bytes), np.uint8)
         return binaries(whole, np.concatenate([np.zeros(1, np.int64), np.cumsum(lengths)]))
     elif way == LISTED and listed:
         n_listed = reader.varint(0, n)
@@ -150,13 +148,22 @@ def unpack_texts(data: bytes, n: int, allowed: Allowance, unnest: Unnest | None,
     return found
 
 
-def smallest(data: bytes) -> tuple[int, bytes]:
-    """Bytes by the best of zstd, xz and bzip2, and as they are."""
-    return min([(RAW, data), (ZSTD, zstd(data)), (XZ, _xz(data)), (BZIP2, bz2.compress(data))], key=lambda pair: len(pair[1]))
+def pack_bytes(data: bytes) -> bytes:
+    """Bytes by the best of zstd, xz and bzip2, or as they are."""
+    return shortest([bytes([way]) + body for way, body in ((RAW, data), (ZSTD, zstd(data)), (XZ, _xz(data)), (BZIP2, bz2.compress(data)))])
 
 
-def opened(data: bytes, way: int, n_bytes: int) -> bytes:
-    """Exactly n_bytes, the inverse of `smallest`. Raises CorruptArchive."""
+def unpack_bytes(data: bytes, n_bytes: int) -> bytes:
+    """The inverse of `pack_bytes`: exactly n_bytes. Raises CorruptArchive."""
+    return _opened(data[1:], data[0] if data else PCO, n_bytes)
+
+
+def shortest(found: Sequence[bytes]) -> bytes:
+    """The first of the shortest."""
+    return min(found, key=len)
+
+
+def _opened(data: bytes, way: int, n_bytes: int) -> bytes:
     if way in (XZ, BZIP2):
         return texts.decompressed(data, texts.XZ if way == XZ else texts.BZIP2, n_bytes)
     if way not in (ZSTD, RAW):

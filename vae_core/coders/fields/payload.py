@@ -82,8 +82,7 @@ def unpack(data: bytes, kind: pa.DataType, n: int, nests: bool = True, most: int
     n_valid, n_bytes = reader.varint(0), reader.varint(0, most)
     n_told, n_kept = reader.varint(0, texts.MOST_BYTES), reader.varint(0)
     valid = _validity(reader.take(n_valid), n) if n_valid else None
-    way = reader.take(1)[0]
-    stored = _templates(columns.opened(reader.take(n_kept), way, n_told))
+    stored = _templates(columns.unpack_bytes(reader.take(n_kept), n_told))
     n_texts = n if valid is None else int(valid.sum())
     allowed = columns.Allowance(n_bytes)
     rows = _rows(reader, n_texts, len(stored), allowed)
@@ -133,9 +132,9 @@ def _packed(found: Sequence[Template], n: int, n_bytes: int, valid: Bools | None
             else:
                 number(2 * assigned[t, i] + 1, item.written.how, item.written.decimals, item.written.width)
     told_bytes = b"".join(parts)
-    way, kept = columns.smallest(told_bytes)
+    kept = columns.pack_bytes(told_bytes)
     bits = b"" if valid is None else zstd(np.packbits(valid).tobytes())
-    body = [varints([len(bits), n_bytes, len(told_bytes), len(kept)]), bits, bytes([way]), kept]
+    body = [varints([len(bits), n_bytes, len(told_bytes), len(kept)]), bits, kept]
     if len(found) > 1:
         index = np.empty(n, np.int64)
         for t, template in enumerate(found):

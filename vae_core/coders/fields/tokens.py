@@ -117,13 +117,17 @@ def _runs(of: Bools, begins: Bools) -> tuple[Ints, Ints]:
 def _hexadecimal(data: Bytes, classes: Bytes, begins: Bools) -> tuple[Bools, tuple[Ints, Ints, Ints, Ints]]:
     """Which bytes are of hexadecimal numbers, and these in pieces: start, end, kind, decimals.
 
-    Words of hexadecimal digits that `-` or `:` links make a chain, as in a UUID; a chain is a number if a third of it is in words of
-    both digits and letters. Where nearly all words of a column could be and many are so mixed, all are.
+    A word behind `0x` is a number, if it may be. Words of hexadecimal digits that `-` or `:` links make a chain, as in a UUID; a chain is
+    numbers if a third of it is in words of both digits and letters. Where nearly all words of a column could be and many are so mixed,
+    all are. The classes of `0x` become those of what is between words.
     """
     start, end = _runs(classes != 0, begins)
     if not len(start):
         none = np.zeros(0, np.int64)
         return np.zeros(len(data), np.bool_), (none, none, none, none)
+    told = (end - start > 2) & (data[start] == ord("0")) & (data[np.minimum(start + 1, len(data) - 1)] | 32 == ord("x"))
+    classes[start[told]] = classes[start[told] + 1] = 0
+    start = start + 2 * told
     flags = np.bitwise_or.reduceat(classes, start)  # what is between words has none
     able = (flags < _LETTER) & (flags & (_LOW | _HIGH) != _LOW | _HIGH)
     length = end - start
@@ -139,7 +143,7 @@ def _hexadecimal(data: Bytes, classes: Bytes, begins: Bools) -> tuple[Bools, tup
     meant |= (words >= 6) & (total == 2 * words) & (together & _DIGIT != 0)  # addresses of six bytes
     meant &= (together & (_LOW | _HIGH) != 0) & (together & (_LOW | _HIGH) != _LOW | _HIGH) & (together < _LETTER)
     upper = np.repeat(together & _HIGH != 0, words)
-    chosen = np.repeat(meant, words) & able
+    chosen = (np.repeat(meant, words) | told) & able
     if able.sum() >= _ALL_HEX * len(able) and mixed.sum() >= _OFTEN * len(able):
         case = int((flags & _HIGH != 0).sum()) > int((flags & _LOW != 0).sum())
         chosen, upper = able & (flags & (_LOW if case else _HIGH) == 0), np.full(len(able), case)
