@@ -3,20 +3,26 @@
 from __future__ import annotations
 
 import uuid
+from unittest import mock
 
 import numpy as np
 import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from telemetry import assert_kept, decoded, fitted, stored_again
 
+from vae_core import packed_texts, streams
 from vae_core.coders import fields
-from vae_core.coders.fields import columns, payload
+from vae_core.coders.fields import chains, columns, payload, templates
 from vae_core.coders.fields.places import FIXED, HEX_LOWER, HEX_UPPER, KEPT_ONE, STRIPPED, Written
 from vae_core.coders.fields.templates import found_in
 from vae_core.coders.fields.tokens import cut
+from vae_core.coders.parquet import chunk_bytes
 from vae_core.coders.varints import varints
+from vae_core.columns.blobs import pack_values, unpack_values
 from vae_core.errors import CorruptArchive
+from vae_core.shard import encode_shard
 
 KINDS = (pa.string(), pa.large_string(), pa.binary(), pa.large_binary(), pa.string_view(), pa.binary_view())
 PIECES = st.one_of(
@@ -166,3 +172,67 @@ def test_a_payload_that_claims_more_than_is_read_is_refused():
         fields.unpack(made(b""), pa.int64(), 1)
     with pytest.raises(CorruptArchive, match="are no string"):
         fields.unpack(fields.pack(pa.array([b"\xff%d" % k for k in range(40)])), pa.string(), 40)
+
+
+@pytest.mark.parametrize("style", payload.STYLES)
+def test_hashes_that_meet_by_chance_cost_bytes_alone(style, monkeypatch):
+    array = pa.array(events())
+    few = len(fields.pack(array, style) or b"")
+    for module in (templates, chains):
+        monkeypatch.setattr(module, "mixed", lambda numbers: np.zeros(len(numbers), np.uint64))
+    same(array, style)
+    assert len(fields.pack(array, style) or b"") >= few
+
+
+def test_texts_of_numbers_are_fields_in_every_block_and_what_is_reported_stays_parquet():
+    rng = np.random.default_rng(5)
+    n = 6000
+    table = pa.table({
+        "id": [str(uuid.UUID(bytes=rng.bytes(16), version=4)) for _ in range(n)],
+        "where": pa.array([f"{a:.5f},{b:.5f}" for a, b in rng.normal(48, 0.1, (n, 2))], mask=rng.random(n) < 0.1),
+        "path": [f"/v{a % 2}/items/{a}?page={b}" for a, b in zip(rng.zipf(1.1, n) % 10**6, rng.geometric(0.4, n), strict=True)],
+        "sha": [rng.bytes(20).hex() for _ in range(n)],
+        "n": np.arange(n) % 7,
+    })  # fmt: skip
+    model = fitted(table, preview="off").model
+    shard = encode_shard(model, table, block_rows=2000)
+    coded = {outcome.name: outcome for outcome in shard.outcomes}
+    assert [coded[name].coding for name in ("id", "where", "path")] == ["fields"] * 3
+    assert coded["id"].n_bytes < 15.4 * n and coded["where"].n_bytes < 4.1 * n
+    assert coded["sha"].coding.startswith("parquet-")  # 3 % less is too little
+    for name in ("id", "where"):
+        plain = min(chunk_bytes(table[name].combine_chunks(), encoding) for encoding in ("plain", "dictionary", "delta"))
+        assert coded[name].conventional_bytes == plain > 1.2 * coded[name].n_bytes
+    assert_kept(table, decoded(stored_again(model), shard))
+
+
+def test_a_column_told_by_one_that_is_fields_is_read():
+    rng = np.random.default_rng(6)
+    n = 5000
+    key = rng.integers(0, 400, n)
+    ids = [str(uuid.UUID(bytes=rng.bytes(16), version=4)) for _ in range(400)]
+    table = pa.table({"id": [ids[k] for k in key], "of": key % 17, "at": [f"{k:07d}.{k % 97:02d}" for k in rng.integers(0, 10**7, n)]})
+    model = fitted(table, preview="off").model
+    assert {code.column: code.columns for code in model.codes}[1] == {0}
+    dear = mock.patch.object(streams, "misfit_bytes", lambda column: 10**9 * (column.array.type == pa.string()))
+    with dear, mock.patch.object(packed_texts, "WORTH_PACKING", 9.0):
+        shard = encode_shard(model, table)
+    coded = {outcome.name: outcome.coding for outcome in shard.outcomes}
+    assert coded["id"] == "fields" and coded["of"] == "learned"
+    assert_kept(table, decoded(stored_again(model), shard))
+
+
+@settings(deadline=None, max_examples=100)
+@given(st.data())
+def test_a_garbled_dictionary_of_fields_gives_other_values_or_a_corrupt_archive(data):
+    values = pa.array([f"{k * 7919 % 10007:05d}-{k:x}" for k in range(500)])
+    blob = bytearray(pack_values(values))
+    assert blob[:1] == b"T" and unpack_values(bytes(blob), pa.string()).equals(values)
+    assert len(blob) < len(pack_values(values, as_fields=False))
+    blob[data.draw(st.integers(1, len(blob) - 1))] ^= data.draw(st.integers(1, 255))
+    try:
+        found = unpack_values(bytes(blob), pa.string())
+    except CorruptArchive:
+        return
+    found.validate(full=True)
+    assert not found.null_count

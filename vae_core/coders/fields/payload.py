@@ -41,11 +41,43 @@ class _Slot:
     column: int
 
 
+class _Texts:
+    """(n,) texts cut into tokens, to be packed. tokens: None where there are too many bytes or numbers, or none at all"""
+
+    def __init__(self, array: pa.Array) -> None:
+        plain = array.cast(pa.large_binary())
+        self.valid = np.asarray(plain.is_valid(), np.bool_) if plain.null_count else None
+        plain = plain.drop_null() if self.valid is not None else plain
+        self.n, self.tokens = len(plain), None
+        offsets = np.frombuffer(plain.buffers()[1], np.int64, self.n + 1, 8 * plain.offset) if self.n else np.zeros(1, np.int64)
+        self.offsets = offsets - offsets[0]
+        self.n_bytes = int(self.offsets[-1])
+        if 0 < self.n_bytes <= MOST_PACKED and len(array) <= columns.MOST_VALUES:
+            tokens = cut(np.frombuffer(plain.buffers()[2], np.uint8)[int(offsets[0]) : int(offsets[-1])], self.offsets)
+            self.tokens = tokens if 0 < len(tokens.start) <= columns.MOST_VALUES // 2 else None
+
+    def packed(self, style: Style, nests: bool) -> bytes | None:
+        if self.tokens is None:
+            return None
+        share, general = style
+        found = templates.found_in(self.tokens, self.offsets, max(_LEAST, self.n // share), general)
+        found = listed(found, self.tokens)
+        if len(found) > MOST_TEMPLATES or sum(len(template.items) for template in found) > MOST_ITEMS:
+            return None
+        return _packed(found, self.n, self.n_bytes, self.valid, nests)
+
+    def by_style(self, nests: bool) -> tuple[Style, bytes | None]:
+        """The style that takes least, or nearly, and what it makes."""
+        made = {style: self.packed(style, nests) for style in STYLES}
+        sizes = {style: len(payload or b"") or math.inf for style, payload in made.items()}
+        style = next(style for style, n in sizes.items() if n <= (1 + _FEWER) * min(sizes.values()))
+        return style, made[style]
+
+
 def styled(array: pa.Array) -> tuple[Style, float]:
-    """The style that (n,) texts take least by, and their bytes; infinity where they are no fields."""
-    found = {style: len(pack(array, style) or b"") or math.inf for style in STYLES}
-    best = min(found.values())
-    return next((style, n) for style, n in found.items() if n <= (1 + _FEWER) * best)
+    """The style that (n,) texts take least by, or nearly, and their bytes; infinity where they are no fields."""
+    style, payload = _Texts(array).by_style(True)
+    return style, len(payload or b"") or math.inf
 
 
 def pack(array: pa.Array, style: Style | None = None, nests: bool = True) -> bytes | None:
@@ -53,25 +85,9 @@ def pack(array: pa.Array, style: Style | None = None, nests: bool = True) -> byt
 
     style : None for that of the first of them        nests : whether lists of texts in it may be fields themselves
     """
-    if style is None:
-        style, _ = styled(array.slice(0, _HEAD_ROWS))
-    plain = array.cast(pa.large_binary())
-    valid = np.asarray(plain.is_valid(), np.bool_) if plain.null_count else None
-    plain = plain.drop_null() if valid is not None else plain
-    offsets = np.frombuffer(plain.buffers()[1], np.int64, len(plain) + 1, 8 * plain.offset) if len(plain) else np.zeros(1, np.int64)
-    n_bytes = int(offsets[-1] - offsets[0])
-    if not 0 < n_bytes <= MOST_PACKED or len(array) > columns.MOST_VALUES:
-        return None
-    data = np.frombuffer(plain.buffers()[2], np.uint8)[int(offsets[0]) : int(offsets[-1])]
-    offsets = offsets - offsets[0]
-    tokens = cut(data, offsets)
-    if not len(tokens.start) or len(tokens.start) > columns.MOST_VALUES // 2:
-        return None
-    share, general = style
-    found = listed(templates.found_in(tokens, offsets, max(_LEAST, len(plain) // share), general), tokens)
-    if len(found) > MOST_TEMPLATES or sum(len(template.items) for template in found) > MOST_ITEMS:
-        return None
-    return _packed(found, len(plain), n_bytes, valid, nests)
+    if style is None and len(array) <= _HEAD_ROWS:
+        return _Texts(array).by_style(nests)[1]
+    return _Texts(array).packed(style or styled(array.slice(0, _HEAD_ROWS))[0], nests)
 
 
 def unpack(data: bytes, kind: pa.DataType, n: int, nests: bool = True, most: int = texts.MOST_BYTES) -> pa.Array:

@@ -43,19 +43,18 @@ def found_in(tokens: Tokens, offsets: Ints, least: int, general: bool) -> list[T
         if len(group) < least or not counts[group[0]]:
             rare.append(group)
         else:
-            whole += _fitted(tokens, group, frozenset(), least, found)
+            whole += _fitted(tokens, group, least, found)
     left = np.sort(np.concatenate(rare)) if rare else np.zeros(0, np.int64)
     for group in _groups(kinds[left], left):
         k = int(counts[group[0]])
         if not general or len(group) < least or not 0 < k <= MOST_GENERAL:
             whole.append(group)
             continue
-        texts, same = _most_varied(tokens, group, k, least)
-        for part in _groups(same, group):
+        for part in _groups(_alike_but_varied(tokens, group, k, least), group):
             if len(part) < least:
                 whole.append(part)
             else:
-                whole += _fitted(tokens, part, texts, least, found)
+                whole += _fitted(tokens, part, least, found)
     rest = np.sort(np.concatenate(whole))
     if len(rest):
         found.append(Template(rest, (Place(Written(TEXT), tokens.whole(rest, offsets)),)))
@@ -94,25 +93,26 @@ def _groups(hashes: Hashes, rows: Ints) -> Iterator[Ints]:
     yield from sorted(parts, key=lambda part: int(part[0]))
 
 
-def _most_varied(tokens: Tokens, rows: Ints, k: int, least: int) -> tuple[frozenset[int], Hashes]:
-    """The stretches of rows with k numbers that are best places, so that the others are alike in many rows; the hashes of these."""
+def _alike_but_varied(tokens: Tokens, rows: Ints, k: int, least: int) -> Hashes:
+    """Hashes of the stretches of rows with k numbers, without the most varied, so that those left are alike in many rows."""
     base = tokens.first[rows] + rows
     parts = [mixed((tokens.between[base + j] << 12) + j) for j in range(k + 1)]
     distinct = [len(np.unique(part)) for part in parts]
     same: Hashes = np.sum(parts, axis=0, dtype=np.uint64)
-    texts: set[int] = set()
     for j in sorted(range(k + 1), key=lambda j: -distinct[j]):
         if distinct[j] == 1 or len(np.unique(same)) * least <= len(rows):
             break
-        texts.add(j)
         same = same - parts[j]
-    return frozenset(texts), same
+    return same
 
 
-def _fitted(tokens: Tokens, rows: Ints, texts: frozenset[int], least: int, found: list[Template]) -> list[Ints]:
-    """Add the template of rows whose stretches but `texts` are the same, or one for each shape of their numbers; returns the rows that
-    are left over."""
-    k = int(tokens.first[rows[0] + 1] - tokens.first[rows[0]])
+def _fitted(tokens: Tokens, rows: Ints, least: int, found: list[Template]) -> list[Ints]:
+    """Add the template of rows with as many numbers, of the same kinds, or one for each shape of these; returns the rows that are left
+    over. Stretches that are not the same in all rows are places."""
+    counts = tokens.first[rows + 1] - tokens.first[rows]
+    k = int(counts[0])
+    if (counts != k).any() or any((tokens.kind[tokens.first[rows] + j] != tokens.kind[tokens.first[rows[0]] + j]).any() for j in range(k)):
+        return [rows]  # hashes that met by chance
     places: list[Place | None] = [place_of(tokens, tokens.first[rows] + j) for j in range(k)]
     odd = [j for j, place in enumerate(places) if place is None]
     if odd:
@@ -124,13 +124,13 @@ def _fitted(tokens: Tokens, rows: Ints, texts: frozenset[int], least: int, found
             if len(part) < least:
                 left.append(part)
             else:
-                left += _fitted(tokens, part, texts, least, found)
+                left += _fitted(tokens, part, least, found)
         return left
     base = tokens.first[rows] + rows
     items: list[bytes | Place] = []
     for j in range(k + 1):
         which = tokens.between[base + j]
-        if j in texts and (which != which[0]).any():
+        if (which != which[0]).any():
             items.append(Place(Written(TEXT), tokens.literals.take(which)))
         else:
             _add(items, tokens.literals[int(which[0])].as_py())
