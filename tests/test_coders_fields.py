@@ -37,7 +37,7 @@ STYLES = st.sampled_from(payload.STYLES)
 TEXTS = st.lists(PIECES, max_size=6).map("".join)
 
 
-def same(array: pa.Array, style: payload.Style | None) -> None:
+def same(array: pa.Array, style: int | None) -> None:
     packed = fields.pack(array, style)
     if packed is None:
         return
@@ -65,7 +65,7 @@ def of(rows: list[str]) -> list[tuple[object, ...]]:
     array = pa.array(rows, pa.large_binary())
     data = np.frombuffer(array.buffers()[2], np.uint8)
     offsets = np.frombuffer(array.buffers()[1], np.int64)
-    found = found_in(cut(data, offsets), offsets, 16, True)
+    found = found_in(cut(data, offsets), offsets, 16)
     return [tuple(item if isinstance(item, bytes) else told(item.written) for item in template.items) for template in found]
 
 

@@ -24,7 +24,7 @@ def packed(array: pa.Array, spans: Sequence[tuple[int, int]], most: float, encod
         return None
     head = array.slice(0, HEAD_ROWS)
     limit = WORTH_PACKING * (most * HEAD_SLACK * len(head) / len(array) if encoding is None else chunk_bytes(head, encoding))
-    style, as_fields = fields.styled(head)
+    style, as_fields = fields.styled(head, limit)
     tried = {"fields": as_fields}
     if encoding is not None:
         tried["texts"] = len(texts.pack(head) or b"") or math.inf

@@ -90,8 +90,14 @@ def _end_to_end(texts: pa.Array) -> bytes:
     return bytes(memoryview(data)[int(ends[0]) : int(ends[1])])
 
 
+def xz(data: bytes) -> bytes:
+    """Bytes in xz, without a window larger than they are: making room for one takes longer than to compress some kilobytes."""
+    window = 1 << min(23, max(12, len(data).bit_length()))
+    return lzma.compress(data, check=lzma.CHECK_NONE, filters=[{"id": lzma.FILTER_LZMA2, "preset": PRESET, "dict_size": window}])
+
+
 def _compressed(data: bytes, how: int) -> bytes:
-    return bz2.compress(data) if how == BZIP2 else lzma.compress(data, check=lzma.CHECK_NONE, preset=PRESET)
+    return bz2.compress(data) if how == BZIP2 else xz(data)
 
 
 def decompressed(data: bytes, how: int, n_bytes: int) -> bytes:

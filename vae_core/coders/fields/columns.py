@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import bz2
-import lzma
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -49,7 +48,7 @@ def pack_integers(values: Ints, listed: bool = True) -> bytes:
     found = [bytes([PCO << 3 | tag]) + packed, bytes([RAW << 3 | tag]) + raw]
     look = len(zstd(raw, _FIRST_LOOK))
     if look < min(_HOPEFUL * len(packed) + 64, _NOISE * len(raw)):
-        found += [bytes([way << 3 | tag]) + body for way, body in ((ZSTD, zstd(raw)), (XZ, _xz(raw)), (BZIP2, bz2.compress(raw)))]
+        found += [bytes([way << 3 | tag]) + body for way, body in ((ZSTD, zstd(raw)), (XZ, texts.xz(raw)), (BZIP2, bz2.compress(raw)))]
     if listed and len(values) >= _LEAST_LISTED:
         distinct, which, counts = np.unique(values, return_inverse=True, return_counts=True)
         if len(distinct) * _RECURS <= len(values):
@@ -150,7 +149,8 @@ def unpack_texts(data: bytes, n: int, allowed: Allowance, unnest: Unnest | None,
 
 def pack_bytes(data: bytes) -> bytes:
     """Bytes by the best of zstd, xz and bzip2, or as they are."""
-    return shortest([bytes([way]) + body for way, body in ((RAW, data), (ZSTD, zstd(data)), (XZ, _xz(data)), (BZIP2, bz2.compress(data)))])
+    found = (RAW, data), (ZSTD, zstd(data)), (XZ, texts.xz(data)), (BZIP2, bz2.compress(data))
+    return shortest([bytes([way]) + body for way, body in found])
 
 
 def unpack_bytes(data: bytes, n_bytes: int) -> bytes:
@@ -172,7 +172,3 @@ def _opened(data: bytes, way: int, n_bytes: int) -> bytes:
     if len(found) != n_bytes:
         raise CorruptArchive(f"fields hold {len(found)} bytes where {n_bytes} are expected")
     return found
-
-
-def _xz(data: bytes) -> bytes:
-    return lzma.compress(data, check=lzma.CHECK_NONE, preset=texts.PRESET)

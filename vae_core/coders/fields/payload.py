@@ -24,10 +24,10 @@ from vae_core.packing import unzstd, zstd
 
 MOST_TEMPLATES, MOST_ITEMS = 1 << 14, 1 << 17
 MOST_PACKED = 1 << 26  # bytes: packing takes some ten times as much memory
-Style = tuple[int, bool]
-STYLES: tuple[Style, ...] = ((1 << 6, True), (1 << 11, True), (1 << 11, False))
-"""(of the rows the so-manieth part is worth a template, whether stretches between numbers may be places: `templates.found_in`)."""
+STYLES = 1 << 6, 1 << 11
+"""The so-manieth part of the rows is worth a template: few ones or many."""
 _FEWER = 0.01  # more bytes for fewer templates, which are read in less time
+_FAR_ABOVE = 1.15  # what no other style makes good
 _LEAST = 16  # rows worth a template, however few there are
 _HEAD_ROWS = 16_384
 _CELLS_AT_ONCE = 1 << 22
@@ -56,31 +56,35 @@ class _Texts:
             tokens = cut(np.frombuffer(plain.buffers()[2], np.uint8)[int(offsets[0]) : int(offsets[-1])], self.offsets)
             self.tokens = tokens if 0 < len(tokens.start) <= columns.MOST_VALUES // 2 else None
 
-    def packed(self, style: Style, nests: bool) -> bytes | None:
+    def packed(self, style: int, nests: bool) -> bytes | None:
         if self.tokens is None:
             return None
-        share, general = style
-        found = templates.found_in(self.tokens, self.offsets, max(_LEAST, self.n // share), general)
-        found = listed(found, self.tokens)
+        found = listed(templates.found_in(self.tokens, self.offsets, max(_LEAST, self.n // style)), self.tokens)
         if len(found) > MOST_TEMPLATES or sum(len(template.items) for template in found) > MOST_ITEMS:
             return None
         return _packed(found, self.n, self.n_bytes, self.valid, nests)
 
-    def by_style(self, nests: bool) -> tuple[Style, bytes | None]:
-        """The style that takes least, or nearly, and what it makes."""
-        made = {style: self.packed(style, nests) for style in STYLES}
-        sizes = {style: len(payload or b"") or math.inf for style, payload in made.items()}
-        style = next(style for style, n in sizes.items() if n <= (1 + _FEWER) * min(sizes.values()))
-        return style, made[style]
+    def by_style(self, nests: bool, hopeless: float = math.inf) -> tuple[int, bytes | None]:
+        """The style that takes least, or nearly, and what it makes; the first one where that takes more than so many bytes."""
+        style = STYLES[0]
+        payload = self.packed(style, nests)
+        for other in STYLES[1:] if payload is not None and len(payload) <= hopeless else ():
+            tried = self.packed(other, nests)
+            if tried is not None and payload is not None and len(tried) < (1 - _FEWER) * len(payload):
+                style, payload = other, tried
+        return style, payload
 
 
-def styled(array: pa.Array) -> tuple[Style, float]:
-    """The style that (n,) texts take least by, or nearly, and their bytes; infinity where they are no fields."""
-    style, payload = _Texts(array).by_style(True)
+def styled(array: pa.Array, most: float = math.inf) -> tuple[int, float]:
+    """The style that (n,) texts take least by, or nearly, and their bytes; infinity where they are no fields.
+
+    most : bytes that are asked for; where the first style takes far more, no other is tried
+    """
+    style, payload = _Texts(array).by_style(True, _FAR_ABOVE * most)
     return style, len(payload or b"") or math.inf
 
 
-def pack(array: pa.Array, style: Style | None = None, nests: bool = True) -> bytes | None:
+def pack(array: pa.Array, style: int | None = None, nests: bool = True) -> bytes | None:
     """(n,) texts as a payload; None where there are too many bytes or numbers, or none at all.
 
     style : None for that of the first of them        nests : whether lists of texts in it may be fields themselves
@@ -123,7 +127,7 @@ def unpack(data: bytes, kind: pa.DataType, n: int, nests: bool = True, most: int
 
 
 def _nested(array: pa.Array) -> bytes | None:
-    return pack(array, nests=False)
+    return pack(array, STYLES[0], nests=False)
 
 
 def _unnested(data: bytes, n: int, most: int) -> pa.Array:

@@ -27,12 +27,8 @@ class Template:
     items: tuple[bytes | Place, ...]
 
 
-def found_in(tokens: Tokens, offsets: Ints, least: int, general: bool) -> list[Template]:
-    """Templates that hold every text between them once.
-
-    least   : rows that are worth a template
-    general : whether stretches may be places; else rows without a template of their own are texts from end to end
-    """
+def found_in(tokens: Tokens, offsets: Ints, least: int) -> list[Template]:
+    """Templates that hold every text between them once. least: rows that are worth a template"""
     n, counts = len(offsets) - 1, np.diff(tokens.first)
     kinds, stretches = _hashes(tokens)
     whole: list[Ints] = [np.flatnonzero(counts > MOST_NUMBERS)]
@@ -47,7 +43,7 @@ def found_in(tokens: Tokens, offsets: Ints, least: int, general: bool) -> list[T
     left = np.sort(np.concatenate(rare)) if rare else np.zeros(0, np.int64)
     for group in _groups(kinds[left], left):
         k = int(counts[group[0]])
-        if not general or len(group) < least or not 0 < k <= MOST_GENERAL:
+        if len(group) < least or not 0 < k <= MOST_GENERAL:
             whole.append(group)
             continue
         for part in _groups(_alike_but_varied(tokens, group, k, least), group):
