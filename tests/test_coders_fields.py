@@ -236,3 +236,15 @@ def test_a_garbled_dictionary_of_fields_gives_other_values_or_a_corrupt_archive(
         return
     found.validate(full=True)
     assert not found.null_count
+
+
+def test_texts_too_long_for_fields_are_packed_end_to_end(monkeypatch):
+    array = pa.array([f"{row} and so on" for row in events(3000) if row])
+    spans, plain = [(0, len(array) // 2), (len(array) // 2, len(array) - len(array) // 2)], chunk_bytes(array, "plain")
+    coding, parts = packed_texts.packed(array, spans, plain, "plain") or ("", [])
+    assert coding == "fields"
+    found = [fields.unpack(part, array.type, n) for part, (_, n) in zip(parts, spans, strict=True)]
+    assert pa.concat_arrays(found).equals(array)
+    monkeypatch.setattr(payload, "MOST_PACKED", 1000)
+    assert (packed_texts.packed(array, spans, plain, "plain") or ("", []))[0] == "texts"
+    assert packed_texts.packed(array, spans, sum(map(len, parts)), None) is None

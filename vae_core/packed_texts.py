@@ -28,14 +28,20 @@ def packed(array: pa.Array, spans: Sequence[tuple[int, int]], most: float, encod
     tried = {"fields": as_fields}
     if encoding is not None:
         tried["texts"] = len(texts.pack(head) or b"") or math.inf
-    coding = min(tried, key=lambda name: tried[name])
-    if tried[coding] > limit:
-        return None
+    for coding in sorted(tried, key=lambda name: tried[name]):
+        made = _blocks(array, spans, coding, style, WORTH_PACKING * most) if tried[coding] <= limit else None
+        if made is not None:
+            return coding, made
+    return None
+
+
+def _blocks(array: pa.Array, spans: Sequence[tuple[int, int]], coding: str, style: int, most: float) -> list[bytes] | None:
+    """The payloads of a coding; None where it cannot hold a block, or takes `most` bytes or more."""
     found: list[bytes] = []
     for start, n in spans:
         part = array.slice(start, n)
         payload = fields.pack(part, style) if coding == "fields" else texts.pack(part)
-        if payload is None or sum(len(one) for one in found) + len(payload) >= WORTH_PACKING * most:
+        if payload is None or sum(len(one) for one in found) + len(payload) >= most:
             return None
         found.append(payload)
-    return coding, found
+    return found
