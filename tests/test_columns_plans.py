@@ -16,15 +16,16 @@ from vae_core.columns import (
     Codes,
     ColumnPlan,
     TableProfile,
+    blobs,
     decode_column,
     encode_column,
     pack_side,
-    packing,
     plan_columns,
     unpack_side,
 )
-from vae_core.columns.packing import pack_numbers, pack_values, unpack_numbers, unpack_values, zstd
+from vae_core.columns.blobs import pack_numbers, pack_values, unpack_numbers, unpack_values
 from vae_core.errors import CorruptArchive
+from vae_core.packing import zstd
 from vae_core.quality import compare_column, differences
 from vae_core.tolerance import Tolerance
 
@@ -257,7 +258,7 @@ PROSE = [
 
 
 def test_prose_in_no_order_takes_less_in_bzip2_and_comes_back():
-    lines = [" ".join(RNG.choice(PROSE, 9)) + f" ({1900 + k % 97})" for k in range(3000)]
+    lines = [" ".join(RNG.choice(PROSE, 9 + k % 3)) for k in range(3000)]
     packed = pack_values(pa.array(lines))
     assert packed[:1] == b"B" and len(packed) < 0.9 * len(zstd("\n".join(lines).encode()))
     assert unpack_values(packed, pa.string()).to_pylist() == lines
@@ -271,14 +272,14 @@ def test_prose_in_no_order_takes_less_in_bzip2_and_comes_back():
 @given(st.lists(st.binary(max_size=20), max_size=30), st.sampled_from([pa.binary(), pa.large_binary()]))
 def test_any_texts_come_back_from_each_way_there_is(texts, kind):
     values = pa.array(texts, kind)
-    ways = [b"F" + zstd(packing._front(texts)), *packing._joined(texts), pack_values(values)]
+    ways = [b"F" + zstd(blobs._front(texts)), *blobs._joined(texts), pack_values(values)]
     assert len(ways) == 3
     assert all(unpack_values(way, kind).equals(values) for way in ways)
 
 
 def test_texts_of_every_byte_are_not_joined():
     whole = pa.array([bytes(range(256))])
-    assert packing._joined(whole.to_pylist()) == [] and unpack_values(pack_values(whole), pa.binary()).equals(whole)
+    assert blobs._joined(whole.to_pylist()) == [] and unpack_values(pack_values(whole), pa.binary()).equals(whole)
 
 
 @pytest.mark.parametrize("share", [0.0001, 0.01, 0.1, 0.5])

@@ -829,3 +829,143 @@ def test_texts_read_from_the_format_document_are_the_same_values():
         assert rows == wanted.column(j).slice(first, n_rows).to_pylist()
         first += n_rows
     assert first == wanted.num_rows
+
+
+class Fields:
+    """Fields: a payload of n texts, and which ways it went to read them."""
+
+    def __init__(self, seen: set[str]) -> None:
+        self.seen = seen
+
+    def texts_of(self, data: bytes, n: int, nested: bool = False) -> list[bytes | None]:
+        number = plain_numbers(data)
+        n_valid, n_bytes, n_told, n_kept = (number() for _ in range(4))
+        valid = f"{int.from_bytes(unzstd(number.take(n_valid))):b}".zfill(-(-n // 8) * 8)[:n] if n_valid else "1" * n
+        told = self.opened(number.take(n_kept))
+        assert len(told) == n_told
+        templates, formats = self.templates(told), dict[int, int]()
+        for items in templates:
+            formats |= {item[0]: item[1] for item in items if isinstance(item, tuple)}
+        n_texts = valid.count("1")
+        which = [0] * n_texts
+        if len(templates) > 1:
+            which = self.integers(number.take(number()), n_texts)
+        columns = []
+        for c in range(len(formats)):
+            n_values = sum(isinstance(item, tuple) and item[0] == c for t in which for item in templates[t])
+            read = self.integers if formats[c] else self.texts
+            columns.append(iter(read(number.take(number()), n_values, *([nested] if not formats[c] else []))))
+        assert number.at == len(data)
+        found = [b"".join(self.filled(item, columns) for item in templates[t]) for t in which]
+        assert sum(map(len, found)) == n_bytes and all(next(column, None) is None for column in columns)
+        rows = iter(found)
+        return [next(rows) if bit == "1" else None for bit in valid]
+
+    def filled(self, item: Any, columns: list[Any]) -> bytes:
+        return item if isinstance(item, bytes) else self.written(next(columns[item[0]]), *item[1:])
+
+    @staticmethod
+    def templates(told: bytes) -> list[list[Any]]:
+        number, found = plain_numbers(told), []
+        for _ in range(number()):
+            items: list[Any] = []
+            for _ in range(number()):
+                v = number()
+                items.append((v // 2, number(), number(), number()) if v % 2 else number.take(v // 2))
+            found.append(items)
+        return found
+
+    def written(self, v: Any, how: int, decimals: int, width: int) -> bytes:
+        self.seen.add(f"how {how}")
+        if how == 0:
+            return v
+        if how > 3:
+            return f"{v:0{width}{'xX'[how - 4]}}".encode()
+        digits = str(abs(v)).zfill(max(width, decimals + 1))
+        whole, point, behind = digits[: len(digits) - decimals], "." * (decimals > 0), digits[len(digits) - decimals :]
+        if how > 1:
+            behind = behind.rstrip("0") or "0" * (how == 3 and decimals > 0)
+            point = "." * (behind != "")
+        return ("-" * (v < 0) + whole + point + behind).encode()
+
+    def opened(self, data: bytes) -> bytes:
+        way = data[0] if data[0] < 8 else data[0] // 8
+        self.seen.add(f"way {way}")
+        return {1: unzstd, 2: lzma.decompress, 3: bz2.decompress, 4: bytes}[way](data[1:])
+
+    def integers(self, data: bytes, n: int) -> list[int]:
+        way, t = divmod(data[0], 8)
+        if way == 5:
+            self.seen.add("way 5")
+            number = plain_numbers(data[1:])
+            n_distinct = number()
+            distinct = self.integers(number.take(number()), n_distinct)
+            return [distinct[place] for place in self.integers(data[1 + number.at :], n)]
+        if way == 0:
+            self.seen.add("way 0")
+            return [int(v) for v in standalone.simple_decompress(data[1:])]
+        raw = self.opened(data)
+        assert len(raw) == n * struct.calcsize(INTEGERS[t])
+        return [v for [v] in struct.iter_unpack(f"<{INTEGERS[t]}", raw)]
+
+    def texts(self, data: bytes, n: int, nested: bool = False) -> list[bytes]:
+        form, number = data[0], plain_numbers(data[1:])
+        self.seen.add(f"form {form}")
+        if form == 0:
+            assert struct.unpack("<II", data[3:11])[1] == 0
+            return {1: bz2, 2: lzma}[data[1]].decompress(data[11:]).split(data[2:3])[:-1]
+        if form == 1:
+            n_bytes = number()
+            lengths = self.integers(number.take(number()), n)
+            whole = self.opened(data[1 + number.at :])
+            assert len(whole) == n_bytes
+            return [whole[sum(lengths[:k]) :][:length] for k, length in enumerate(lengths)]
+        if form == 2:
+            n_listed = number()
+            listed = self.texts(number.take(number()), n_listed, nested)
+            return [listed[place] for place in self.integers(data[1 + number.at :], n)]
+        assert form == 3 and not nested
+        return [text or b"" for text in self.texts_of(data[1:], n, True)]
+
+
+class plain_numbers(numbers_of):
+    """The same, with bytes between them."""
+
+    def take(self, n_bytes: int) -> bytes:
+        self.at += n_bytes
+        assert self.at <= len(self.body)
+        return self.body[self.at - n_bytes : self.at]
+
+
+def test_fields_read_from_the_format_document_are_the_same_values():
+    folder = GOLDEN / "1.9" / "fields"
+    record, payloads = shard_of(folder)
+    with pa.ipc.open_file(folder / "expected.arrow") as reader:
+        wanted = reader.read_all()
+    layout, groups, first = record["layout"], record["groups"], 0
+    seen: set[str] = set()
+    for b, n_rows in enumerate(record["block_rows"]):
+        parts = dict(zip(groups, payloads[b * len(groups) : (b + 1) * len(groups)], strict=True))
+        parts |= pool_of(parts.get("pool", b""), layout)
+        for j in [j for j, coding in enumerate(layout["codings"]) if coding == "fields"]:
+            rows = Fields(seen).texts_of(parts[f"c{j}"], n_rows)
+            cells = wanted.column(j).slice(first, n_rows).to_pylist()
+            assert rows == [cell.encode() if isinstance(cell, str) else cell for cell in cells]
+        first += n_rows
+    assert first == wanted.num_rows and layout["codings"].count("fields") == 5
+    assert {f"way {k}" for k in range(6)} | {f"how {k}" for k in range(6)} | {f"form {k}" for k in range(4)} <= seen, sorted(seen)
+    blob = only_blob(folder)  # of the dictionary of a column
+    assert blob[:1] == b"T"
+    values = Fields(seen).texts_of(blob[5:], int.from_bytes(blob[1:5], "little"))
+    assert {text.decode() for text in values if text is not None} == set(wanted.column("key").to_pylist())
+
+
+def only_blob(folder: Path) -> bytes:
+    """The blob of a model that has one."""
+    [file] = folder.glob("archive/models/*/decoder.safetensors")
+    data = file.read_bytes()
+    n_head = int.from_bytes(data[:8], "little")
+    [(name, tensor)] = json.loads(data[8 : 8 + n_head]).items()
+    start, stop = tensor["data_offsets"]
+    raw = data[8 + n_head + start : 8 + n_head + stop]
+    return unzstd(raw) if name == "columns.zstd" else raw

@@ -15,9 +15,9 @@ from safetensors.numpy import load, save
 from telemetry import SENSORS, decoded, fitted, telemetry
 from test_exact_cells import HOSTILE, changed, leaves
 
-from vae_core.columns.packing import unzstd, zstd
 from vae_core.errors import CorruptArchive
 from vae_core.model import COLUMNS, COLUMNS_PACKED, DECODER, ENCODER, PLAN, Model
+from vae_core.packing import unzstd, zstd
 from vae_core.phrases import decompressed
 from vae_core.quality import digest
 from vae_core.shard import encode_shard, sample_rows

@@ -12,10 +12,9 @@ from dataclasses import replace
 
 import pyarrow as pa
 
-from vae_core import peers
-from vae_core.coders import conventional, lattices, texts
+from vae_core import packed_texts, peers
+from vae_core.coders import conventional, lattices
 from vae_core.coders.conventional import Stored, Weighed
-from vae_core.coders.parquet import chunk_bytes
 from vae_core.columns import Codes, decode_column, encode_column, one_array
 from vae_core.columns.profile import storage_of
 from vae_core.columns.recode import with_worst_kept
@@ -30,7 +29,6 @@ NEAR_BEST = 1.15  # codings of a column within this of the best are measured as 
 SLACK = 512  # bytes: small columns have ratios of their own
 NATIVE_BYTES = 40  # of a Parquet footer for each native column: ours to pay, not reported as conventional
 IN_BLOCKS = 3  # codings measured as they are stored
-WORTH_PACKING, LEAST_TEXTS = 0.95, 4_096  # of what a native column takes, which others can filter on; bytes
 HEAD_ROWS, MOST_MEASURED = 16_384, 4  # of tensors: rows they are ranked on, and codings on every row
 
 
@@ -54,11 +52,25 @@ def prepare(model: Model, j: int, chunked: pa.ChunkedArray, target: float | None
 
 
 def settle(model: Model, j: int, column: ColumnState, learned: float = math.inf, spans: Sequence[tuple[int, int]] = ()) -> None:
-    """Find the column's conventional coding and its bytes.
+    """Find the column's conventional coding and its bytes, and ours for texts that nobody filters on (`packed_texts`).
 
     learned : bytes of its stream; where it takes less than any coding, that is left open
     spans   : (first row, rows) of the blocks it would be stored in; what is reported is measured in one piece
     """
+    _conventional(model, j, column, learned, spans)
+    plan, array = model.columns[j], storage_of(column.array)
+    encoding = conventional.parquet_encoding(column.coding) if column.coding.startswith("parquet-") else None
+    blocks, most = spans or [(0, len(array))], min(learned, column.conventional_bytes)
+    found = packed_texts.packed(array, blocks, most, encoding) if plan.width == 1 and plan.is_lossless else None
+    if found is not None:
+        # ours: never reported as conventional
+        column.coding, payloads = found
+        column.stored, column.conventional_bytes = None, sum(len(payload) for payload in payloads)
+        column.packed = {span: Stored(None, payload) for span, payload in zip(blocks, payloads, strict=True)}
+
+
+def _conventional(model: Model, j: int, column: ColumnState, learned: float, spans: Sequence[tuple[int, int]]) -> None:
+    """Find the column's conventional coding and its bytes, or as `lattices`."""
     # the dictionary behind codes is in the model, whatever this shard does: it weighs in what is reported, not in the choice
     dictionary = model.dictionary_bytes(j) * min(1.0, len(column.array) / max(1, model.n_rows))
     first = column.ways[0]
@@ -92,35 +104,9 @@ def settle(model: Model, j: int, column: ColumnState, learned: float = math.inf,
             # ours: never reported as conventional
             packed = conventional.encode(tried.plan, "lattices", column.array, tried.codes)
             if len(packed.payload or b"") < n_bytes:
-                n_bytes, way, coding, column.packed = len(packed.payload or b""), tried, "lattices", packed
-    if model.columns[j].kind == "verbatim" and n_bytes > LEAST_TEXTS:
-        blocks, encoding = spans or [(0, len(column.array))], conventional.parquet_encoding(coding)
-        as_texts = _as_texts(column.array, blocks, WORTH_PACKING * n_bytes, encoding)
-        if as_texts:
-            n_bytes, way, coding = sum(len(part) for part in as_texts), first, "texts"
-            column.packed = Stored(None, as_texts[0]) if len(as_texts) == 1 else None
+                n_bytes, way, coding = len(packed.payload or b""), tried, "lattices"
+                column.packed = {(0, len(column.array)): packed}
     column.stored, column.coding, column.conventional_bytes = way.codes, way.prefix + coding, n_bytes
-
-
-def _as_texts(array: pa.Array, spans: Sequence[tuple[int, int]], most: float, encoding: str) -> list[bytes]:
-    """Texts in bzip2 or xz, block by block; nothing where they are no texts, or take `most` bytes and more.
-
-    encoding : of Parquet, which the first rows are held against before all of them are packed
-    """
-    plain = storage_of(array)
-    if not texts.holds(plain.type):
-        return []
-    head = plain.slice(0, HEAD_ROWS)
-    first = texts.pack(head)
-    if first is None or len(first) > WORTH_PACKING * chunk_bytes(head, encoding):
-        return []
-    found: list[bytes] = []
-    for start, n in spans:
-        packed = texts.pack(plain.slice(start, n))
-        if packed is None or sum(len(part) for part in found) + len(packed) >= most:
-            return []
-        found.append(packed)
-    return found
 
 
 def _first(size: tuple[int, Way, str]) -> int:

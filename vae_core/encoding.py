@@ -158,8 +158,7 @@ def _store_column(
     codes = None if column.stored is None else slice_codes(column.stored, start, n, plan.width)
     if coding.startswith(UNIFORM):
         plan, coding = model.uniform[j], coding.removeprefix(UNIFORM)
-    in_one = column.packed if n == len(column.array) else None
-    stored = in_one or conventional.encode(plan, coding, column.array.slice(start, n), codes)
+    stored = column.packed.get((start, n)) or conventional.encode(plan, coding, column.array.slice(start, n), codes)
     if stored.native is not None:
         natives[native_names[j]] = stored.native
     if stored.payload is not None:

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from vae_core.coders import conventional, lattices
+from vae_core.coders import conventional, fields, lattices, texts
 from vae_core.coders.narrow import pco_of
 from vae_core.columns import ColumnPlan, TableProfile, decode_column, encode_column, one_array, plan_columns, without_levels
 from vae_core.columns.codes import Codes
@@ -44,6 +44,7 @@ JUDGED_ROWS = 1 << 15
 PLAN_BYTES, IDLE_BYTES, IDLE_SHARE = 64, 4_096, 0.0025  # of a code in the plan; of codes that do not pay: at least, and of the dataset
 WORTH_COUNTING = 0.5  # bits of what makes codes of counts, of those that counts do not have
 MIN_JUDGED_DICTIONARY = 4_096
+RECURS, WORTH_FIELDS = 8, 0.9  # times a value of a dictionary is there; bytes of fields, of those of codes and dictionary
 UNIFORM_BOUNDS = (0.45 * float(np.sqrt(12.0)), 1.25, 1.0)  # times the rmse target; 0.9 of the half-width that has it on the average
 
 
@@ -359,9 +360,12 @@ def _without_costly_dictionaries(plans: Sequence[ColumnPlan], sample: Sample, n_
             scale = n_total / len(array)
             coded = [n for name, n in conventional.rank(plan, array, encode_column(plan, array)) if uses_codes(name)]
             codes = None if other.kind == "verbatim" else encode_column(other, array)
-            plain = min(n for _, n in conventional.rank(other, array, codes))
+            plain: float = min(n for _, n in conventional.rank(other, array, codes))
             if lattices.worth_trying(other, codes):
                 plain = min(plain, conventional.measure(other, array, codes, ["lattices"])[1])
+            if texts.holds(array.type) and (plan.n_levels or 0) * RECURS > n_total:
+                # what recurs more tells of other columns; and codes may be learned for less than they take here
+                plain = min(plain, fields.styled(array)[1] / WORTH_FIELDS)
             if plain * scale < min(coded, default=0) * scale + n_bytes:
                 plan = other
         found.append(plan)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -46,7 +46,7 @@ class ColumnState:
     holds  : the codes keep the column's target, so that a stream of them will do
     coding : the best conventional one, "" as long as that is open; stored : what it stores where it stores codes: of the uniform plan, say
     conventional_bytes : what it costs in this shard     reported_bytes : with this shard's share of a dictionary it needs
-    packed : the column by its coding in one piece, where that took long to find
+    packed : (first row, rows) -> that block of the column by its coding, where that took long to find
     """
 
     array: pa.Array
@@ -55,7 +55,7 @@ class ColumnState:
     holds: bool = True
     coding: str = ""
     stored: Codes | None = None
-    packed: Stored | None = None
+    packed: Mapping[tuple[int, int], Stored] = field(default_factory=dict)
     conventional_bytes: int = 0
     reported_bytes: int = 0
     n_bytes: float = 0.0

@@ -19,11 +19,11 @@ from safetensors.numpy import load, save
 
 from vae_core.base import BaseLayer
 from vae_core.columns import ColumnPlan
-from vae_core.columns.packing import unzstd, zstd
 from vae_core.errors import CorruptArchive
 from vae_core.exact.forms import is_stepped, stepped
 from vae_core.exact.plans import ColumnCode, column_code_from_json
 from vae_core.exact.tensors import TensorCode, tensor_code_from_json
+from vae_core.packing import unzstd, zstd
 from vae_core.phrases import compressed, decompressed
 from vae_core.shorthand import blob_bytes, shorten, spell_out
 
@@ -227,9 +227,9 @@ class Model:
             seen.add(tensor.column)
 
     def dictionary_bytes(self, j: int) -> int:
-        """Bytes in the model that code-based codings of a column need: its dictionary or levels."""
+        """Bytes that code-based codings of a column need in the model: its dictionary or levels, texts not as fields, which are ours."""
         if j not in self._dictionary_bytes:  # every shard asks
-            self._dictionary_bytes[j] = sum(len(blob) for blob in self.columns[j].blobs().values())
+            self._dictionary_bytes[j] = sum(len(blob) for blob in self.columns[j].blobs(as_fields=False).values())
         return self._dictionary_bytes[j]
 
     @property

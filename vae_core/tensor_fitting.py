@@ -10,7 +10,6 @@ import pyarrow as pa
 
 from vae_core.coders import conventional
 from vae_core.columns import ColumnPlan, encode_column, one_array
-from vae_core.columns.packing import zstd
 from vae_core.columns.plan import storage_type
 from vae_core.exact.costs import Each
 from vae_core.exact.dense import Dense, fit_dense
@@ -20,6 +19,7 @@ from vae_core.exact.pictures import hidden_shape
 from vae_core.exact.tensor_search import search_tensor
 from vae_core.exact.tensors import TensorCode
 from vae_core.model import MOST_WEIGHTS, Sample
+from vae_core.packing import zstd
 
 CELLS = 800_000  # of a column that are looked at, in so many runs of rows
 LEAST_CELLS, CELLS_A_SECOND = 100_000, 30_000  # fewer where the time budget is short: a search once begun is not cut

@@ -8,7 +8,7 @@ from collections.abc import Collection, Sequence
 import pyarrow as pa
 
 from vae_core.columns import ColumnPlan
-from vae_core.columns.packing import unzstd, zstd
+from vae_core.packing import unzstd, zstd
 
 
 def pack(parts: Sequence[bytes]) -> bytes:

@@ -11,6 +11,8 @@ import datetime as dt
 import itertools
 import shutil
 import sys
+import uuid
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from decimal import Decimal
@@ -35,10 +37,11 @@ from storage.objects import ObjectStore  # noqa: E402
 from storage.snapshots import newest_manifest  # noqa: E402
 from storage.version import FORMAT_VERSION  # noqa: E402
 from storage.writer import commit, stage_model, stage_shard  # noqa: E402
-from vae_core import choosing, encoding, fitting, layers, tensor_fitting  # noqa: E402
+from vae_core import choosing, encoding, fitting, layers, packed_texts, tensor_fitting  # noqa: E402
 from vae_core.base import fit_base  # noqa: E402
 from vae_core.base.search import BaseFit  # noqa: E402
-from vae_core.coders import conventional  # noqa: E402
+from vae_core.coders import conventional, texts  # noqa: E402
+from vae_core.coders.fields import columns as field_columns  # noqa: E402
 from vae_core.exact.cells import Recall  # noqa: E402
 from vae_core.exact.counts import MAX_CELLS, n_contexts  # noqa: E402
 from vae_core.exact.digits import Digits, Direct, Residual  # noqa: E402
@@ -126,6 +129,7 @@ def every_coding(n: int) -> tuple[pa.Table, list[str], Callable[..., list[tuple[
     columns["ipc"] = pa.array([[f"{v}"] for v in walk])
     words = np.array(["late", "on time", "cancelled", "diverted to", "gate", "naïve", "\n"])
     columns["texts"] = pa.array([f"{' '.join(rng.choice(words, 9))} {k}" for k in range(n)], mask=rng.random(n) < 0.1)
+    columns["fields"] = pa.array([f"{v:.1f} of {k}" for k, v in enumerate(walk)])
     columns["pco-raw"] = pa.array(rng.normal(size=n))
     columns["pco special"] = pa.array(np.where(rng.random(n) < 0.2, rng.choice([np.nan, np.inf, -0.0, 1e300], n), walk))
     asked = [f"{name}=0.01" for name in columns if name.startswith("codes-") or name == "pco"]
@@ -153,6 +157,36 @@ def every_lattice(n: int) -> pa.Table:
         "standardised": pa.array((wide - wide.mean()) / wide.std()),
         "singles": pa.array((wide * 0.45359237 - 700).astype(np.float32)),
         "negative": pa.array(np.rint((k - 2000) * 617.283).astype(np.int64) - 10**14),
+    })  # fmt: skip
+
+
+def every_field(n: int) -> pa.Table:
+    """Texts that are templates and fields in every way there is, and a dictionary of such."""
+    rng = np.random.default_rng(22)
+    keys = [str(uuid.UUID(bytes=rng.bytes(16), version=4)) for _ in range(n // 8)]
+    addresses = [".".join(map(str, rng.integers(1, 255, 4))) for _ in range(n // 20)]
+    where = rng.choice(addresses, n)
+    far = rng.integers(10**15, 10**17, 20)
+    names = ["ann", "bob", "eve", "josé"]
+    lines: list[str | None] = []
+    for k, kind in enumerate(rng.integers(0, 7, n)):
+        lines.append([
+            f"{k:05d} [{where[k]}] took {rng.gamma(2, 9):.2f}ms",
+            f"{k:05d} [{where[k]}] took -{rng.gamma(2, 9):.2f}ms by {rng.choice(names)}{rng.integers(0, 99)}",
+            f"{k:05d} [{where[k]}] 0x{rng.integers(2**34, 2**40):X} {', '.join(rng.choice(names, 3))}: 7",
+            f"{k:05d} nothing" + " at all" * int(rng.integers(0, 5)),
+            f"{k:05d} {float(rng.integers(-99, 99)) / 8!r} {rng.integers(-999, 999) / 100:.3g}",
+            f"{k:05d} {rng.bytes(10).hex()}",
+            None,
+        ][kind])  # fmt: skip
+    noise = [bytes(range(k % 256, 256)) + b" %d" % rng.integers(0, 10**6) + bytes(range(k % 256)) for k in range(n)]
+    return pa.table({
+        "line": pa.array(lines),
+        "id": pa.array([str(uuid.UUID(bytes=rng.bytes(16), version=4)) for _ in range(n)], pa.large_string()),
+        "view": pa.array([f"{a:.4f},{b:.4f}" for a, b in rng.normal(48, 0.1, (n, 2))], pa.string_view()),
+        "account": pa.array([f"{a}-{b}/{c}" for a, b, c in zip(*rng.choice(far, (2, n)), rng.integers(0, 2**28, n), strict=True)]),
+        "bytes": pa.array([row[:12] if k % 20 else row for k, row in enumerate(noise)], pa.binary()),
+        "key": pa.array(rng.choice(keys, n)),
     })  # fmt: skip
 
 
@@ -458,6 +492,19 @@ def main() -> None:
         mock.patch.object(choosing, "lattices", unseen),
     ):
         write("counted", [every_lattice(1400)], block_rows=700)
+    taken: Counter[int] = Counter()
+
+    def rarest(found: Sequence[bytes]) -> bytes:
+        chosen = min(found, key=lambda one: taken[one[0]])
+        taken[chosen[0]] += 1
+        return chosen
+
+    never = mock.Mock(holds=texts.holds, pack=lambda _: None)
+    with (
+        mock.patch.multiple(packed_texts, WORTH_PACKING=100.0, LEAST_BYTES=0, texts=never),
+        mock.patch.object(field_columns, "shortest", rarest),
+    ):
+        write("fields", [every_field(700)], block_rows=350)
     if not ONLY or "history" in ONLY:
         write_history(9)
     rows = nested(500)

@@ -9,6 +9,7 @@ ipc         the array itself as an Arrow stream in zstd 19: takes every type, th
 lattices    codes as multiples of hidden steps (`coders.lattices`). Stored like the others, but no part of the floor: it is our
             own transform, so nothing here ranks it, and its bytes are never what "conventional" is reported as
 texts       texts end to end in bzip2 or xz (`coders.texts`): ours likewise
+fields      texts as templates and fields (`coders.fields`): ours likewise
 """
 
 from __future__ import annotations
@@ -22,19 +23,19 @@ import pyarrow as pa
 from numpy.typing import NDArray
 from pcodec import standalone
 
-from vae_core.coders import lattices, texts
+from vae_core.coders import fields, lattices, texts
 from vae_core.coders.narrow import NARROW, PCO
 from vae_core.coders.narrow import narrowed as narrowed
 from vae_core.coders.parquet import ENCODINGS, chunk_bytes, from_native, native_of, survives
 from vae_core.columns.codes import STATE_MISFIT, STATE_NULL, Codes
 from vae_core.columns.joining import alike, fitted, one_array
-from vae_core.columns.packing import chunks_from_ipc, to_ipc, unpco, unzstd, zstd
 from vae_core.columns.physical import from_raw, is_integral, raw_values, storage_dtype
 from vae_core.columns.plan import ColumnPlan, storage_type
 from vae_core.columns.profile import elements_of, storage_of
 from vae_core.columns.recode import decode_column, finish_column
 from vae_core.columns.side import pack_side, unpack_side
 from vae_core.errors import CorruptArchive
+from vae_core.packing import chunks_from_ipc, to_ipc, unpco, unzstd, zstd
 
 CODINGS = (
     *(f"parquet-{e}" for e in ENCODINGS),
@@ -45,6 +46,7 @@ CODINGS = (
     "ipc",
     "lattices",
     "texts",
+    "fields",
 )
 _RANK_CELLS = 1 << 20
 STORED = 19
@@ -195,10 +197,10 @@ def encode(plan: ColumnPlan, coding: str, array: pa.Array | pa.ChunkedArray, cod
         return Stored(None, zstd(to_ipc(fitted(flat, plan.field.type))))
     if family == "parquet":
         return Stored(native_of(flat), None)
-    if coding == "texts":
-        packed = texts.pack(storage_of(flat))
+    if coding in ("texts", "fields"):
+        packed = (texts if coding == "texts" else fields).pack(storage_of(flat))
         if packed is None:
-            raise ValueError(f"column {plan.name!r} has texts of every byte, or too many: {coding!r} cannot hold it")
+            raise ValueError(f"column {plan.name!r} has no texts that {coding!r} can hold")
         return Stored(None, packed)
     if codes is None:
         raise ValueError(f"column {plan.name!r} has no codes: {coding!r} cannot hold it")
@@ -295,9 +297,9 @@ def _decode(plan: ColumnPlan, coding: str, stored: Stored, n_rows: int) -> pa.Ar
         raise CorruptArchive(f"column {plan.name!r} is coded as {coding!r}, which this release does not know")
     if coding == "ipc":
         return one_array(chunks_from_ipc(unzstd(_needed(plan, stored.payload), 1 << 31), plan.field.type))
-    if coding == "texts":
+    if coding in ("texts", "fields"):
         stored_as = storage_type(plan.field.type)
-        return fitted(texts.unpack(_needed(plan, stored.payload), stored_as, n_rows), plan.field.type)
+        return fitted((texts if coding == "texts" else fields).unpack(_needed(plan, stored.payload), stored_as, n_rows), plan.field.type)
     if coding.startswith("parquet-"):
         return from_native(plan, _needed(plan, stored.native))
     if plan.transform is None:
@@ -364,4 +366,4 @@ def dictionary_bytes(plan: ColumnPlan, coding: str) -> int:
     """Bytes of the plan's dictionary or levels, which codes-*, pco, zstd and lattices need once per dataset beside what is measured."""
     if coding.startswith("parquet-") or coding in ("ipc", "pco-raw"):
         return 0
-    return sum(len(blob) for blob in plan.blobs().values())
+    return sum(len(blob) for blob in plan.blobs(as_fields=False).values())

@@ -24,10 +24,10 @@ from vae_core.coders.steps import MOST_DIGITS, Run, errors, find_runs, glimpse, 
 from vae_core.coders.varints import Reader, varints
 from vae_core.columns.codes import Codes
 from vae_core.columns.floats import OrderedBits
-from vae_core.columns.packing import unpco, unzstd, zstd
 from vae_core.columns.physical import floats_of_bits, ordered_bits
 from vae_core.columns.plan import ColumnPlan
 from vae_core.errors import CorruptArchive
+from vae_core.packing import unpco, unzstd, zstd
 
 Ints = NDArray[np.int64]
 

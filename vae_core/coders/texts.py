@@ -12,21 +12,22 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from vae_core.columns.packing import unzstd, zstd
 from vae_core.errors import CorruptArchive
+from vae_core.packing import unzstd, zstd
 
 MOST_BYTES = 1 << 28
 _HEAD = 10  # bytes: how, the byte between texts, u32 bytes of texts, u32 bytes of validity
 _GLIMPSE = 1 << 18
-_BZIP2, _XZ = 1, 2
-_PRESET = 6
+BZIP2, XZ = 1, 2
+PRESET = 6
 _MEMORY = 1 << 27
 
 
 def holds(kind: pa.DataType) -> bool:
     """Whether a type is of texts."""
     t = pa.types
-    return bool(t.is_string(kind) or t.is_large_string(kind) or t.is_binary(kind) or t.is_large_binary(kind))
+    views = t.is_string_view(kind) or t.is_binary_view(kind)
+    return bool(views or t.is_string(kind) or t.is_large_string(kind) or t.is_binary(kind) or t.is_large_binary(kind))
 
 
 def pack(array: pa.Array, how: int = 0) -> bytes | None:
@@ -40,10 +41,15 @@ def pack(array: pa.Array, how: int = 0) -> bytes | None:
     between = 10 if 10 in free else int(free[0])
     data = _end_to_end(pc.binary_join_element_wise(plain, *(pa.scalar(piece, pa.large_binary()) for piece in (bytes([between]), b""))))
     if not how:
-        how = min((_BZIP2, _XZ), key=lambda one: len(_compressed(data[:_GLIMPSE], one)))
+        how = min((BZIP2, XZ), key=lambda one: len(_compressed(data[:_GLIMPSE], one)))
     valid = zstd(np.packbits(np.asarray(texts.is_valid(), np.bool_)).tobytes()) if texts.null_count else b""
     head = bytes([how, between]) + len(data).to_bytes(4, "little") + len(valid).to_bytes(4, "little")
     return head + valid + _compressed(data, how)
+
+
+def claimed(data: bytes) -> int:
+    """Bytes that a payload says its texts take, each with the byte behind it."""
+    return int.from_bytes(data[2:6], "little")
 
 
 def unpack(data: bytes, kind: pa.DataType, n: int) -> pa.Array:
@@ -55,7 +61,7 @@ def unpack(data: bytes, kind: pa.DataType, n: int) -> pa.Array:
     body = _HEAD + n_valid
     if n_bytes > MOST_BYTES or body > len(data):
         raise CorruptArchive(f"texts claim {n_bytes} bytes, at most {MOST_BYTES} are read")
-    whole = _decompressed(data[body:], how, n_bytes)
+    whole = decompressed(data[body:], how, n_bytes)
     n_found = whole.count(data[1:2])
     if n_found != n or whole[-1:] != (data[1:2] if n else b""):
         raise CorruptArchive(f"{n_found} texts are stored, expected {n}")
@@ -84,15 +90,21 @@ def _end_to_end(texts: pa.Array) -> bytes:
     return bytes(memoryview(data)[int(ends[0]) : int(ends[1])])
 
 
+def xz(data: bytes) -> bytes:
+    """Bytes in xz, without a window larger than they are: making room for one takes longer than to compress some kilobytes."""
+    window = 1 << min(23, max(12, len(data).bit_length()))
+    return lzma.compress(data, check=lzma.CHECK_NONE, filters=[{"id": lzma.FILTER_LZMA2, "preset": PRESET, "dict_size": window}])
+
+
 def _compressed(data: bytes, how: int) -> bytes:
-    return bz2.compress(data) if how == _BZIP2 else lzma.compress(data, check=lzma.CHECK_NONE, preset=_PRESET)
+    return bz2.compress(data) if how == BZIP2 else xz(data)
 
 
-def _decompressed(data: bytes, how: int, n_bytes: int) -> bytes:
-    """Exactly n_bytes. Raises CorruptArchive."""
-    if how not in (_BZIP2, _XZ):
+def decompressed(data: bytes, how: int, n_bytes: int) -> bytes:
+    """Exactly n_bytes, from a stream of one way. Raises CorruptArchive."""
+    if how not in (BZIP2, XZ):
         raise CorruptArchive(f"texts are compressed in way {how}, which this release does not know")
-    opened: Any = bz2.BZ2Decompressor() if how == _BZIP2 else lzma.LZMADecompressor(lzma.FORMAT_XZ, _MEMORY)
+    opened: Any = bz2.BZ2Decompressor() if how == BZIP2 else lzma.LZMADecompressor(lzma.FORMAT_XZ, _MEMORY)
     try:
         found: bytes = opened.decompress(data, n_bytes + 1)
     except (OSError, ValueError, lzma.LZMAError) as error:

@@ -20,17 +20,17 @@ def varints(numbers: Sequence[int]) -> bytes:
 
 
 class Reader:
-    """A payload from its start."""
+    """A payload from its start. of: what it is of, for messages"""
 
-    def __init__(self, data: bytes) -> None:
-        self.data, self.at = data, 0
+    def __init__(self, data: bytes, of: str = "lattices") -> None:
+        self.data, self.at, self.of = data, 0, of
 
     def varint(self, low: int = -(2**63), high: int = 2**63 - 1) -> int:
         """The next number. Raises CorruptArchive when there is none, or it is not in low .. high."""
         found = shift = 0
         while True:
             if self.at >= len(self.data) or shift > 63:
-                raise CorruptArchive("a number of a payload of lattices is cut short, or longer than 64 bits")
+                raise CorruptArchive(f"a number of a payload of {self.of} is cut short, or longer than 64 bits")
             byte = self.data[self.at]
             self.at += 1
             found |= (byte & 127) << shift
@@ -39,14 +39,14 @@ class Reader:
                 break
         value = (found >> 1) ^ -(found & 1)
         if not low <= value <= high:
-            raise CorruptArchive(f"a payload of lattices holds {value} where {low} to {high} is expected")
+            raise CorruptArchive(f"a payload of {self.of} holds {value} where {low} to {high} is expected")
         return value
 
     def take(self, n_bytes: int) -> bytes:
         """The next n_bytes. Raises CorruptArchive when there are fewer."""
         self.at += n_bytes
         if self.at > len(self.data):
-            raise CorruptArchive("a payload of lattices is cut short")
+            raise CorruptArchive(f"a payload of {self.of} is cut short")
         return self.data[self.at - n_bytes : self.at]
 
     def rest(self) -> bytes:

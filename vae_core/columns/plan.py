@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from vae_core.columns.blobs import pack_numbers, pack_values, unpack_numbers, unpack_values
 from vae_core.columns.dictionaries import ValueDictionary
 from vae_core.columns.floats import Bins, DecimalLattice, FloatLevels, OrderedBits
 from vae_core.columns.integers import IntegerLattice, IntegerLevels
-from vae_core.columns.packing import pack_numbers, pack_values, unpack_numbers, unpack_values
 from vae_core.columns.physical import storage_dtype
 from vae_core.columns.texts import DigitText, is_text, pattern_from_json
 from vae_core.errors import CorruptArchive, UsageError
@@ -93,10 +93,13 @@ class ColumnPlan:
         """The plan of a column that no layer speaks of, where nothing but the transform tells."""
         return self if self.n_levels is not None else replace(self, lo=0, hi=0, fill=0)
 
-    def blobs(self) -> dict[str, bytes]:
-        """The dictionary or levels, packed, by a name unique within the schema; empty for most plans."""
+    def blobs(self, *, as_fields: bool = True) -> dict[str, bytes]:
+        """The dictionary or levels, packed, by a name unique within the schema; empty for most plans.
+
+        as_fields : whether texts may be; not where their bytes are what a conventional coding needs
+        """
         if isinstance(self.transform, ValueDictionary):
-            return {f"column{self.index}": pack_values(self.transform.values)}
+            return {f"column{self.index}": pack_values(self.transform.values, as_fields=as_fields)}
         if isinstance(self.transform, IntegerLevels | FloatLevels):
             return {f"column{self.index}": pack_numbers(self.transform.levels)}
         return {}

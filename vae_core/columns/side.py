@@ -15,9 +15,9 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from vae_core.columns.codes import STATE_MISFIT
-from vae_core.columns.packing import from_ipc, to_ipc, unzstd, zstd
 from vae_core.columns.physical import from_raw, is_integral, raw_values, storage_dtype
 from vae_core.errors import CorruptArchive
+from vae_core.packing import from_ipc, to_ipc, unzstd, zstd
 
 REMEMBERED = 1 << 20  # states of a column: longer ones are not kept to be seen again
 FAST, FAST_SHRINKS = 3, 0.62  # a first look's zstd level, and what 19 makes of its bytes at the least

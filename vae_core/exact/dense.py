@@ -12,8 +12,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from vae_core.columns.packing import unzstd, zstd
 from vae_core.errors import CorruptArchive
+from vae_core.packing import unzstd, zstd
 
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
