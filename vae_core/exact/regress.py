@@ -21,6 +21,7 @@ MAX_PAIRED = 24
 MIN_GAIN_BITS = 0.03
 MOST_WIDE, WIDE_TERMS, WORTH_WIDE = 96, 64, 0.05  # variables of a wide fit, terms that are left of them, bits a row it has to save
 LIKELY = 3  # variables solved for at each step
+ROWS_A_VARIABLE = 20  # that a wide fit has at least: noise fits a few rows
 PAIR_ROWS = 400
 SIGNS = ((1.0, 1.0), (1.0, -1.0), (-1.0, 1.0))
 SETTLED = 1e-9  # of a code, what a solution may still move
@@ -96,6 +97,7 @@ class Regression:
 
     def fit_wide(self, variables: Sequence[Variable], n_total: int, narrow: Fitted) -> Fitted:
         """Of all variables at once as many terms as pay for their place over n_total rows; `narrow` where that is as good."""
+        variables = variables[: len(self._target) // ROWS_A_VARIABLE]
         if len(variables) <= max(2, len(narrow.terms)):
             return narrow
         middles = np.array([float(np.median(v.values)) for v in variables])
