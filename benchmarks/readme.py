@@ -19,6 +19,7 @@ from benchmarks.tables import deepsqueeze_table, main_table, peer_table, preview
 
 BEGIN, END = "<!-- results: written by `make bench` -->", "<!-- /results -->"
 RESULTS = HERE / "results" / "bench.csv"
+BESIDE = {"deepsqueeze.csv": deepsqueeze_table, "preview.csv": preview_table}  # results of other commands
 
 
 def update(readme: Path, results: Path) -> None:
@@ -30,9 +31,8 @@ def update(readme: Path, results: Path) -> None:
     if not begin or not end:
         raise SystemExit(f"{readme}: the markers {BEGIN} and {END} are missing")
     if rows:
-        parts = [main_table(rows), picture(results), peer_table(rows), speed_table(rows), read_table(rows), deepsqueeze_table(rows)]
-        previews = results.with_name("preview.csv")
-        parts.append(preview_table(read_csv(previews)) if previews.exists() else "")
+        parts = [main_table(rows), picture(results), peer_table(rows), speed_table(rows), read_table(rows)]
+        parts += [draw(read_csv(beside)) for name, draw in BESIDE.items() if (beside := results.with_name(name)).exists()]
         body = "\n\n".join(part for part in parts if part)
         readme.write_text(f"{before}{BEGIN}\n{body}\n{END}{after}", encoding="utf-8")
 
