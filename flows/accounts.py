@@ -19,6 +19,7 @@ from storage.entries import ModelRef
 from storage.leaves import Leaves
 from storage.ledger import column_totals
 from storage.manifest import Manifest
+from storage.nodes import OTHERS, VALID
 from storage.objects import ObjectStore
 from storage.shards import LATENTS, ShardEntry
 from storage.verity import VerifiedFile
@@ -140,7 +141,7 @@ def _together(name: str, kind: str, lines: Sequence[ColumnReport]) -> ColumnRepo
         "tolerance": loosest.tolerance, "tolerance_kind": loosest.tolerance_kind,
         "max_abs_error": max(line.max_abs_error for line in lines), "rmse": max(errors, default=None),
         "violations": sum(line.violations for line in lines), "mismatches": sum(line.mismatches for line in lines),
-        "n_null": min(line.n_null for line in lines),
+        "n_null": min((line.n_null for line in lines if not line.name.endswith((VALID, OTHERS))), default=0),
     })  # fmt: skip
 
 

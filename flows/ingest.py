@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
+import pyarrow as pa
 from pydantic import BaseModel, ConfigDict
 
 from flows import server
@@ -21,7 +22,7 @@ from flows.credentials import storage_options
 from flows.settings import DROP_MISSING, RETRAIN, ArchiveSettings, RunRequest, SourceSettings
 from storage.agreement import WIDEN
 from storage.entries import SourceRecord
-from storage.leaves import WHOLE, Leaves, Recipe
+from storage.leaves import WHOLE, Leaves, Recipe, find_recipe
 from storage.manifest import Manifest
 from storage.metering import Meter
 from storage.objects import ObjectStore
@@ -144,7 +145,7 @@ def survey(request: RunRequest, run: str | None, created_at: str) -> Plan:
     Raises BadInput, UsageError, CorruptArchive.
     """
     try:
-        source = source_of(request.source, run)
+        source = source_of(request.source, run, recipe=WHOLE)  # `decide` looks at rows if it has to
     except BadInput as error:
         if WIDEN in str(error) and latest_manifest(request.archive) is not None:
             raise BadInput(f"{error}, and the archive, which has the narrower one, needs {RETRAIN} with it") from error
@@ -161,7 +162,10 @@ def decide(request: RunRequest, source: Source, run: str | None, created_at: str
     manifest = latest_manifest(request.archive)
     if manifest is None:
         store_of(request.archive).check_bucket()  # before hours of training, not after
-    elif not request.update.retrain:
+    if manifest is None or request.update.retrain:
+        source.divide(WHOLE)
+        source.divide(find_recipe(source.schema, source.peek))
+    else:
         source.divide(Leaves.read(manifest.schema).recipe)
     asked = parse_tolerances([f"{name}={spec}" for name, spec in request.tolerance.columns.items()], source.schema, source.leaves.groups)
     common: dict[str, Any] = {
@@ -341,12 +345,17 @@ def check_same_tolerances(asked: Mapping[str, Tolerance], stored: Mapping[str, T
 
 def check_same_schema(source: Source, manifest: Manifest) -> None:
     """Raise BadInput, naming the field, when new files have another schema than the archive."""
-    stored = manifest.schema
-    if source.schema.equals(stored, check_metadata=False):
+    leaves = Leaves.read(manifest.schema)
+    for stored, schema in ((manifest.schema, source.schema), (leaves.outer, source.leaves.outer)):
+        _check_same(source, stored, schema)
+
+
+def _check_same(source: Source, stored: pa.Schema, schema: pa.Schema) -> None:
+    if schema.equals(stored, check_metadata=False):
         return
-    for name in [*stored.names, *source.schema.names]:
+    for name in [*stored.names, *schema.names]:
         ours = stored.field(name) if name in stored.names else None
-        theirs = source.schema.field(name) if name in source.schema.names else None
+        theirs = schema.field(name) if name in schema.names else None
         if ours is None or theirs is None or not ours.equals(theirs):
             raise BadInput(
                 f"{source.uri}: field {name!r} is {_type(theirs)} in the source and {_type(ours)} in the archive; "

@@ -93,7 +93,7 @@ def _line(
     return {
         "name": name,
         "type": str(kind),
-        "tolerance": str(Tolerance.from_json(asked[0])) if asked else "lossless",
+        "tolerance": "several" if any(one != asked[0] for one in asked) else str(Tolerance.from_json(asked[0])) if asked else "lossless",
         "coding": str(max(coded, key=lambda total: int(total.get("bytes", 0))).get("coding", "")),
         "bytes": sum(int(total.get("bytes", 0)) for total in coded),
         "conventional_bytes": sum(int(total.get("conventional_bytes", 0)) for total in coded),

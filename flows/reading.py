@@ -81,7 +81,7 @@ def export_sample(archive_uri: str, out: str | os.PathLike[str], *, n_rows: int,
     archive = open_archive(archive_uri)
     _refuse_inside(archive, out)
     if archive.num_rows:
-        table = archive.leaves.join(sample_rows(archive.newest_model(), _known_rows(archive, seed), n_rows, seed))
+        table = archive.leaves.join(sample_rows(archive.newest_model(), _known_rows(archive, seed), n_rows, seed), drawn=True)
     else:
         table = nulls(archive.schema, n_rows)
     n_written = write_file(out, table.schema, table.to_batches(), table.num_rows)

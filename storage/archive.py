@@ -190,7 +190,7 @@ class Archive:
             return self.leaves
         if isinstance(columns, str):
             raise UsageError(f"columns is {columns!r}, one text; pass a list of names")
-        names = list(dict.fromkeys([*self.schema.names, *self.leaves.schema.names]))
+        names = self.leaves.names
         for position, column in enumerate(columns):
             if column not in names:
                 close = difflib.get_close_matches(str(column), names, n=3, cutoff=0.5) or names[:10]

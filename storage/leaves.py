@@ -9,14 +9,13 @@ Other nested types (maps, lists of any length, what holds a dictionary) are leav
 from __future__ import annotations
 
 import json
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
 import pyarrow as pa
 
-from storage.nodes import Elements, Members, Node, Whole
+from storage.nodes import Elements, Members, Node, Vectors, Whole
 from storage.recipes import WHOLE, Recipe, divided, find_recipe
 from vae_core.columns.joining import one_array
 from vae_core.errors import CorruptArchive
@@ -41,13 +40,8 @@ class Leaves:
 
     @classmethod
     def of(cls, outer: pa.Schema, recipe: Recipe) -> Leaves:
-        """The leaves by a recipe, what it does not fit being left whole, as are columns whose leaves would be named as another one."""
+        """The leaves by a recipe, what it does not fit being left whole."""
         nodes = tuple(divided(item, item.name, recipe, False) for item in outer)
-        while repeated := {name for name, n in Counter(leaf.name for node in nodes for leaf in node.leaves).items() if n > 1}:
-            named = [not isinstance(node, Whole) and not repeated.isdisjoint(leaf.name for leaf in node.leaves) for node in nodes]
-            if not any(named):
-                break  # columns of one name are refused elsewhere
-            nodes = tuple(Whole(item) if is_named else node for item, node, is_named in zip(outer, nodes, named, strict=True))
         if all(isinstance(node, Whole) for node in nodes) and KEY not in (outer.metadata or {}):
             return cls(outer, nodes, outer)
         about = json.dumps(recipe.to_json(), separators=(",", ":")).encode()
@@ -62,10 +56,13 @@ class Leaves:
             return cls(stored, tuple(map(Whole, stored)), stored)
         try:
             about, _, outer = told.partition(b"\n")
-            found = cls.of(pa.ipc.read_schema(pa.BufferReader(outer)), Recipe.from_json(json.loads(about)))
+            schema, recipe = pa.ipc.read_schema(pa.BufferReader(outer)), Recipe.from_json(json.loads(about))
+            if sum(divided(item, item.name, recipe, False).n_leaves for item in schema) != len(stored):
+                raise ValueError(f"they are not {len(stored)}")
+            found = cls.of(schema, recipe)
         except (pa.ArrowException, ValueError, LookupError, TypeError, AttributeError, OverflowError, RecursionError, OSError) as error:
             raise CorruptArchive(f"the schema's nested columns cannot be read: {str(error)[:120]}") from error
-        if not found.schema.equals(stored, check_metadata=False):
+        if not found.schema.equals(stored, check_metadata=False) or len(set(stored.names)) < len(stored):
             raise CorruptArchive("the schema's nested columns are not those it has the leaves of")
         return found
 
@@ -79,15 +76,6 @@ class Leaves:
     def is_flat(self) -> bool:
         """Whether every column is its own leaf, under the same schema."""
         return self.schema is self.outer
-
-    def of_column(self, name: str) -> tuple[str, ...]:
-        """Names of the leaves of a column; of a leaf, its own. Raises KeyError."""
-        position = self.outer.get_field_index(name)
-        if position >= 0:
-            return tuple(leaf.name for leaf in self.nodes[position].leaves)
-        if self.schema.get_field_index(name) < 0:
-            raise KeyError(name)
-        return (name,)
 
     @property
     def groups(self) -> dict[str, tuple[str, ...]]:
@@ -103,6 +91,15 @@ class Leaves:
         """The leaves of one type whose range is one: elements of a vector, else the leaf alone."""
         return self._vectors.get(leaf, (leaf,))
 
+    @property
+    def names(self) -> tuple[str, ...]:
+        """What a read may ask for: columns, what is in structs by its path, leaves."""
+        return tuple(dict.fromkeys([*self.outer.names, *self._inner, *self.schema.names]))
+
+    @cached_property
+    def _inner(self) -> dict[str, Members | Vectors | Elements]:
+        return dict(_inner(self.nodes))
+
     @cached_property
     def _vectors(self) -> dict[str, tuple[str, ...]]:
         return {name: vector.names for vector in _vectors(self.nodes) for name in vector.names}
@@ -113,8 +110,16 @@ class Leaves:
         fields: list[pa.Field] = []
         for name in names:
             position = self.outer.get_field_index(name)
-            fields.append(self.outer.field(position) if position >= 0 else self.schema.field(name))
-            nodes.append(self.nodes[position] if position >= 0 else Whole(fields[-1]))
+            inner = self._inner.get(name)
+            if position >= 0:
+                nodes.append(self.nodes[position])
+                fields.append(self.outer.field(position))
+            elif inner is not None:
+                nodes.append(inner)
+                fields.append(pa.field(name, inner.kind))
+            else:
+                fields.append(self.schema.field(name))
+                nodes.append(Whole(fields[-1]))
         outer = pa.schema(fields, metadata=self.outer.metadata)
         if all(isinstance(node, Whole) for node in nodes):
             return Leaves(outer, tuple(nodes), outer)
@@ -128,8 +133,11 @@ class Leaves:
         arrays = [leaf for node, column in zip(self.nodes, batch.columns, strict=True) for leaf in node.split(column)]
         return pa.RecordBatch.from_arrays(arrays, schema=self.schema)
 
-    def join(self, table: pa.Table) -> pa.Table:
-        """(n, leaves) under `schema` -> (n, columns) under `outer`. Raises CorruptArchive."""
+    def join(self, table: pa.Table, *, drawn: bool = False) -> pa.Table:
+        """(n, leaves) under `schema` -> (n, columns) under `outer`. drawn : leaves are drawn each by itself and need not agree.
+
+        Raises CorruptArchive.
+        """
         if self.is_flat:
             return table
         columns: list[pa.Array | pa.ChunkedArray] = []
@@ -137,7 +145,7 @@ class Leaves:
             if isinstance(node, Whole):
                 columns.append(table.column(node.item.name))
             else:
-                columns.append(node.join({leaf.name: one_array(table.column(leaf.name)) for leaf in node.leaves}))
+                columns.append(node.join({leaf.name: one_array(table.column(leaf.name)) for leaf in node.leaves}, drawn))
         return pa.Table.from_arrays(columns, schema=self.outer)
 
 
@@ -156,6 +164,15 @@ def _vectors(nodes: Sequence[Node]) -> Iterator[Elements]:
             yield node
         elif isinstance(node, Members):
             yield from _vectors(node.members)
+
+
+def _inner(nodes: Sequence[Node]) -> Iterator[tuple[str, Members | Vectors | Elements]]:
+    """Path and node of what is divided inside structs."""
+    for node in nodes:
+        for member in node.members if isinstance(node, Members) else ():
+            if not isinstance(member, Whole):
+                yield member.path, member
+                yield from _inner([member])
 
 
 def _shown(nodes: Sequence[Node]) -> Iterator[tuple[str, pa.DataType, tuple[str, ...]]]:

@@ -30,11 +30,16 @@ class Whole:
         """Fields of the flat schema."""
         return (self.item,)
 
+    @property
+    def n_leaves(self) -> int:
+        """How many that are."""
+        return 1
+
     def split(self, array: pa.Array) -> list[pa.Array]:
         """(n,) of the column -> (n,) of each leaf."""
         return [array]
 
-    def join(self, leaves: Mapping[str, pa.Array]) -> pa.Array:
+    def join(self, leaves: Mapping[str, pa.Array], drawn: bool = False) -> pa.Array:
         """Leaves by name -> (n,) of the column."""
         return leaves[self.item.name]
 
@@ -54,19 +59,31 @@ class Members:
         valid = (pa.field(self.path + VALID, pa.bool_(), nullable=False),) if self.has_valid else ()
         return (*valid, *(leaf for member in self.members for leaf in member.leaves))
 
+    @property
+    def n_leaves(self) -> int:
+        """How many that are."""
+        return self.has_valid + sum(member.n_leaves for member in self.members)
+
     def split(self, array: pa.Array) -> list[pa.Array]:
         """(n,) of the column -> (n,) of each leaf. What is inside a null is null, whatever the memory beneath holds."""
         inner = [leaf for member, part in zip(self.members, array.flatten(), strict=True) for leaf in member.split(part)]
         return [array.is_valid(), *inner] if self.has_valid else inner
 
-    def join(self, leaves: Mapping[str, pa.Array]) -> pa.Array:
-        """Leaves by name -> (n,) of the column; rows of which a preview does not know whether they are there, are."""
-        parts = [member.join(leaves) for member in self.members]
-        valid = leaves[self.path + VALID] if self.has_valid else None
-        missing = None if valid is None else pc.invert(valid.fill_null(True))
-        if missing is not None and not missing.true_count:
-            missing = None
-        return pa.StructArray.from_arrays(parts, fields=list(self.kind), mask=missing)
+    def join(self, leaves: Mapping[str, pa.Array], drawn: bool = False) -> pa.Array:
+        """Leaves by name -> (n,) of the column; rows of which a preview does not know whether they are there, are. drawn : leaves are
+        drawn each by itself, so that a struct without what it must have is none."""
+        parts = [member.join(leaves, drawn) for member in self.members]
+        fields = list(self.kind)
+        if not self.has_valid:
+            return pa.StructArray.from_arrays(parts, fields=fields)
+        missing = pc.invert(leaves[self.path + VALID].fill_null(True))
+        for part, member in zip(parts, fields, strict=True) if drawn else ():
+            missing = missing if member.nullable else pc.or_(missing, part.is_null())
+        if not missing.true_count:
+            return pa.StructArray.from_arrays(parts, fields=fields)
+        # what must not be null is not, beneath a null either: Parquet takes it by its word
+        parts = [part if member.nullable else _filled(part) for part, member in zip(parts, fields, strict=True)]
+        return pa.StructArray.from_arrays(parts, fields=fields, mask=missing)
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +100,11 @@ class Vectors:
         return (pa.field(self.path, self._flat_type), pa.field(self.path + OTHERS, self.kind))
 
     @property
+    def n_leaves(self) -> int:
+        """How many that are."""
+        return 2
+
+    @property
     def _flat_type(self) -> pa.DataType:
         value = _innermost(self.kind, len(self.shape))
         return pa.list_(value, self.shape[0]) if len(self.shape) == 1 else pa.fixed_shape_tensor(value, self.shape)
@@ -93,19 +115,21 @@ class Vectors:
         fits, values = _of_shape(array, self.shape)
         if not fits.any():
             return [pa.nulls(n, flat), array]
-        if not fits.all():
-            places = np.where(fits, np.cumsum(fits) - 1, 0)[:, None] * width + np.arange(width)
-            values = values.take(pa.array(places.ravel()))
-        vectors = pa.FixedSizeListArray.from_arrays(values, width, mask=None if fits.all() else pa.array(~fits))
+        vectors = pa.FixedSizeListArray.from_arrays(values, width)
+        if not fits.all():  # rows as a whole: places of each number are twice the numbers
+            vectors = vectors.take(pa.array(np.maximum(np.cumsum(fits) - 1, 0), mask=~fits))
         if len(self.shape) > 1:
             vectors = pa.ExtensionArray.from_storage(flat, vectors)
         return [vectors, _beside(array, fits)]
 
-    def join(self, leaves: Mapping[str, pa.Array]) -> pa.Array:
-        """Leaves by name -> (n,) of the column. Raises CorruptArchive where a row is in both."""
+    def join(self, leaves: Mapping[str, pa.Array], drawn: bool = False) -> pa.Array:
+        """Leaves by name -> (n,) of the column. Raises CorruptArchive where a row is in both, unless leaves are drawn each by itself."""
         vectors, others = leaves[self.path], leaves[self.path + OTHERS]
         vectors = vectors.storage if isinstance(vectors, pa.ExtensionArray) else vectors
         valid, is_other = _bools(vectors.is_valid()), _bools(others.is_valid())
+        if drawn and (valid & is_other).any():
+            valid &= ~is_other
+            vectors = vectors.filter(pa.array(valid))
         lists = _as_lists(self.kind, vectors.flatten(), self.shape, int(valid.sum()))
         return _with_others(self.path, lists, valid, others, is_other)
 
@@ -133,6 +157,11 @@ class Elements:
         return (*valid, *(pa.field(name, self._storage.value_type) for name in self.names), *others)
 
     @property
+    def n_leaves(self) -> int:
+        """How many that are."""
+        return self.has_valid + self.n + self._is_list
+
+    @property
     def _storage(self) -> pa.DataType:
         return vector_type(self.kind) or self.kind
 
@@ -149,8 +178,8 @@ class Elements:
         valid = [pa.array(fits)] if self.has_valid else []
         return [*valid, *found, *([_beside(array, fits)] if self._is_list else [])]
 
-    def join(self, leaves: Mapping[str, pa.Array]) -> pa.Array:
-        """Leaves by name -> (n,) of the column. Raises CorruptArchive where a row is in both."""
+    def join(self, leaves: Mapping[str, pa.Array], drawn: bool = False) -> pa.Array:
+        """Leaves by name -> (n,) of the column. Raises CorruptArchive where a row is in both, unless leaves are drawn each by itself."""
         parts = [leaves[name] for name in self.names]
         n_rows = len(parts[0])
         told = leaves[self.path + VALID] if self.has_valid else None
@@ -158,6 +187,9 @@ class Elements:
         is_other = np.zeros(n_rows, np.bool_) if others is None else _bools(others.is_valid())
         # of rows that a preview says nothing of, those that are not lists of another length are there
         valid = np.ones(n_rows, np.bool_) if told is None else np.where(_bools(told.is_valid()), _bools(told.fill_null(False)), ~is_other)
+        valid = valid & ~is_other if drawn else valid
+        for part in parts if drawn and self.has_valid and not self._storage.value_field.nullable else ():
+            valid = valid & _bools(part.is_valid())
         rows = np.flatnonzero(valid) if self._is_list else np.arange(n_rows)
         values = pa.concat_arrays(parts).take(pa.array((np.arange(self.n) * n_rows + rows[:, None]).ravel()))
         if others is not None:
@@ -175,6 +207,29 @@ def vector_type(kind: pa.DataType) -> pa.DataType | None:
     if isinstance(kind, pa.FixedShapeTensorType):
         return kind.storage_type if len(kind.shape) == 1 else None
     return kind if pa.types.is_fixed_size_list(kind) else None
+
+
+def _filled(array: pa.Array) -> pa.Array:
+    """The same values, and one of the type's, of no meaning, for nulls."""
+    if not array.null_count:
+        return array
+    places = np.where(_bools(array.is_valid()), np.arange(len(array)), len(array))
+    return pa.concat_arrays([array, _any_value(array.type)]).take(pa.array(places))
+
+
+def _any_value(kind: pa.DataType) -> pa.Array:
+    """(1,) of a type, not null."""
+    t = pa.types
+    if isinstance(kind, pa.BaseExtensionType):
+        return pa.ExtensionArray.from_storage(kind, _any_value(kind.storage_type))
+    if t.is_struct(kind):
+        return pa.Array.from_buffers(kind, 1, [None], children=[_any_value(member.type) for member in kind])
+    if t.is_fixed_size_list(kind):
+        values = _any_value(kind.value_type).take(pa.array([0] * kind.list_size, pa.int64()))
+        return pa.Array.from_buffers(kind, 1, [None], children=[values])
+    if t.is_nested(kind):
+        return pa.array([[]], kind)
+    return pa.Array.from_buffers(kind, 1, [None, *pa.nulls(1, kind).buffers()[1:]])
 
 
 def _beside(array: pa.Array, fits: Bools) -> pa.Array:

@@ -18,6 +18,7 @@ from vae_core.columns.joining import has_dictionary
 MOST_DEPTH = 4  # of lists in lists
 NEARLY_ALL = 0.9  # of the first rows that are of one length
 FEW_ELEMENTS, MOST_ELEMENTS = 32, 256  # of vectors that become columns: always, and where rows go on from one to the next
+MOST_LEAVES = 4_096  # of a column, and elements of all
 GOES_ON, LEAST_ROWS = 0.5, 64  # of the distance from the middle, that a row is from the one before; and rows that say so
 
 
@@ -64,7 +65,25 @@ def find_recipe(outer: pa.Schema, peek: Callable[[], pa.RecordBatch | None]) -> 
                 shapes[leaf.name] = shape
             if len(shape) == 1 and (shape[0] <= FEW_ELEMENTS or (shape[0] <= MOST_ELEMENTS and _goes_on(array, shape[0]))):
                 elements.add(leaf.name)
-    return Recipe(structs, shapes, frozenset(elements))
+    n_elements = sum(vectors[path] if path in vectors else shapes[path][0] for path in elements)
+    return _without_clashes(outer, Recipe(structs, shapes, frozenset(elements if n_elements <= MOST_LEAVES else ())))
+
+
+def _without_clashes(outer: pa.Schema, recipe: Recipe) -> Recipe:
+    """The recipe without the columns whose leaves would be named as another one is, or that would be too many leaves."""
+    left = {item.name for item in outer}
+    while True:
+        nodes = {item.name: divided(item, item.name, recipe, False) for item in outer if item.name in left}
+        names = Counter(leaf.name for item in outer for leaf in (nodes[item.name].leaves if item.name in left else (item,)))
+        many = {name for name, node in nodes.items() if node.n_leaves > MOST_LEAVES}
+        inside = {name: node.leaves for name, node in nodes.items() if not isinstance(node, Whole)}
+        clashing = many | {name for name, leaves in inside.items() if any(names[leaf.name] > 1 for leaf in leaves)}
+        if not clashing:
+            break
+        left -= clashing
+    gone = {path for item in outer if item.name not in left for path, _ in _places(item.type, item.name)}
+    shapes = {path: shape for path, shape in recipe.shapes.items() if path not in gone}
+    return Recipe(recipe.structs - gone, shapes, recipe.elements - gone)
 
 
 def _places(kind: pa.DataType, path: str) -> list[tuple[str, pa.DataType]]:
@@ -83,7 +102,7 @@ def divided(item: pa.Field, path: str, recipe: Recipe, above: bool) -> Node:
         return Members(path, item.type, members, nullable)
     shape = recipe.shapes.get(path)
     n = shape[0] if shape and len(shape) == 1 == _depth(item.type) else _elements(item.type)
-    if path in recipe.elements and n > 0:
+    if path in recipe.elements and 0 < n <= MOST_ELEMENTS:
         return Elements(path, item.type, n, nullable or _depth(item.type) > 0)
     if shape and len(shape) == _depth(item.type) and min(shape) > 0:
         return Vectors(path, item.type, tuple(shape))

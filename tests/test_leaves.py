@@ -15,10 +15,11 @@ from hypothesis import given, settings
 
 from flows.cli import main
 from storage import open_archive
-from storage.errors import CorruptArchive
+from storage.errors import CorruptArchive, UsageError
 from storage.leaves import KEY, WHOLE, Leaves, Recipe, find_recipe
 from storage.sources import open_source
 from vae_core.quality import compare
+from vae_core.tolerance import parse_tolerances
 
 NUMBERS = [pa.int8(), pa.int64(), pa.uint16(), pa.float32(), pa.float64()]
 PLAIN = [*NUMBERS, pa.bool_(), pa.string(), pa.binary(), pa.timestamp("us", "UTC"), pa.map_(pa.string(), pa.int8())]
@@ -274,3 +275,124 @@ def test_leaves_joined_by_the_format_document_are_the_same_rows():
     for item in outer:
         found, rows = joined(item.type, item.name, told, False, item, leaves), wanted[item.name].to_pylist()
         assert str(found) == str(rows), item.name
+
+
+def nested(kind: pa.DataType, rows: list[Any], nullable: bool = True) -> pa.Table:
+    return pa.table([pa.array(rows, kind)], schema=pa.schema([pa.field("s", kind, nullable)]))
+
+
+def test_a_struct_that_may_be_null_of_members_that_may_not_is_read_and_drawn(tmp_path):
+    inner = pa.struct([pa.field("d", pa.decimal128(9, 2), nullable=False), pa.field("v", pa.list_(pa.int8()), nullable=False)])
+    members = [("a", pa.int64()), ("t", pa.string()), ("i", inner)]
+    kind = pa.struct([pa.field(name, member, nullable=False) for name, member in members])
+    row = {"a": 7, "t": "x", "i": {"d": 3, "v": [1, 2]}}
+    for name, rows in (("some", [row, None, row] * 40), ("none", [None] * 30)):
+        place = tmp_path / name
+        pq.write_table(nested(kind, rows), tmp_path / f"{name}.parquet")
+        assert run("run", tmp_path / f"{name}.parquet", place, "--time-budget", 1) == 0
+        for out in ("o.parquet", "o.arrow"):
+            assert run("read", place, tmp_path / out) == 0
+        back = pq.read_table(tmp_path / "o.parquet")
+        back.validate(full=True)
+        assert back.to_pylist() == [{"s": one} for one in pq.read_table(tmp_path / f"{name}.parquet")["s"].to_pylist()]
+        assert run("sample", place, tmp_path / "drawn.parquet", "--rows", 50) == 0
+
+
+def test_rows_are_drawn_of_lists_of_one_length_and_of_others(tmp_path):
+    rng = np.random.default_rng(5)
+    rows = [list(map(float, v[: 40 if k % 9 else 3])) for k, v in enumerate(np.round(rng.normal(size=(300, 40)), 2))]
+    short = [[1.5, 2.0] if k % 7 else [float(k % 3)] for k in range(300)]
+    pairs = pa.list_(pa.field("x", pa.float64(), nullable=False), 2)
+    fixed = pa.array([None if k % 11 == 3 else [0.5, float(k % 4)] for k in range(300)], pairs)
+    table = pa.table({"many": rows, "few": short, "fixed": fixed})
+    with pa.ipc.new_file(str(tmp_path / "t.arrow"), table.schema) as writer:
+        writer.write_table(table)
+    assert run("run", tmp_path / "t.arrow", tmp_path / "a", "--time-budget", 1, "--json", tmp_path / "r.json") == 0
+    assert open_archive(str(tmp_path / "a")).to_table().equals(table)
+    for seed in range(3):
+        assert run("sample", tmp_path / "a", tmp_path / "o.parquet", "--rows", 200, "--seed", seed) == 0
+    told = {column["name"]: column for column in json.loads((tmp_path / "r.json").read_text())["columns"]}
+    assert told["fixed"]["n_null"] == fixed.null_count and told["few"]["n_null"] >= 0
+
+
+REQUIRED, OPTIONAL = pa.field("x", pa.float64(), nullable=False), pa.field("x", pa.float64())
+
+
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [
+        (nested(pa.struct([REQUIRED]), [{"x": 1.0}, None]), nested(pa.struct([OPTIONAL]), [{"x": None}])),
+        (nested(pa.list_(REQUIRED, 3), [[1.0, 2.0, 3.0]]), nested(pa.list_(OPTIONAL, 3), [[None, 2.0, 3.0]])),
+        (nested(pa.struct([OPTIONAL]), [{"x": 1.0}]), pa.table({"s:valid": [True], "s.x": [1.0]}).cast(
+            pa.schema([pa.field("s:valid", pa.bool_(), nullable=False), OPTIONAL.with_name("s.x")]))),
+    ],
+)  # fmt: skip
+def test_another_schema_of_the_same_leaves_is_refused(first, second, tmp_path):
+    source = tmp_path / "in"
+    source.mkdir()
+    for table in (first, second):
+        with pa.ipc.new_file(str(source / "a.arrow"), table.schema) as writer:
+            writer.write_table(table)
+        assert run("run", source, tmp_path / "a", "--time-budget", 1) == (0 if table is first else 3)
+    assert open_archive(str(tmp_path / "a")).to_table().equals(first)
+
+
+@pytest.mark.parametrize(
+    ("outer", "recipe"),
+    [
+        (pa.schema([("v", pa.list_(pa.float32(), 2**31 - 1))]), Recipe(elements=frozenset(["v"]))),
+        (pa.schema([("v", pa.list_(pa.float32()))]), Recipe(shapes={"v": (10**9,)}, elements=frozenset(["v"]))),
+        (pa.schema([(f"v{k}", pa.list_(pa.int8(), 256)) for k in range(3000)]), Recipe(elements=frozenset(f"v{k}" for k in range(3000)))),
+        (pa.schema([("v", pa.list_(pa.int8()))]), Recipe(shapes={"v": (1 << 40,)})),
+    ],
+)
+def test_leaves_that_stand_for_very_many_are_refused_before_they_are_made(outer, recipe):
+    told = json.dumps(recipe.to_json()).encode() + b"\n" + outer.serialize().to_pybytes()
+    with pytest.raises(CorruptArchive, match="nested columns"):
+        Leaves.read(pa.schema([("a", pa.int8())], metadata={KEY: told}))
+
+
+def test_names_that_clash_are_left_whole_by_the_writer_and_refused_of_others():
+    chain = [("a" + ".m" * k, pa.struct([("m", pa.int8())])) for k in range(300)]
+    schema = pa.schema([*chain, ("a" + ".m" * 300, pa.int8())])
+    leaves = Leaves.of(schema, find_recipe(schema, lambda: None))
+    assert len(set(leaves.schema.names)) == len(leaves.schema) and Leaves.read(leaves.schema).outer.equals(schema)
+    outer = pa.schema([("s", pa.struct([pa.field("x", pa.int8())])), ("s.x", pa.int8())])
+    with pytest.raises(CorruptArchive, match="nested columns"):
+        Leaves.read(Leaves.of(outer, Recipe(frozenset(["s"]))).schema)
+
+
+def test_what_is_in_structs_is_read_by_its_path(tmp_path):
+    table = events(60, 3)
+    pq.write_table(table, tmp_path / "t.parquet")
+    assert run("run", tmp_path / "t.parquet", tmp_path / "a", "--time-budget", 1) == 0
+    archive, rows = open_archive(str(tmp_path / "a")), table["user"].to_pylist()
+    part = archive.to_table(["user.home", "user.home.lat", "user"])
+    assert part["user.home"].to_pylist() == [None if row is None else row["home"] for row in rows]
+    assert part["user"].to_pylist() == rows and part.column_names == ["user.home", "user.home.lat", "user"]
+    assert run("read", tmp_path / "a", tmp_path / "o.parquet", "--columns", "user.home") == 0
+
+
+def test_a_run_with_nothing_to_do_reads_no_rows(tmp_path, monkeypatch):
+    pq.write_table(events(60, 3), tmp_path / "t.parquet")
+    assert run("run", tmp_path / "t.parquet", tmp_path / "a", "--time-budget", 1) == 0
+    monkeypatch.setattr("storage.sources.Source._rows", lambda *_: pytest.fail("rows are read"))
+    assert run("run", tmp_path / "t.parquet", tmp_path / "a", "--time-budget", 1) == 0
+
+
+def test_tolerances_of_structs_are_for_the_floats_in_them(capsys):
+    leaves = Leaves.of(events(1, 1).schema, find_recipe(events(1, 1).schema, lambda: events(90, 1).to_batches()[0]))
+
+    def asked(*specs: str) -> dict[str, str]:
+        return {name: str(one) for name, one in parse_tolerances(specs, leaves.schema, leaves.groups).items()}
+
+    assert asked("user=0.5") == {"user.home.lat": "0.5", "user.home.lon": "0.5"}
+    assert asked("user.home=0.1", "user=0.5", "user.home.lon=2") == asked("user=0.5", "user.home.lon=2", "user.home=0.1")
+    assert asked("vector=1%") == {f"vector[{k}]": "1%" for k in range(8)}
+    assert asked("user.home=lossless", "*=1%")["user.home.lat"] == "lossless"
+    with pytest.raises(UsageError, match=r"there is no column 'usr'; columns are .*user"):
+        asked("usr=1")
+    none = Leaves.of(pa.schema([("s", pa.struct([("k", pa.int8())]))]), Recipe(frozenset(["s"])))
+    assert parse_tolerances(["s=lossless"], none.schema, none.groups) == {}
+    with pytest.raises(UsageError, match="has no floats in it"):
+        parse_tolerances(["s=1"], none.schema, none.groups)

@@ -114,6 +114,7 @@ class Tolerance:
 
 
 LOSSLESS = Tolerance("lossless", 0.0)
+MOST_NAMED = 20  # columns, in a message
 
 
 def value_type_of(data_type: pa.DataType) -> pa.DataType:
@@ -149,7 +150,7 @@ def parse_tolerances(specs: Sequence[str], schema: pa.Schema, groups: Mapping[st
         raise BadInput(f"column name {twice!r} occurs more than once in the schema: rename one of them")
     everywhere: Tolerance | None = None
     named: dict[str, Tolerance] = {}
-    together: dict[str, Tolerance] = {}
+    together: list[tuple[str, Tolerance]] = []
     for spec in specs:
         name, equals, text = spec.rpartition("=")
         if not equals:
@@ -163,20 +164,26 @@ def parse_tolerances(specs: Sequence[str], schema: pa.Schema, groups: Mapping[st
         if name == "*" and "*" not in schema.names:
             everywhere = tolerance
             continue
-        several = [] if name in schema.names or groups is None else groups.get(name, [])
-        if several:
-            together |= dict.fromkeys(several, tolerance)
+        if name not in schema.names and groups is not None and name in groups:
+            if not groups[name] and not tolerance.is_lossless:
+                raise UsageError(f"tolerance {spec!r}: {name!r} has no floats in it; name the member that is meant")
+            together.append((name, tolerance))
             continue
         if name not in schema.names:
-            raise UsageError(f"tolerance {spec!r}: there is no column {name!r}; columns are {', '.join(schema.names)}")
+            known = [known for known in (*(groups or ()), *schema.names) if ":" not in known]
+            more = f" and {len(known) - MOST_NAMED} more" if len(known) > MOST_NAMED else ""
+            raise UsageError(f"tolerance {spec!r}: there is no column {name!r}; columns are {', '.join(known[:MOST_NAMED])}{more}")
         value_type = value_type_of(schema.field(name).type)
         if not tolerance.is_lossless and not _takes_tolerance(value_type):
             raise UsageError(f"tolerance {spec!r}: column {name!r} is {schema.field(name).type}, which is kept exactly")
         named[name] = tolerance
     result: dict[str, Tolerance] = {}
+    inherited: dict[str, Tolerance] = {}
+    for name, tolerance in sorted(together, key=lambda one: len(one[0])):  # a struct in a struct beats the one around it
+        inherited |= dict.fromkeys((groups or {})[name], tolerance)
     for field in schema:
-        if field.name in named or field.name in together:
-            result[field.name] = named.get(field.name) or together[field.name]
+        if field.name in named or field.name in inherited:
+            result[field.name] = named.get(field.name) or inherited[field.name]
         elif everywhere is not None and pa.types.is_floating(value_type_of(field.type)):
             result[field.name] = everywhere
     return result
