@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 
+from vae_core.exact.ordering import SampleColumn
 from vae_core.exact.regress import MAX_TERMS, WIDE_TERMS, Fitted, Regression, Variable
+from vae_core.exact.sampled import Sampled, decoded_sample
+from vae_core.exact.search import search_column
 
 
 def variables(values: np.ndarray) -> list[Variable]:
@@ -55,3 +60,15 @@ def test_far_off_rows_do_not_bend_it():
     few = narrow(target, variables(known))
     wide = Regression(target).fit_wide(variables(known), 10**6, few)
     assert wide is few or np.median(np.abs(target - sum(t.weight * known[t.column] for t in wide.terms) / 2**16 - wide.bias / 2**16)) < 1
+
+
+def test_a_search_is_not_remembered_for_other_columns_than_it_looked_at():
+    rng = np.random.default_rng(5)
+    n = 4000
+    known = np.rint(1000 * rng.normal(size=(50, n))).astype(np.int64)
+    target = known.sum(axis=0) // 4 + rng.integers(-3, 4, n)
+    columns = [SampleColumn(j, v, None, 0, int(v.min()), int(v.max()), False) for j, v in enumerate([*known, target])]
+    sampled = Sampled(n, n, decoded_sample(columns), numeric=frozenset(range(51)))
+    for placed in (columns[:50], columns[:45]):
+        code, _ = search_column(replace(sampled, placed=placed), columns[50], lambda: True)
+        assert code.columns <= {c.column for c in placed} and len(code.columns) > 30

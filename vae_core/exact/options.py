@@ -36,10 +36,11 @@ class Option:
 
 
 def options(
-    sampled: Sampled, values: Ints, active: NDArray[np.bool_] | None, column: SampleColumn, clock: bool, alone: bool = False
+    sampled: Sampled, values: Ints, active: NDArray[np.bool_] | None, column: SampleColumn, clock: bool, alone: bool = False,
+    hurried: bool = False,
 ) -> list[Option]:
     """The digit schemes worth a look: the value itself, and its distance from predictions; `alone`: none of its own neighbouring
-    rows."""
+    rows; `hurried`: no prediction of many columns."""
     if sampled.widths:
         return _of_tensors(sampled, values, active, column)
     lo, hi = (int(to_minutes(np.array([v], np.int64))[0]) for v in (column.lo, column.hi)) if clock else (column.lo, column.hi)
@@ -49,7 +50,7 @@ def options(
         found.append(Option(Direct.over(lo, hi)))
     valid = np.arange(len(values)) if active is None else np.flatnonzero(active)
     if hi - lo >= 8 and not (column.categorical and hi - lo < 1 << 16):
-        predicted = _predictions(sampled, column.column, values, valid, hi - lo, alone)
+        predicted = _predictions(sampled, column.column, values, valid, hi - lo, alone, hurried)
         forward = [] if alone or hi - lo >= 1 << 44 else _forward(sampled, column.column, values, valid, predicted[0])
         spread = min(62, max(2, (hi - lo).bit_length()))
         for linear, keys in [*((linear, None) for linear in predicted), *forward]:
@@ -78,7 +79,7 @@ def _of_tensors(sampled: Sampled, values: Ints, active: NDArray[np.bool_] | None
         others = {c.column: sampled.decoded.values[c.column] for c in sampled.placed}
         lanes = Lanes(sampled.decoded, (), valid)
         terms, bias, bits = terms_of_planes(lanes, values, others, sampled.n_total, sampled.widths)
-        first = _predictions(sampled, column.column, values, valid, span, True)[0]
+        first = _predictions(sampled, column.column, values, valid, span, True, True)[0]
         linear = Linear(terms, bias, first.terms, first.bias)
         if terms:
             mixed = replace(linear, mixed=mixed_of_planes(values, valid, others, sampled.widths[0], bits))
@@ -103,8 +104,8 @@ def _forward(sampled: Sampled, column: int, values: Ints, valid: Ints, alone: Li
     return found
 
 
-def _predictions(sampled: Sampled, column: int, values: Ints, valid: Ints, span: int, alone: bool) -> list[Linear]:
-    """Linear predictions from earlier columns alone, and with neighbouring rows; `alone`: the column's rest after recall."""
+def _predictions(sampled: Sampled, column: int, values: Ints, valid: Ints, span: int, alone: bool, hurried: bool) -> list[Linear]:
+    """Linear predictions from earlier columns alone, and with neighbouring rows; `alone`, `hurried`: as in options."""
     rng = np.random.default_rng(column)  # the same rows whenever the column is searched for
     step_of, left_of, right_of = level_of_rows(sampled.n_rows)
     inner = valid[step_of[valid] < STRIDE]
@@ -123,8 +124,9 @@ def _predictions(sampled: Sampled, column: int, values: Ints, valid: Ints, span:
 
     at = [variable("at", c) for c in numeric]
     plain = regression.fit(at)
-    more = [c.column for c in sampled.related(column, regress.MOST_WIDE) if not c.categorical and 2 < c.hi - c.lo < 1 << 44]
-    plain = regression.fit_wide([variable("at", c) for c in more], sampled.n_total, plain)
+    if not hurried:
+        more = [c.column for c in sampled.related(column, regress.MOST_WIDE) if not c.categorical and 2 < c.hi - c.lo < 1 << 44]
+        plain = regression.fit_wide([variable("at", c) for c in more], sampled.n_total, plain)
     if alone:
         return [Linear(plain.terms, plain.bias)]
     around = regression.fit([variable("mean", -1), *(variable("bend", c) for c in numeric), *at])

@@ -41,7 +41,9 @@ def search_column(sampled: Sampled, column: SampleColumn, tick: Callable[[], boo
     `tick` tells whether time is left; without it the search keeps what it has.
     """
     # all that the search looks at: what else is placed makes no difference
-    related = tuple(c.column for c in sampled.related(column.column, max(RELATED, regress.MAX_PAIRED)))
+    looked_at = sampled.related(column.column, max(RELATED, regress.MOST_WIDE))
+    near = max(RELATED, regress.MAX_PAIRED)
+    related = tuple(c.column for k, c in enumerate(looked_at) if k < near or not c.categorical)
     ordered = frozenset(sampled.ordered.intersection(related[:RELATED]))
     situation = column.column, related, ordered, frozenset(sampled.copies(column.column))
     if situation not in sampled.searched:
@@ -62,7 +64,7 @@ def _search_column(sampled: Sampled, column: SampleColumn, tick: Callable[[], bo
             sampled, column.column, column.state.astype(np.int64), None, [Option(Direct.over(0, N_STATES - 1))], tick
         )
         active = column.state == 0
-    tried = options_of(sampled, values, active, column, clock)
+    tried = options_of(sampled, values, active, column, clock, hurried=not tick())
     value_plan, bits = _search_cells(sampled, column.column, values, active, tried, tick)
     recall, value_plan, bits = _search_recall(sampled, column, values, active, (value_plan, bits), clock, tick)
     if recall is None:
