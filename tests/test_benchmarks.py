@@ -147,7 +147,7 @@ def test_the_tables_show_a_dash_for_what_was_not_measured():
         common | {"codec": results.OURS, "bytes": "80", "ratio_vs_conventional": "1.25"},
     ]
     assert "| d | ±1 % | – | 2.00 | 1.25 |" in tables.peer_table(rows)
-    wide = [row | {"bound": "numeric:5%", "csv_bytes": "1000"} for row in rows]
+    wide = [row | {"bound": "numeric:5%", "csv_bytes": "1000", "date": "2026-01-01", "commit": "abc"} for row in rows]
     assert "| d | ±5 % | – | – | 8.00 % |" in tables.deepsqueeze_table(wide) and tables.peer_table(wide) == ""
 
 
