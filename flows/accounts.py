@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 
 from flows.proof import DISTORTION, PREVIEW, LayerProof, ShardProof
 from flows.proved import errors_of, proved_errors
-from flows.report import ColumnReport, LatentReport, PreviewColumn, PreviewReport
+from flows.report import ColumnReport, LatentReport, PreviewColumn, PreviewReport, error_share
 from storage.entries import ModelRef
 from storage.leaves import Leaves
 from storage.ledger import column_totals
@@ -130,16 +130,15 @@ def by_leaf(reports: Sequence[ColumnReport], leaves: Leaves) -> list[ColumnRepor
 
 
 def _together(name: str, kind: str, lines: Sequence[ColumnReport]) -> ColumnReport:
-    """Lines as one: bytes in all, the largest tolerance and the worst error."""
+    """Lines as one: bytes in all; tolerance and errors are those of the line that used most of its tolerance."""
     if len(lines) == 1 and lines[0].name == name:
         return lines[0]
-    main, loosest = max(lines, key=lambda line: line.bytes), max(lines, key=lambda line: line.tolerance)
-    errors = [line.rmse for line in lines if line.rmse is not None]
+    main, worst = max(lines, key=lambda line: line.bytes), max(lines, key=lambda line: (error_share(line), line.tolerance))
     return main.model_copy(update={
         "name": name, "type": kind,
         "bytes": sum(line.bytes for line in lines), "conventional_bytes": sum(line.conventional_bytes for line in lines),
-        "tolerance": loosest.tolerance, "tolerance_kind": loosest.tolerance_kind,
-        "max_abs_error": max(line.max_abs_error for line in lines), "rmse": max(errors, default=None),
+        "tolerance": worst.tolerance, "tolerance_kind": worst.tolerance_kind,
+        "max_abs_error": worst.max_abs_error, "rmse": worst.rmse,
         "violations": sum(line.violations for line in lines), "mismatches": sum(line.mismatches for line in lines),
         "n_null": min((line.n_null for line in lines if not line.name.endswith((VALID, OTHERS))), default=0),
     })  # fmt: skip

@@ -134,7 +134,7 @@ def markdown(report: RunReport, drawn: Mapping[str, str] | None = None) -> str:
 
 
 def _subtitle(report: RunReport) -> str:
-    parts = [f"snapshot {report.snapshot}", f"{report.rows:,} rows", f"{len(report.lines)} columns"]
+    parts = [f"snapshot {report.snapshot}", f"{report.rows:,} rows", f"{len(report.columns)} columns"]
     if report.n_new_rows and report.n_new_rows != report.rows:
         parts.append(f"{report.n_new_rows:,} new rows from {report.n_new_files:,} files")
     return " · ".join([*parts, *(part for part in (report.run, report.created_at) if part)])

@@ -13,7 +13,9 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 
+from flows.accounts import by_column, by_leaf
 from flows.cli import main
+from flows.report import ColumnReport
 from storage import open_archive
 from storage.errors import CorruptArchive, UsageError
 from storage.leaves import KEY, WHOLE, Leaves, Recipe, find_recipe
@@ -396,3 +398,21 @@ def test_tolerances_of_structs_are_for_the_floats_in_them(capsys):
     assert parse_tolerances(["s=lossless"], none.schema, none.groups) == {}
     with pytest.raises(UsageError, match="has no floats in it"):
         parse_tolerances(["s=1"], none.schema, none.groups)
+
+
+def test_one_line_of_several_leaves_pairs_a_tolerance_with_its_own_error():
+    outer = pa.schema([("s", pa.struct([("a", pa.float64()), ("b", pa.float64()), ("c", pa.int8())])), ("d", pa.int8())])
+    leaves = Leaves.of(outer, Recipe(frozenset(["s"])))
+    lines = [
+        ColumnReport(name="s:valid", coding="learned", bytes=1),
+        ColumnReport(name="s.a", coding="latent", bytes=5, tolerance=0.5, tolerance_kind="rmse", rmse=0.4, max_abs_error=9.0, n_null=3),
+        ColumnReport(
+            name="s.b", coding="learned", bytes=70, tolerance=2.0, tolerance_kind="absolute", max_abs_error=0.2, violations=1, n_null=4
+        ),
+        ColumnReport(name="s.c", coding="pco", bytes=7, n_null=5),
+        ColumnReport(name="d", coding="pco", bytes=2),
+    ]
+    told, alone = by_column(lines, leaves)
+    assert (told.name, told.bytes, told.coding, told.violations, told.n_null) == ("s", 83, "learned", 1, 3) and alone is lines[-1]
+    assert (told.tolerance, told.tolerance_kind, told.rmse) == (0.5, "rmse", 0.4)
+    assert [line.name for line in by_leaf(lines, leaves)] == ["s", "s.a", "s.b", "s.c", "d"]

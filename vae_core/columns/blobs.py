@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from pcodec import ChunkConfig, standalone
 
 from vae_core.coders import fields
+from vae_core.columns.texts import is_text
 from vae_core.errors import CorruptArchive
 from vae_core.packing import from_ipc, to_ipc, unpco, unzstd, zstd
 
@@ -24,7 +25,7 @@ _MOST_BYTES = 1 << 28
 def pack_values(values: pa.Array, *, as_fields: bool = True) -> bytes:
     """A dictionary of any type, without nulls. as_fields: whether texts may be"""
     best = b"I" + zstd(to_ipc(values))
-    if _is_text(values.type):
+    if is_text(values.type):
         texts: list[bytes] = values.cast(pa.large_binary()).to_pylist()
         best = min(best, b"F" + zstd(_front(texts)), *_joined(texts), key=len)
         packed = fields.pack(values) if as_fields else None
@@ -35,9 +36,9 @@ def pack_values(values: pa.Array, *, as_fields: bool = True) -> bytes:
 
 def unpack_values(data: bytes, value_type: pa.DataType) -> pa.Array:
     """The inverse of `pack_values`; raises CorruptArchive."""
-    if data[:1] == b"B" and _is_text(value_type):
+    if data[:1] == b"B" and is_text(value_type):
         return _texts(_split(data), value_type)
-    if data[:1] == b"T" and _is_text(value_type):
+    if data[:1] == b"T" and is_text(value_type):
         found = fields.unpack(data[5:], value_type, int.from_bytes(data[1:5], "little"))
         if found.null_count:
             raise CorruptArchive("a dictionary of texts has nulls")
@@ -45,7 +46,7 @@ def unpack_values(data: bytes, value_type: pa.DataType) -> pa.Array:
     body = unzstd(data[1:])
     if data[:1] == b"I":
         return from_ipc(body, value_type)
-    if data[:1] == b"F" and _is_text(value_type):
+    if data[:1] == b"F" and is_text(value_type):
         return _unfront(body, value_type)
     raise CorruptArchive(f"a dictionary of {value_type} begins with an unknown byte")
 
@@ -67,11 +68,6 @@ def unpack_numbers(data: bytes, dtype: np.dtype[Any], n: int) -> NDArray[Any]:
     if data[:1] == b"P":
         return unpco(data[1:], dtype, n)
     raise CorruptArchive("a dictionary of numbers begins with an unknown byte")
-
-
-def _is_text(value_type: pa.DataType) -> bool:
-    t = pa.types
-    return bool(t.is_string(value_type) or t.is_large_string(value_type) or t.is_binary(value_type) or t.is_large_binary(value_type))
 
 
 def _joined(texts: list[bytes]) -> list[bytes]:

@@ -112,10 +112,10 @@ class Regression:
         units = short(design, target, weights, 1 << SHIFT)
         weights[:-1] = units / (1 << SHIFT)
         bias = (middle + float(weights[-1])) * (1 << SHIFT) - float(units @ middles)
-        terms = tuple(Term(v.kind, v.column, int(w)) for v, w in zip(variables, units, strict=True) if w)
         score = _score(target - design @ weights)
-        if score > narrow.score - WORTH_WIDE or (np.abs(units) >= 1 << 40).any() or not abs(bias) < 1 << 60:
+        if not (score <= narrow.score - WORTH_WIDE and np.abs(units).max() < 1 << 40 and abs(bias) < 1 << 60):
             return narrow
+        terms = tuple(Term(v.kind, v.column, int(w)) for v, w in zip(variables, units, strict=True) if w)
         return Fitted(terms, round(bias), score)
 
     def _next(
