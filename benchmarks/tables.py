@@ -129,8 +129,8 @@ def deepsqueeze_table(rows: Sequence[Row]) -> str:
         return ""
     return _table(["dataset", "bound", *(title for _, title in shown)], body, 2) + (
         "\n\nIn per cent of the table as CSV, as DeepSqueeze (SIGMOD 2020) states it: the bound is a share of the range of every column of "
-        f"numbers, integers included. Measured on {_all(rows, 'date')} at commit {_all(rows, 'commit', '`')}: `benchmarks/bench.py "
-        "--deepsqueeze --datasets covtype --peers best-conventional vae --out benchmarks/results/deepsqueeze.csv`."
+        f"numbers, integers included. Measured on {_all(rows, 'date')} at commit {_all(rows, 'commit', '`')}: `make bench-deepsqueeze "
+        "DATA=FOLDER` writes `benchmarks/results/deepsqueeze.csv`."
     )
 
 
