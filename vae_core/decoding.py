@@ -21,13 +21,14 @@ from vae_core.encoded import Needs
 from vae_core.entropy import kernel
 from vae_core.entropy.rans import Decoder
 from vae_core.errors import CorruptArchive, UsageError
+from vae_core.exact.above import unpack_above
 from vae_core.exact.abreast import read_columns
 from vae_core.exact.cells import code_column
 from vae_core.exact.features import N_STATES, Decoded
 from vae_core.exact.forms import known_as
 from vae_core.exact.plans import ColumnCode
 from vae_core.exact.tensors import code_tensors
-from vae_core.layout import LATENT, LEARNED, POOL, Layout, uses_codes
+from vae_core.layout import ABOVE, LATENT, LEARNED, POOL, Layout, uses_codes
 from vae_core.model import Base, Model
 
 MAX_MISFIT_BYTES = 1 << 30
@@ -81,8 +82,15 @@ def _exact_needs(model: Model, layout: Layout, wanted: Sequence[int]) -> Needs:
     wanted_sections |= {f"s{k}" for k, stream in enumerate(layout.streams) if found & set(stream)}
     if any(layout.codings[j] == LATENT for j in found) and model.distortion is not None:
         natives |= set(model.distortion.latent_names)
+    if _read_above(model, layout, found) and ABOVE in layout.sections:
+        wanted_sections.add(ABOVE)
     groups = {layout.group_of(s) for s in wanted_sections}
     return Needs(tuple(sorted(natives)), tuple(g for g in layout.groups if g in groups))
+
+
+def _read_above(model: Model, layout: Layout, found: set[int]) -> bool:
+    """Whether columns that are read are told by rows above."""
+    return any(code.reads_above and code.column in found and layout.codings[code.column] == LEARNED for code in model.codes)
 
 
 def decode_block(
@@ -189,6 +197,8 @@ class _Block:
                 self.arrays[j] = decode_column(self.model.columns[j], self._latent_codes(j), approximate=True)
             elif self.layout.codings[j] != LEARNED:
                 self.arrays[j] = self._conventional(j)
+        if _read_above(self.model, self.layout, found):
+            self.decoded.above = unpack_above(self.section(ABOVE), self.n_rows)
         self.channels = {k: Decoder(self.section(f"s{k}")) for k, stream in enumerate(self.layout.streams) if found & set(stream)}
 
     def give(self, code: ColumnCode) -> None:

@@ -13,11 +13,13 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+from numpy.typing import NDArray
 
 from vae_core.coders import conventional, fields, lattices, texts
 from vae_core.coders.narrow import pco_of
 from vae_core.columns import ColumnPlan, TableProfile, decode_column, encode_column, one_array, plan_columns, without_levels
 from vae_core.columns.codes import Codes
+from vae_core.exact.above import above_of_runs, tells
 from vae_core.exact.arrange import Arrangement, arranged_before
 from vae_core.exact.costs import root
 from vae_core.exact.forms import PLAIN, counts_of, is_stepped, stepped
@@ -32,6 +34,7 @@ from vae_core.tables import rmse_of
 from vae_core.tensor_fitting import fit_tensors, n_weights
 from vae_core.tolerance import Tolerance
 
+Ints = NDArray[np.int64]
 EXACT_ROWS = 60_000
 EXACT_CELLS = 6_000_000  # for the last search, which holds six levels or so of each
 EXACT_SHARE, EXACT_LEAST = 0.6, 0.2
@@ -44,6 +47,8 @@ JUDGED_ROWS = 1 << 15
 PLAN_BYTES, IDLE_BYTES, IDLE_SHARE = 64, 4_096, 0.0025  # of a code in the plan; of codes that do not pay: at least, and of the dataset
 WORTH_COUNTING = 0.5  # bits of what makes codes of counts, of those that counts do not have
 MIN_JUDGED_DICTIONARY = 4_096
+RUN, ABOVE_RUN = 4_096, 16_384  # rows in a row of a sample: lines of a map are some hundred rows long
+LEAST_SPAN, LEAST_AMOUNTS = 8, 2  # of columns that tell which rows are above others: one alone takes about as much as it saves
 RECURS, WORTH_FIELDS = 8, 0.9  # times a value of a dictionary is there; bytes of fields, of those of codes and dictionary
 UNIFORM_BOUNDS = (0.45 * float(np.sqrt(12.0)), 1.25, 1.0)  # times the rmse target; 0.9 of the half-width that has it on the average
 
@@ -164,9 +169,16 @@ def _fit_exact(
     """Codes of every learnable column in coding order, and their estimated bits a row; `known`: those an earlier fit has found, whose
     order is not searched for again."""
     forms = {code.column: code.form for code in known}
-    picked = _picked(plans, thinned(sample, EXACT_ROWS)[0], taken, forms)
+    table, runs = thinned(sample, EXACT_ROWS)
+    picked = _picked(plans, table, taken, forms)
     if not picked or not len(picked[0].values):
         return (), 0.0
+    above = _above(picked, runs, any(code.reads_above for code in known))
+    run = RUN if above is None else ABOVE_RUN
+    if above is not None and table.num_rows < sample.table.num_rows:
+        table, runs = thinned(sample, EXACT_ROWS, run)
+        picked = _picked(plans, table, taken, forms)
+        above = _above(picked, runs, True)
     n = len(picked[0].values)
     began, budget = time.monotonic(), config.time_budget_s
     # looking at columns and a distortion layer take of the same budget, but not all of it
@@ -190,7 +202,7 @@ def _fit_exact(
         patience = began + SHARE_OF_PRICES * (deadline - began)
         candidates, gains = orders(picked, rng, each, lambda: time.monotonic() < patience)
         amounts = frozenset(c.column for c in picked if not c.categorical)
-        sampled = Sampled(n, n_total, decoded_sample(picked), gains=gains, numeric=amounts, each=each)
+        sampled = Sampled(n, n_total, decoded_sample(picked, above), gains=gains, numeric=amounts, each=each)
         if known:
             best = arranged_before(known, dataclasses.replace(sampled, remembers=True), picked, tick)
             best = best.searched_again(dataclasses.replace(sampled, remembers=True), picked)
@@ -216,17 +228,29 @@ def _fit_exact(
         for one in close:
             one.improve(partial(_tell_order, report, one, n), patience)
         arranged = min(close, key=whole_bits)
-        more, _ = thinned(sample, EXACT_CELLS // len(picked))
+        more, runs = thinned(sample, EXACT_CELLS // len(picked), run)
         if tick():
             # contexts that 60,000 rows are too few to learn, and memories; the order takes many searches, these are one a column
             forms |= {c.column: c.form for c in picked}
             picked = _picked(plans, more, taken, forms) if more.num_rows > n else picked
+            if len(picked[0].values) > n:
+                above = None if above is None else _above(picked, runs, True)
             n = len(picked[0].values)
-            whole = Sampled(n, n_total, decoded_sample(picked), gains=gains, numeric=amounts, each=each, remembers=True)
+            whole = Sampled(n, n_total, decoded_sample(picked, above), gains=gains, numeric=amounts, each=each, remembers=True)
             best = arranged.searched_again(whole, picked)
             report("exact contexts", len(best.order), best.bits / n, best.bits / n)
     _drop_idle(best, picked, n_total / n)
     return _with_rate(best, picked, n)
+
+
+def _above(picked: Sequence[SampleColumn], runs: Sequence[int], asked: bool) -> Ints | None:
+    """(n_rows,) how many rows above each row of a sample, runs of so many rows, the one like it stands; None where that tells little and
+    is not asked for."""
+    amounts = [c.values for c in picked if not c.categorical and c.hi - c.lo >= LEAST_SPAN]
+    if not amounts or (len(amounts) < LEAST_AMOUNTS and not asked):
+        return None
+    found = above_of_runs(amounts, runs)
+    return found if asked or tells(amounts, found) else None
 
 
 def _drop_idle(found: Arrangement, picked: Sequence[SampleColumn], scale: float) -> None:

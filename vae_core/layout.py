@@ -16,6 +16,8 @@ LEARNED, LATENT = "learned", "latent"
 UNIFORM = "uniform/"
 """Prefix of a conventional coding of a distortion column: it codes the column's uniform plan."""
 POOL = "pool"
+ABOVE = "a0"
+"""The section of rows above."""
 
 
 def uses_codes(coding: str) -> bool:
@@ -34,7 +36,7 @@ class Layout:
 
     codings : a coding per column: "learned" (a stream), "latent" (the distortion layer), else a conventional one
     streams : columns of each rANS stream, in coding order; stream k is section "s<k>"
-    sections: every section there is, in pool order; "c<j>" conventional payload, "m<j>" misfits, "n<j>" states of column j
+    sections: every section there is, in pool order; "c<j>" conventional payload, "m<j>" misfits, "n<j>" states of column j, "a0" rows above
     own     : the sections that are payload groups of their own; the rest is in the pool
     native  : column -> its name in latents.parquet, for columns that have one
     preview : the shard has the preview's latents        gain : of the distortion layer's latents

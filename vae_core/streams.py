@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from vae_core import choosing
 from vae_core.entropy.rans import Encoder
+from vae_core.exact.above import find_above, pack_above, unpack_above
 from vae_core.exact.cells import code_column
 from vae_core.exact.clock import from_minutes, to_minutes
 from vae_core.exact.features import Decoded
@@ -44,16 +45,27 @@ class Stream:
 Streamed = Encoder | Stream
 
 
+def rows_above(model: Model, columns: Sequence[ColumnState], spans: Sequence[tuple[int, int]]) -> list[bytes]:
+    """What each block tells of rows above, by the columns that look at them; nothing where no column does."""
+    amounts = [code.column for code in model.codes if code.value.reads_above and code.value.linear is not None and code.value.linear.terms]
+    known = [codes.values for j in amounts if (codes := columns[j].codes) is not None]
+    if not any(code.reads_above for code in model.codes):
+        return []
+    return each(lambda span: pack_above(find_above([values[span[0] : sum(span)] for values in known], span[1])), spans)
+
+
 def chosen(
-    model: Model, columns: Sequence[ColumnState], spans: Sequence[tuple[int, int]], by_layer: set[int]
+    model: Model, columns: Sequence[ColumnState], spans: Sequence[tuple[int, int]], by_layer: set[int], above: Sequence[bytes] = ()
 ) -> dict[int, list[Streamed]]:
     """Column -> an encoder a block, for the columns the exact layer takes fewer bytes for than anything else does.
+
+    above : as rows_above gives it
 
     Nothing is coded twice: a column that is dropped is known to readers all the same, so that the streams of others stay as they are.
     """
     excluded = by_layer | {j for j, column in enumerate(columns) if not column.holds}
     _exclude_unreadable(model, columns, excluded)
-    learned, too_dear = _compared(model, columns, spans, excluded)
+    learned, too_dear = _compared(model, columns, spans, excluded, above)
     while True:
         excluded |= too_dear
         _exclude_unreadable(model, columns, excluded)
@@ -61,7 +73,7 @@ def chosen(
         if not dropped:
             return learned
         if _tell_by_counts(model, dropped, set(learned) - dropped):
-            learned, too_dear = _compared(model, columns, spans, excluded)
+            learned, too_dear = _compared(model, columns, spans, excluded, above)
             continue
         for j in dropped:
             del learned[j]
@@ -71,11 +83,14 @@ def chosen(
 
 
 def _compared(
-    model: Model, columns: Sequence[ColumnState], spans: Sequence[tuple[int, int]], excluded: set[int]
+    model: Model, columns: Sequence[ColumnState], spans: Sequence[tuple[int, int]], excluded: set[int], above: Sequence[bytes]
 ) -> tuple[dict[int, list[Streamed]], set[int]]:
     """Column -> an encoder a block for all that are not excluded; the columns whose conventional coding takes no more than theirs."""
-    learned = _learned_blocks(model, columns, spans, excluded)
+    learned = _learned_blocks(model, columns, spans, excluded, above)
     sizes = {j: sum(e.bits for e in found) / 8 + misfit_bytes(columns[j]) for j, found in learned.items()}
+    above_them = {code.column for code in model.codes if code.reads_above and code.column in sizes}
+    for j in above_them:
+        sizes[j] += sum(map(len, above)) / len(above_them)
     unsettled = [j for j, column in enumerate(columns) if not column.coding]
     each(lambda j: choosing.settle(model, j, columns[j], sizes.get(j, math.inf), spans), unsettled)
     return learned, {j for j in model.learned if sizes.get(j, math.inf) >= columns[j].conventional_bytes}
@@ -104,13 +119,13 @@ def misfit_bytes(column: ColumnState) -> int:
 
 
 def _learned_blocks(
-    model: Model, columns: Sequence[ColumnState], spans: Sequence[tuple[int, int]], excluded: set[int]
+    model: Model, columns: Sequence[ColumnState], spans: Sequence[tuple[int, int]], excluded: set[int], above: Sequence[bytes]
 ) -> dict[int, list[Streamed]]:
     """Column -> an encoder a block, for the columns the exact layer codes; the excluded ones still serve as context."""
     found: dict[int, list[Streamed]] = {j: [] for j in model.learned if j not in excluded}
     useful = _context_closure(model, set(found))
-    for start, n in spans:
-        decoded = Decoded(n)
+    for b, (start, n) in enumerate(spans):
+        decoded = Decoded(n, above=unpack_above(above[b], n) if above else None)
         for code in model.codes:
             if code.column not in useful:
                 continue

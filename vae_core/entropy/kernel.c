@@ -336,7 +336,7 @@ int64_t lp_read(digit *digits, int64_t n_digits, const int64_t *ends, int64_t n_
 /* Of the room: values of lanes as long as a step's rows, then symbols and raw bits of a step. */
 enum { VALUES, SYMBOLS = 4, RAW = SYMBOLS + MAX_DIGITS, TOTALS, ROOMS };
 
-enum { LEFT, GUESS, FRACTION, NOISE, MATCH, BACK, ROUGH, APART, AROUND };
+enum { LEFT, GUESS, FRACTION, NOISE, MATCH, BACK, ROUGH, APART, AROUND, ABOVE, OFF };
 
 typedef struct {
     int64_t digit, kind, which, n_edges, n_table;
@@ -403,6 +403,11 @@ typedef struct {
     int32_t *levels;                  /* (1 + MAX_DIGITS MAX_DEPTH) times n_lanes */
     int64_t is_residual, lo, shift, escape, limit; /* the scheme; what it codes is below the limit */
     const mix *mixed;                 /* null: the linear prediction alone */
+    int64_t n_above;
+    const int32_t *above;             /* of each row: steps to the one above, not negative; null: none are told */
+    const int64_t *beside, *beside_weights; /* n_above terms that read the column itself there */
+    int64_t *offs;                    /* (n_steps, n_lanes): how far predictions were off */
+    uint8_t *off;                     /* of each row: how far above it */
 } walk;
 
 static int64_t bits_of(int64_t x) { return x <= 0 ? 0 : 64 - __builtin_clzll((uint64_t)x); }
@@ -471,6 +476,18 @@ static const int64_t *back(const walk *w, int64_t step, int64_t first, int64_t n
     if (!w->lanes) return past;
     int64_t *found = w->room + room * w->n_lanes;
     for (int64_t j = 0; j < n; j++) found[j] = past[w->lanes[first + j]];
+    return found;
+}
+
+/* The step of the row that stands `beside` from the row above row i; of those that have none before them the step before. */
+static int64_t step_above(const walk *w, int64_t step, int64_t i, int64_t beside) {
+    int64_t found = w->above[i] - beside;
+    return step - (found > 0 && found <= step ? found : 1);
+}
+
+static const int64_t *beside(const walk *w, int64_t step, int64_t first, int64_t n, int64_t beside, int64_t room) {
+    int64_t *found = w->room + room * w->n_lanes;
+    for (int64_t j = 0; j < n; j++) found[j] = past_of(w, step_above(w, step, first + j, beside))[w->lanes ? w->lanes[first + j] : j];
     return found;
 }
 
@@ -692,6 +709,11 @@ static void predict(const walk *w, int64_t step, int64_t out) {
         uint64_t weight = (uint64_t)w->weights[k];
         for (int64_t j = 0; j < n; j++) totals[j] = (int64_t)((uint64_t)totals[j] + weight * (uint64_t)past[j]);
     }
+    for (int64_t k = 0; step && k < w->n_above; k++) {
+        const int64_t *past = beside(w, step, first, n, w->beside[k], VALUES);
+        uint64_t weight = (uint64_t)w->beside_weights[k];
+        for (int64_t j = 0; j < n; j++) totals[j] = (int64_t)((uint64_t)totals[j] + weight * (uint64_t)past[j]);
+    }
     if (w->mixed) blend(w, step, out, totals);
     for (int64_t j = 0; j < n; j++) {
         guess[j] = totals[j] >> SHIFT;
@@ -699,6 +721,11 @@ static void predict(const walk *w, int64_t step, int64_t out) {
     }
     for (int64_t j = 0; j < n; j++)
         level[j] = (uint8_t)(step < 2 ? NOISE_LEVELS - 1 : noise_level(w->noise[w->lanes ? w->lanes[first + j] : j]));
+    for (int64_t j = 0; w->above && j < n; j++) {
+        int64_t lane = w->lanes ? w->lanes[first + j] : j, off = w->noise[lane];
+        for (int64_t k = -1; step > 1 && k <= 1; k++) off += w->offs[step_above(w, step, first + j, k) * w->n_lanes + lane];
+        w->off[out + j] = (uint8_t)(step < 2 ? NOISE_LEVELS - 1 : noise_level(off >> 2));
+    }
     for (int64_t j = 0; w->n_matches && j < n; j++) {
         int64_t cells[MAX_MATCHES] = {-1}, lane = w->lanes ? w->lanes[first + j] : j;
         for (int64_t k = 0; k < w->n_matches; k++) cells[k] = recall(w, &w->matches[k], step, lane, first + j);
@@ -727,9 +754,11 @@ static void complete(const walk *w, const digit *digits, int64_t step, int64_t o
         if (f->kind == MATCH) levels = w->matches[f->which].level + first;
         if (f->kind == APART) levels = w->mixed->apart + out;
         if (f->kind == AROUND) levels = w->mixed->around_level + out;
+        if (f->kind == OFF) levels = w->off + out;
         if (f->kind == GUESS) bins(f, w->guess + out, n, found);
-        else if (f->kind == LEFT || f->kind == BACK) {
-            if (step) bins(f, back(w, step, first, n, f->kind == LEFT ? 1 : f->which, VALUES), n, found);
+        else if (f->kind == LEFT || f->kind == BACK || f->kind == ABOVE) {
+            if (step && f->kind == ABOVE) bins(f, beside(w, step, first, n, f->which, VALUES), n, found);
+            else if (step) bins(f, back(w, step, first, n, f->kind == LEFT ? 1 : f->which, VALUES), n, found);
             else
                 for (int64_t j = 0; j < n; j++) found[j] = (int32_t)f->n_edges + 1;
         } else if (f->kind == ROUGH && step) roughness(w, step, first, n, f->which, found);
@@ -766,6 +795,7 @@ static void remember(const walk *w, int64_t step, int64_t out, const int64_t *va
     for (int64_t j = 0; j < n; j++) {
         int64_t lane = w->lanes ? w->lanes[first + j] : j, surprise = apart(values[j], guess[j]) << 8;
         past[lane] = values[j];
+        if (w->above) w->offs[step * w->n_lanes + lane] = surprise;
         w->noise[lane] = step == 1 ? surprise : w->noise[lane] + ((surprise - w->noise[lane]) >> 3);
     }
     if (w->mixed) blame(w, step, values);

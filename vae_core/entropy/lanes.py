@@ -17,7 +17,7 @@ from vae_core.entropy import kernel
 from vae_core.entropy.passes import MAX_DEPTH, MAX_DIGITS
 
 Ints = NDArray[np.int64]
-KINDS = ("left", "guess", "fraction", "noise", "match", "back", "rough", "apart", "around")  # as in kernel.c
+KINDS = ("left", "guess", "fraction", "noise", "match", "back", "rough", "apart", "around", "above", "off")  # as in kernel.c
 MAX_MATCHES = 64  # likewise
 ROOMS = 8  # likewise
 MOST_TABLED = 4096  # values between the first edge and the last of a feature whose levels are looked up
@@ -136,6 +136,18 @@ class KernelMix:
         return _Mix(n_told, n_others, len(self.around), n_kept, self.unit, self.power, *map(kernel.address, arrays)), arrays
 
 
+@dataclass(frozen=True, slots=True)
+class KernelAbove:
+    """The rows above (exact/above.py).
+
+    rows : (n,) of each row in coding order, how many steps above it the one like it stands
+    terms : rows beside that, and weights, of the terms of the column itself
+    """
+
+    rows: Ints
+    terms: Sequence[tuple[int, int]]
+
+
 class _Walk(ctypes.Structure):
     """kernel.c: walk."""
 
@@ -146,6 +158,8 @@ class _Walk(ctypes.Structure):
         *((name, ctypes.c_void_p) for name in ("past", "noise", "sums", "guess", "fraction", "level", "room", "levels")),
         *((name, ctypes.c_int64) for name in ("is_residual", "lo", "shift", "escape", "limit")),
         ("mixed", ctypes.c_void_p),
+        ("n_above", ctypes.c_int64),
+        *((name, ctypes.c_void_p) for name in ("above", "beside", "beside_weights", "offs", "off")),
     )
 
 
@@ -156,6 +170,7 @@ class KernelWalk:
     fraction, level : (n,) uint8 likewise, of the prediction and of the noise
     matches         : the memories, each with its levels
     apart, around   : (n,) uint8 likewise, of a mix; else empty
+    off             : (n,) uint8 likewise, of how far off predictions were above; else empty
     """
 
     def __init__(
@@ -173,6 +188,7 @@ class KernelWalk:
         lanes: Ints | None = None,
         keeps: bool = True,
         mix: KernelMix | None = None,
+        above: KernelAbove | None = None,
     ) -> None:
         """edges: (n_steps + 1,) where steps begin. terms: (lag, weight) of the column itself. fixed: (n,) sums of all other terms.
         scheme: whether it is a residual's; lo and shift of a direct one; the escape symbol; the span, or the magnitude that escapes.
@@ -180,7 +196,8 @@ class KernelWalk:
         dense: (n, n) weights, (n,) biases and the shift of vectors (exact/dense.py).
         lanes: (n,) the lane of each row, None: the first ones of each step.
         keeps: whether predictions are kept, else those of a step at a time.
-        mix: predictions mixed with that of the terms."""
+        mix: predictions mixed with that of the terms.
+        above: the rows above, where they are told."""
         n_steps, n = len(edges) - 1, len(fixed) if keeps else max(1, n_lanes)
         self.guess = np.empty(n, np.int64)
         self.fraction, self.level = np.empty(n, np.uint8), np.empty(n, np.uint8)
@@ -188,7 +205,7 @@ class KernelWalk:
         room, levels = np.empty((ROOMS, n_lanes), np.int64), np.empty((1 + MAX_DIGITS * MAX_DEPTH, n_lanes), np.int32)
         lags, weights = (np.array([term[k] for term in terms], np.int64) for k in (0, 1))
         reach = max([1, *(lag for lag, _ in terms), *(f.reach for f in own), *(lag for match in matches for lag in match.lags.tolist())])
-        n_past = max(1, n_steps if dense else min(n_steps, reach + 1))
+        n_past = max(1, n_steps if dense or above else min(n_steps, reach + 1))
         past, noise = np.zeros(max(1, n_past * n_lanes), np.int64), np.zeros(max(1, n_lanes), np.int64)
         *vectors, shift = (np.zeros((0, 0), np.int16), np.zeros(0, np.int64), 0) if dense is None else dense
         sums, weighed, bias = np.zeros(max(1, n_lanes), np.int64), *(np.ascontiguousarray(a) for a in vectors)
@@ -212,6 +229,16 @@ class KernelWalk:
         kept += [room, levels]
         mixed, mixed_arrays = (None, []) if mix is None else mix.structure(n_steps, n_lanes, (self.apart, self.around))
         kept += mixed_arrays
+        self.off = np.empty(n if above is not None else 0, np.uint8)
+        told: list[NDArray[Any]] = []
+        if above is not None:
+            if len(above.rows) != len(fixed) or (len(fixed) and not 0 <= int(above.rows.min()) <= int(above.rows.max()) < 1 << 31):
+                raise ValueError(f"rows above are told of {len(above.rows)} rows, not of the {len(fixed)} there are")
+            beside, beside_weights = (np.array([term[k] for term in above.terms], np.int64) for k in (0, 1))
+            told = [above.rows.astype(np.int32), beside, beside_weights, np.zeros(max(1, n_steps * n_lanes), np.int64), self.off]
+        elif any(feature.kind in ("above", "off") for feature in own):
+            raise ValueError("features of rows above, and none are told")
+        kept += told
         addresses = [
             kernel.address(array) for array in (*kept[:4], past, noise, sums, self.guess, self.fraction, self.level, room, levels)
         ]
@@ -219,7 +246,8 @@ class KernelWalk:
             n_steps, n_lanes, n_past, len(terms), len(own), len(matches), leader, last_chunk, len(bias), shift, keeps, *addresses[:4],
             ctypes.addressof(structures), ctypes.addressof(memories), *map(kernel.address, (weighed, bias)),
             None if lanes is None else kernel.address(lanes), *addresses[4:], *scheme,
-            None if mixed is None else ctypes.addressof(mixed),
+            None if mixed is None else ctypes.addressof(mixed), 0 if above is None else len(above.terms),
+            *(map(kernel.address, told) if told else [None] * 5),
         )  # fmt: skip
         self._kept = (kept, structures, memories, mixed)  # what the structure points to
 

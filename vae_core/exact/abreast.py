@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from vae_core.entropy.abreast import Abreast
 from vae_core.entropy.passes import Contexts
 from vae_core.entropy.rans import MAX_RAW_BITS, Decoder
-from vae_core.exact.cells import Cells, Pass, code_cells, column_cells, decoded_column, forward_contexts, pass_of
+from vae_core.exact.cells import Cells, Pass, code_cells, column_cells, decoded_column, forward_contexts, lanes_of, pass_of
 from vae_core.exact.counts import AdaptiveCounts, n_contexts
 from vae_core.exact.features import Decoded, Feature, Surroundings
 from vae_core.exact.forward import Lanes, Walk, fixed_totals
@@ -46,7 +46,7 @@ def read_columns(
 
 def _read_cells(decoders: Sequence[Decoder], decoded: Sequence[Decoded], cells: Sequence[Cells]) -> None:
     plan = cells[0].plan
-    if len(cells) == 1 or plan.matches or (plan.linear is not None and plan.linear.dense is not None):
+    if len(cells) == 1 or plan.matches or plan.reads_above or (plan.linear is not None and plan.linear.dense is not None):
         for decoder, block, own in zip(decoders, decoded, cells, strict=True):
             code_cells(decoder, own.plan, block, own.values, own.active)
     elif plan.forward is not None:
@@ -181,10 +181,7 @@ class AbreastLanes(Lanes):
 def _read_forward(decoders: Sequence[Decoder], plan: CellPlan, decoded: Sequence[Decoded], cells: Sequence[Cells]) -> None:
     """As cells._code_forward of every block."""
     assert plan.forward is not None and plan.linear is not None
-    blocks = [
-        Lanes(block, plan.forward, None if own.active is None else np.flatnonzero(own.active), plan.linear)
-        for block, own in zip(decoded, cells, strict=True)
-    ]
+    blocks = [lanes_of(plan, block, own.active) for block, own in zip(decoded, cells, strict=True)]
     lanes, tables = AbreastLanes(blocks), _Tables(plan, len(blocks))
     order, _ = _in_turns([np.diff(block.edges) for block in blocks])
     totals = np.concatenate([fixed_totals(one, plan.linear, block) for one, block in zip(blocks, decoded, strict=True)]).take(order)

@@ -164,7 +164,8 @@ def arranged_before(
         column, reads = columns.get(code.column), code.columns
         if column is None or not reads.issubset(found.found):
             continue
-        encoder, seen = Encoder(), Decoded(sampled.n_rows, dict(sampled.decoded.values), dict(sampled.decoded.states))
+        encoder, whole = Encoder(), sampled.decoded
+        seen = Decoded(sampled.n_rows, dict(whole.values), dict(whole.states), above=whole.above)
         form = column.form if is_stepped(code.form) else code.form
         code_column(encoder, code := replace(code, fill=column.fill, form=form), seen, column.values, column.state)
         found.order.append(code.column)

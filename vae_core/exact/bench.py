@@ -168,10 +168,12 @@ class Bench:
         """What is known of each row when rows are coded one after another; returns the levels of the matches tried, the leader first."""
         rows, sampled = self.rows, self.rows.sampled
         assert self.option.linear is not None
-        lanes = Lanes(sampled.decoded, keys, rows.active, self.option.linear)
+        above = sampled.decoded.above is not None and not keys and not self.is_mixed and not sampled.widths
+        lanes = Lanes(sampled.decoded, keys, rows.active, self.option.linear, above=above)
         lead = self.option.leader
         tried = (*([] if lead is None else [lead]), *(m for m in keys_to_try(sampled, rows.column) if m != lead))
         found, mixed = np.zeros((4 + len(tried), sampled.n_rows), np.int64), np.zeros((2 * self.is_mixed, sampled.n_rows), np.int64)
+        off = np.zeros(sampled.n_rows, np.int64)
         leader, first = (None, ()) if lead is None else (0, (lead,))
         for start in range(0, max(1, len(tried)), AT_ONCE):
             group = tried[start : start + AT_ONCE]
@@ -180,6 +182,8 @@ class Bench:
             found[4 + start : 4 + start + len(group), lanes.rows] = known[4 + len(first) :][: len(group)]
             if self.is_mixed:
                 mixed[:, lanes.rows] = known[-2:]
+            if above:
+                off[lanes.rows] = known[-1]
         guess, fraction, noise, before, *levels = found[:, rows.active]
         for n_bins in (128, 16):
             edges = quantile_edges(before, n_bins)
@@ -188,12 +192,27 @@ class Bench:
         self._levels[Feature("noise", -1, 0, NOISE_LEVELS)] = narrow(noise, NOISE_LEVELS)
         for kind, level in zip(("apart", "around"), mixed[:, rows.active], strict=False):
             self._levels[Feature(kind, -1, 0, NOISE_LEVELS)] = narrow(level, NOISE_LEVELS)
+        if above:
+            self._levels[Feature("off", -1, 0, NOISE_LEVELS)] = narrow(off[rows.active], NOISE_LEVELS)
+            self._look_above(lanes)
         self._look_back(lanes)
         if 1 < sampled.decoded.piece <= CLASSED:
             classes = _classes(rows.own[rows.active] - guess, rows.active % sampled.decoded.piece, sampled.decoded.piece)
             self._levels[classes] = narrow(sampled.decoded.computed(classes)[rows.active], classes.size)
         self._know_guess(guess, fraction)
         return {match: narrow(level, MATCH_LEVELS) for match, level in zip(tried, levels, strict=True)}
+
+    def _look_above(self, lanes: Lanes) -> None:
+        """Know what stands in the rows above, and beside them."""
+        rows, found = self.rows, np.empty(self.rows.sampled.n_rows, np.int64)
+        for beside in (0, -1, 1):
+            values = lanes.above(lanes.sorted(rows.own), beside)
+            for n_bins in (128, 16):
+                edges = quantile_edges(values, n_bins)
+                feature = Feature("above", -1, beside, len(edges) + 2, edges)
+                found[lanes.rows] = feature.levels(values)
+                found[lanes.rows[: int(lanes.edges[1])]] = feature.size - 1  # in the first step nothing is known
+                self._levels[feature] = narrow(found[rows.active], feature.size)
 
     def _look_back(self, lanes: Lanes) -> None:
         """Know what stands above the cells of tensors, and beside that."""

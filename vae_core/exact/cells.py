@@ -80,10 +80,16 @@ def pass_of(
     return Pass(picked, len(rows), guess, [_contexts(digit, decoded, picked, len(rows), around, kind) for digit in plan.digits])
 
 
+def lanes_of(plan: CellPlan, decoded: Decoded, active: NDArray[np.bool_] | None) -> Lanes:
+    """The lanes that rows of a forward plan are coded in. active: rows that hold a value, None for all."""
+    assert plan.forward is not None
+    return Lanes(decoded, plan.forward, None if active is None else np.flatnonzero(active), plan.linear, above=plan.reads_above)
+
+
 def _code_forward(channel: Channel, plan: CellPlan, decoded: Decoded, own: Ints, active: NDArray[np.bool_] | None) -> None:
     """As code_cells, for rows one after another: a step is a pass of a row of every lane."""
     assert plan.forward is not None and plan.linear is not None
-    lanes = Lanes(decoded, plan.forward, None if active is None else np.flatnonzero(active), plan.linear)
+    lanes = lanes_of(plan, decoded, active)
     if kernel.available() and lanes.n:
         _code_forward_by_kernel(channel, plan, decoded, own, lanes)
         return

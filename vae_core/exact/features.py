@@ -12,11 +12,14 @@
     rough  lo     how far apart the cells before, above (lo rows before) and beside that are: a quarter of three distances
     apart         how far apart the predictions are that are mixed (`mixing`), and around: how far off what they made was around a cell
 
+    above  lo     this column in the row above, or lo rows beside that, bins
+    off           how far predictions were off in the row above, on both sides of that, and in the rows before
+
     place  lo     where in a piece of lo rows a row is, in equal parts: the height in an image
     class  lo     of the place of a row in its piece of lo rows: the margin of images, elements of a vector that vary alike
 
-Of rows coded one after another (`forward`) left is the row before, and noise, match, back and rough are known; right, between,
-spread and level are not.
+Of rows coded one after another (`forward`) left is the row before, and noise, match, back and rough are known, above and off where
+rows above are (`above`); right, between, spread and level are not.
 
 Binned features search `edges` (FORMAT.md, "Exact layer"); an exact one clips to [lo, lo + size - 2] with one level for the rest.
 """
@@ -41,12 +44,14 @@ Ints = NDArray[np.int64]
 COLUMN_KINDS = ("value", "bins", "state", "before", "step")
 OWN_KINDS = (
     "left", "right", "between", "spread", "level", "guess", "fraction", "noise", "match", "back", "rough", "place", "class", "apart",
-    "around",
+    "around", "above", "off",
 )  # fmt: skip
 NEIGHBOUR_KINDS = ("left", "right", "between", "spread", "level")
 AROUND_KINDS = ("right", "between", "spread", "level")  # that rows coded one after another do not have
 MIXED_KINDS = ("apart", "around")  # that mixes of predictions have
+ABOVE_KINDS = ("above", "off")  # that columns have whose rows above are decoded before
 MOST_BACK = 1 << 24
+MOST_BESIDE = 3  # rows from the row above
 MOST_APART = 1 << 40
 MOST_CLASSED = 1 << 16  # rows of a piece
 MAX_LEVELS = 1 << 16
@@ -56,7 +61,7 @@ FRACTIONS = 8
 NOISE_LEVELS = 48
 FIXED_SIZES = {
     "state": N_STATES, "step": STEP_CLASSES, "spread": 65, "level": len(STEPS) + 1, "fraction": FRACTIONS, "noise": NOISE_LEVELS,
-    "match": MATCH_LEVELS, "rough": NOISE_LEVELS, "apart": NOISE_LEVELS, "around": NOISE_LEVELS,
+    "match": MATCH_LEVELS, "rough": NOISE_LEVELS, "apart": NOISE_LEVELS, "around": NOISE_LEVELS, "off": NOISE_LEVELS,
 }  # fmt: skip
 
 
@@ -113,8 +118,8 @@ def from_json(parts: Any, n_columns: int) -> Feature:
         case _:
             raise CorruptArchive(f"model names an unknown feature: {str(parts)[:60]}")
     expected = FIXED_SIZES.get(kind)
-    if kind in ("bins", "before", "left", "right", "between", "guess", "back"):
-        expected = len(edges) + 1 + (kind in ("left", "right", "between", "back"))
+    if kind in ("bins", "before", "left", "right", "between", "guess", "back", "above"):
+        expected = len(edges) + 1 + (kind in ("left", "right", "between", "back", "above"))
     if kind == "class":
         misfit = not 1 <= lo == len(edges) <= MOST_CLASSED or not all(0 <= level < size for level in edges)
     else:
@@ -127,6 +132,8 @@ def from_json(parts: Any, n_columns: int) -> Feature:
 def _fits(kind: str, lo: int) -> bool:
     if kind in ("back", "rough", "place"):
         return 1 <= lo <= MOST_BACK
+    if kind == "above":
+        return abs(lo) <= MOST_BESIDE
     return 0 <= lo < MAX_MATCHES if kind == "match" else -(2**63) <= lo < 2**63
 
 
@@ -137,6 +144,7 @@ class Decoded:
     values : column -> (n_rows,) int64        states : column -> (n_rows,) uint8 or None when every row holds a value
     piece  : rows that belong together, as the cells of a tensor do; 0 where no row is nearer to another than the next
     codes  : column -> (n_rows,) int64 codes of one just decoded, whose values are in another form
+    above  : (n_rows,) how many rows above each row the one like it stands, None where nobody said
     """
 
     n_rows: int
@@ -144,6 +152,7 @@ class Decoded:
     states: dict[int, NDArray[np.uint8] | None] = field(default_factory=dict)
     piece: int = 0
     codes: dict[int, Ints] = field(default_factory=dict)
+    above: Ints | None = None
     _cache: dict[Feature, NDArray[np.int32]] = field(default_factory=dict)
 
     def feature(self, feature: Feature) -> NDArray[np.int32]:
@@ -174,6 +183,23 @@ class Decoded:
                 return feature.levels(values)
 
 
+    def told_above(self) -> Ints:
+        """(n_rows,) how many rows above each row the one like it stands. Raises CorruptArchive where nobody said."""
+        if self.above is None:
+            raise CorruptArchive("model tells a column by rows above, of which the block says nothing")
+        return self.above
+
+
+def steps_above(above: Ints, places: Ints, beside: int) -> Ints:
+    """(n,) how many rows before each row the one stands that is `beside` from the row above; 1 where that is none of those before, 0 of
+    the first row of all.
+
+    above : (n,) rows to the row above        places : (n,) of each row the rows that are before it
+    """
+    found = above - beside
+    return np.where((found > 0) & (found <= places), found, np.minimum(places, 1))
+
+
 def _shifted(values: Ints) -> Ints:
     return np.concatenate([values[:1], values[:-1]])
 
@@ -189,7 +215,8 @@ def step_class(values: Ints, before: Ints) -> Ints:
 @dataclass(frozen=True, slots=True)
 class Surroundings:
     """What a column knows of itself when a pass is coded: neighbour values (n,) each, the pass, the prediction, its fraction,
-    the level of its noise, those of its matches, what it was so many rows before, and of a mix how far apart and how far off around."""
+    the level of its noise, those of its matches, what it was so many rows before, of a mix how far apart and how far off around, what
+    it is beside the row above, and how far off there."""
 
     step: int
     left: Ints | None
@@ -201,6 +228,8 @@ class Surroundings:
     back: Callable[[int], Ints] | None = None
     apart: Ints | None = None
     off_around: Ints | None = None
+    above: Callable[[int], Ints] | None = None
+    off: Ints | None = None
 
     def levels(self, feature: Feature, n: int) -> Ints:
         """(n,) levels of one of the column's own features; a neighbour that does not exist is the last level."""
@@ -215,6 +244,10 @@ class Surroundings:
             return found if found is not None else np.zeros(n, np.int64)
         if feature.kind == "match":
             return self.matches[feature.lo] if feature.lo < len(self.matches) else np.zeros(n, np.int64)
+        if feature.kind == "off":
+            return self.off if self.off is not None else np.full(n, NOISE_LEVELS - 1, np.int64)
+        if feature.kind == "above":
+            return np.full(n, feature.size - 1, np.int64) if self.above is None else feature.levels(self.above(feature.lo))
         if feature.kind in ("back", "rough"):
             if self.back is None:
                 return np.full(n, feature.size - 1, np.int64)

@@ -3,23 +3,24 @@
 Where rows are in order (telemetry), or are once they are sorted by columns decoded before (devices whose rows are mixed, stations
 that report at the same hours), a prediction from many rows before is worth more than one from two rows around it. To decode
 without a loop over rows, the rows in their order are cut into *lanes* of equal length, and one row of every lane is coded at a
-step: its predictions read the rows before it in its lane, and columns decoded earlier at any row.
+step: its predictions read the rows before it in its lane, and columns decoded earlier at any row. Where rows above are told (`above`)
+lanes are longer, so that most of them are in the lane.
 """
 
 from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
-from functools import cached_property
+from functools import cached_property, partial
 from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from vae_core.entropy import kernel
-from vae_core.entropy.lanes import KernelMatch, KernelMix, KernelWalk, OwnFeature
+from vae_core.entropy.lanes import KernelAbove, KernelMatch, KernelMix, KernelWalk, OwnFeature
 from vae_core.errors import CorruptArchive
-from vae_core.exact.features import NOISE_LEVELS, Decoded, Surroundings, noise_level
+from vae_core.exact.features import NOISE_LEVELS, Decoded, Surroundings, noise_level, steps_above
 from vae_core.exact.linear import SHIFT, Linear
 from vae_core.exact.matches import Match, Memory, bits_for, fixed_hashes, led, level
 from vae_core.exact.mixing import INVERSES, Mixer
@@ -35,6 +36,7 @@ TILE = 64  # steps transposed at once
 APART = 8  # places between lanes that are: at distances of powers of two they would fall on the same places of a cache
 SPAN = 1 << 14  # places summed at once
 REACHES, LEAST_LANES = 16, 16  # of lanes of tensors: lengths of what a prediction looks back, and how many for that at least
+LEAST_ABOVE = 4  # likewise, of lanes with rows above
 
 
 class Lanes:
@@ -47,9 +49,12 @@ class Lanes:
                   that are not active have places all the same: what is above stays above
     """
 
-    def __init__(self, decoded: Decoded, keys: Sequence[int], active: Ints | None, linear: Linear | None = None) -> None:
+    def __init__(
+        self, decoded: Decoded, keys: Sequence[int], active: Ints | None, linear: Linear | None = None, *, above: bool = False
+    ) -> None:
         """active: (n,) row numbers, ascending, None for all. keys: earlier columns the rows are sorted by, the first one above all; ties
-        keep their order. linear: the prediction, which lanes of tensors are made for. Raises CorruptArchive when a key is not decoded."""
+        keep their order. linear: the prediction, which lanes of tensors are made for. above: they are made for rows above.
+        Raises CorruptArchive when a key is not decoded, or nothing is told of rows above."""
         missing = [j for j in keys if j not in decoded.values]
         if missing:
             raise CorruptArchive(f"model sorts a column by column {missing[0]}, which is not decoded before it")
@@ -68,6 +73,10 @@ class Lanes:
                 length = decoded.piece
             elif decoded.piece <= length:
                 length = -(-length // decoded.piece) * decoded.piece
+        self._above = decoded.told_above() if above else None
+        if self._above is not None:
+            length = max(length, min(REACHES * int(self._above.max(initial=0)), -(-n // LEAST_ABOVE)))
+        self._steps_above: dict[int, Ints] = {}
         self.n_lanes = -(-n // length)
         self.n_steps = min(n, length)
         self._length = length
@@ -160,6 +169,32 @@ class Lanes:
         found = past[np.maximum.accumulate(last, axis=0)[before, self.lanes], self.lanes]
         return found
 
+    @property
+    def has_above(self) -> bool:
+        """Whether rows above are told."""
+        return self._above is not None
+
+    @cached_property
+    def to_above(self) -> Ints:
+        """(n,) how many of the sorted rows above each row the one like it stands, or where it is not among these the last before that."""
+        assert self._above is not None
+        if self._sorted is None:
+            return self.in_steps(self._above)
+        found = np.searchsorted(self._sorted, self._sorted - self._above.take(self._sorted), side="right")
+        return self.in_steps(np.arange(1, self.n_places + 1) - found)
+
+    def steps_above(self, beside: int) -> Ints:
+        """(n,) how many steps before each row the one stands that is so many rows beside the row above; 1 where that is none of the lane
+        before, 0 in the first step."""
+        if beside not in self._steps_above:
+            steps = np.repeat(np.arange(self.n_steps), np.diff(self.edges))
+            self._steps_above[beside] = steps_above(self.to_above, steps, beside)
+        return self._steps_above[beside]
+
+    def above(self, values: Ints, beside: int) -> Ints:
+        """(n,) what the sorted rows' values are beside the row above each row, in coding order."""
+        return values.take(self.in_steps(np.arange(self.n_places)) - self.steps_above(beside))
+
     def of_step(self, step: int) -> slice | Ints:
         """The lanes of the rows of a step."""
         start, stop = self.edges[step : step + 2]
@@ -188,12 +223,14 @@ class Walk:
     ) -> None:
         """totals: what fixed_totals gives. Raises CorruptArchive when the prediction or a match reads a column that is not decoded."""
         self._lanes = lanes
-        own, self._dense = [term for term in linear.terms if term.column < 0], linear.dense
+        own, self._dense = [term for term in linear.terms if term.column < 0 and term.beside is None], linear.dense
+        self._above = [(term.beside, term.weight) for term in linear.terms if term.column < 0 and term.beside is not None]
         self._lags = np.array([term.lag for term in own], np.int64)
         self._weights = np.array([[term.weight] for term in own], np.int64)
         self._totals = fixed_totals(lanes, linear, decoded) if totals is None else totals
         self._past = np.zeros((lanes.n_steps, lanes.n_lanes), np.int64)
         self._noise = np.zeros(lanes.n_lanes, np.int64)
+        self._off = np.zeros((lanes.n_steps, lanes.n_lanes) if lanes.has_above else (0, 0), np.int64)
         self._guess: Ints = np.empty(0, np.int64)
         self._leader = leader
         self._mixer: Mixer | None = None
@@ -215,6 +252,9 @@ class Walk:
                 past = self._past.take(np.maximum(step - self._lags, 0), axis=0)[:, lanes]
                 past *= self._weights
                 total = total + np.add.reduce(past, axis=0)
+            for beside, weight in self._above:
+                with np.errstate(over="ignore"):
+                    total = total + np.int64(weight) * self._beside(self._past, step, beside)
             left = self._past[step - 1, lanes]
             noise = noise_level(self._noise[lanes]) if step > 1 else np.full(n, NOISE_LEVELS - 1, np.int64)
         apart = around = None
@@ -226,7 +266,18 @@ class Walk:
             self._guess, fraction = led(*recalled[self._leader], self._guess, fraction)
         matches = tuple(level(seen, values, self._guess) for seen, values in recalled)
         back = None if step == 0 else lambda lag: self._past[max(step - lag, 0), lanes]
-        return Surroundings(0, left, None, self._guess, fraction, noise, matches, back, apart, around)
+        above = off = None
+        if self._lanes.has_above and step:
+            above = partial(self._beside, self._past, step)
+            if step > 1:
+                off = noise_level((self._noise[lanes] + sum(self._beside(self._off, step, beside) for beside in (-1, 0, 1))) >> 2)
+        return Surroundings(0, left, None, self._guess, fraction, noise, matches, back, apart, around, above, off)
+
+    def _beside(self, known: Ints, step: int, beside: int) -> Ints:
+        """(n,) what is known of the rows of a step, (n_steps, n_lanes), beside their rows above."""
+        start, stop = self._lanes.edges[step : step + 2]
+        lanes = np.arange(self._lanes.n_lanes)[self._lanes.of_step(step)]
+        return known[step - self._lanes.steps_above(beside)[start:stop], lanes]
 
     def learn(self, step: int, values: Ints) -> None:
         """(n,) values of the rows of a step, now known."""
@@ -240,6 +291,8 @@ class Walk:
             memory.learn(step, values)
         surprise = np.minimum(np.abs(values - self._guess).view(np.uint64), MOST_SURPRISE).view(np.int64)  # -2**63 is far, too
         surprise <<= 8
+        if self._lanes.has_above:
+            self._off[step, lanes] = surprise
         if step != 1:
             noise = self._noise[lanes]
             surprise -= noise
@@ -255,10 +308,12 @@ def fixed_totals(lanes: Lanes, linear: Linear, decoded: Decoded) -> Ints:
     if missing:
         raise CorruptArchive(f"model predicts a column from column {missing[0]}, which is not decoded before it")
     known = {j: lanes.sorted(decoded.values[j]) for j in {t.column for t in (*terms, *linear.anchor_terms)}}
-    if terms:
-        found = lanes.in_steps(_totals([(known[t.column], t.lag, t.weight) for t in terms], linear.bias, lanes.n_places))
-    else:
-        found = np.full(lanes.n, linear.bias + ROUND, np.int64)
+    in_order = [(known[t.column], t.lag, t.weight) for t in terms if t.beside is None]
+    found = lanes.in_steps(_totals(in_order, linear.bias, lanes.n_places)) if terms else np.full(lanes.n, linear.bias + ROUND, np.int64)
+    for t in terms:
+        if t.beside is not None:
+            with np.errstate(over="ignore"):
+                found += np.int64(t.weight) * lanes.above(known[t.column], t.beside)
     if lanes.n:
         first = np.full(int(lanes.edges[1]), linear.anchor_bias + ROUND, np.int64)
         with np.errstate(over="ignore"):
@@ -303,7 +358,9 @@ def kernel_walk(
     scheme: tuple[int, int, int, int, int] = (0, 0, 0, 0, 0), matches: Sequence[Match] = (), leader: int | None = None, keeps: bool = True,
 ) -> KernelWalk:
     """The same walk by the kernel."""
-    terms = [(term.lag, term.weight) for term in linear.terms if term.column < 0]
+    terms = [(term.lag, term.weight) for term in linear.terms if term.column < 0 and term.beside is None]
+    beside = [(term.beside, term.weight) for term in linear.terms if term.column < 0 and term.beside is not None]
+    above = KernelAbove(lanes.to_above, beside) if lanes.has_above else None
     bits = bits_for(lanes.n)
     memories = [KernelMatch(match.lags, fixed_hashes(match, lanes, decoded), bits) for match in matches]
     fixed = fixed_totals(lanes, linear, decoded)
@@ -313,17 +370,19 @@ def kernel_walk(
     if (mixed := linear.mixed) is not None:
         others = [(one.reference, one.terms) for one in mixed.others]
         mix = KernelMix(others, references_of(lanes, linear, decoded), mixed.around, mixed.unit, mixed.power, INVERSES)
-    return KernelWalk(lanes.edges, lanes.n_lanes, terms, fixed, own, last_chunk, scheme, memories, lead, dense, lanes.lanes, keeps, mix)
+    return KernelWalk(
+        lanes.edges, lanes.n_lanes, terms, fixed, own, last_chunk, scheme, memories, lead, dense, lanes.lanes, keeps, mix, above
+    )
 
 
 def known_of_rows(
     lanes: Lanes, linear: Linear, decoded: Decoded, own: Ints, matches: Sequence[Match] = (), leader: int | None = None
 ) -> Ints:
-    """(4 + n_matches + 2 if mixed, n) prediction, its fraction, the level of the noise, the value before, the levels of matches, and of how
-    far apart mixed predictions are and how far off around, for each row in coding order, of a column, (n_rows,) values, that is known.
-    The first row of a lane stands for the one before it."""
+    """(4 + n_matches + 2 if mixed + 1 with rows above, n) prediction, its fraction, the level of the noise, the value before, the levels of
+    matches, of how far apart mixed predictions are and how far off around, and of how far off above, for each row in coding order, of a
+    column, (n_rows,) values, that is known. The first row of a lane stands for the one before it."""
     truth = lanes.of(own)
-    found = np.empty((4 + len(matches) + 2 * (linear.mixed is not None), len(truth)), np.int64)
+    found = np.empty((4 + len(matches) + 2 * (linear.mixed is not None) + lanes.has_above, len(truth)), np.int64)
     if kernel.available() and len(truth):
         walk = kernel_walk(lanes, linear, decoded, matches=matches, leader=leader)
         walk.over(truth)
@@ -332,6 +391,8 @@ def known_of_rows(
             found[4 + k] = memory.level
         if linear.mixed is not None:
             found[-2:] = walk.apart, walk.around
+        if lanes.has_above:
+            found[-1] = walk.off
     else:
         slow = Walk(lanes, linear, decoded, matches, leader)
         for step, (start, stop) in enumerate(itertools.pairwise(lanes.edges.tolist())):
@@ -342,6 +403,8 @@ def known_of_rows(
                 found[4 + k, start:stop] = levels
             if around.apart is not None and around.off_around is not None:
                 found[-2:, start:stop] = around.apart, around.off_around
+            if lanes.has_above:
+                found[-1, start:stop] = NOISE_LEVELS - 1 if around.off is None else around.off
             slow.learn(step, truth[start:stop])
     found[3] = lanes.back(truth, 1)
     return found

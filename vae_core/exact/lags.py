@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vae_core.exact.forward import Lanes
-from vae_core.exact.linear import SHIFT, Term, kind_of, lag_of
+from vae_core.exact.linear import SHIFT, Term, beside_of, kind_beside, kind_of, lag_of
 from vae_core.exact.robust import fitted, logarithm, short
 
 Ints = NDArray[np.int64]
@@ -25,6 +25,7 @@ FIT_ROWS = 5_000
 WORTH_SORTING = 0.15  # bits a row
 UNRELATED = 0.35  # bits by which steps may be dearer than values: those of independent normal values are dearer by a half
 MOST_ORDERS = 2
+BESIDE = (0, -1, 1, 2)  # rows from the row above, each told by its difference from one of those before: itself from the row before
 STEP = 1  # where the column's last step is among the variables of a fit
 COPY_ROWS, ALIKE = 8_192, 0.25  # rows that are looked at for copies, and the correlation of their steps
 
@@ -100,9 +101,13 @@ def forward_terms(
     names += [(f"lag{k}", -1) for season in seasons for k in range(season - 1, season + 3)]
     copies = copies or {}
     names += [(kind_of(lag + k), j) for j, (lag, _) in copies.items() for k in range(2)]
+    n_in_order = len(names)
     known = {**others, **{j: values for j, (_, values) in copies.items()}, -1: own}
     # levels and steps, not lags: what a walk does from row to row is small beside where it is, and a step is one term
     basis = _levels_and_steps(len(names), len(seasons), len(copies))
+    if lanes.has_above:
+        names += [(kind_beside(k), -1) for k in BESIDE] + [("above", j) for j in list(others)[:MOST_OTHERS]]
+        basis = _with_above(basis, names, n_in_order)
     units = np.eye(basis.shape[1])
     steps = [units[k] for k in (STEP, *(k for k, (kind, j) in enumerate(names) if kind == "lag1" and j >= 0))]
     terms, bias, _ = solved(lanes, names, basis, known, n_total, steps)
@@ -120,7 +125,7 @@ def solved(
     """
     n = len(lanes.rows)
     picked = np.linspace(0, n - 1, min(n, FIT_ROWS)).astype(np.int64)
-    columns = np.stack([lanes.shifted(known[j], lag_of(kind) or 0)[picked] for kind, j in names], axis=1)
+    columns = np.stack([_read(lanes, known[j], kind)[picked] for kind, j in names], axis=1)
     target = known[-1][lanes.rows][picked]
     center = np.median(columns, axis=0).astype(np.int64)
     with np.errstate(over="ignore"):
@@ -153,6 +158,26 @@ def _levels_and_steps(n: int, n_seasons: int, n_copies: int) -> Floats:
         if k not in firsts:
             basis[k - 1, k], basis[k, k] = 1.0, -1.0
     return np.delete(basis, np.arange(last, copied, 4), axis=1)
+
+
+def _with_above(basis: Floats, names: Sequence[tuple[str, int]], n_in_order: int) -> Floats:
+    """The same with variables of rows above, whose names are behind n_in_order others: how far the row above is from the row before, the
+    rows beside it from one another, and of other columns how far the row is from the one above."""
+    found = np.zeros((len(names), basis.shape[1] + len(names) - n_in_order))
+    found[: basis.shape[0], : basis.shape[1]] = basis
+    place = {name: k for k, name in enumerate(names)}
+    nearer = {0: "lag1", -1: "above", 1: "above", 2: "above+1"}
+    for k in range(n_in_order, len(names)):
+        (kind, j), variable = names[k], basis.shape[1] + k - n_in_order
+        of = (nearer[beside_of(kind) or 0], -1) if j < 0 else ("at", j)
+        found[k, variable], found[place[of], variable] = 1.0, -1.0
+    return found
+
+
+def _read(lanes: Lanes, values: Ints, kind: str) -> Ints:
+    """(n,) what a term of (n_rows,) values reads, in coding order."""
+    beside = beside_of(kind)
+    return lanes.shifted(values, lag_of(kind) or 0) if beside is None else lanes.above(lanes.sorted(values), beside)
 
 
 def _seasons(values: Ints) -> list[int]:

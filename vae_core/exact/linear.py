@@ -4,7 +4,8 @@
 
 f_j is an earlier column at the same row ("at"), the mean of the column's own two neighbours ("mean"), or how far an earlier
 column departs from the mean of its own two neighbours at the same distance ("bend"). Of rows coded one after another (`forward`)
-it is the column itself so many rows before ("lag3"), or an earlier column so many rows before or behind ("lead1").
+it is the column itself so many rows before ("lag3"), or an earlier column so many rows before or behind ("lead1"), or either of them
+in the row above or near that ("above", "above-1", "above+2": `above`).
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from numpy.typing import NDArray
 
 from vae_core.errors import CorruptArchive
 from vae_core.exact.dense import Dense
-from vae_core.exact.features import Decoded, middle
+from vae_core.exact.features import MOST_BESIDE, Decoded, middle
 from vae_core.exact.schedule import taken
 
 Ints = NDArray[np.int64]
@@ -29,7 +30,7 @@ TERM_KINDS = ("at", "mean", "bend")
 MOST_LAG = 1 << 24
 # of what stands beside a prediction
 MOST_REFERENCES, MOST_SUMMED, MOST_MIXED, MOST_AROUND, MOST_POWER, MOST_QUARTERS, UNITS = 3, 16, 15, 16, 8, 64, (10, 32)
-_LAG = re.compile(r"(lag|lead)([1-9][0-9]{0,7})\Z")
+_LAG, _ABOVE = re.compile(r"(lag|lead)([1-9][0-9]{0,7})\Z"), re.compile(r"above([+-][1-9])?\Z")
 
 
 @lru_cache(4096)
@@ -47,6 +48,19 @@ def kind_of(lag: int) -> str:
     return f"lag{lag}" if lag > 0 else f"lead{-lag}" if lag else "at"
 
 
+@lru_cache(64)
+def beside_of(kind: str) -> int | None:
+    """Rows from the row above that a term reads, 0 for that row itself, negative before it. None: another kind."""
+    found = _ABOVE.match(kind)
+    beside = None if found is None else int(found[1] or 0)
+    return None if beside is None or abs(beside) > MOST_BESIDE else beside
+
+
+def kind_beside(beside: int) -> str:
+    """The inverse of beside_of."""
+    return f"above{beside:+d}" if beside else "above"
+
+
 @dataclass(frozen=True, slots=True)
 class Term:
     """kind as in the module text, column (-1: the column itself), weight in units of 2**-16."""
@@ -59,6 +73,11 @@ class Term:
     def lag(self) -> int:
         """Rows before the one predicted that it reads, in the order of a forward plan; negative: behind. 0 of other kinds."""
         return lag_of(self.kind) or 0
+
+    @property
+    def beside(self) -> int | None:
+        """Rows from the row above that it reads; None of other kinds."""
+        return beside_of(self.kind)
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,7 +144,12 @@ class Linear:
     @property
     def is_forward(self) -> bool:
         """Whether it reads rows before, of rows coded one after another."""
-        return self.mixed is not None or any(term.lag for term in (*self.terms, *self.anchor_terms))
+        return self.mixed is not None or self.reads_above or any(term.lag for term in (*self.terms, *self.anchor_terms))
+
+    @property
+    def reads_above(self) -> bool:
+        """Whether it reads the row above."""
+        return any(term.beside is not None for term in self.terms)
 
     @property
     def reach(self) -> int:
@@ -189,13 +213,14 @@ def from_json(parts: Any, n_columns: int) -> Linear:
     except (TypeError, ValueError, OverflowError) as error:
         raise CorruptArchive(f"model holds a malformed linear prediction: {str(parts)[:60]}") from error
     for term in (*read, *anchors):
-        own = term.kind == "mean" or (term.kind.startswith("lag") and term.column == -1)
+        own = term.kind == "mean" or ((term.kind.startswith("lag") or term.beside is not None) and term.column == -1)
         known = term.column == -1 if own else 0 <= term.column < n_columns
-        if (term.kind not in TERM_KINDS and lag_of(term.kind) is None) or not known or abs(term.weight) >= 1 << 40:
+        if (term.kind not in TERM_KINDS and lag_of(term.kind) is term.beside is None) or not known or abs(term.weight) >= 1 << 40:
             raise CorruptArchive(f"model holds a malformed linear term: {term}")
     if linear.by_level and linear.is_forward:
         raise CorruptArchive("model holds a linear prediction both of rows around and of rows one after another")
-    if any(t.kind in ("mean", "bend") or t.column < 0 for t in anchors) or max(abs(linear.bias), abs(linear.anchor_bias)) >= 1 << 62:
+    early = any(t.kind in ("mean", "bend") or t.beside is not None or t.column < 0 for t in anchors)
+    if early or max(abs(linear.bias), abs(linear.anchor_bias)) >= 1 << 62:
         raise CorruptArchive("model holds a linear prediction of anchors from rows that are not decoded yet")
     return linear
 

@@ -46,9 +46,11 @@ def options(
     lo, hi = (int(to_minutes(np.array([v], np.int64))[0]) for v in (column.lo, column.hi)) if clock else (column.lo, column.hi)
     found: list[Option] = []
     forward: list[tuple[Linear, tuple[int, ...]]] = []
+    valid = np.arange(len(values)) if active is None else np.flatnonzero(active)
     if hi - lo < 1 << 16:
         found.append(Option(Direct.over(lo, hi)))
-    valid = np.arange(len(values)) if active is None else np.flatnonzero(active)
+        if sampled.decoded.above is not None and not alone:
+            found.append(Option(Direct.over(lo, hi), Linear((), _bias(values[valid])), ()))
     if hi - lo >= 8 and not (column.categorical and hi - lo < 1 << 16):
         predicted = _predictions(sampled, column.column, values, valid, hi - lo, alone, hurried)
         forward = [] if alone or hi - lo >= 1 << 44 else _forward(sampled, column.column, values, valid, predicted[0])
@@ -60,7 +62,8 @@ def options(
     if not alone and 8 <= hi - lo < 1 << 44 and len(valid) and sampled.remembers:
         bare = Linear((), _bias(values[valid]))
         for linear, keys in forward or [(bare, ())]:
-            leader = best_leader(sampled, column.column, values, Lanes(sampled.decoded, keys, valid), linear)
+            lanes = Lanes(sampled.decoded, keys, valid, above=linear.reads_above)
+            leader = best_leader(sampled, column.column, values, lanes, linear)
             if leader is not None:
                 found.append(Option(Residual(min(62, (hi - lo).bit_length())), linear, keys, leader))
     return found or [Option(Residual(62), Linear((), lo << 16 if abs(lo) < 1 << 45 else 0))]
@@ -97,9 +100,9 @@ def _forward(sampled: Sampled, column: int, values: Ints, valid: Ints, alone: Li
     copies = {j: (lag, sampled.decoded.values[j]) for j, lag in list(sampled.copies(column).items())[:MOST_COPIES]}
     orders = sort_orders(known, values, valid)
     for keys in orders if () in orders or not copies else [(), *orders]:
-        lanes = Lanes(sampled.decoded, keys, valid)
+        lanes = Lanes(sampled.decoded, keys, valid, above=sampled.decoded.above is not None and not keys)
         terms, bias = forward_terms(lanes, values, numeric, sampled.n_total, {} if keys else copies)
-        if any(term.column < 0 for term in terms):
+        if any(term.column < 0 or term.beside is not None for term in terms):
             found.append((Linear(terms, bias, alone.terms, alone.bias), keys))
     return found
 

@@ -12,7 +12,7 @@ from vae_core.exact import linear as linear_module
 from vae_core.exact import matches as matches_module
 from vae_core.exact.counts import MAX_CELLS, n_contexts
 from vae_core.exact.digits import Digits, Direct
-from vae_core.exact.features import AROUND_KINDS, MIXED_KINDS, N_STATES, Feature
+from vae_core.exact.features import ABOVE_KINDS, AROUND_KINDS, MIXED_KINDS, N_STATES, Feature
 from vae_core.exact.forms import FORMS
 from vae_core.exact.linear import Linear
 from vae_core.exact.matches import Match
@@ -64,6 +64,13 @@ class CellPlan:
         return self.by_level or self.forward is not None
 
     @property
+    def reads_above(self) -> bool:
+        """Whether it looks at rows above: lanes have to be long for that."""
+        return self.forward is not None and (
+            (self.linear is not None and self.linear.reads_above) or any(f.kind in ABOVE_KINDS for d in self.digits for f in d.features)
+        )
+
+    @property
     def columns(self) -> set[int]:
         """Earlier columns this one is conditioned on."""
         found = {f.column for d in self.digits for f in d.features if f.column >= 0} | set(self.forward or ())
@@ -111,6 +118,9 @@ def cell_plan_from_json(parts: Any, n_columns: int) -> CellPlan:
         around = any(f.kind in AROUND_KINDS for d in found for f in d.features)
         if linear is None or linear.by_level or around or len(forward) > MAX_SORT_KEYS or not all(0 <= j < n_columns for j in forward):
             raise CorruptArchive("model holds a column code of rows one after another that looks behind them, or sorts by no column")
+    beside = any(f.kind in ABOVE_KINDS for d in found for f in d.features) or (linear is not None and linear.reads_above)
+    if beside and (forward != () or (linear is not None and linear.mixed is not None)):
+        raise CorruptArchive("model holds a column code told by rows above, of rows in another order, or with a mix of predictions")
     if (linear is None or linear.mixed is None) and any(f.kind in MIXED_KINDS for d in found for f in d.features):
         raise CorruptArchive("model holds a column code conditioned on a mix of predictions that it does not describe")
     if any(f.kind == "match" and f.lo >= len(matches) for d in found for f in d.features):
@@ -153,6 +163,11 @@ class ColumnCode:
     def columns(self) -> set[int]:
         """Earlier columns this one is conditioned on."""
         return self.state.columns | self.value.columns | (self.recall.columns if self.recall else set())
+
+    @property
+    def reads_above(self) -> bool:
+        """Whether it looks at rows above."""
+        return self.state.reads_above or self.value.reads_above or (self.recall is not None and self.recall.same.reads_above)
 
     @property
     def in_order(self) -> bool:

@@ -85,9 +85,9 @@ class Sampled:
         return sorted(self.placed, key=lambda c: -gains.get(c.column, 0.0))[:n]
 
 
-def decoded_sample(columns: Sequence[SampleColumn]) -> Decoded:
-    """All columns of a sample as a coder knows them once they are decoded."""
-    found = Decoded(len(columns[0].values) if columns else 0)
+def decoded_sample(columns: Sequence[SampleColumn], above: Ints | None = None) -> Decoded:
+    """All columns of a sample as a coder knows them once they are decoded, and its rows above."""
+    found = Decoded(len(columns[0].values) if columns else 0, above=above)
     for c in columns:
         found.values[c.column] = to_minutes(c.values) if looks_like_clock(c) else c.values
         found.states[c.column] = c.state

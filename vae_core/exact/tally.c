@@ -194,3 +194,39 @@ int64_t lp_number(int64_t n, const int64_t *key, uint64_t range, uint64_t *scrat
     for (int64_t i = 0; i < n; i++) number[i] = find(&keys, (uint64_t)key[i]);
     return keys.n;
 }
+
+/* exact/above.py: the lags that cost least. scaled: (n_columns, n) bytes. costs: bytes, best: uint32, since: int32, a place for each lag;
+   likely, began: of each row. Lags stand from the farthest to the nearest, so that the rows they lead to stand in their order. */
+void lp_above(const uint8_t *scaled, int64_t n_columns, int64_t n, int64_t nearest, int64_t farthest, int64_t far, int64_t jump,
+              uint8_t *restrict costs, uint32_t *restrict best, int32_t *restrict since, int32_t *likely, int32_t *began) {
+    int64_t n_lags = farthest - nearest + 1;
+    uint32_t least = (uint32_t)jump;
+    for (int64_t row = 0; row < n; row++) {
+        /* lags that lead before the first row */
+        int64_t none = row < farthest ? farthest - row : 0;
+        if (none > n_lags) none = n_lags;
+        for (int64_t k = 0; k < none; k++) costs[k] = (uint8_t)(n_columns * far);
+        for (int64_t k = none; k < n_lags; k++) costs[k] = 0;
+        for (int64_t c = 0; c < n_columns; c++) {
+            const uint8_t *restrict above = scaled + c * n + row - farthest;
+            uint8_t own = scaled[c * n + row], most = (uint8_t)far;
+            for (int64_t k = none; k < n_lags; k++) {
+                uint8_t off = (uint8_t)(above[k] - own), back = (uint8_t)(own - above[k]);
+                off = off < back ? off : back;
+                costs[k] += off < most ? off : most;
+            }
+        }
+        uint32_t lowest = UINT32_MAX;
+        for (int64_t k = 0; k < n_lags; k++) {
+            int jumps = best[k] > least;
+            since[k] = jumps ? (int32_t)row : since[k];
+            best[k] = (jumps ? least : best[k]) + costs[k];
+            lowest = best[k] < lowest ? best[k] : lowest;
+        }
+        int64_t last = n_lags - 1; /* the nearest of equals */
+        while (best[last] != lowest) last--;
+        likely[row] = (int32_t)(farthest - last);
+        began[row] = since[last];
+        least = lowest + (uint32_t)jump;
+    }
+}

@@ -33,6 +33,18 @@ def library() -> Any | None:
     return None if loaded is None else kernel.agreeing(loaded, SOURCE, agrees)
 
 
+def above(
+    c: Any, scaled: NDArray[np.uint8], lags: tuple[int, int], far: int, jump: int, likely: Narrow, began: Narrow
+) -> None:
+    """As above.follow, for lags from the first to the last."""
+    (n_columns, n), n_lags, size = scaled.shape, lags[1] - lags[0] + 1, kernel.size
+    costs, best, since = np.empty(n_lags, np.uint8), np.zeros(n_lags, np.uint32), np.zeros(n_lags, np.int32)
+    c.lp_above(
+        kernel.pointer(np.ascontiguousarray(scaled)), size(n_columns), size(n), size(lags[0]), size(lags[1]), size(far), size(jump),
+        *(kernel.pointer(a) for a in (costs, best, since, likely, began)),
+    )  # fmt: skip
+
+
 def narrow(values: NDArray[Any], size: int) -> Narrow:
     """(n,) integers in [0, size), half as wide. Raises ValueError where they are not."""
     if values.dtype == np.int32:
