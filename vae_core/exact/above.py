@@ -18,6 +18,7 @@ from vae_core.coders.varints import Reader, varints
 from vae_core.errors import CorruptArchive
 from vae_core.exact import tally
 from vae_core.exact.features import steps_above
+from vae_core.exact.lags import seasons_of
 
 Ints = NDArray[np.int64]
 Bytes = NDArray[np.uint8]
@@ -104,8 +105,11 @@ def tells(columns: Sequence[Ints], above: Ints) -> bool:
     for values in columns:
         x = values.astype(np.float64)
         step = np.diff(x, prepend=x[:1])
-        before, beside = _size(step), _size(step - (x[at] - x[np.maximum(at - 1, 0)]))
-        saved += max(0.0, before - min(_size(x - x[at]), beside, _size(x - (x[at] + x - step) / 2)))
+        plain = [x - np.median(x), step, np.diff(step, prepend=0.0)]
+        for season in seasons_of(values):
+            plain += [x[season:] - x[:-season], step[season:] - step[:-season]]
+        told = x - x[at], step - (x[at] - x[np.maximum(at - 1, 0)]), x - (x[at] + x - step) / 2
+        saved += max(0.0, min(map(_size, plain)) - min(map(_size, told)))
     return saved - 8 * len(pack_above(above)) / len(above) > WORTH_TELLING * len(columns)
 
 

@@ -39,7 +39,7 @@ def sort_orders(known: Mapping[int, Ints], own: Ints, active: Ints) -> list[tupl
         return []
     values = own[active]
     plain, floats = _size(values - float(np.median(values))), values.astype(np.float64)
-    recurring = [_size(floats[season:] - floats[:-season]) for season in _seasons(values)]
+    recurring = [_size(floats[season:] - floats[:-season]) for season in seasons_of(values)]
     found: list[tuple[float, tuple[int, ...]]] = [(min([_size(np.diff(floats)), *recurring]), ())]
     for j, keys in known.items():
         key = keys[active]
@@ -96,7 +96,7 @@ def forward_terms(
     copies : column -> a lag at which it may tell, and its (n_rows,) values
     Least absolute deviations by reweighting; a term stays if it saves over all n_total rows what it takes in the plan.
     """
-    seasons = _seasons(own[lanes.sorted_rows])
+    seasons = seasons_of(own[lanes.sorted_rows])
     names = [(f"lag{k}", -1) for k in OWN_LAGS] + [(kind, j) for j in list(others)[:MOST_OTHERS] for kind in OTHER_KINDS]
     names += [(f"lag{k}", -1) for season in seasons for k in range(season - 1, season + 3)]
     copies = copies or {}
@@ -180,7 +180,7 @@ def _read(lanes: Lanes, values: Ints, kind: str) -> Ints:
     return lanes.shifted(values, lag_of(kind) or 0) if beside is None else lanes.above(lanes.sorted(values), beside)
 
 
-def _seasons(values: Ints) -> list[int]:
+def seasons_of(values: Ints) -> list[int]:
     """Numbers of rows after which the steps of (n,) values recur: peaks of their autocorrelation, the highest, and where they recur
     twice as late the doubles of those."""
     steps = np.diff(values.astype(np.float64))
