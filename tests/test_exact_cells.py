@@ -22,7 +22,7 @@ from vae_core.exact.cells import code_column
 from vae_core.exact.clock import from_minutes, to_minutes
 from vae_core.exact.counts import MAX_CELLS, n_contexts
 from vae_core.exact.digits import Direct, Residual
-from vae_core.exact.features import AROUND_KINDS, COLUMN_KINDS, MIXED_KINDS, N_STATES, OWN_KINDS, Decoded, Feature
+from vae_core.exact.features import ABOVE_KINDS, AROUND_KINDS, COLUMN_KINDS, MIXED_KINDS, N_STATES, OWN_KINDS, Decoded, Feature
 from vae_core.exact.forms import CLOCK, FORMS
 from vae_core.exact.matches import MAX_MATCHES
 from vae_core.exact.plans import FLAGS, MAX_SORT_KEYS, CellPlan, ColumnCode, DigitPlan, Recall, column_code_from_json
@@ -52,10 +52,12 @@ def column_codes(draw: st.DrawFn) -> ColumnCode:
     scheme = draw(schemes())
     linear = draw(linears()) if isinstance(scheme, Residual) else None
     last_chunk = draw(st.sampled_from(LAST_CHUNKS))
-    own, keys, matches, leader = tuple(kind for kind in OWN_KINDS if kind not in ("match", *MIXED_KINDS)), None, (), None
+    own, keys, matches, leader = tuple(kind for kind in OWN_KINDS if kind not in ("match", *MIXED_KINDS, *ABOVE_KINDS)), None, (), None
     if draw(st.booleans()):
         keys = tuple(draw(st.lists(st.integers(0, N_EARLIER - 1), max_size=MAX_SORT_KEYS)))
-        linear, own = draw(forward_linears()), tuple(kind for kind in OWN_KINDS if kind not in (*AROUND_KINDS, *MIXED_KINDS))
+        above = not keys and draw(st.booleans())
+        others = (*AROUND_KINDS, *MIXED_KINDS, *(() if above else ABOVE_KINDS))
+        linear, own = draw(forward_linears(above)), tuple(kind for kind in OWN_KINDS if kind not in others)
         matches, leader = draw(matches_of(MAX_MATCHES)), draw(st.sampled_from([None, 0, MAX_MATCHES - 1]))
     value = CellPlan(scheme, linear, draw(digit_plans(scheme.sizes, (*COLUMN_KINDS, *own))), last_chunk, keys, matches, leader)
     states = (N_STATES + 1,)
@@ -85,11 +87,13 @@ def block(code: ColumnCode, n: int, rng: np.random.Generator, stateful: bool) ->
 
 def earlier(n: int, rng: np.random.Generator, piece: int = 0) -> Decoded:
     states = {c: None if c else rng.integers(0, N_STATES, n).astype(np.uint8) for c in range(N_EARLIER)}
-    return Decoded(n, {c: any_int64s(rng, n) if c else rng.integers(0, 9, n) for c in range(N_EARLIER)}, states, piece)
+    # as a block may tell of rows above: nearly the same of rows side by side, and what no writer tells
+    above = np.where(rng.random(n) < 0.9, rng.integers(0, 90) + rng.integers(0, 3, n), rng.integers(0, n + 1, n))
+    return Decoded(n, {c: any_int64s(rng, n) if c else rng.integers(0, 9, n) for c in range(N_EARLIER)}, states, piece, above=above)
 
 
 def fresh(decoded: Decoded) -> Decoded:
-    return Decoded(decoded.n_rows, dict(decoded.values), dict(decoded.states), decoded.piece)
+    return Decoded(decoded.n_rows, dict(decoded.values), dict(decoded.states), decoded.piece, above=decoded.above)
 
 
 @contextmanager
@@ -107,7 +111,7 @@ def numpy_alone() -> Iterator[None]:
 )  # fmt: skip
 def test_a_column_read_is_the_column_written(code, n, seed, stateful, piece):
     rng = np.random.default_rng(seed)
-    known = earlier(n, rng, piece)
+    known = earlier(n, rng, 0 if code.reads_above else piece)
     values, state = block(code, n, rng, stateful)
     encoder = Encoder()
     after = fresh(known)
@@ -205,7 +209,8 @@ def test_a_code_names_the_columns_it_is_conditioned_on(code):
     assert code.columns == named - {-1}
     if any(f.column >= 0 for plan in (code.state, code.value) for d in plan.digits for f in d.features):
         with pytest.raises(CorruptArchive, match="not decoded before"):
-            code_column(Encoder(), code, Decoded(40), np.zeros(40, np.int64), np.zeros(40, np.uint8))
+            nothing = Decoded(40, above=np.zeros(40, np.int64))
+            code_column(Encoder(), code, nothing, np.zeros(40, np.int64), np.zeros(40, np.uint8))
 
 
 HOSTILE: list[Any] = [

@@ -14,6 +14,7 @@ from vae_core.exact.features import (
     COLUMN_KINDS,
     FRACTIONS,
     MIXED_KINDS,
+    MOST_BESIDE,
     N_STATES,
     NOISE_LEVELS,
     OWN_KINDS,
@@ -37,7 +38,7 @@ def features(draw: st.DrawFn, n_columns: int = N_COLUMNS, kinds: tuple[str, ...]
     if kind == "value":
         return Feature(kind, column, draw(INT64), draw(st.integers(1, 40)))
     fixed = {"state": N_STATES, "step": STEP_CLASSES, "spread": 65, "level": len(STEPS) + 1, "fraction": FRACTIONS, "noise": NOISE_LEVELS}
-    fixed |= dict.fromkeys(MIXED_KINDS, NOISE_LEVELS)
+    fixed |= dict.fromkeys((*MIXED_KINDS, "off"), NOISE_LEVELS)
     back = draw(st.sampled_from([1, 2, 7, 64, 1 << 20]))
     if kind == "rough":
         return Feature(kind, column, back, NOISE_LEVELS)
@@ -51,7 +52,8 @@ def features(draw: st.DrawFn, n_columns: int = N_COLUMNS, kinds: tuple[str, ...]
     if kind == "match":
         return Feature(kind, column, draw(st.integers(0, MAX_MATCHES - 1)), MATCH_LEVELS)
     edges = tuple(sorted(set(draw(st.lists(INT64, max_size=6)))))
-    return Feature(kind, column, back if kind == "back" else 0, len(edges) + 1 + (kind in ("left", "right", "between", "back")), edges)
+    lo = back if kind == "back" else draw(st.integers(-MOST_BESIDE, MOST_BESIDE)) if kind == "above" else 0
+    return Feature(kind, column, lo, len(edges) + 1 + (kind in ("left", "right", "between", "back", "above")), edges)
 
 
 @LAW

@@ -13,8 +13,9 @@ from test_exact_linear import N_COLUMNS, any_int64s, forward_linears, matches_of
 from vae_core.entropy import kernel
 from vae_core.errors import CorruptArchive
 from vae_core.exact.features import Decoded
-from vae_core.exact.forward import MOST_LANES, STEPS, Lanes, known_of_rows
+from vae_core.exact.forward import known_of_rows
 from vae_core.exact.lags import forward_terms, sort_orders
+from vae_core.exact.lanes import MOST_LANES, STEPS, Lanes
 from vae_core.exact.linear import SHIFT, Linear
 from vae_core.exact.matches import Match
 from vae_core.shard import encode_shard

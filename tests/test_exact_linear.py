@@ -10,8 +10,8 @@ from test_exact_digits import INT64
 
 from vae_core.errors import CorruptArchive
 from vae_core.exact import linear as linear_module
-from vae_core.exact.features import Decoded, middle
-from vae_core.exact.linear import Linear, Term, kind_of
+from vae_core.exact.features import MOST_BESIDE, Decoded, middle
+from vae_core.exact.linear import Linear, Term, kind_beside, kind_of
 from vae_core.exact.matches import Match
 from vae_core.exact.schedule import STRIDE, neighbours, passes
 
@@ -31,13 +31,15 @@ def linears(draw: st.DrawFn) -> Linear:
 
 
 @st.composite
-def forward_linears(draw: st.DrawFn) -> Linear:
-    """Predictions of rows one after another."""
+def forward_linears(draw: st.DrawFn, above: bool = False) -> Linear:
+    """Predictions of rows one after another; above: and of rows above."""
     lags = [*range(-20, 21), -256, 1000, 1 << 20]
     kinds = st.sampled_from([kind_of(lag) for lag in lags])
     other = st.builds(Term, kinds, st.integers(0, N_COLUMNS - 1), WEIGHTS)
     own = st.builds(Term, st.sampled_from([kind_of(lag) for lag in lags if lag > 0]), st.just(-1), WEIGHTS)
-    terms = tuple(draw(st.lists(st.one_of(other, own), max_size=4)))
+    beside = [kind_beside(k) for k in range(-MOST_BESIDE, MOST_BESIDE + 1)] if above else []
+    more = [st.builds(Term, st.sampled_from(beside), st.integers(-1, N_COLUMNS - 1), WEIGHTS)] if beside else []
+    terms = tuple(draw(st.lists(st.one_of(other, own, *more), max_size=4)))
     return Linear(terms, draw(BIASES), tuple(draw(st.lists(other, max_size=2))), draw(BIASES))
 
 
@@ -97,7 +99,7 @@ def test_the_middle_of_two_int64_is_the_floor_of_their_mean(a, b):
 
 
 @LAW
-@given(st.one_of(linears(), forward_linears()))
+@given(st.one_of(linears(), forward_linears(), forward_linears(above=True)))
 def test_a_prediction_comes_back_from_its_json(linear):
     assert linear_module.from_json(json.loads(json.dumps(linear.to_json())), N_COLUMNS) == linear
 
@@ -117,6 +119,8 @@ def test_columns_and_neighbours_are_told():
         [[], float("inf"), [], 0], [[["at", 0, float("nan")]], 0, [], 0], [[["bend", -1, 5]], 0, [], 0], [[["at", -1, 5]], 0, [], 0],
         [[["lag0", -1, 5]], 0, [], 0], [[["lag16777217", -1, 5]], 0, [], 0], [[["lead1", -1, 5]], 0, [], 0], [[], 0, [["lag1", -1, 5]], 0],
         [[["lag1", N_COLUMNS, 5]], 0, [], 0], [[["lag1", -1, 5], ["mean", -1, 1]], 0, [], 0],
+        [[["above+4", -1, 5]], 0, [], 0], [[["above0", -1, 5]], 0, [], 0], [[["above", -2, 5]], 0, [], 0], [[], 0, [["above", 0, 5]], 0],
+        [[["above", 0, 5], ["mean", -1, 1]], 0, [], 0],
     ],
 )  # fmt: skip
 def test_a_prediction_that_nothing_writes_is_refused(parts):

@@ -22,8 +22,9 @@ from vae_core.entropy.rans import Decoder, Encoder
 from vae_core.errors import CorruptArchive
 from vae_core.exact.digits import Direct, Residual
 from vae_core.exact.features import MIXED_KINDS, NOISE_LEVELS, Decoded, Feature
-from vae_core.exact.forward import Lanes, known_of_rows
+from vae_core.exact.forward import known_of_rows
 from vae_core.exact.grids import mixed_of_planes
+from vae_core.exact.lanes import Lanes
 from vae_core.exact.linear import MOST_AROUND, MOST_MIXED, MOST_POWER, MOST_QUARTERS, MOST_REFERENCES, UNITS, Linear, Mixed, Simple, Term
 from vae_core.exact.linear import from_json as linear_from_json
 from vae_core.exact.plans import CellPlan, ColumnCode, DigitPlan, column_code_from_json

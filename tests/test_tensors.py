@@ -22,8 +22,8 @@ from vae_core.exact import tensors as tensors_module
 from vae_core.exact.dense import Dense, fit_dense
 from vae_core.exact.digits import Direct, Residual
 from vae_core.exact.features import NOISE_LEVELS, Decoded, Feature
-from vae_core.exact.forward import Lanes
 from vae_core.exact.grids import planes_of
+from vae_core.exact.lanes import Lanes
 from vae_core.exact.linear import Linear, Term
 from vae_core.exact.plans import CellPlan, ColumnCode, DigitPlan
 from vae_core.exact.tensor_search import search_tensor

@@ -19,7 +19,7 @@ from vae_core.coders import conventional, fields, lattices, texts
 from vae_core.coders.narrow import pco_of
 from vae_core.columns import ColumnPlan, TableProfile, decode_column, encode_column, one_array, plan_columns, without_levels
 from vae_core.columns.codes import Codes
-from vae_core.exact.above import above_of_runs, tells
+from vae_core.exact.above import MOST_COLUMNS, STRICT, above_of_runs, tells
 from vae_core.exact.arrange import Arrangement, arranged_before
 from vae_core.exact.costs import root
 from vae_core.exact.forms import PLAIN, counts_of, is_stepped, stepped
@@ -173,12 +173,13 @@ def _fit_exact(
     picked = _picked(plans, table, taken, forms)
     if not picked or not len(picked[0].values):
         return (), 0.0
-    above = _above(picked, runs, any(code.reads_above for code in known))
-    run = RUN if above is None else ABOVE_RUN
-    if above is not None and table.num_rows < sample.table.num_rows:
-        table, runs = thinned(sample, EXACT_ROWS, run)
-        picked = _picked(plans, table, taken, forms)
-        above = _above(picked, runs, True)
+    above, run = None, RUN
+    if any(code.reads_above for code in known) or _has_above(plans, sample, _amounts(picked), forms):
+        run = ABOVE_RUN
+        if table.num_rows < sample.table.num_rows:
+            table, runs = thinned(sample, EXACT_ROWS, run)
+            picked = _picked(plans, table, taken, forms)
+        above = above_of_runs([c.values for c in _amounts(picked)], runs)
     n = len(picked[0].values)
     began, budget = time.monotonic(), config.time_budget_s
     # looking at columns and a distortion layer take of the same budget, but not all of it
@@ -234,7 +235,7 @@ def _fit_exact(
             forms |= {c.column: c.form for c in picked}
             picked = _picked(plans, more, taken, forms) if more.num_rows > n else picked
             if len(picked[0].values) > n:
-                above = None if above is None else _above(picked, runs, True)
+                above = None if above is None else above_of_runs([c.values for c in _amounts(picked)], runs)
             n = len(picked[0].values)
             whole = Sampled(n, n_total, decoded_sample(picked, above), gains=gains, numeric=amounts, each=each, remembers=True)
             best = arranged.searched_again(whole, picked)
@@ -243,14 +244,19 @@ def _fit_exact(
     return _with_rate(best, picked, n)
 
 
-def _above(picked: Sequence[SampleColumn], runs: Sequence[int], asked: bool) -> Ints | None:
-    """(n_rows,) how many rows above each row of a sample, runs of so many rows, the one like it stands; None where that tells little and
-    is not asked for."""
-    amounts = [c.values for c in picked if not c.categorical and c.hi - c.lo >= LEAST_SPAN]
-    if not amounts or (len(amounts) < LEAST_AMOUNTS and not asked):
-        return None
-    found = above_of_runs(amounts, runs)
-    return found if asked or tells(amounts, found) else None
+def _amounts(picked: Sequence[SampleColumn]) -> list[SampleColumn]:
+    """The columns by whose steps rows above may be found."""
+    return [c for c in picked if not c.categorical and c.hi - c.lo >= LEAST_SPAN][:MOST_COLUMNS]
+
+
+def _has_above(plans: Sequence[ColumnPlan], sample: Sample, amounts: Sequence[SampleColumn], forms: Mapping[int, int]) -> bool:
+    """Whether rows have rows above them that tell of amounts, on a sample of long runs of rows."""
+    if len(amounts) < LEAST_AMOUNTS:
+        return False
+    table, runs = thinned(sample, EXACT_ROWS, ABOVE_RUN)
+    same = {**forms, **{c.column: c.form for c in amounts}}
+    values = [c.values for c in _picked([plans[c.column] for c in amounts], table, set(), same)]
+    return bool(values) and tells(values, above_of_runs(values, runs, STRICT))
 
 
 def _drop_idle(found: Arrangement, picked: Sequence[SampleColumn], scale: float) -> None:

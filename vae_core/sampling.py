@@ -12,6 +12,7 @@ distortion layer come from the prior of its latents. numpy alone, and never the 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -22,11 +23,13 @@ from vae_core.columns.joining import fitted
 from vae_core.columns.rows import taken
 from vae_core.entropy.passes import Contexts
 from vae_core.errors import CorruptArchive, UsageError
+from vae_core.exact.above import find_above, telling_of
 from vae_core.exact.clock import from_minutes
 from vae_core.exact.counts import AdaptiveCounts
-from vae_core.exact.features import Decoded, Feature, Surroundings, step_class
+from vae_core.exact.features import Decoded, Feature, Surroundings, step_class, steps_above
 from vae_core.exact.forms import CLOCK, is_stepped, known_as
-from vae_core.exact.forward import Lanes, known_of_rows
+from vae_core.exact.forward import known_of_rows
+from vae_core.exact.lanes import Lanes
 from vae_core.exact.linear import SHIFT
 from vae_core.exact.matches import Match, led
 from vae_core.exact.matches import level as match_level
@@ -53,6 +56,9 @@ def sample_rows(model: Model, known: pa.Table, n_rows: int, seed: int) -> pa.Tab
         return nulls(model.schema, n_rows)
     rng = np.random.default_rng(seed)
     scene = _Scene(known.num_rows, np.sort(rng.integers(0, known.num_rows, n_rows)))
+    if any(code.reads_above for code in model.codes):
+        telling = [encode_column(model.columns[j], known.column(j)).values for j in telling_of(model.codes)]
+        scene.know_above(find_above(telling, known.num_rows))
     arrays: dict[int, pa.Array] = {}
     if model.distortion is not None:
         arrays |= _from_prior(model, model.distortion, known, scene, rng)
@@ -89,6 +95,16 @@ class _Scene:
         self.decoded = Decoded(n_known + len(places))
         every = np.concatenate([np.arange(n_known), places])
         self.before, self.after = np.maximum(every - 1, 0), np.where(every + 1 < n_known, every + 1, every - 1)
+
+    def know_above(self, above: Ints) -> None:
+        """(n_known,) how many rows above each known row the one like it stands, which is above what is drawn there, too."""
+        new = self.n_known + np.arange(self.n_new)
+        self.decoded.above = np.concatenate([above, new - self.places + above[self.places]])
+
+    def beside(self, rows: Ints, beside: int) -> Ints:
+        """(n,) the known rows so many rows beside the rows above some rows."""
+        found: Ints = np.minimum(rows - steps_above(self.decoded.told_above()[rows], rows, beside), self.n_known - 1)
+        return found
 
     def learn_column(self, code: ColumnCode, known: Codes, new: Codes) -> None:
         """Make a column known that is not drawn here."""
@@ -156,8 +172,8 @@ class _Course:
         """own: (n_known + n_new,) values, the known ones filled in. active: (n,) known rows that hold one."""
         assert plan.linear is not None and plan.forward is not None
         self._linear, self._matches, self._leader, self._scene, keys = plan.linear, plan.matches, plan.leader, scene, plan.forward
-        self._lanes = Lanes(scene.decoded, keys, active, self._linear)
-        self._known = np.zeros((4 + len(self._matches), scene.n_known), np.int64)
+        self._lanes = Lanes(scene.decoded, keys, active, self._linear, above=plan.reads_above)
+        self._known = np.zeros((4 + len(self._matches) + plan.reads_above, scene.n_known), np.int64)
         self._known[:, self._lanes.rows] = known_of_rows(self._lanes, self._linear, scene.decoded, own, self._matches, self._leader)
         numbers = key_numbers([scene.decoded.values[j] for j in keys]) if keys else np.zeros(scene.decoded.n_rows, np.int64)
         every = numbers * scene.n_known + np.concatenate([np.arange(scene.n_known), scene.places])
@@ -167,18 +183,27 @@ class _Course:
         """What is known of some rows, all of them known ones or all new."""
         if len(rows) and rows[0] < self._scene.n_known:
             guess, fraction, noise, before, *levels = self._known[:, rows]
-            return Surroundings(0, before, None, guess, fraction, noise, tuple(levels))
+            return Surroundings(0, before, None, guess, fraction, noise, tuple(levels), **self._above(own, rows, rows))
         total = np.full(len(rows), self._linear.bias + (1 << (SHIFT - 1)), np.int64)
         with np.errstate(over="ignore"):
             for term in self._linear.terms:
                 values = own if term.column < 0 else self._scene.decoded.values[term.column]
-                total += np.int64(term.weight) * (values[self._shifted(rows, term.lag)] if term.lag else values[rows])
+                if term.beside is not None:
+                    total += np.int64(term.weight) * values[self._scene.beside(rows, term.beside)]
+                else:
+                    total += np.int64(term.weight) * (values[self._shifted(rows, term.lag)] if term.lag else values[rows])
         near, guess, fraction = self._shifted(rows, 1), total >> SHIFT, (total >> (SHIFT - 3)) & 7
         recalled = [self._recalled(match, own, rows) for match in self._matches]
         if self._leader is not None:
             guess, fraction = led(*recalled[self._leader], guess, fraction)
         matches = tuple(match_level(seen, values, guess) for seen, values in recalled)
-        return Surroundings(0, own[near], None, guess, fraction, self._known[2, near], matches)
+        return Surroundings(0, own[near], None, guess, fraction, self._known[2, near], matches, **self._above(own, rows, near))
+
+    def _above(self, own: Ints, rows: Ints, near: Ints) -> dict[str, Any]:
+        """What is known of rows above some rows, near known ones."""
+        if not self._lanes.has_above:
+            return {}
+        return {"above": lambda beside: own[self._scene.beside(rows, beside)], "off": self._known[-1, near]}
 
     def _recalled(self, match: Match, own: Ints, rows: Ints) -> tuple[Bools, Ints]:
         """(n,) whether a known row before each of some new ones has its key, and what the last of them holds."""

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from vae_core import choosing
 from vae_core.entropy.rans import Encoder
-from vae_core.exact.above import find_above, pack_above, unpack_above
+from vae_core.exact.above import find_above, pack_above, telling_of, unpack_above
 from vae_core.exact.cells import code_column
 from vae_core.exact.clock import from_minutes, to_minutes
 from vae_core.exact.features import Decoded
@@ -47,10 +47,9 @@ Streamed = Encoder | Stream
 
 def rows_above(model: Model, columns: Sequence[ColumnState], spans: Sequence[tuple[int, int]]) -> list[bytes]:
     """What each block tells of rows above, by the columns that look at them; nothing where no column does."""
-    amounts = [code.column for code in model.codes if code.value.reads_above and code.value.linear is not None and code.value.linear.terms]
-    known = [codes.values for j in amounts if (codes := columns[j].codes) is not None]
     if not any(code.reads_above for code in model.codes):
         return []
+    known = [codes.values for j in telling_of(model.codes) if (codes := columns[j].codes) is not None]
     return each(lambda span: pack_above(find_above([values[span[0] : sum(span)] for values in known], span[1])), spans)
 
 

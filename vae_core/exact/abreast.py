@@ -19,7 +19,8 @@ from vae_core.entropy.rans import MAX_RAW_BITS, Decoder
 from vae_core.exact.cells import Cells, Pass, code_cells, column_cells, decoded_column, forward_contexts, lanes_of, pass_of
 from vae_core.exact.counts import AdaptiveCounts, n_contexts
 from vae_core.exact.features import Decoded, Feature, Surroundings
-from vae_core.exact.forward import Lanes, Walk, fixed_totals
+from vae_core.exact.forward import Walk, fixed_totals
+from vae_core.exact.lanes import Lanes
 from vae_core.exact.plans import CellPlan, ColumnCode
 from vae_core.exact.schedule import chunk_ends, passes
 from vae_core.exact.schedule import chunks as chunks_of

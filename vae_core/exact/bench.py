@@ -21,7 +21,8 @@ from vae_core.exact.features import (
     Surroundings,
     roughness,
 )
-from vae_core.exact.forward import Lanes, known_of_rows
+from vae_core.exact.forward import known_of_rows
+from vae_core.exact.lanes import Lanes
 from vae_core.exact.linear import Linear
 from vae_core.exact.matches import LEVELS as MATCH_LEVELS
 from vae_core.exact.matches import Match

@@ -17,7 +17,8 @@ from vae_core.exact.counts import AdaptiveCounts, n_contexts
 from vae_core.exact.digits import Direct
 from vae_core.exact.features import N_STATES, Decoded, Feature, Surroundings
 from vae_core.exact.forms import Shown
-from vae_core.exact.forward import Lanes, Walk, kernel_walk
+from vae_core.exact.forward import Walk, kernel_walk
+from vae_core.exact.lanes import Lanes
 from vae_core.exact.plans import CellPlan, ColumnCode, DigitPlan, Recall
 from vae_core.exact.raw import code_raw
 from vae_core.exact.recall import Recalled

@@ -8,8 +8,8 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from vae_core.exact.forward import Lanes
 from vae_core.exact.lags import solved
+from vae_core.exact.lanes import Lanes
 from vae_core.exact.linear import SHIFT, UNITS, Mixed, Simple, Term, kind_of
 from vae_core.exact.tensors import MOST_PLANES, Planes
 

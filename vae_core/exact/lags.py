@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from vae_core.exact.forward import Lanes
+from vae_core.exact.lanes import Lanes
 from vae_core.exact.linear import SHIFT, Term, beside_of, kind_beside, kind_of, lag_of
 from vae_core.exact.robust import fitted, logarithm, short
 

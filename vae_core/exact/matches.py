@@ -20,7 +20,7 @@ from vae_core.errors import CorruptArchive
 
 if TYPE_CHECKING:
     from vae_core.exact.features import Decoded
-    from vae_core.exact.forward import Lanes
+    from vae_core.exact.lanes import Lanes
 
 Ints = NDArray[np.int64]
 Bools = NDArray[np.bool_]

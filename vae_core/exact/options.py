@@ -10,9 +10,9 @@ from numpy.typing import NDArray
 from vae_core.exact import regress
 from vae_core.exact.clock import to_minutes
 from vae_core.exact.digits import Digits, Direct, Residual
-from vae_core.exact.forward import Lanes
 from vae_core.exact.grids import mixed_of_planes, terms_of_planes
 from vae_core.exact.lags import forward_terms, sort_orders
+from vae_core.exact.lanes import Lanes
 from vae_core.exact.linear import Linear, term_values
 from vae_core.exact.matches import Match
 from vae_core.exact.ordering import SampleColumn

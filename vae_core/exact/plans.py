@@ -192,6 +192,8 @@ def column_code_from_json(parts: Any, n_columns: int, of_tensor: bool = False) -
             raise CorruptArchive(f"model holds a malformed column code: {str(parts)[:60]}")
     if code.value.linear is not None and code.value.linear.mixed is not None and not of_tensor:
         raise CorruptArchive(f"model mixes predictions of column {column}, which is no tensor")
+    if code.reads_above and (of_tensor or code.state.reads_above or (code.recall is not None and code.recall.same.reads_above)):
+        raise CorruptArchive(f"model tells the states, flags or cells of column {column} by rows above")
     if code.state.linear is not None or code.state.scheme.sizes != (N_STATES + 1,):
         raise CorruptArchive(f"model codes the states of column {column} with an alphabet that is not theirs")
     return code

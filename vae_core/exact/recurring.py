@@ -12,7 +12,8 @@ from vae_core.entropy import kernel
 from vae_core.exact.costs import RANK_WEIGHT, extend, rank, root
 from vae_core.exact.counts import MAX_CELLS
 from vae_core.exact.features import NOISE_LEVELS
-from vae_core.exact.forward import Lanes, known_of_rows
+from vae_core.exact.forward import known_of_rows
+from vae_core.exact.lanes import Lanes
 from vae_core.exact.linear import Linear
 from vae_core.exact.matches import LEVELS, Match
 from vae_core.exact.sampled import Sampled
