@@ -6,11 +6,14 @@ Slow and short on purpose. It imports nothing of the codec, so that what the pag
 from __future__ import annotations
 
 import base64
+import bisect
 import bz2
+import itertools
 import json
 import lzma
 import struct
 from collections import defaultdict
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -165,7 +168,7 @@ class Lanes:
     """Rows of a forward plan."""
 
     def __init__(
-        self, block: Block, prediction: list[Any], active: list[bool], keys: list[int], matches: list[Any], leader: int | None
+        self, block: Block, prediction: list[Any], active: list[bool], above: bool, keys: list[int], matches: list[Any], leader: int | None
     ) -> None:
         values = block.values
         self.values, self.matches, self.leader, self.active, self.dense = values, matches, leader, active, block.dense
@@ -180,6 +183,10 @@ class Lanes:
                 self.length = -(-self.length // block.piece) * block.piece
         if block.dense:
             self.length = block.piece
+        self.above = block.above if above else []
+        if above:
+            self.length = max(self.length, min(16 * max(self.above, default=0), -(-n // 4)))
+        self.offs: dict[int, int] = {}
         self.place = {row: place for place, row in enumerate(self.rows)}
         self.steps = [self.rows[t :: self.length] for t in range(min(n, self.length))]
         self.noise: dict[int, int] = {}
@@ -222,6 +229,18 @@ class Lanes:
                 return own[row]
         return 0
 
+    def beside(self, i: int, k: int) -> int:
+        """The row k beside the row above row i."""
+        place, target = self.place[i], i - self.above[i]
+        back = place - (bisect.bisect_right(self.rows, target) - 1) - k
+        return self.rows[place - (back if target >= 0 and 0 < back <= self.step(i) else min(self.step(i), 1))]
+
+    def level_off(self, i: int) -> int:
+        if self.step(i) < 2:
+            return 47
+        noise = self.noise.get(self.place[i] // self.length, 0)
+        return self.level_of_mean((noise + sum(self.offs[self.beside(i, k)] for k in (-1, 0, 1))) >> 2)
+
     def apart(self, i: int, one: int, other: int, own: list[int]) -> int:
         return min(2**40, abs(wrap(self.own_before(i, one, own) - self.own_before(i, other, own))))
 
@@ -234,6 +253,9 @@ class Lanes:
             terms, bias = first_terms, first_bias
         found = bias + 2**15
         for kind, column, weight in terms:
+            if kind.startswith("above"):
+                found += weight * (own if column < 0 else self.values[column])[self.beside(i, int(kind[5:] or 0))]
+                continue
             lag = 0 if kind == "at" else int(kind[3:]) if kind.startswith("lag") else -int(kind[4:])
             if column < 0:
                 found += weight * self.own_before(i, lag, own)
@@ -290,7 +312,7 @@ class Lanes:
     def learn(self, rows: list[int], totals: dict[int, int], own: list[int]) -> None:
         for i in rows:
             lane, off = self.place[i] // self.length, wrap(own[i] - (totals[i] >> 16))
-            s = 256 * min(2**40, abs(off))
+            s = self.offs[i] = 256 * min(2**40, abs(off))
             if self.step(i) == 1:
                 self.noise[lane] = s
             else:  # after step 0, too, for lanes without a row in step 1
@@ -310,8 +332,8 @@ class Lanes:
 class Block:
     """The columns of a block as far as they are known: values (minutes, counts) and states; or the planes of tensors."""
 
-    def __init__(self, n_rows: int, piece: int = 0, dense: Any = None) -> None:
-        self.n_rows, self.piece, self.dense = n_rows, piece, dense
+    def __init__(self, n_rows: int, piece: int = 0, dense: Any = None, above: Sequence[int] = ()) -> None:
+        self.n_rows, self.piece, self.dense, self.above = n_rows, piece, dense, list(above)
         self.values: dict[int, list[int]] = {}
         self.states: dict[int, list[int]] = {}
         self.counted: dict[int, bytes] = {}
@@ -353,6 +375,12 @@ class Block:
             assert lanes is not None
             found = lanes.blends[i][3]
             return 47 if found is None else lanes.level_of_mean(found[kind])
+        if kind == "off":
+            assert lanes is not None
+            return lanes.level_off(i)
+        if kind == "above":
+            assert lanes is not None
+            return bins(own[lanes.beside(i, lo)]) if lanes.step(i) else len(edges) + 1
         if kind in ("back", "rough") and (lanes is None or not lanes.step(i)):
             return 47 if kind == "rough" else len(edges) + 1
         if lanes is not None and kind == "rough":
@@ -395,7 +423,9 @@ class Block:
         n_symbols = sizes_of(scheme)
         digits = [Digit(n, weights) for n, (_, weights) in zip(n_symbols, digit_plans, strict=True)]
         features = [found for found, _ in digit_plans]
-        lanes = Lanes(self, prediction, active, keys[0], *([*keys[1:], *[[], None][len(keys) - 1 :]])) if keys else None
+        above = any(f[0] in ("above", "off") for found in features for f in found)
+        above |= prediction is not None and any(kind.startswith("above") for kind, _, _ in prediction[0])
+        lanes = Lanes(self, prediction, active, above, keys[0], *([*keys[1:], *[[], None][len(keys) - 1 :]])) if keys else None
         by_level = any(f[0] in NEAR for found in features for f in found)
         by_level |= prediction is not None and any(kind != "at" for kind, _, _ in prediction[0])
         by_level &= lanes is None
@@ -519,7 +549,7 @@ def feature_in_full(feature: list[Any]) -> list[Any]:
     column = rest.pop(0) if kind in ("value", "bins", "state", "before", "step") else -1
     if kind == "class":
         return [kind, column, len(rest[1]), *rest]
-    lo, size = rest if kind in ("value", "place") else (rest[0], 40) if kind in ("match", "back", "rough") else (0, 0)
+    lo, size = rest if kind in ("value", "place") else (rest[0], 40) if kind in ("match", "back", "rough", "above") else (0, 0)
     edges = rest[-1] if rest and kind not in ("value", "place", "match", "rough") else []
     return [kind, column, lo, size, [sum(edges[: k + 1]) for k in range(len(edges))]]
 
@@ -564,7 +594,17 @@ def shard_of(folder: Path) -> tuple[dict[str, Any], list[bytes]]:
     return record, payloads
 
 
-@pytest.mark.parametrize("folder", sorted(GOLDEN.glob("1.*/contexts")), ids=lambda folder: folder.parent.name)
+def rows_above(data: bytes) -> list[int]:
+    """Of each row of a block, how many rows above it one like it stands."""
+    if not data:
+        return []
+    number = plain_numbers(data)
+    n_runs = number()
+    lengths, steps = Fields(set()).integers(number.take(number()), n_runs), Fields(set()).integers(data[number.at :], n_runs)
+    return [above for length, above in zip(lengths, itertools.accumulate(steps), strict=True) for _ in range(length)]
+
+
+@pytest.mark.parametrize("folder", sorted([*GOLDEN.glob("1.*/contexts"), *GOLDEN.glob("1.*/above")]), ids=lambda folder: str(folder)[-12:])
 def test_a_reader_written_from_the_format_document_sees_the_same_data(folder):
     wanted, plan, record, payloads = golden(folder)
     layout, n_blocks = record["layout"], len(record["block_rows"])
@@ -576,7 +616,7 @@ def test_a_reader_written_from_the_format_document_sees_the_same_data(folder):
         sections = {**groups, **pool_of(groups.get("pool", b""), layout)}
         streams = {j: k for k, columns in enumerate(layout["streams"]) for j in columns}
         opened = {k: Stream(sections[f"s{k}"]) for k in set(streams.values())}
-        block = Block(n_rows)
+        block = Block(n_rows, above=rows_above(sections.get("a0", b"")))
         for code in plan["codes"]:
             block.column(opened[streams[code[0]]], code)
         assert all(stream.ended() for stream in opened.values())

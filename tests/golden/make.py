@@ -45,7 +45,16 @@ from vae_core.coders.fields import columns as field_columns  # noqa: E402
 from vae_core.exact.cells import Recall  # noqa: E402
 from vae_core.exact.counts import MAX_CELLS, n_contexts  # noqa: E402
 from vae_core.exact.digits import Digits, Direct, Residual  # noqa: E402
-from vae_core.exact.features import COLUMN_KINDS, FIXED_SIZES, MIXED_KINDS, N_STATES, NOISE_LEVELS, OWN_KINDS, Feature  # noqa: E402
+from vae_core.exact.features import (  # noqa: E402
+    ABOVE_KINDS,
+    COLUMN_KINDS,
+    FIXED_SIZES,
+    MIXED_KINDS,
+    N_STATES,
+    NOISE_LEVELS,
+    OWN_KINDS,
+    Feature,
+)
 from vae_core.exact.linear import Linear, Mixed, Simple, Term  # noqa: E402
 from vae_core.exact.matches import Match  # noqa: E402
 from vae_core.exact.plans import FLAGS, MAX_FEATURES, CellPlan, ColumnCode, DigitPlan  # noqa: E402
@@ -253,7 +262,7 @@ def every_context(n: int) -> tuple[pa.Table, Callable[[Model], Model]]:
 
     def changed(model: Model) -> Model:
         codes: list[ColumnCode] = []
-        own_kinds = itertools.cycle(kind for kind in OWN_KINDS if kind not in ("match", *MIXED_KINDS))
+        own_kinds = itertools.cycle(kind for kind in OWN_KINDS if kind not in ("match", *MIXED_KINDS, *ABOVE_KINDS))
         column_kinds = itertools.cycle(COLUMN_KINDS)
         for j in range(len(columns)):
             terms = [Term("mean", -1, 60_000)] * (j in (2, 4)) + [Term("at", j - 1, 4000), Term("bend", j - 1, 3000)] * (j == 4)
@@ -346,6 +355,39 @@ def mixed(model: Model) -> Model:
         codes.append(replace(tensor, codes=tuple(planes)))
     assert len(codes) == 3
     return Model.from_files(replace(model, tensors=tuple(codes)).to_files())
+
+
+def lines_of_a_map(n: int) -> tuple[pa.Table, Callable[[Model], Model]]:
+    """A map, line after line, clipped, with nulls; and a change of their model's codes by which these look at rows above in every way."""
+    rng = np.random.default_rng(31)
+    height = np.cumsum(np.cumsum(rng.normal(size=(80, 60)), axis=0), axis=1) / 4
+    start, length = rng.integers(0, 10, 80), rng.integers(30, 50, 80)
+    places = [(line, at) for line in range(80) for at in range(start[line], start[line] + length[line])][:n]
+    shown = np.array([height[place] for place in places])
+    columns = {
+        "height": pa.array(np.rint(4 * shown).astype(np.int64), mask=rng.random(len(shown)) < 0.05),
+        "twice": pa.array(np.rint(8 * shown + rng.normal(size=len(shown))).astype(np.int64), mask=rng.random(len(shown)) < 0.1),
+        "kind": pa.array((shown > 0).astype(np.int64)),
+    }
+
+    def changed(model: Model) -> Model:
+        edges, scheme = (-20, 0, 30), Residual(12)
+        beside = [Feature("above", -1, k, len(edges) + 2, edges) for k in (0, -1, 3)]
+        off = Feature("off", -1, 0, NOISE_LEVELS)
+        own = [Term("lag1", -1, 1 << 16), Term("above", -1, 40_000), Term("above-1", -1, -40_000), Term("above+3", -1, 900)]
+        first = DigitPlan((off, beside[0]), (2, 7, 30))
+        second = DigitPlan((Feature("digit", -1, 0, scheme.sizes[0]), beside[1]), (3, 1, 8))
+        linear = Linear(tuple(own), -(1 << 14), (), 1 << 15)
+        told = Linear((*own[:3], Term("at", 0, 20_000), Term("above", 0, -20_000), Term("above-2", 0, 70)), 1 << 14, (Term("at", 0, 9_000),), 5)
+        plans = [
+            CellPlan(scheme, linear, (first, second), LAST_CHUNKS[0], ()), CellPlan(scheme, told, (first, second), LAST_CHUNKS[1], ()),
+            CellPlan(Direct.over(0, 1), Linear((), 0), (DigitPlan((off, beside[2]), (9, 9, 9)),), LAST_CHUNKS[0], ()),
+        ]  # fmt: skip
+        state = CellPlan(Direct.over(0, N_STATES - 1), None, (DigitPlan((), (16,)),))
+        codes = [ColumnCode(j, model.columns[j].fill, 0, state, plan) for j, plan in enumerate(plans)]
+        return Model.from_files(replace(model, codes=tuple(codes)).to_files())
+
+    return pa.table(columns), changed
 
 
 def bent(n: int) -> pa.Table:
@@ -517,6 +559,9 @@ def main() -> None:
         mock.patch.multiple(encoding, OWN_STREAM_BYTES=300, OWN_SECTION_BYTES=200),
     ):
         write("contexts", [table], block_rows=900, changed=changed)
+    table, changed = lines_of_a_map(2400)
+    with measured_as(lambda *_: [("ipc", 1 << 40)]):
+        write("above", [table], block_rows=1200, changed=changed)
 
 
 if __name__ == "__main__":

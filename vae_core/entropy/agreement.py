@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vae_core.entropy import kernel
-from vae_core.entropy.lanes import KernelMatch, KernelMix, KernelWalk, OwnFeature
+from vae_core.entropy.lanes import KernelAbove, KernelMatch, KernelMix, KernelWalk, OwnFeature
 from vae_core.entropy.passes import N_RAW_STEPS, Contexts, PassTables
 
 Ints = NDArray[np.int64]
@@ -79,7 +79,7 @@ def _agrees_in_passes(c: Any) -> bool:
 
 def _agrees_forward(c: Any) -> bool:
     """Of lp_walk, by which lp_read_forward goes, too: five lanes of twelve rows, the last of nine, under each of the own features."""
-    return _agrees_on_lags(c) and _agrees_on_matches(c) and _agrees_on_mixes(c)
+    return _agrees_on_lags(c) and _agrees_on_matches(c) and _agrees_on_rows_above(c) and _agrees_on_mixes(c)
 
 
 def _agrees_on_mixes(c: Any) -> bool:
@@ -211,6 +211,45 @@ def _agrees_on_lags(c: Any) -> bool:
         if base is None or base.tolist() != wanted:
             return False
     return walk.guess.tolist() == [guess for guess, _ in known]
+
+
+def _agrees_on_rows_above(c: Any) -> bool:
+    """Predictions by rows above, how far off they were there, and what both add to contexts."""
+    rng = np.random.default_rng(10)
+    n_lanes, length, bins = 3, 14, (-300, 0, 250)
+    edges, n = np.arange(0, n_lanes * length + 1, n_lanes), n_lanes * length
+    values, fixed = rng.integers(-900, 900, n), rng.integers(-(1 << 24), 1 << 24, n)
+    values[::17] = -(1 << 63)
+    rows, terms = np.where(rng.random(n) < 0.8, 5, rng.integers(0, length + 4, n)), [(0, 40_000), (-1, -9_000), (2, 12_000)]
+    own = [OwnFeature(0, "off", (), (0, 5, 5)), OwnFeature(0, "above", bins, (0, 0, 1), 1)]
+    offs, noise, wanted = np.zeros((length, n_lanes), np.int64), [0] * n_lanes, list[tuple[int, int, int]]()
+    grid = values.reshape(length, n_lanes).tolist()
+    for step in range(length):
+        for lane in range(n_lanes):
+            i = step * n_lanes + lane
+
+            def at(beside: int, step: int = step, i: int = i) -> int:
+                back = int(rows[i]) - beside
+                return step - (back if 0 < back <= step else 1)
+
+            total = int(fixed[i]) + (sum(w * grid[at(k)][lane] for k, w in terms) if step else 0)
+            total = (total + (1 << 63)) % (1 << 64) - (1 << 63)
+            mean = noise[lane] + sum(int(offs[at(k), lane]) for k in (-1, 0, 1)) >> 2 if step else 0
+            size = max(2, mean.bit_length())
+            level = 47 if step < 2 else min(46, max(0, 2 * (size - 4) + (mean >> (size - 2)) % 2))
+            bin_above = sum(e <= grid[at(1)][lane] for e in bins) if step else 4
+            wanted.append((total >> 16, level, 5 * level + bin_above))
+            off = (int(values[i]) - (total >> 16) + (1 << 63)) % (1 << 64) - (1 << 63)
+            offs[step, lane] = surprise = min(1 << 40, abs(off)) << 8
+            noise[lane] = surprise if step == 1 else noise[lane] + ((surprise - noise[lane]) >> 3)
+    tables = PassTables([(9, [1, 48, 240], [16] * 3, [0] * 3)], RAW_BITS, 64)
+    contexts = Contexts.of([48, 5], [np.zeros(n, np.int32) for _ in range(2)])
+    tables.bind([contexts])
+    walk = KernelWalk(edges, n_lanes, [], fixed, own, above=KernelAbove(rows, terms))
+    c.lp_walk(walk.pointer, tables.digits, kernel.size(1), kernel.pointer(values))
+    base = contexts.bases[2]
+    found = zip(walk.guess.tolist(), walk.off.tolist(), [] if base is None else base.tolist(), strict=True)
+    return list(found) == wanted
 
 
 def _slots(contexts: list[list[Ints | None]], symbols: list[Ints], raw: Ints) -> list[list[tuple[int, int]]]:

@@ -128,7 +128,15 @@ def _workspace(c: Any, n: int) -> NDArray[np.uint64]:
 
 def agrees(c: Any) -> bool:
     """Whether the functions give what their formulas say, where keys are few and where they are hashed."""
+    from vae_core.exact.above import follow  # made of this module's pieces
+
     rng = np.random.default_rng(5)
+    scaled = np.cumsum(rng.integers(-2, 3, (3, 300)), axis=1).astype(np.uint8)
+    lags, began, known, started = (np.empty(300, np.int32) for _ in range(4))
+    above(c, scaled, (8, 120), 25, 30, lags, began)
+    follow(scaled, 120, 30, known, started)
+    if not (np.array_equal(lags, known) and np.array_equal(began, started)):
+        return False
     n, n_symbols, weights = 700, 9, (2, 16, 900)
     symbols = np.minimum(rng.geometric(0.3, n) - 1, n_symbols - 1).astype(np.int32)
     context, chance = rng.integers(0, 3, n).astype(np.int32), 0.05 + 0.1 * symbols.astype(np.float64)
