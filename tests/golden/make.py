@@ -378,7 +378,8 @@ def lines_of_a_map(n: int) -> tuple[pa.Table, Callable[[Model], Model]]:
         first = DigitPlan((off, beside[0]), (2, 7, 30))
         second = DigitPlan((Feature("digit", -1, 0, scheme.sizes[0]), beside[1]), (3, 1, 8))
         linear = Linear(tuple(own), -(1 << 14), (), 1 << 15)
-        told = Linear((*own[:3], Term("at", 0, 20_000), Term("above", 0, -20_000), Term("above-2", 0, 70)), 1 << 14, (Term("at", 0, 9_000),), 5)
+        of_height = Term("at", 0, 20_000), Term("above", 0, -20_000), Term("above-2", 0, 70)
+        told = Linear((*own[:3], *of_height), 1 << 14, (Term("at", 0, 9_000),), 5)
         plans = [
             CellPlan(scheme, linear, (first, second), LAST_CHUNKS[0], ()), CellPlan(scheme, told, (first, second), LAST_CHUNKS[1], ()),
             CellPlan(Direct.over(0, 1), Linear((), 0), (DigitPlan((off, beside[2]), (9, 9, 9)),), LAST_CHUNKS[0], ()),
