@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -29,10 +29,13 @@ STEP = 1  # where the column's last step is among the variables of a fit
 COPY_ROWS, ALIKE = 8_192, 0.25  # rows that are looked at for copies, and the correlation of their steps
 
 
-def sort_orders(known: Mapping[int, Ints], own: Ints, active: Ints) -> list[tuple[int, ...]]:
+def sort_orders(
+    known: Mapping[int, Ints], own: Ints, active: Ints, sorted_by: Callable[[int], NDArray[np.integer[Any]]] | None = None
+) -> list[tuple[int, ...]]:
     """Keys of orders of the rows in which steps tell much of a column, the best first; () is the rows as they are.
 
-    known : column -> (n_rows,) of columns that may be sorted by      own : (n_rows,) the column      active : (n,) rows that count
+    known     : column -> (n_rows,) of columns that may be sorted by      own : (n_rows,) the column      active : (n,) rows that count
+    sorted_by : the rows sorted by a column, ties as they are, where that is remembered
     """
     if len(active) < 64:
         return []
@@ -40,11 +43,17 @@ def sort_orders(known: Mapping[int, Ints], own: Ints, active: Ints) -> list[tupl
     plain, floats = _size(values - float(np.median(values))), values.astype(np.float64)
     recurring = [_size(floats[season:] - floats[:-season]) for season in _seasons(values)]
     found: list[tuple[float, tuple[int, ...]]] = [(min([_size(np.diff(floats)), *recurring]), ())]
+    counts = None if len(active) == len(own) else np.zeros(len(own), np.bool_)
+    if counts is not None:
+        counts[active] = True
+        floats = own.astype(np.float64)
     for j, keys in known.items():
-        key = keys[active]
-        if (np.diff(key) >= 0).all():
-            continue
-        size = _size(np.diff(floats[np.argsort(key, kind="stable")])) + WORTH_SORTING
+        order = np.argsort(keys, kind="stable") if sorted_by is None else sorted_by(j)
+        if counts is not None:
+            order = order[counts[order]]
+        if (order[1:] > order[:-1]).all():
+            continue  # as they are
+        size = _size(np.diff(floats[order])) + WORTH_SORTING
         if all(size != other for other, _ in found):  # another name of the same key
             found.append((size, (j,)))
     found.sort(key=lambda f: (f[0], len(f[1])))
@@ -67,9 +76,9 @@ def lagged_copies(others: Mapping[int, Spectrum | None], own: Spectrum | None) -
         if steps is None:
             continue
         alike = np.fft.irfft(own * np.conj(steps))
-        alike = np.concatenate([alike[-MOST_LEAD + 1 :], alike[:MOST_LAG]])  # the step behind it is read, too
-        lag = int(np.abs(alike).argmax()) - (MOST_LEAD - 1)
-        strength = float(abs(alike[lag + MOST_LEAD - 1]))
+        alike = np.abs(np.concatenate([alike[-MOST_LEAD + 1 :], alike[:MOST_LAG]]))  # the step behind it is read, too
+        lag = int(alike.argmax()) - (MOST_LEAD - 1)
+        strength = float(alike[lag + MOST_LEAD - 1])
         if strength > ALIKE and not -1 <= lag <= 2:
             found.append((-strength, j, lag))
     return {j: lag for _, j, lag in sorted(found)}
@@ -83,7 +92,15 @@ def spectrum(values: Ints) -> Spectrum | None:
     steps = np.clip(steps, *np.quantile(steps, [0.01, 0.99]))
     steps -= steps.mean()
     norm = float(np.sqrt(np.square(steps).sum()))
-    return np.fft.rfft(steps / norm, 2 * len(steps)) if norm > 0 else None
+    return np.fft.rfft(steps / norm, _quick(len(steps) + MOST_LAG)) if norm > 0 else None
+
+
+def _quick(n: int) -> int:
+    """The least even number from n on without large prime factors: transforms of others take several times as long."""
+    found = 2 << (n - 1).bit_length()
+    for odd in (1, 3, 5, 9, 15, 25, 27, 45, 75, 81, 125):
+        found = min(found, 2 * odd << max(0, -(-n // (2 * odd)) - 1).bit_length())
+    return found
 
 
 def forward_terms(
@@ -120,8 +137,8 @@ def solved(
     """
     n = len(lanes.rows)
     picked = np.linspace(0, n - 1, min(n, FIT_ROWS)).astype(np.int64)
-    columns = np.stack([lanes.shifted(known[j], lag_of(kind) or 0)[picked] for kind, j in names], axis=1)
-    target = known[-1][lanes.rows][picked]
+    columns = np.stack([known[j][lanes.rows_before(picked, lag_of(kind) or 0)] for kind, j in names], axis=1)
+    target = known[-1][lanes.rows_before(picked, 0)]
     center = np.median(columns, axis=0).astype(np.int64)
     with np.errstate(over="ignore"):
         design = ((columns - center) @ basis).astype(np.float64)
@@ -164,7 +181,7 @@ def _seasons(values: Ints) -> list[int]:
     low, high = np.quantile(steps, [0.02, 0.98])
     steps = np.clip(steps, low, high)
     steps -= steps.mean()
-    power = np.square(np.abs(np.fft.rfft(steps, 2 * len(steps))))
+    power = np.square(np.abs(np.fft.rfft(steps, _quick(len(steps) + MOST_LAG))))  # what wraps around is of lags that nobody asks for
     found = np.fft.irfft(power)[: MOST_LAG - 1]
     found = found / max(float(found[0]), 1e-300)
     peaks = [k for k in range(SHORTEST_SEASON, len(found) - 1) if found[k] > RECURRENT and found[k] >= found[k - 1 : k + 2].max()]

@@ -95,7 +95,7 @@ def _forward(sampled: Sampled, column: int, values: Ints, valid: Ints, alone: Li
     numeric = {c.column: known[c.column] for c in near if not c.categorical and 2 < c.hi - c.lo < 1 << 44}
     found = []
     copies = {j: (lag, sampled.decoded.values[j]) for j, lag in list(sampled.copies(column).items())[:MOST_COPIES]}
-    orders = sort_orders(known, values, valid)
+    orders = sort_orders(known, values, valid, sampled.sorted_by)
     for keys in orders if () in orders or not copies else [(), *orders]:
         lanes = Lanes(sampled.decoded, keys, valid)
         terms, bias = forward_terms(lanes, values, numeric, sampled.n_total, {} if keys else copies)

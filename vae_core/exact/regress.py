@@ -105,7 +105,7 @@ class Regression:
         design = np.stack([*(v.values - m for v, m in zip(variables, middles, strict=True)), np.ones(len(self._target))], axis=1)
         target = self._target - middle
         gram = design.T @ design
-        gram[np.diag_indices_from(gram)] += 1e-6 * np.maximum(np.diag(gram), 1e-300)
+        gram.flat[:: len(gram) + 1] += 1e-6 * np.maximum(np.diag(gram), 1e-300)
         if _score(target - design @ np.linalg.solve(gram, design.T @ target)) > narrow.score - WORTH_WIDE:
             return narrow
         weights = fitted(design, target, n_total, most_terms=WIDE_TERMS)
@@ -179,7 +179,7 @@ def _solve(columns: list[Floats], target: Floats, scale: float) -> tuple[Floats,
     for _ in range(12):
         weighted = scaled * weight
         gram = weighted @ scaled.T
-        gram[np.diag_indices_from(gram)] += 1e-9 * weight.sum()
+        gram.flat[:: len(gram) + 1] += 1e-9 * weight.sum()
         before, solution = solution, np.linalg.solve(gram, weighted @ target) / size
         residual = target - solution @ design
         if (np.abs(solution - before) * size).max() < SETTLED * scale:

@@ -14,7 +14,7 @@ from vae_core.exact.costs import Each
 from vae_core.exact.dense import Dense
 from vae_core.exact.features import Decoded, Feature
 from vae_core.exact.lags import Spectrum, lagged_copies, spectrum
-from vae_core.exact.ordering import WIDE, SampleColumn, quantile_edges
+from vae_core.exact.ordering import WIDE, SampleColumn, edges_of
 from vae_core.exact.plans import ColumnCode
 from vae_core.exact.regress import Regression
 from vae_core.exact.schedule import neighbours, passes
@@ -32,7 +32,7 @@ class Sampled:
     numeric : the columns that are amounts                    each    : how work on each of many features is done
     remembers : whether matches are looked for
     widths  : rows are cells of tensors, with the cell above so many before (grids.planes_of)      dense : of vectors, their prediction
-    searched, regressions, _edges, _levels, _copies, _spectra : of columns, what other searches found that this one may ask for again
+    searched, regressions, _edges, _levels, _copies, _spectra, _sorted : of columns, what other searches found that this may ask for again
     """
 
     n_rows: int
@@ -52,11 +52,12 @@ class Sampled:
     _levels: dict[Feature, Narrow] = field(default_factory=dict)
     _copies: dict[int, dict[int, int]] = field(default_factory=dict)
     _spectra: dict[int, Spectrum | None] = field(default_factory=dict)
+    _sorted: dict[int, NDArray[np.int32]] = field(default_factory=dict)
 
     def edges(self, column: int, n_bins: int) -> tuple[int, ...]:
         """Edges that split the values of a column evenly."""
         if (column, n_bins) not in self._edges:
-            self._edges[column, n_bins] = quantile_edges(self.decoded.values[column], n_bins)
+            self._edges[column, n_bins] = edges_of(self.decoded.values[column][self.sorted_by(column)], n_bins)
         return self._edges[column, n_bins]
 
     def levels(self, feature: Feature) -> Narrow:
@@ -78,6 +79,12 @@ class Sampled:
         if column not in self._spectra:
             self._spectra[column] = spectrum(self.decoded.values[column])
         return self._spectra[column]
+
+    def sorted_by(self, column: int) -> NDArray[np.int32]:
+        """(n_rows,) rows sorted by a column, ties as they are."""
+        if column not in self._sorted:
+            self._sorted[column] = np.argsort(self.decoded.values[column], kind="stable").astype(np.int32)
+        return self._sorted[column]
 
     def related(self, column: int, n: int) -> list[SampleColumn]:
         """At most n columns placed earlier, those that tell most of a column first."""
