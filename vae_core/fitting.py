@@ -6,7 +6,7 @@ import dataclasses
 import math
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any
@@ -20,6 +20,7 @@ from vae_core.columns import ColumnPlan, TableProfile, decode_column, encode_col
 from vae_core.columns.codes import Codes
 from vae_core.exact.arrange import Arrangement, arranged_before
 from vae_core.exact.costs import root
+from vae_core.exact.drafts import drafted, is_ample, rows_for, whole_search
 from vae_core.exact.forms import PLAIN, counts_of, is_stepped, stepped
 from vae_core.exact.ordering import SampleColumn, orders
 from vae_core.exact.plans import ColumnCode
@@ -39,6 +40,8 @@ TENSOR_SHARE = 0.3  # after which no tensor column is begun
 REFRESH_SHARE = 0.15  # of the budget, for contexts of new rows: the dearest columns first
 # of the time for the exact layer: after it no column is priced, no other order, no other place is searched
 SHARE_OF_PRICES, SHARE_OF_ORDERS, SHARE_OF_MOVES = 0.25, 0.4, 0.65
+DRAFT_SHARE = 0.15  # of the budget, beyond the time for the exact layer: for quick codes of columns that have none
+WORTH_MORE_ROWS, LEAST_AGAIN = 0.15, 0.25  # of the columns that there has to be time for to search more rows; of the rows, to search again
 CLOSE, WORTH_MORE_ORDERS = 1.03, 8e6  # orders whose bits are so near the best are improved, too, for a dataset of so many bits
 JUDGED_ROWS = 1 << 15
 PLAN_BYTES, IDLE_BYTES, IDLE_SHARE = 64, 4_096, 0.0025  # of a code in the plan; of codes that do not pay: at least, and of the dataset
@@ -55,10 +58,11 @@ def fit(
     tolerances: Mapping[str, Tolerance],
     config: FitConfig,
     progress: Progress | None = None,
+    now: Callable[[], float] = time.monotonic,
 ) -> FitResult:
     """Fit a model to a sample. `tolerances` are resolved (columns.tolerance.resolve). Deterministic for a seed and budget
-    that does not run out; a budget that does leaves out contexts and networks, never correctness."""
-    report = Report(progress)
+    that does not run out; a budget that does leaves out contexts and networks, never correctness. now: the clock, in seconds."""
+    report = Report(progress, now)
     plans = plan_columns(schema, profile, sample.table, tolerances)
     n_total = max(profile_rows(profile), sample.table.num_rows)
     uniform = _uniform(plans, schema, profile, sample, tolerances)
@@ -152,7 +156,7 @@ def _fit_tensors(
     deadline = report.began + share * config.time_budget_s
     with ThreadPoolExecutor(max(1, config.threads)) as pool:
         each = pool.map if config.threads > 1 else map
-        found, rate = fit_tensors(plans, sample, taken, n_total, each, lambda: time.monotonic() < deadline, config.time_budget_s)
+        found, rate = fit_tensors(plans, sample, taken, n_total, each, lambda: report.now() < deadline, config.time_budget_s)
     report("tensors", len(found), rate, rate)
     return found, rate
 
@@ -168,17 +172,21 @@ def _fit_exact(
     if not picked or not len(picked[0].values):
         return (), 0.0
     n = len(picked[0].values)
-    began, budget = time.monotonic(), config.time_budget_s
+    now, budget = report.now, config.time_budget_s
+    began = now()
     # looking at columns and a distortion layer take of the same budget, but not all of it
     deadline = max(report.began + EXACT_SHARE * budget, began + EXACT_LEAST * budget)
     if known:
         deadline = began + REFRESH_SHARE * budget
 
     def tick() -> bool:
-        return time.monotonic() < deadline
+        return now() < deadline
 
     def whole_bits(found: Arrangement) -> float:
         return found.bits + sum(bits for j, bits in alone.items() if j not in found.found)
+
+    def tell(stage: str, found: Arrangement) -> None:
+        report(stage, len(found.order), bits := whole_bits(found) / n, bits)
 
     rng = np.random.default_rng(config.seed)
     alone = {c.column: _plain_bits(c) for c in picked}
@@ -188,25 +196,37 @@ def _fit_exact(
     with ThreadPoolExecutor(max(1, config.threads)) as pool:
         each = pool.map if config.threads > 1 else map
         patience = began + SHARE_OF_PRICES * (deadline - began)
-        candidates, gains = orders(picked, rng, each, lambda: time.monotonic() < patience)
+        candidates, gains = orders(picked, rng, each, lambda: now() < patience)
         amounts = frozenset(c.column for c in picked if not c.categorical)
         sampled = Sampled(n, n_total, decoded_sample(picked), gains=gains, numeric=amounts, each=each)
         if known:
-            best = arranged_before(known, dataclasses.replace(sampled, remembers=True), picked, tick)
+            best = arranged_before(known, dataclasses.replace(sampled, remembers=True), picked, tick, now)
             best = best.searched_again(dataclasses.replace(sampled, remembers=True), picked)
             best.relieve(alone)
             report("exact", len(best.order), best.bits / n, best.bits / n)
             return _with_rate(best, picked, n, alone)
+        patience = began + SHARE_OF_ORDERS * (deadline - began)
+        draft: Arrangement | None = None
+        quick_s = 0.0
+        if not is_ample(len(picked), n, patience - now()):
+            until = deadline + DRAFT_SHARE * budget
+            draft, quick_s = drafted(sampled, [picked[k] for k in candidates[0]], alone, tick, now, until, partial(tell, "draft"))
+            if len(draft.order) < len(picked) or len(picked) * whole_search(quick_s, n) > patience - now():
+                best, candidates = draft, []  # what matters most then, and no other order
+                best.better(partial(tell, "exact", best))
         for k, positions in enumerate(candidates):
-            if best is None or time.monotonic() < began + SHARE_OF_ORDERS * (deadline - began):
-                found = Arrangement(sampled, picked, tick)
+            if best is None or now() < patience:
+                found = Arrangement(sampled, picked, tick, now)
                 for position in positions:
-                    if found.late:
+                    if not tick() and (draft is not None or best is not None):
                         break
                     found.add(picked[position].column)
-                    report("exact" if k == 0 else f"exact, order {k + 1}", len(found.order), now := whole_bits(found) / n, now)
-                tried.append(found)
-                best = found if best is None or whole_bits(found) < whole_bits(best) else best
+                    tell("exact" if k == 0 else f"exact, order {k + 1}", found)
+                if best is None and draft is not None:
+                    found.take(draft)
+                if len(found.order) == len(picked):
+                    tried.append(found)
+                    best = found if best is None or found.bits < best.bits else best
         assert best is not None
         patience = began + SHARE_OF_MOVES * (deadline - began)
         close = [best]
@@ -215,15 +235,16 @@ def _fit_exact(
             close += sorted(others, key=whole_bits)
         for one in close:
             one.improve(partial(_tell_order, report, one, n), patience)
-        arranged = min(close, key=whole_bits)
-        more, _ = thinned(sample, EXACT_CELLS // len(picked))
-        if tick():
+        best = min(close, key=whole_bits)
+        n_more = rows_for((deadline - now()) / (WORTH_MORE_ROWS * len(picked)), quick_s)
+        if tick() and n_more >= LEAST_AGAIN * n:
+            more, _ = thinned(sample, max(n, min(n_more, EXACT_CELLS // len(picked))))
             # contexts that 60,000 rows are too few to learn, and memories; the order takes many searches, these are one a column
             forms |= {c.column: c.form for c in picked}
             picked = _picked(plans, more, taken, forms) if more.num_rows > n else picked
             n = len(picked[0].values)
             whole = Sampled(n, n_total, decoded_sample(picked), gains=gains, numeric=amounts, each=each, remembers=True)
-            best = arranged.searched_again(whole, picked)
+            best = best.searched_again(whole, picked)
             report("exact contexts", len(best.order), best.bits / n, best.bits / n)
     _drop_idle(best, picked, n_total / n)
     return _with_rate(best, picked, n)

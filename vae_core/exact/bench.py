@@ -33,7 +33,6 @@ from vae_core.exact.schedule import STEPS, STRIDE
 from vae_core.exact.tally import Narrow, narrow
 
 Ints = NDArray[np.int64]
-RELATED = 30  # columns that features are made of
 MAX_EXACT_LEVELS = MAX_LEVELS - 2
 PLACES = (32, 1024)  # parts that pieces are cut into
 CLASSED = 4_096  # places of a piece that are: the plan lists them
@@ -88,7 +87,7 @@ class Rows:
         if self._candidates:
             return self._candidates
         found: list[Feature] = []
-        for c in self.sampled.related(self.column, RELATED):
+        for c in self.sampled.related(self.column, self.sampled.effort.related):
             values = self.sampled.decoded.values[c.column]
             low, high = int(values.min(initial=0)), int(values.max(initial=0))
             if high - low < MAX_EXACT_LEVELS:

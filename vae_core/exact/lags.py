@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from vae_core.exact.effort import FULL, Effort
 from vae_core.exact.forward import Lanes
 from vae_core.exact.linear import SHIFT, Term, kind_of, lag_of
 from vae_core.exact.robust import fitted, logarithm, short
@@ -20,8 +21,6 @@ MOST_LAG = MOST_LEAD = 256  # that are looked for
 OWN_LAGS = (1, 2, 3, 4, 5, 6, 7, 8, 12, 16)
 SEASONS, SHORTEST_SEASON, RECURRENT = 2, 9, 0.08  # how many, in rows, and how much of a step is to be seen in the one a season before
 OTHER_KINDS = ("at", "lag1", "lag2", "lead1")
-MOST_OTHERS = 10  # columns that may tell
-FIT_ROWS = 5_000
 WORTH_SORTING = 0.15  # bits a row
 UNRELATED = 0.35  # bits by which steps may be dearer than values: those of independent normal values are dearer by a half
 MOST_ORDERS = 2
@@ -104,7 +103,8 @@ def _quick(n: int) -> int:
 
 
 def forward_terms(
-    lanes: Lanes, own: Ints, others: Mapping[int, Ints], n_total: int, copies: Mapping[int, tuple[int, Ints]] | None = None
+    lanes: Lanes, own: Ints, others: Mapping[int, Ints], n_total: int, copies: Mapping[int, tuple[int, Ints]] | None = None,
+    effort: Effort = FULL,
 ) -> tuple[tuple[Term, ...], int]:
     """Terms and bias (units of 2^-16) of the prediction of a column from rows before it.
 
@@ -113,7 +113,7 @@ def forward_terms(
     Least absolute deviations by reweighting; a term stays if it saves over all n_total rows what it takes in the plan.
     """
     seasons = _seasons(own[lanes.sorted_rows])
-    names = [(f"lag{k}", -1) for k in OWN_LAGS] + [(kind, j) for j in list(others)[:MOST_OTHERS] for kind in OTHER_KINDS]
+    names = [(f"lag{k}", -1) for k in OWN_LAGS] + [(kind, j) for j in list(others)[: effort.others] for kind in OTHER_KINDS]
     names += [(f"lag{k}", -1) for season in seasons for k in range(season - 1, season + 3)]
     copies = copies or {}
     names += [(kind_of(lag + k), j) for j, (lag, _) in copies.items() for k in range(2)]
@@ -122,21 +122,23 @@ def forward_terms(
     basis = _levels_and_steps(len(names), len(seasons), len(copies))
     units = np.eye(basis.shape[1])
     steps = [units[k] for k in (STEP, *(k for k, (kind, j) in enumerate(names) if kind == "lag1" and j >= 0))]
-    terms, bias, _ = solved(lanes, names, basis, known, n_total, steps)
+    terms, bias, _ = solved(lanes, names, basis, known, n_total, steps, effort.lag_rows)
     return terms, bias
 
 
 def solved(
-    lanes: Lanes, names: Sequence[tuple[str, int]], basis: Floats, known: Mapping[int, Ints], n_total: int, steps: Sequence[Floats] = ()
+    lanes: Lanes, names: Sequence[tuple[str, int]], basis: Floats, known: Mapping[int, Ints], n_total: int, steps: Sequence[Floats] = (),
+    n_rows: int = FULL.lag_rows,
 ) -> tuple[tuple[Term, ...], int, float]:
     """Terms and bias of the prediction of how far a column is from the row before, which is the first of the names, and about how many
     bits what it leaves takes a row.
 
     names : kind and column of what is read      basis : (n_names, k) what each variable of the fit is in these
     known : column -> (n_rows,) values, -1 the column itself      steps : (k,) weights that may be near what tells most rows
+    n_rows : that are fitted to, at most
     """
     n = len(lanes.rows)
-    picked = np.linspace(0, n - 1, min(n, FIT_ROWS)).astype(np.int64)
+    picked = np.linspace(0, n - 1, min(n, n_rows)).astype(np.int64)
     columns = np.stack([known[j][lanes.rows_before(picked, lag_of(kind) or 0)] for kind, j in names], axis=1)
     target = known[-1][lanes.rows_before(picked, 0)]
     center = np.median(columns, axis=0).astype(np.int64)

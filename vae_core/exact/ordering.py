@@ -259,7 +259,7 @@ def _improved(placed: list[int], prices: Sequence[Sequence[_Price]]) -> list[int
         for i in dear:
             rest = [j for j in moved if j != i]
             costs = _with(i, rest, prices, first)
-            k = min(range(len(costs)), key=lambda k: costs[k])
+            k = next(k for k, cost in enumerate(costs) if cost < min(costs) + 1e-9)  # the first of equals
             if costs[k] < best - 1e-9:
                 moved, best = [*rest[:k], i, *rest[k:]], costs[k]
         if best > before - 1e-3:

@@ -12,14 +12,14 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from vae_core.exact.effort import MAX_PAIRED
 from vae_core.exact.linear import SHIFT, Linear, Term
 from vae_core.exact.robust import fitted, short
 
 Floats = NDArray[np.float64]
 MAX_TERMS = 6
-MAX_PAIRED = 24
 MIN_GAIN_BITS = 0.03
-MOST_WIDE, WIDE_TERMS, WORTH_WIDE = 96, 64, 0.05  # variables of a wide fit, terms that are left of them, bits a row it has to save
+WIDE_TERMS, WORTH_WIDE = 64, 0.05  # terms that are left of a wide fit, bits a row it has to save
 LIKELY = 3  # variables solved for at each step
 ROWS_A_VARIABLE = 20  # that a wide fit has at least: noise fits a few rows
 PAIR_ROWS = 400

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from vae_core.exact.clock import to_minutes
 from vae_core.exact.costs import Each
 from vae_core.exact.dense import Dense
+from vae_core.exact.effort import FULL, Effort
 from vae_core.exact.features import Decoded, Feature
 from vae_core.exact.lags import Spectrum, lagged_copies, spectrum
 from vae_core.exact.ordering import WIDE, SampleColumn, edges_of
@@ -30,7 +31,7 @@ class Sampled:
     decoded : all columns' integers (minutes of clocks)       placed  : those coded before this one
     gains   : as ordering.orders has them                     ordered : the placed ones that gain from their neighbouring rows
     numeric : the columns that are amounts                    each    : how work on each of many features is done
-    remembers : whether matches are looked for
+    remembers : whether matches are looked for             effort : how much a search looks at
     widths  : rows are cells of tensors, with the cell above so many before (grids.planes_of)      dense : of vectors, their prediction
     searched, regressions, _edges, _levels, _copies, _spectra, _sorted : of columns, what other searches found that this may ask for again
     """
@@ -45,6 +46,7 @@ class Sampled:
     each: Each = map
     remembers: bool = False
     widths: tuple[int, ...] = ()
+    effort: Effort = FULL
     dense: Dense | None = None
     searched: dict[tuple[int, tuple[int, ...], frozenset[int], frozenset[int]], tuple[ColumnCode, float]] = field(default_factory=dict)
     regressions: dict[int, Regression] = field(default_factory=dict)
@@ -69,7 +71,7 @@ class Sampled:
     def copies(self, column: int) -> dict[int, int]:
         """Columns placed earlier -> the lag at which they are much like a column, if any."""
         if column not in self._copies:
-            looked_for = column in self.numeric and len(self.numeric) <= WIDE
+            looked_for = column in self.numeric and len(self.numeric) <= WIDE and not self.effort.is_quick
             others = {j: self._spectrum(j) for j in self.decoded.values if j != column and j in self.numeric} if looked_for else {}
             self._copies[column] = lagged_copies(others, self._spectrum(column)) if looked_for else {}
         placed = {c.column for c in self.placed}
