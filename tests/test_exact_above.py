@@ -164,7 +164,7 @@ def test_a_map_takes_fewer_bytes_by_the_rows_above_and_comes_back(model):
     shard = encode_shard(model, MAP, preview=False, block_rows=20_000)
     assert ABOVE in [s[0] + str(s[1]) for s in shard.layout["sections"]]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(fitting, "_has_above", lambda *_: False)
+        patch.setattr(fitting, "has_above", lambda *_: False)
         without = fitted(MAP, preview="off", seconds=20).model
     assert not any(code.reads_above for code in without.codes)
     shards = shard, encode_shard(without, MAP, preview=False)

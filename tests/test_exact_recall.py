@@ -7,18 +7,19 @@ import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from telemetry import assert_kept, decoded, fitted, stored_again
+from telemetry import assert_kept, decoded, fitted, profiled, stored_again
 from test_exact_linear import any_int64s
 
-from vae_core import fitting
+from vae_core import fitting, picking
 from vae_core.errors import CorruptArchive
-from vae_core.exact import arrange
+from vae_core.exact import arrange, drafts
 from vae_core.exact.arrange import Arrangement
 from vae_core.exact.features import Decoded
 from vae_core.exact.keys import best_keys
 from vae_core.exact.ordering import SampleColumn, _greedy, _Price, _price, orders
 from vae_core.exact.recall import Recalled, key_numbers
 from vae_core.exact.sampled import Sampled, decoded_sample
+from vae_core.model import FitConfig, Sample
 from vae_core.quality import compare
 from vae_core.shard import encode_shard
 
@@ -166,7 +167,7 @@ def test_an_old_code_that_costs_more_than_none_is_replaced_though_time_is_out(mo
     first = Arrangement(Sampled(n, 4 * n, decoded_sample(old)), old, lambda: True)
     for j in (0, 1):
         first.add(j)
-    sampled, alone = Sampled(n, 4 * n, decoded_sample(new)), {c.column: fitting._plain_bits(c) for c in new}
+    sampled, alone = Sampled(n, 4 * n, decoded_sample(new)), {c.column: picking.plain_bits(c) for c in new}
     known = arrange.arranged_before(first.codes, sampled, new, lambda: False)
     assert known.found[1][1] > 1.03 * alone[1]
     known.relieve(alone)
@@ -189,9 +190,10 @@ def test_columns_of_a_wide_table_that_no_time_is_left_for_are_not_learned(monkey
     monkeypatch.setattr(arrange, "WIDE", 2)
     assert Arrangement(Sampled(n, n, Decoded(n)), picked, lambda: False).late
     assert not Arrangement(Sampled(n, n, Decoded(n)), picked, lambda: True).late
-    lates = iter([False, False, True])
-    monkeypatch.setattr(Arrangement, "late", property(lambda _: next(lates, True)))
-    found = fitted(table)
+    monkeypatch.setattr(drafts, "SURE", 2)
+    times = iter([0.0] * 12)
+    config = FitConfig(time_budget_s=1e-3, preview="off")
+    found = fitting.fit(Sample(table, (n,)), profiled(table), table.schema, {}, config, now=lambda: next(times, 1.0))
     assert len(found.model.learned) == 2
     shard = encode_shard(found.model, table, preview=False)
     assert all(column.mismatches == 0 for column in compare(table, decoded(found.model, shard), {}))

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any
@@ -18,11 +17,9 @@ from numpy.typing import NDArray
 from vae_core.coders import conventional, fields, lattices, texts
 from vae_core.coders.narrow import pco_of
 from vae_core.columns import ColumnPlan, TableProfile, decode_column, encode_column, one_array, plan_columns, without_levels
-from vae_core.columns.codes import Codes
-from vae_core.exact.above import MOST_COLUMNS, STRICT, above_of_runs, tells
+from vae_core.exact.above import above_of_runs
 from vae_core.exact.arrange import Arrangement, arranged_before
-from vae_core.exact.costs import root
-from vae_core.exact.forms import PLAIN, counts_of, is_stepped, stepped
+from vae_core.exact.drafts import drafted, is_ample, rows_for, whole_search
 from vae_core.exact.ordering import SampleColumn, orders
 from vae_core.exact.plans import ColumnCode
 from vae_core.exact.sampled import Sampled, decoded_sample
@@ -30,6 +27,7 @@ from vae_core.exact.tensors import TensorCode
 from vae_core.layers import PreviewRefresh, Progress, Report, fit_distortion, fit_preview, still_fits, thinned
 from vae_core.layout import uses_codes
 from vae_core.model import MOST_WEIGHTS, FitConfig, FitResult, Model, Sample
+from vae_core.picking import ABOVE_RUN, amounts_of, has_above, picked_columns, plain_bits
 from vae_core.tables import rmse_of
 from vae_core.tensor_fitting import fit_tensors, n_weights
 from vae_core.tolerance import Tolerance
@@ -42,13 +40,13 @@ TENSOR_SHARE = 0.3  # after which no tensor column is begun
 REFRESH_SHARE = 0.15  # of the budget, for contexts of new rows: the dearest columns first
 # of the time for the exact layer: after it no column is priced, no other order, no other place is searched
 SHARE_OF_PRICES, SHARE_OF_ORDERS, SHARE_OF_MOVES = 0.25, 0.4, 0.65
+DRAFT_SHARE = 0.15  # of the budget, beyond the time for the exact layer: for quick codes of columns that have none
+WORTH_MORE_ROWS, LEAST_AGAIN = 0.15, 0.25  # of the columns that there has to be time for to search more rows; of the rows, to search again
 CLOSE, WORTH_MORE_ORDERS = 1.03, 8e6  # orders whose bits are so near the best are improved, too, for a dataset of so many bits
 JUDGED_ROWS = 1 << 15
 PLAN_BYTES, IDLE_BYTES, IDLE_SHARE = 64, 4_096, 0.0025  # of a code in the plan; of codes that do not pay: at least, and of the dataset
-WORTH_COUNTING = 0.5  # bits of what makes codes of counts, of those that counts do not have
 MIN_JUDGED_DICTIONARY = 4_096
-RUN, ABOVE_RUN = 4_096, 16_384  # rows in a row of a sample: lines of a map are some hundred rows long
-LEAST_SPAN, LEAST_AMOUNTS = 8, 2  # of columns that tell which rows are above others: one alone takes about as much as it saves
+RUN = 4_096  # rows in a row of a sample
 RECURS, WORTH_FIELDS = 8, 0.9  # times a value of a dictionary is there; bytes of fields, of those of codes and dictionary
 UNIFORM_BOUNDS = (0.45 * float(np.sqrt(12.0)), 1.25, 1.0)  # times the rmse target; 0.9 of the half-width that has it on the average
 
@@ -60,10 +58,11 @@ def fit(
     tolerances: Mapping[str, Tolerance],
     config: FitConfig,
     progress: Progress | None = None,
+    now: Callable[[], float] = time.monotonic,
 ) -> FitResult:
     """Fit a model to a sample. `tolerances` are resolved (columns.tolerance.resolve). Deterministic for a seed and budget
-    that does not run out; a budget that does leaves out contexts and networks, never correctness."""
-    report = Report(progress)
+    that does not run out; a budget that does leaves out contexts and networks, never correctness. now: the clock, in seconds."""
+    report = Report(progress, now)
     plans = plan_columns(schema, profile, sample.table, tolerances)
     n_total = max(profile_rows(profile), sample.table.num_rows)
     uniform = _uniform(plans, schema, profile, sample, tolerances)
@@ -157,7 +156,7 @@ def _fit_tensors(
     deadline = report.began + share * config.time_budget_s
     with ThreadPoolExecutor(max(1, config.threads)) as pool:
         each = pool.map if config.threads > 1 else map
-        found, rate = fit_tensors(plans, sample, taken, n_total, each, lambda: time.monotonic() < deadline, config.time_budget_s)
+        found, rate = fit_tensors(plans, sample, taken, n_total, each, lambda: report.now() < deadline, config.time_budget_s)
     report("tensors", len(found), rate, rate)
     return found, rate
 
@@ -170,56 +169,72 @@ def _fit_exact(
     order is not searched for again."""
     forms = {code.column: code.form for code in known}
     table, runs = thinned(sample, EXACT_ROWS)
-    picked = _picked(plans, table, taken, forms)
+    picked = picked_columns(plans, table, taken, forms)
     if not picked or not len(picked[0].values):
         return (), 0.0
     above, run = None, RUN
-    if any(code.reads_above for code in known) or _has_above(plans, sample, _amounts(picked), forms):
+    if any(code.reads_above for code in known) or has_above(plans, sample, amounts_of(picked), forms):
         run = ABOVE_RUN
         if table.num_rows < sample.table.num_rows:
             table, runs = thinned(sample, EXACT_ROWS, run)
-            picked = _picked(plans, table, taken, forms)
-        above = above_of_runs([c.values for c in _amounts(picked)], runs)
+            picked = picked_columns(plans, table, taken, forms)
+        above = above_of_runs([c.values for c in amounts_of(picked)], runs)
     n = len(picked[0].values)
-    began, budget = time.monotonic(), config.time_budget_s
+    now, budget = report.now, config.time_budget_s
+    began = now()
     # looking at columns and a distortion layer take of the same budget, but not all of it
     deadline = max(report.began + EXACT_SHARE * budget, began + EXACT_LEAST * budget)
     if known:
         deadline = began + REFRESH_SHARE * budget
 
     def tick() -> bool:
-        return time.monotonic() < deadline
+        return now() < deadline
 
     def whole_bits(found: Arrangement) -> float:
         return found.bits + sum(bits for j, bits in alone.items() if j not in found.found)
 
+    def tell(stage: str, found: Arrangement) -> None:
+        report(stage, len(found.order), bits := whole_bits(found) / n, bits)
+
     rng = np.random.default_rng(config.seed)
-    alone = {c.column: _plain_bits(c) for c in picked}
+    alone = {c.column: plain_bits(c) for c in picked}
     report("exact", 0, plain := sum(alone.values()) / n, plain)
     best: Arrangement | None = None
     tried = list[Arrangement]()
     with ThreadPoolExecutor(max(1, config.threads)) as pool:
         each = pool.map if config.threads > 1 else map
         patience = began + SHARE_OF_PRICES * (deadline - began)
-        candidates, gains = orders(picked, rng, each, lambda: time.monotonic() < patience)
+        candidates, gains = orders(picked, rng, each, lambda: now() < patience)
         amounts = frozenset(c.column for c in picked if not c.categorical)
         sampled = Sampled(n, n_total, decoded_sample(picked, above), gains=gains, numeric=amounts, each=each)
         if known:
-            best = arranged_before(known, dataclasses.replace(sampled, remembers=True), picked, tick)
+            best = arranged_before(known, dataclasses.replace(sampled, remembers=True), picked, tick, now)
             best = best.searched_again(dataclasses.replace(sampled, remembers=True), picked)
             best.relieve(alone)
             report("exact", len(best.order), best.bits / n, best.bits / n)
             return _with_rate(best, picked, n, alone)
+        patience = began + SHARE_OF_ORDERS * (deadline - began)
+        draft: Arrangement | None = None
+        quick_s = 0.0
+        if not is_ample(len(picked), n, patience - now()):
+            until = deadline + DRAFT_SHARE * budget
+            draft, quick_s = drafted(sampled, [picked[k] for k in candidates[0]], alone, tick, now, until, partial(tell, "draft"))
+            if len(draft.order) < len(picked) or len(picked) * whole_search(quick_s, n) > patience - now():
+                best, candidates = draft, []  # what matters most then, and no other order
+                best.better(partial(tell, "exact", best))
         for k, positions in enumerate(candidates):
-            if best is None or time.monotonic() < began + SHARE_OF_ORDERS * (deadline - began):
-                found = Arrangement(sampled, picked, tick)
+            if best is None or now() < patience:
+                found = Arrangement(sampled, picked, tick, now)
                 for position in positions:
-                    if found.late:
+                    if not tick() and (draft is not None or best is not None):
                         break
                     found.add(picked[position].column)
-                    report("exact" if k == 0 else f"exact, order {k + 1}", len(found.order), now := whole_bits(found) / n, now)
-                tried.append(found)
-                best = found if best is None or whole_bits(found) < whole_bits(best) else best
+                    tell("exact" if k == 0 else f"exact, order {k + 1}", found)
+                if best is None and draft is not None:
+                    found.take(draft)
+                if len(found.order) == len(picked):
+                    tried.append(found)
+                    best = found if best is None or found.bits < best.bits else best
         assert best is not None
         patience = began + SHARE_OF_MOVES * (deadline - began)
         close = [best]
@@ -228,35 +243,21 @@ def _fit_exact(
             close += sorted(others, key=whole_bits)
         for one in close:
             one.improve(partial(_tell_order, report, one, n), patience)
-        arranged = min(close, key=whole_bits)
-        more, runs = thinned(sample, EXACT_CELLS // len(picked), run)
-        if tick():
+        best = min(close, key=whole_bits)
+        n_more = rows_for((deadline - now()) / (WORTH_MORE_ROWS * len(picked)), quick_s)
+        if tick() and n_more >= LEAST_AGAIN * n:
+            more, runs = thinned(sample, max(n, min(n_more, EXACT_CELLS // len(picked))), run)
             # contexts that 60,000 rows are too few to learn, and memories; the order takes many searches, these are one a column
             forms |= {c.column: c.form for c in picked}
-            picked = _picked(plans, more, taken, forms) if more.num_rows > n else picked
+            picked = picked_columns(plans, more, taken, forms) if more.num_rows > n else picked
             if len(picked[0].values) > n:
-                above = None if above is None else above_of_runs([c.values for c in _amounts(picked)], runs)
+                above = None if above is None else above_of_runs([c.values for c in amounts_of(picked)], runs)
             n = len(picked[0].values)
             whole = Sampled(n, n_total, decoded_sample(picked, above), gains=gains, numeric=amounts, each=each, remembers=True)
-            best = arranged.searched_again(whole, picked)
+            best = best.searched_again(whole, picked)
             report("exact contexts", len(best.order), best.bits / n, best.bits / n)
     _drop_idle(best, picked, n_total / n)
     return _with_rate(best, picked, n)
-
-
-def _amounts(picked: Sequence[SampleColumn]) -> list[SampleColumn]:
-    """The columns by whose steps rows above may be found."""
-    return [c for c in picked if not c.categorical and c.hi - c.lo >= LEAST_SPAN][:MOST_COLUMNS]
-
-
-def _has_above(plans: Sequence[ColumnPlan], sample: Sample, amounts: Sequence[SampleColumn], forms: Mapping[int, int]) -> bool:
-    """Whether rows have rows above them that tell of amounts, on a sample of long runs of rows."""
-    if len(amounts) < LEAST_AMOUNTS:
-        return False
-    table, runs = thinned(sample, EXACT_ROWS, ABOVE_RUN)
-    same = {**forms, **{c.column: c.form for c in amounts}}
-    values = [c.values for c in _picked([plans[c.column] for c in amounts], table, set(), same)]
-    return bool(values) and tells(values, above_of_runs(values, runs, STRICT))
 
 
 def _drop_idle(found: Arrangement, picked: Sequence[SampleColumn], scale: float) -> None:
@@ -297,56 +298,6 @@ def _with_rate(
     if alone is not None:
         bits = {j: min(bits[j], alone[j]) for j in bits}
     return found.codes, sum(min(bits[j], stepped[j]) for j in bits) / n
-
-
-def _picked(plans: Sequence[ColumnPlan], table: pa.Table, taken: set[int], forms: Mapping[int, int]) -> list[SampleColumn]:
-    """The learnable columns of a table, but for those a layer has taken; forms: those in which columns are known to be coded."""
-    found: list[SampleColumn] = []
-    for plan in plans:
-        if plan.kind not in ("categorical", "numeric") or plan.index in taken or (plan.opaque and plan.kind == "categorical"):
-            continue
-        codes = encode_column(plan, table.column(plan.index))
-        form = forms[plan.index] if plan.index in forms else _form(plan, codes)
-        if is_stepped(form):
-            form = stepped(plan)  # which may be another plan than it was found for
-            found.append(_counted(plan, codes, form))
-        if plan.opaque or is_stepped(form):
-            continue
-        hi = plan.n_levels - 1 if plan.n_levels is not None else plan.hi
-        lo = 0 if plan.n_levels is not None else plan.lo
-        found.append(SampleColumn(plan.index, codes.values, codes.state, plan.fill, lo, hi, plan.kind == "categorical"))
-    return found
-
-
-def _form(plan: ColumnPlan, codes: Codes) -> int:
-    """The form of counts of hidden steps where these say much less than the sample's codes, whatever tells them; else PLAIN."""
-    if not lattices.worth_trying(plan, codes):
-        return PLAIN
-    values = codes.values if codes.state is None else codes.values[codes.state == 0]
-    made, _ = lattices.counted(values, lattices.floats_of(plan))
-    saved = sum(s.n_rows * math.log2(max(1.0, abs(s.step) * 2.0**-s.shift)) for s in made.segments)
-    return stepped(plan) if 8 * len(made.to_bytes()) < WORTH_COUNTING * saved else PLAIN
-
-
-def _counted(plan: ColumnPlan, codes: Codes, form: int) -> SampleColumn:
-    """A column of the sample as counts of its steps."""
-    active = np.ones(len(codes.values), np.bool_) if codes.state is None else codes.state == 0
-    counts = counts_of(form, codes.values[active])
-    values = np.full(len(active), int(np.median(counts)) if len(counts) else 0, np.int64)
-    values[active] = counts
-    low, high = (int(values.min()), int(values.max())) if len(values) else (0, 0)
-    beyond = (high - low) // 16  # of the rows that the sample has not: what is outside has 64 bits each
-    low, high = max(low - beyond, -(2**63)), min(high + beyond, 2**63 - 1)
-    return SampleColumn(plan.index, values, codes.state, plan.fill, low, high, False, form)
-
-
-def _plain_bits(column: SampleColumn) -> float:
-    """Bits of a column on its own: no context, wide ones by uniform low digits."""
-    span = column.hi - column.lo + 1
-    shift = max(0, span.bit_length() - 12)
-    with np.errstate(over="ignore"):
-        high = np.clip((column.values - column.lo) >> shift, 0, span >> shift)
-    return root(high, (span >> shift) + 1).bits + shift * len(high)
 
 
 def _uniform(

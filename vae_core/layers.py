@@ -38,14 +38,14 @@ PREVIEW_TIME, PREVIEW_TIME_LEAST, PREVIEW_TIME_AGAIN = 0.3, 0.2, 0.15
 class Report:
     """Turns events of a fit into the curve and into calls of the caller's progress."""
 
-    def __init__(self, progress: Progress | None) -> None:
-        self.began = time.monotonic()
+    def __init__(self, progress: Progress | None, now: Callable[[], float] = time.monotonic) -> None:
+        self.now, self.began = now, now()
         self.curve: list[dict[str, Any]] = []
         self._progress = progress
 
     def __call__(self, stage: str, step: int, bits: float, held_out: float) -> None:
         point = {
-            "stage": stage, "step": step, "seconds": round(time.monotonic() - self.began, 3),
+            "stage": stage, "step": step, "seconds": round(self.now() - self.began, 3),
             "bits_per_row": round(bits, 4), "held_out_bits_per_row": round(held_out, 4),
         }  # fmt: skip
         self.curve.append(point)
@@ -143,7 +143,7 @@ def fit_preview(
         return None, []
     budget = config.time_budget_s
     if seconds is None:
-        seconds = min(PREVIEW_TIME * budget, max(PREVIEW_TIME_LEAST * budget, report.began + budget - time.monotonic()))
+        seconds = min(PREVIEW_TIME * budget, max(PREVIEW_TIME_LEAST * budget, report.began + budget - report.now()))
     table, runs = preview_rows(sample, len(picked))
     values, present = matrix(model.columns, picked, table)
     ordered = any(code.value.in_order for code in model.codes)

@@ -37,7 +37,7 @@ from storage.objects import ObjectStore  # noqa: E402
 from storage.snapshots import newest_manifest  # noqa: E402
 from storage.version import FORMAT_VERSION  # noqa: E402
 from storage.writer import commit, stage_model, stage_shard  # noqa: E402
-from vae_core import choosing, encoding, fitting, layers, packed_texts, tensor_fitting  # noqa: E402
+from vae_core import choosing, encoding, fitting, layers, packed_texts, picking, tensor_fitting  # noqa: E402
 from vae_core.base import fit_base  # noqa: E402
 from vae_core.base.search import BaseFit  # noqa: E402
 from vae_core.coders import conventional, texts  # noqa: E402
@@ -531,7 +531,7 @@ def main() -> None:
     unseen = mock.Mock(worth_trying=lambda *_: False)
     with (
         measured_as(lambda *_: [("ipc", 1 << 40)]),
-        mock.patch.object(fitting, "WORTH_COUNTING", 100.0),
+        mock.patch.object(picking, "WORTH_COUNTING", 100.0),
         mock.patch.object(choosing, "lattices", unseen),
     ):
         write("counted", [every_lattice(1400)], block_rows=700)

@@ -17,6 +17,7 @@ log = logging.getLogger(__name__)
 
 LEAST_WINDOW, MOST_WINDOWS = 8, 3
 N_LINEAR, N_BY_WINDOW, N_BY_ROW = 6, 64, 16
+LEAST_STEPS, CELL_S = 4, 1.5e-7  # of a path, and seconds of a step a row and feature: hardly less
 COARSE, MANY = 2.0, 5.0  # growth of the price on some of the rows; bytes over the budget where the way on all of them begins
 FINALISTS, FINE, CLOSE = 2, 6, 0.96
 MOST_PRUNED, LEAST_USED = 4, 0.9
@@ -65,6 +66,8 @@ class Search:
         for point in path(data, shape, self.budget, self.n_total, np.random.default_rng(self.seed), price, growth):
             points.append(point)
             self.tell(point.n_bytes)
+            if self.is_late:
+                break
         log.info("%s, %d rows: score %.4f at %d bytes", shape, data.x.shape[0] * shape.window, at_budget(points, self.budget), self.budget)
         return points
 
@@ -111,11 +114,16 @@ class Search:
 def code_candidates(
     task: Task, windows: Sequence[int], seed: int, deadline: float, progress: Callable[[FitProgress], None] | None
 ) -> tuple[list[Measured], tuple[FitProgress, ...]]:
-    """The layer of the shape that comes out best, if any is within the budget, and the curve: bits are those of all rows and the model."""
+    """The layer of the shape that comes out best, if any is within the budget, and the curve: bits are those of all rows and the model.
+    None where the deadline comes before a first one is, or would surely."""
     search, tried = Search(task, seed, deadline, progress), list[tuple[float, Shape, float]]()
+    if LEAST_STEPS * CELL_S * min(PATH_ROWS, len(task.values)) * task.features.n_features > deadline - time.monotonic():
+        return [], ()
     for shape in shapes(windows):
         if len(task.split(shape.window).train) and not (tried and search.is_late):
             points = search.path(search.windows(shape).some(PATH_ROWS), shape, growth=COARSE)
+            if search.is_late and not tried and points[-1].n_bytes > search.budget:
+                return [], tuple(search.curve)
             price = next(p.state.price for p in points if p.n_bytes < MANY * search.budget or p is points[-1])
             tried.append((at_budget(points, search.budget), shape, price))
     best: tuple[float, Shape, Windows, list[Point]] | None = None

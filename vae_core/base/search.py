@@ -44,6 +44,8 @@ LINEAR_SHARE = 0.8
 """Of the time budget: after it no further window is tried."""
 GRACE_S = 1.0
 """The clock decides only so late: until then it is the plan, so that a seed repeats itself."""
+AXES_S = 1e-8
+"""Of the decompositions of a preview's linear layers: seconds for a third power of their features."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -80,7 +82,8 @@ def fit_base(
     windows      : rows a window to try; (1,) when rows have no order
     kinds        : siblings to try, of "klt", "vae", "ae" (plain autoencoder) and "ista" (sparse dictionary)
     The same seed and data give the same layer, unless the time budget runs out: then fewer windows, networks and steps are
-    tried. The first linear layer is always finished. Raises ValueError when a target is missing or shapes disagree.
+    tried. The first linear layer with targets is always finished; of a preview it is the best there is by then, and none where
+    decompositions of so many features alone would take longer. Raises ValueError when a target is missing or shapes disagree.
     """
     began = time.monotonic()
     deadline = began + time_budget_s + GRACE_S
@@ -97,7 +100,9 @@ def fit_base(
         if spent > LINEAR_SHARE * time_budget_s + GRACE_S and linear:
             log.info("no time to try windows of %d rows: %.0f s of %.0f s are gone", window, spent, time_budget_s)
             break
-        candidate = klt_candidate(task, window, deadline if linear else math.inf)
+        if task.rmse is None and AXES_S * (window * task.features.n_features) ** 3 > time_budget_s + GRACE_S:
+            continue
+        candidate = klt_candidate(task, window, math.inf if task.rmse is not None and not linear else deadline)
         linear += [] if candidate is None else [candidate]
     linear.sort(key=lambda c: order(task, c[0]))
     found = [c[0] for c in linear]

@@ -6,15 +6,20 @@ import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
 
 from vae_core.entropy.rans import Encoder
 from vae_core.exact.cells import code_column
+from vae_core.exact.effort import QUICK
 from vae_core.exact.features import Decoded
 from vae_core.exact.forms import is_stepped
 from vae_core.exact.ordering import WIDE, SampleColumn
 from vae_core.exact.parents import MIN_GAIN_BITS
 from vae_core.exact.plans import ColumnCode
-from vae_core.exact.sampled import Sampled
+from vae_core.exact.sampled import Sampled, decoded_sample
 from vae_core.exact.search import search_column
 
 Found = tuple[ColumnCode, float]
@@ -24,14 +29,21 @@ WORTH_A_TRIAL = 0.1  # of a column's bits
 SEARCH_ROWS = 20_000  # of the dataset, for one more search a column
 MOST_SEARCHES = 10
 DEARER = 1.01  # than a column on its own: so much an old code may be before it is replaced without looking at the clock
+QUICK_ROWS, QUICK_RUN = 8_192, 1_024
 WORTH_A_PLACE = 0.02  # of all bits, what a column costs for it to be moved
 
 
 class Arrangement:
-    """Columns in coding order with their codes and estimated bits over the sample."""
+    """Columns in coding order with their codes and estimated bits over the sample.
 
-    def __init__(self, sampled: Sampled, columns: Sequence[SampleColumn], tick: Callable[[], bool]) -> None:
-        self._sampled, self._tick = sampled, tick
+    A search for which there is no time is a quick one: on few rows, of few columns beside it.
+    """
+
+    def __init__(
+        self, sampled: Sampled, columns: Sequence[SampleColumn], tick: Callable[[], bool], now: Callable[[], float] = time.monotonic
+    ) -> None:
+        """tick: whether time is left      now: the clock that deadlines are of"""
+        self._sampled, self._tick, self._now = sampled, tick, now
         self._columns = {c.column: c for c in columns}
         self._searches_left, self._deadline = 0, math.inf
         self.order: list[int] = []
@@ -52,24 +64,41 @@ class Arrangement:
         """Whether what is not found yet had better not be learned: of very many columns even a hasty search each takes long."""
         return len(self._columns) > WIDE and not self._tick()
 
-    def add(self, column: int) -> None:
-        """Search the code of one more column, after all there are."""
-        self.found[column] = self._search(column, self.order)
+    def add(self, column: int, hurry: bool = False) -> None:
+        """Search the code of one more column, after all there are. hurry: quickly, whether or not there is time."""
+        self.found[column] = self._search(column, self.order, hurry)
         self.order.append(column)
+
+    def take(self, other: Arrangement) -> None:
+        """Columns that are not here yet, as they are in an arrangement whose order begins as this one's."""
+        for column in other.order:
+            if column not in self.found:
+                self.order.append(column)
+                self.found[column] = other.found[column]
+
+    def better(self, report: Callable[[], None]) -> None:
+        """Search anew while there is time, the dearest columns first."""
+        for column in sorted(self.order, key=lambda j: -self.found[j][1]):
+            if not self._tick():
+                break
+            again = self._search(column, self.order[: self.order.index(column)])
+            if again[1] < self.found[column][1]:
+                self.found[column] = again
+            report()
 
     def searched_again(self, sampled: Sampled, columns: Sequence[SampleColumn]) -> Arrangement:
         """The same order with the codes that another sample of the columns asks for, the dearest columns first while there is time."""
-        found = Arrangement(sampled, columns, self._tick)
+        found = Arrangement(sampled, columns, self._tick, self._now)
         more = sampled.n_rows / max(1, self._sampled.n_rows)
         found.order, found.found = self.order, {j: (code, bits * more) for j, (code, bits) in self.found.items()}
         for column in sorted(self.order, key=lambda j: -self.found[j][1]):
+            if not self._tick():
+                break
             again = found._search(column, self.order[: self.order.index(column)])
             if not self._tick() and more != 1:
                 break
             if more != 1 or again[1] < found.found[column][1]:
                 found.found[column] = again
-            if not self._tick():
-                break
         return found
 
     def relieve(self, alone: Mapping[int, float]) -> None:
@@ -94,7 +123,7 @@ class Arrangement:
         one of the columns told by it in its place.
 
         A column that tells of others may be told better by them: what it tells is then lost to them, which the search of their
-        codes anew shows. deadline: of time.monotonic().
+        codes anew shows. deadline: of the clock.
         """
         self._deadline = deadline
         # what an order saves grows with the rows it is for
@@ -123,15 +152,29 @@ class Arrangement:
         return False
 
     def _may_go_on(self) -> bool:
-        return self._searches_left > 0 and time.monotonic() < self._deadline and self._tick()
+        return self._searches_left > 0 and self._now() < self._deadline and self._tick()
 
     def _children(self, column: int) -> list[int]:
         return [j for j in self.order if column in self.found[j][0].columns]
 
     def _search(self, column: int, before: Sequence[int], hurry: bool = False) -> Found:
         ordered = {j for j in before if self.found[j][0].in_order}
-        sampled = replace(self._sampled, placed=[self._columns[j] for j in before], ordered=ordered)
-        return search_column(sampled, self._columns[column], (lambda: False) if hurry else self._tick)
+        if not hurry and self._tick():
+            sampled = replace(self._sampled, placed=[self._columns[j] for j in before], ordered=ordered)
+            return search_column(sampled, self._columns[column], self._tick)
+        few, columns = self._few
+        code, bits = search_column(replace(few, placed=[columns[j] for j in before], ordered=ordered), columns[column], lambda: False)
+        return code, bits * self._sampled.n_rows / max(1, few.n_rows)
+
+    @cached_property
+    def _few(self) -> tuple[Sampled, dict[int, SampleColumn]]:
+        """What quick searches look at."""
+        rows = quick_rows(self._sampled.n_rows)
+        columns = [
+            replace(c, values=c.values[rows], state=None if c.state is None else c.state[rows]) for c in self._columns.values()
+        ]
+        few = Sampled(len(rows), self._sampled.n_total, decoded_sample(columns), gains=self._sampled.gains, effort=QUICK)
+        return replace(few, numeric=self._sampled.numeric, each=self._sampled.each), {c.column: c for c in columns}
 
     def _moves_to_the_end(self, column: int, heir: int | None) -> bool:
         children = self._children(column)
@@ -155,11 +198,20 @@ class Arrangement:
         return True
 
 
+def quick_rows(n: int) -> NDArray[np.int64]:
+    """The rows of n that a quick search looks at: runs from all over."""
+    if n <= QUICK_ROWS + QUICK_ROWS // 4:
+        return np.arange(n)
+    starts = np.linspace(0, n - QUICK_RUN, QUICK_ROWS // QUICK_RUN).astype(np.int64)
+    return np.asarray((starts[:, None] + np.arange(QUICK_RUN)).reshape(-1), np.int64)
+
+
 def arranged_before(
-    known: Sequence[ColumnCode], sampled: Sampled, picked: Sequence[SampleColumn], tick: Callable[[], bool]
+    known: Sequence[ColumnCode], sampled: Sampled, picked: Sequence[SampleColumn], tick: Callable[[], bool],
+    now: Callable[[], float] = time.monotonic,
 ) -> Arrangement:
     """Codes of an earlier fit and what they take of a sample coded by them; columns that fit did not learn are searched after them."""
-    found, columns = Arrangement(sampled, picked, tick), {c.column: c for c in picked}
+    found, columns = Arrangement(sampled, picked, tick, now), {c.column: c for c in picked}
     for code in known:
         column, reads = columns.get(code.column), code.columns
         if column is None or not reads.issubset(found.found):

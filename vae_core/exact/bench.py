@@ -27,14 +27,13 @@ from vae_core.exact.linear import Linear
 from vae_core.exact.matches import LEVELS as MATCH_LEVELS
 from vae_core.exact.matches import Match
 from vae_core.exact.options import Option
-from vae_core.exact.ordering import quantile_edges
+from vae_core.exact.ordering import edges_of
 from vae_core.exact.recurring import best_beside, keys_to_try
 from vae_core.exact.sampled import Sampled, level_of_rows
 from vae_core.exact.schedule import STEPS, STRIDE
 from vae_core.exact.tally import Narrow, narrow
 
 Ints = NDArray[np.int64]
-RELATED = 30  # columns that features are made of
 MAX_EXACT_LEVELS = MAX_LEVELS - 2
 PLACES = (32, 1024)  # parts that pieces are cut into
 CLASSED = 4_096  # places of a piece that are: the plan lists them
@@ -89,7 +88,7 @@ class Rows:
         if self._candidates:
             return self._candidates
         found: list[Feature] = []
-        for c in self.sampled.related(self.column, RELATED):
+        for c in self.sampled.related(self.column, self.sampled.effort.related):
             values = self.sampled.decoded.values[c.column]
             low, high = int(values.min(initial=0)), int(values.max(initial=0))
             if high - low < MAX_EXACT_LEVELS:
@@ -107,8 +106,8 @@ class Rows:
         piece = self.sampled.decoded.piece
         for period in (piece, *(w for w in self.sampled.widths if w < piece)) if piece else ():
             found += [Feature("place", -1, period, size) for size in dict.fromkeys(min(period, n) for n in PLACES)]
-        own = self.own[self.active]
-        fine, coarse = quantile_edges(own, 128), quantile_edges(own, 16)
+        own = np.sort(self.own[self.active])
+        fine, coarse = edges_of(own, 128), edges_of(own, 16)
         if len(fine) and not self.alone and not self.sampled.widths:
             found += [Feature(kind, -1, 0, len(fine) + 2, fine) for kind in ("left", "right")]
             found += [Feature(kind, -1, 0, len(coarse) + 2, coarse) for kind in ("left", "right", "between")]
@@ -186,8 +185,9 @@ class Bench:
             if above:
                 off[lanes.rows] = known[-1]
         guess, fraction, noise, before, *levels = found[:, rows.active]
+        ranked = np.sort(before)
         for n_bins in (128, 16):
-            edges = quantile_edges(before, n_bins)
+            edges = edges_of(ranked, n_bins)
             feature = Feature("left", -1, 0, len(edges) + 2, edges)
             self._levels[feature] = narrow(feature.levels(before), feature.size)
         self._levels[Feature("noise", -1, 0, NOISE_LEVELS)] = narrow(noise, NOISE_LEVELS)
@@ -208,8 +208,9 @@ class Bench:
         rows, found = self.rows, np.empty(self.rows.sampled.n_rows, np.int64)
         for beside in (0, -1, 1):
             values = lanes.above(lanes.sorted(rows.own), beside)
+            ranked = np.sort(values)
             for n_bins in (128, 16):
-                edges = quantile_edges(values, n_bins)
+                edges = edges_of(ranked, n_bins)
                 feature = Feature("above", -1, beside, len(edges) + 2, edges)
                 found[lanes.rows] = feature.levels(values)
                 found[lanes.rows[: int(lanes.edges[1])]] = feature.size - 1  # in the first step nothing is known
@@ -227,8 +228,9 @@ class Bench:
 
         for lag in dict.fromkeys(lag for w in widths for lag in (w, w + 1, w - 1)):
             values = lanes.back(truth, lag)
+            ranked = np.sort(values)
             for n_bins in (128, 16):
-                edges = quantile_edges(values, n_bins)
+                edges = edges_of(ranked, n_bins)
                 feature = Feature("back", -1, lag, len(edges) + 2, edges)
                 told(feature, feature.levels(values))
         for width in widths:
@@ -244,9 +246,9 @@ class Bench:
             self.matches = (*self.matches, tried[k])
 
     def _know_guess(self, guess: Ints, fraction: Ints) -> None:
-        self.guess = guess
+        self.guess, ranked = guess, np.sort(guess)
         for n_bins in (8, 32, 128):
-            edges = quantile_edges(guess, n_bins)
+            edges = edges_of(ranked, n_bins)
             feature = Feature("guess", -1, 0, len(edges) + 1, edges)
             self._levels[feature] = narrow(feature.levels(guess), feature.size)
         self._levels[Feature("fraction", -1, 0, FRACTIONS)] = narrow(fraction, FRACTIONS)

@@ -27,7 +27,7 @@ SEARCH_WEIGHTS = (2, 16, 128)
 ALL_WEIGHTS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
 
 
-WORTH_A_CALL = 60_000  # cells to be counted
+WORTH_A_CALL = 200_000  # cells to be counted: what a thread wakes up for
 Each = Callable[[Callable[[Any], list[float]], Iterable[Any]], Iterable[list[float]]]
 
 

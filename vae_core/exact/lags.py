@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from vae_core.exact.effort import FULL, Effort
 from vae_core.exact.lanes import Lanes
 from vae_core.exact.linear import SHIFT, Term, beside_of, kind_beside, kind_of, lag_of
 from vae_core.exact.robust import fitted, logarithm, short
@@ -20,8 +21,6 @@ MOST_LAG = MOST_LEAD = 256  # that are looked for
 OWN_LAGS = (1, 2, 3, 4, 5, 6, 7, 8, 12, 16)
 SEASONS, SHORTEST_SEASON, RECURRENT = 2, 9, 0.08  # how many, in rows, and how much of a step is to be seen in the one a season before
 OTHER_KINDS = ("at", "lag1", "lag2", "lead1")
-MOST_OTHERS = 10  # columns that may tell
-FIT_ROWS = 5_000
 WORTH_SORTING = 0.15  # bits a row
 UNRELATED = 0.35  # bits by which steps may be dearer than values: those of independent normal values are dearer by a half
 MOST_ORDERS = 2
@@ -30,10 +29,13 @@ STEP = 1  # where the column's last step is among the variables of a fit
 COPY_ROWS, ALIKE = 8_192, 0.25  # rows that are looked at for copies, and the correlation of their steps
 
 
-def sort_orders(known: Mapping[int, Ints], own: Ints, active: Ints) -> list[tuple[int, ...]]:
+def sort_orders(
+    known: Mapping[int, Ints], own: Ints, active: Ints, sorted_by: Callable[[int], NDArray[np.integer[Any]]] | None = None
+) -> list[tuple[int, ...]]:
     """Keys of orders of the rows in which steps tell much of a column, the best first; () is the rows as they are.
 
-    known : column -> (n_rows,) of columns that may be sorted by      own : (n_rows,) the column      active : (n,) rows that count
+    known     : column -> (n_rows,) of columns that may be sorted by      own : (n_rows,) the column      active : (n,) rows that count
+    sorted_by : the rows sorted by a column, ties as they are, where that is remembered
     """
     if len(active) < 64:
         return []
@@ -41,11 +43,17 @@ def sort_orders(known: Mapping[int, Ints], own: Ints, active: Ints) -> list[tupl
     plain, floats = _size(values - float(np.median(values))), values.astype(np.float64)
     recurring = [_size(floats[season:] - floats[:-season]) for season in seasons_of(values)]
     found: list[tuple[float, tuple[int, ...]]] = [(min([_size(np.diff(floats)), *recurring]), ())]
+    counts = None if len(active) == len(own) else np.zeros(len(own), np.bool_)
+    if counts is not None:
+        counts[active] = True
+        floats = own.astype(np.float64)
     for j, keys in known.items():
-        key = keys[active]
-        if (np.diff(key) >= 0).all():
-            continue
-        size = _size(np.diff(floats[np.argsort(key, kind="stable")])) + WORTH_SORTING
+        order = np.argsort(keys, kind="stable") if sorted_by is None else sorted_by(j)
+        if counts is not None:
+            order = order[counts[order]]
+        if (order[1:] > order[:-1]).all():
+            continue  # as they are
+        size = _size(np.diff(floats[order])) + WORTH_SORTING
         if all(size != other for other, _ in found):  # another name of the same key
             found.append((size, (j,)))
     found.sort(key=lambda f: (f[0], len(f[1])))
@@ -68,9 +76,9 @@ def lagged_copies(others: Mapping[int, Spectrum | None], own: Spectrum | None) -
         if steps is None:
             continue
         alike = np.fft.irfft(own * np.conj(steps))
-        alike = np.concatenate([alike[-MOST_LEAD + 1 :], alike[:MOST_LAG]])  # the step behind it is read, too
-        lag = int(np.abs(alike).argmax()) - (MOST_LEAD - 1)
-        strength = float(abs(alike[lag + MOST_LEAD - 1]))
+        alike = np.abs(np.concatenate([alike[-MOST_LEAD + 1 :], alike[:MOST_LAG]]))  # the step behind it is read, too
+        lag = int(alike.argmax()) - (MOST_LEAD - 1)
+        strength = float(alike[lag + MOST_LEAD - 1])
         if strength > ALIKE and not -1 <= lag <= 2:
             found.append((-strength, j, lag))
     return {j: lag for _, j, lag in sorted(found)}
@@ -84,11 +92,20 @@ def spectrum(values: Ints) -> Spectrum | None:
     steps = np.clip(steps, *np.quantile(steps, [0.01, 0.99]))
     steps -= steps.mean()
     norm = float(np.sqrt(np.square(steps).sum()))
-    return np.fft.rfft(steps / norm, 2 * len(steps)) if norm > 0 else None
+    return np.fft.rfft(steps / norm, _quick(len(steps) + MOST_LAG)) if norm > 0 else None
+
+
+def _quick(n: int) -> int:
+    """The least even number from n on without large prime factors: transforms of others take several times as long."""
+    found = 2 << (n - 1).bit_length()
+    for odd in (1, 3, 5, 9, 15, 25, 27, 45, 75, 81, 125):
+        found = min(found, 2 * odd << max(0, -(-n // (2 * odd)) - 1).bit_length())
+    return found
 
 
 def forward_terms(
-    lanes: Lanes, own: Ints, others: Mapping[int, Ints], n_total: int, copies: Mapping[int, tuple[int, Ints]] | None = None
+    lanes: Lanes, own: Ints, others: Mapping[int, Ints], n_total: int, copies: Mapping[int, tuple[int, Ints]] | None = None,
+    effort: Effort = FULL,
 ) -> tuple[tuple[Term, ...], int]:
     """Terms and bias (units of 2^-16) of the prediction of a column from rows before it.
 
@@ -97,7 +114,7 @@ def forward_terms(
     Least absolute deviations by reweighting; a term stays if it saves over all n_total rows what it takes in the plan.
     """
     seasons = seasons_of(own[lanes.sorted_rows])
-    names = [(f"lag{k}", -1) for k in OWN_LAGS] + [(kind, j) for j in list(others)[:MOST_OTHERS] for kind in OTHER_KINDS]
+    names = [(f"lag{k}", -1) for k in OWN_LAGS] + [(kind, j) for j in list(others)[: effort.others] for kind in OTHER_KINDS]
     names += [(f"lag{k}", -1) for season in seasons for k in range(season - 1, season + 3)]
     copies = copies or {}
     names += [(kind_of(lag + k), j) for j, (lag, _) in copies.items() for k in range(2)]
@@ -106,27 +123,29 @@ def forward_terms(
     # levels and steps, not lags: what a walk does from row to row is small beside where it is, and a step is one term
     basis = _levels_and_steps(len(names), len(seasons), len(copies))
     if lanes.has_above:
-        names += [(kind_beside(k), -1) for k in BESIDE] + [("above", j) for j in list(others)[:MOST_OTHERS]]
+        names += [(kind_beside(k), -1) for k in BESIDE] + [("above", j) for j in list(others)[: effort.others]]
         basis = _with_above(basis, names, n_in_order)
     units = np.eye(basis.shape[1])
     steps = [units[k] for k in (STEP, *(k for k, (kind, j) in enumerate(names) if kind == "lag1" and j >= 0))]
-    terms, bias, _ = solved(lanes, names, basis, known, n_total, steps)
+    terms, bias, _ = solved(lanes, names, basis, known, n_total, steps, effort.lag_rows)
     return terms, bias
 
 
 def solved(
-    lanes: Lanes, names: Sequence[tuple[str, int]], basis: Floats, known: Mapping[int, Ints], n_total: int, steps: Sequence[Floats] = ()
+    lanes: Lanes, names: Sequence[tuple[str, int]], basis: Floats, known: Mapping[int, Ints], n_total: int, steps: Sequence[Floats] = (),
+    n_rows: int = FULL.lag_rows,
 ) -> tuple[tuple[Term, ...], int, float]:
     """Terms and bias of the prediction of how far a column is from the row before, which is the first of the names, and about how many
     bits what it leaves takes a row.
 
     names : kind and column of what is read      basis : (n_names, k) what each variable of the fit is in these
     known : column -> (n_rows,) values, -1 the column itself      steps : (k,) weights that may be near what tells most rows
+    n_rows : that are fitted to, at most
     """
     n = len(lanes.rows)
-    picked = np.linspace(0, n - 1, min(n, FIT_ROWS)).astype(np.int64)
-    columns = np.stack([_read(lanes, known[j], kind)[picked] for kind, j in names], axis=1)
-    target = known[-1][lanes.rows][picked]
+    picked = np.linspace(0, n - 1, min(n, n_rows)).astype(np.int64)
+    columns = np.stack([known[j][_read(lanes, picked, kind)] for kind, j in names], axis=1)
+    target = known[-1][lanes.rows_before(picked, 0)]
     center = np.median(columns, axis=0).astype(np.int64)
     with np.errstate(over="ignore"):
         design = ((columns - center) @ basis).astype(np.float64)
@@ -174,10 +193,10 @@ def _with_above(basis: Floats, names: Sequence[tuple[str, int]], n_in_order: int
     return found
 
 
-def _read(lanes: Lanes, values: Ints, kind: str) -> Ints:
-    """(n,) what a term of (n_rows,) values reads, in coding order."""
+def _read(lanes: Lanes, picked: Ints, kind: str) -> Ints:
+    """(k,) numbers of the rows that a term reads, of rows that `picked` counts in coding order."""
     beside = beside_of(kind)
-    return lanes.shifted(values, lag_of(kind) or 0) if beside is None else lanes.above(lanes.sorted(values), beside)
+    return lanes.rows_before(picked, lag_of(kind) or 0) if beside is None else lanes.rows_above(picked, beside)
 
 
 def seasons_of(values: Ints) -> list[int]:
@@ -189,7 +208,7 @@ def seasons_of(values: Ints) -> list[int]:
     low, high = np.quantile(steps, [0.02, 0.98])
     steps = np.clip(steps, low, high)
     steps -= steps.mean()
-    power = np.square(np.abs(np.fft.rfft(steps, 2 * len(steps))))
+    power = np.square(np.abs(np.fft.rfft(steps, _quick(len(steps) + MOST_LAG))))  # what wraps around is of lags that nobody asks for
     found = np.fft.irfft(power)[: MOST_LAG - 1]
     found = found / max(float(found[0]), 1e-300)
     peaks = [k for k in range(SHORTEST_SEASON, len(found) - 1) if found[k] > RECURRENT and found[k] >= found[k - 1 : k + 2].max()]

@@ -130,11 +130,20 @@ class Lanes:
         """What a column, (n_rows,) values, holds in each of the sorted rows."""
         return values if self._sorted is None else values.take(self._sorted)
 
-    def shifted(self, values: Ints, lag: int) -> Ints:
-        """(n,) what a column, (n_rows,) values, holds `lag` rows before each row, in coding order; at the ends what is nearest."""
-        if not self.n_places:
-            return values[:0]
-        return self.in_steps(_moved(self.sorted(values), lag))
+    @cached_property
+    def _coded(self) -> Ints:
+        """(n,) places of the coded rows in the sorted ones, in coding order."""
+        return self.in_steps(np.arange(self.n_places))
+
+    def rows_before(self, picked: Ints, lag: int) -> Ints:
+        """(k,) numbers of the rows `lag` before those that `picked` counts in coding order; at the ends what is nearest."""
+        places = np.clip(self._coded[picked] - lag, 0, self.n_places - 1)
+        return places if self._sorted is None else self._sorted[places]
+
+    def rows_above(self, picked: Ints, beside: int) -> Ints:
+        """(k,) numbers of the rows so many rows beside those above the rows that `picked` counts in coding order."""
+        places = self._coded[picked] - self.steps_above(beside)[picked]
+        return places if self._sorted is None else self._sorted[places]
 
     def firsts(self, lag: int) -> Ints:
         """Of the rows of the first step, the place in the sorted rows that is `lag` before; at the ends what is nearest."""
@@ -179,22 +188,9 @@ class Lanes:
 
     def above(self, values: Ints, beside: int) -> Ints:
         """(n,) what the sorted rows' values are beside the row above each row, in coding order."""
-        return values.take(self.in_steps(np.arange(self.n_places)) - self.steps_above(beside))
+        return values.take(self._coded - self.steps_above(beside))
 
     def of_step(self, step: int) -> slice | Ints:
         """The lanes of the rows of a step."""
         start, stop = self.edges[step : step + 2]
         return slice(0, int(stop - start)) if self.lanes is None else self.lanes[start:stop]
-
-
-def _moved(values: Ints, lag: int) -> Ints:
-    """(n,) what n values, at least one, are `lag` places before, at the ends the first or last."""
-    if not lag:
-        return values
-    found = np.empty_like(values)
-    lag = max(-len(values), min(lag, len(values)))
-    if lag > 0:
-        found[:lag], found[lag:] = values[0], values[:-lag]
-    else:
-        found[lag:], found[:lag] = values[-1], values[-lag:]
-    return found

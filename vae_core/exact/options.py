@@ -93,15 +93,16 @@ def _of_tensors(sampled: Sampled, values: Ints, active: NDArray[np.bool_] | None
 
 def _forward(sampled: Sampled, column: int, values: Ints, valid: Ints, alone: Linear) -> list[tuple[Linear, tuple[int, ...]]]:
     """Predictions of rows one after another, and the keys of the order they are in; `alone` is that of the first row of a lane."""
-    near = sampled.related(column, regress.MAX_PAIRED)
+    near = sampled.related(column, sampled.effort.paired)
     known = {c.column: sampled.decoded.values[c.column] for c in near}
     numeric = {c.column: known[c.column] for c in near if not c.categorical and 2 < c.hi - c.lo < 1 << 44}
     found = []
+    effort = sampled.effort
     copies = {j: (lag, sampled.decoded.values[j]) for j, lag in list(sampled.copies(column).items())[:MOST_COPIES]}
-    orders = sort_orders(known, values, valid)
+    orders = sort_orders(known, values, valid, sampled.sorted_by)[: effort.orders]
     for keys in orders if () in orders or not copies else [(), *orders]:
         lanes = Lanes(sampled.decoded, keys, valid, above=sampled.decoded.above is not None and not keys)
-        terms, bias = forward_terms(lanes, values, numeric, sampled.n_total, {} if keys else copies)
+        terms, bias = forward_terms(lanes, values, numeric, sampled.n_total, {} if keys else copies, effort)
         if any(term.column < 0 or term.beside is not None for term in terms):
             found.append((Linear(terms, bias, alone.terms, alone.bias), keys))
     return found
@@ -112,10 +113,10 @@ def _predictions(sampled: Sampled, column: int, values: Ints, valid: Ints, span:
     rng = np.random.default_rng(column)  # the same rows whenever the column is searched for
     step_of, left_of, right_of = level_of_rows(sampled.n_rows)
     inner = valid[step_of[valid] < STRIDE]
-    rows = np.sort(rng.permutation(inner)[:8000])
+    rows = np.sort(rng.permutation(inner)[: sampled.effort.fit_rows])
     if len(rows) < 64 or span >= 1 << 52:
         return [Linear((), _bias(values[valid]))]
-    near = sampled.related(column, regress.MAX_PAIRED)
+    near = sampled.related(column, sampled.effort.paired)
     numeric = [c.column for c in near if not c.categorical and 2 < c.hi - c.lo < 1 << 44]
     regression = Regression(values[rows].astype(np.float64))
     if not alone:
@@ -128,9 +129,9 @@ def _predictions(sampled: Sampled, column: int, values: Ints, valid: Ints, span:
     at = [variable("at", c) for c in numeric]
     plain = regression.fit(at)
     if not hurried:
-        more = [c.column for c in sampled.related(column, regress.MOST_WIDE) if not c.categorical and 2 < c.hi - c.lo < 1 << 44]
+        more = [c.column for c in sampled.related(column, sampled.effort.wide) if not c.categorical and 2 < c.hi - c.lo < 1 << 44]
         plain = regression.fit_wide([variable("at", c) for c in more], sampled.n_total, plain)
-    if alone:
+    if alone or sampled.effort.is_quick:
         return [Linear(plain.terms, plain.bias)]
     around = regression.fit([variable("mean", -1), *(variable("bend", c) for c in numeric), *at])
     found = [Linear(plain.terms, plain.bias)]

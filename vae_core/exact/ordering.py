@@ -108,9 +108,13 @@ def orders(
 
 def quantile_edges(values: Ints, n_bins: int) -> tuple[int, ...]:
     """At most n_bins - 1 distinct ascending edges that split the values evenly."""
-    if not len(values):
+    return edges_of(np.sort(values), n_bins)
+
+
+def edges_of(ranked: Ints, n_bins: int) -> tuple[int, ...]:
+    """The same of values that are sorted."""
+    if not len(ranked):
         return ()
-    ranked = np.sort(values)
     cuts = ranked[(np.arange(1, n_bins) * len(ranked)) // n_bins]
     return tuple(int(c) for c in np.unique(cuts) if c > ranked[0])
 
@@ -254,14 +258,29 @@ def _improved(placed: list[int], prices: Sequence[Sequence[_Price]]) -> list[int
         before = best
         for i in dear:
             rest = [j for j in moved if j != i]
-            trials = [[*rest[:k], i, *rest[k:]] for k in range(len(moved))]
-            costs = [_total(trial, prices, first) for trial in trials]
-            k = int(np.argmin(costs))
+            costs = _with(i, rest, prices, first)
+            k = next(k for k, cost in enumerate(costs) if cost < min(costs) + 1e-9)  # the first of equals
             if costs[k] < best - 1e-9:
-                moved, best = trials[k], costs[k]
+                moved, best = [*rest[:k], i, *rest[k:]], costs[k]
         if best > before - 1e-3:
             break
     return [*cheap, *moved]
+
+
+def _with(i: int, rest: Sequence[int], prices: Sequence[Sequence[_Price]], before: int) -> list[float]:
+    """The price of the rest with one more column, in each place among them."""
+    own, until, after = list[float](), [0.0], list[float]()
+    for j in rest:
+        own.append(_price(prices[i], before))
+        until.append(until[-1] + _price(prices[j], before))
+        after.append(_price(prices[j], before | 1 << i))
+        before |= 1 << j
+    own.append(_price(prices[i], before))
+    found, left = [0.0] * len(own), 0.0
+    for k in reversed(range(len(own))):
+        found[k] = until[k] + own[k] + left
+        left += after[k - 1] if k else 0.0
+    return found
 
 
 def _total(placed: Sequence[int], prices: Sequence[Sequence[_Price]], before: int) -> float:

@@ -12,14 +12,14 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from vae_core.exact.effort import MAX_PAIRED
 from vae_core.exact.linear import SHIFT, Linear, Term
 from vae_core.exact.robust import fitted, short
 
 Floats = NDArray[np.float64]
 MAX_TERMS = 6
-MAX_PAIRED = 24
 MIN_GAIN_BITS = 0.03
-MOST_WIDE, WIDE_TERMS, WORTH_WIDE = 96, 64, 0.05  # variables of a wide fit, terms that are left of them, bits a row it has to save
+WIDE_TERMS, WORTH_WIDE = 64, 0.05  # terms that are left of a wide fit, bits a row it has to save
 LIKELY = 3  # variables solved for at each step
 ROWS_A_VARIABLE = 20  # that a wide fit has at least: noise fits a few rows
 PAIR_ROWS = 400
@@ -105,7 +105,7 @@ class Regression:
         design = np.stack([*(v.values - m for v, m in zip(variables, middles, strict=True)), np.ones(len(self._target))], axis=1)
         target = self._target - middle
         gram = design.T @ design
-        gram[np.diag_indices_from(gram)] += 1e-6 * np.maximum(np.diag(gram), 1e-300)
+        gram.flat[:: len(gram) + 1] += 1e-6 * np.maximum(np.diag(gram), 1e-300)
         if _score(target - design @ np.linalg.solve(gram, design.T @ target)) > narrow.score - WORTH_WIDE:
             return narrow
         weights = fitted(design, target, n_total, most_terms=WIDE_TERMS)
@@ -179,7 +179,7 @@ def _solve(columns: list[Floats], target: Floats, scale: float) -> tuple[Floats,
     for _ in range(12):
         weighted = scaled * weight
         gram = weighted @ scaled.T
-        gram[np.diag_indices_from(gram)] += 1e-9 * weight.sum()
+        gram.flat[:: len(gram) + 1] += 1e-9 * weight.sum()
         before, solution = solution, np.linalg.solve(gram, weighted @ target) / size
         residual = target - solution @ design
         if (np.abs(solution - before) * size).max() < SETTLED * scale:

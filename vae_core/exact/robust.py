@@ -65,9 +65,10 @@ def _reweighted(scaled: Floats, target: Floats, n_total: int, start: Floats | No
     for rounds in (4, 3, 3):
         for _ in range(rounds):
             part = scaled[:, used]
-            gram = (part * near[:, None]).T @ part
-            gram[np.diag_indices_from(gram)] += 1e-9 * near.sum()
-            found = np.linalg.solve(gram, (part * near[:, None]).T @ target)
+            weighted = (part * near[:, None]).T
+            gram = weighted @ part
+            gram.flat[:: len(gram) + 1] += 1e-9 * near.sum()
+            found = np.linalg.solve(gram, weighted @ target)
             off = np.abs(target - part @ found)
             reach = max(1.0, min(reach / 2, 2 * float(np.median(off)))) if start is not None else math.inf
             near = 1 / (np.maximum(off, 0.5) * (1 + off / reach))

@@ -12,9 +12,10 @@ from numpy.typing import NDArray
 from vae_core.exact.clock import to_minutes
 from vae_core.exact.costs import Each
 from vae_core.exact.dense import Dense
+from vae_core.exact.effort import FULL, Effort
 from vae_core.exact.features import Decoded, Feature
 from vae_core.exact.lags import Spectrum, lagged_copies, spectrum
-from vae_core.exact.ordering import WIDE, SampleColumn, quantile_edges
+from vae_core.exact.ordering import WIDE, SampleColumn, edges_of
 from vae_core.exact.plans import ColumnCode
 from vae_core.exact.regress import Regression
 from vae_core.exact.schedule import neighbours, passes
@@ -30,9 +31,9 @@ class Sampled:
     decoded : all columns' integers (minutes of clocks)       placed  : those coded before this one
     gains   : as ordering.orders has them                     ordered : the placed ones that gain from their neighbouring rows
     numeric : the columns that are amounts                    each    : how work on each of many features is done
-    remembers : whether matches are looked for
+    remembers : whether matches are looked for             effort : how much a search looks at
     widths  : rows are cells of tensors, with the cell above so many before (grids.planes_of)      dense : of vectors, their prediction
-    searched, regressions, _edges, _levels, _copies, _spectra : of columns, what other searches found that this one may ask for again
+    searched, regressions, _edges, _levels, _copies, _spectra, _sorted : of columns, what other searches found that this may ask for again
     """
 
     n_rows: int
@@ -45,6 +46,7 @@ class Sampled:
     each: Each = map
     remembers: bool = False
     widths: tuple[int, ...] = ()
+    effort: Effort = FULL
     dense: Dense | None = None
     searched: dict[tuple[int, tuple[int, ...], frozenset[int], frozenset[int]], tuple[ColumnCode, float]] = field(default_factory=dict)
     regressions: dict[int, Regression] = field(default_factory=dict)
@@ -52,11 +54,12 @@ class Sampled:
     _levels: dict[Feature, Narrow] = field(default_factory=dict)
     _copies: dict[int, dict[int, int]] = field(default_factory=dict)
     _spectra: dict[int, Spectrum | None] = field(default_factory=dict)
+    _sorted: dict[int, NDArray[np.int32]] = field(default_factory=dict)
 
     def edges(self, column: int, n_bins: int) -> tuple[int, ...]:
         """Edges that split the values of a column evenly."""
         if (column, n_bins) not in self._edges:
-            self._edges[column, n_bins] = quantile_edges(self.decoded.values[column], n_bins)
+            self._edges[column, n_bins] = edges_of(self.decoded.values[column][self.sorted_by(column)], n_bins)
         return self._edges[column, n_bins]
 
     def levels(self, feature: Feature) -> Narrow:
@@ -68,7 +71,7 @@ class Sampled:
     def copies(self, column: int) -> dict[int, int]:
         """Columns placed earlier -> the lag at which they are much like a column, if any."""
         if column not in self._copies:
-            looked_for = column in self.numeric and len(self.numeric) <= WIDE
+            looked_for = column in self.numeric and len(self.numeric) <= WIDE and not self.effort.is_quick
             others = {j: self._spectrum(j) for j in self.decoded.values if j != column and j in self.numeric} if looked_for else {}
             self._copies[column] = lagged_copies(others, self._spectrum(column)) if looked_for else {}
         placed = {c.column for c in self.placed}
@@ -78,6 +81,12 @@ class Sampled:
         if column not in self._spectra:
             self._spectra[column] = spectrum(self.decoded.values[column])
         return self._spectra[column]
+
+    def sorted_by(self, column: int) -> NDArray[np.int32]:
+        """(n_rows,) rows sorted by a column, ties as they are."""
+        if column not in self._sorted:
+            self._sorted[column] = np.argsort(self.decoded.values[column], kind="stable").astype(np.int32)
+        return self._sorted[column]
 
     def related(self, column: int, n: int) -> list[SampleColumn]:
         """At most n columns placed earlier, those that tell most of a column first."""

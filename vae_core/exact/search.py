@@ -10,8 +10,7 @@ from numpy.typing import NDArray
 
 from vae_core.entropy import kernel
 from vae_core.entropy.rans import Encoder
-from vae_core.exact import regress
-from vae_core.exact.bench import RELATED, Bench, Rows
+from vae_core.exact.bench import Bench, Rows
 from vae_core.exact.cells import code_cells
 from vae_core.exact.digits import Direct
 from vae_core.exact.features import N_STATES
@@ -41,10 +40,11 @@ def search_column(sampled: Sampled, column: SampleColumn, tick: Callable[[], boo
     `tick` tells whether time is left; without it the search keeps what it has.
     """
     # all that the search looks at: what else is placed makes no difference
-    looked_at = sampled.related(column.column, max(RELATED, regress.MOST_WIDE))
-    near = max(RELATED, regress.MAX_PAIRED)
+    effort = sampled.effort
+    looked_at = sampled.related(column.column, effort.most)
+    near = max(effort.related, effort.paired)
     related = tuple(c.column for k, c in enumerate(looked_at) if k < near or not c.categorical)
-    ordered = frozenset(sampled.ordered.intersection(related[:RELATED]))
+    ordered = frozenset(sampled.ordered.intersection(related[: effort.related]))
     situation = column.column, related, ordered, frozenset(sampled.copies(column.column))
     if situation not in sampled.searched:
         found = _search_column(sampled, column, tick)
@@ -64,7 +64,7 @@ def _search_column(sampled: Sampled, column: SampleColumn, tick: Callable[[], bo
             sampled, column.column, column.state.astype(np.int64), None, [Option(Direct.over(0, N_STATES - 1))], tick
         )
         active = column.state == 0
-    tried = options_of(sampled, values, active, column, clock, hurried=not tick())
+    tried = options_of(sampled, values, active, column, clock, hurried=not tick() and not sampled.effort.is_quick)
     value_plan, bits = _search_cells(sampled, column.column, values, active, tried, tick)
     recall, value_plan, bits = _search_recall(sampled, column, values, active, (value_plan, bits), clock, tick)
     if recall is None:
@@ -108,7 +108,7 @@ def _in_chunks(sampled: Sampled, plan: CellPlan, own: Ints, active: NDArray[np.b
 
     No estimate shows it: the sample is coded. Without a kernel that takes long, and counts stay as they are.
     """
-    if plan.forward is not None or plan.last_chunk != DEFAULT_CHUNK or not kernel.available():
+    if sampled.effort.is_quick or plan.forward is not None or plan.last_chunk != DEFAULT_CHUNK or not kernel.available():
         return plan
     best = _coded_bits(sampled, plan, own, active)
     for last in SHORTER_CHUNKS:
