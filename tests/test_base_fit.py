@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from vae_core.base import BaseColumn, BaseLayer, fit_base, search
+from vae_core.base import BaseColumn, BaseLayer, discrete, fit_base, search
 from vae_core.base.columns import fit_features, units
 from vae_core.base.cost import entropy_bits, stored_bytes
 from vae_core.base.measuring import settle
@@ -138,6 +138,28 @@ def test_a_preview_keeps_its_budget_model_included() -> None:
     z = fit.layer.encode(codes, np.ones(codes.shape, bool))
     assert stored_bytes(z) + fit.layer.n_bytes <= 1.03 * 4.0 * 6000 / 8
     assert (rmse(fit.layer, codes) / codes.std(axis=0)).mean() < 0.6
+
+
+def test_a_preview_of_so_many_features_that_no_layer_is_ready_in_time_is_not_begun(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(search, "GRACE_S", 0.0)
+    begun: list[str] = []
+    monkeypatch.setattr(search, "klt_candidate", lambda *_: begun.append("klt"))
+    monkeypatch.setattr(discrete.Search, "path", lambda *_, **__: begun.append("path"))
+    columns, codes = curved(600, None)
+    codes = np.tile(codes, 70)
+    columns = tuple(replace(columns[j % 6], name=str(j)) for j in range(420))
+    assert fit_base(columns, codes, bits_per_row=100.0, time_budget_s=0.1).layer is None and not begun
+
+
+def test_a_path_of_codes_ends_when_its_time_does() -> None:
+    columns, codes = curved(2000, None)
+    task = prepare(columns, codes, None, 4.0, None, None)
+    for deadline, late in ((0.0, True), (math.inf, False)):
+        one = discrete.Search(task, 0, deadline, None)
+        points = one.path(one.windows(shape := discrete.shapes((1,))[0]), shape)
+        assert (len(points) == 1) is late
+    assert points[-1].n_bytes <= one.budget
+    assert discrete.code_candidates(task, (1,), 0, 0.0, None) == ([], ())
 
 
 def test_no_layer_is_given_where_a_preview_cannot_pay() -> None:
