@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from vae_core.coders import conventional, fields, lattices, nested, texts
+from vae_core.coders import conventional, fields, lattices, texts
 from vae_core.coders.narrow import pco_of
 from vae_core.columns import ColumnPlan, TableProfile, decode_column, encode_column, one_array, plan_columns, without_levels
 from vae_core.columns.codes import Codes
@@ -366,8 +366,6 @@ def _without_costly_dictionaries(plans: Sequence[ColumnPlan], sample: Sample, n_
             if texts.holds(array.type) and (plan.n_levels or 0) * RECURS > n_total:
                 # what recurs more tells of other columns; and codes may be learned for less than they take here
                 plain = min(plain, fields.styled(array)[1] / WORTH_FIELDS)
-            elif nested.holds(array.type) and (plan.n_levels or 0) * RECURS > n_total:
-                plain = min(plain, len(nested.pack(array) or b"") / WORTH_FIELDS or math.inf)
             if plain * scale < min(coded, default=0) * scale + n_bytes:
                 plan = other
         found.append(plan)
