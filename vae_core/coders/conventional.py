@@ -29,7 +29,7 @@ from vae_core.coders.narrow import NARROW, PCO
 from vae_core.coders.narrow import narrowed as narrowed
 from vae_core.coders.parquet import ENCODINGS, chunk_bytes, from_native, native_of, survives
 from vae_core.columns.codes import STATE_MISFIT, STATE_NULL, Codes
-from vae_core.columns.joining import alike, fitted, one_array
+from vae_core.columns.joining import alike, fitted, one_array, wrapped
 from vae_core.columns.physical import from_raw, is_integral, raw_values, storage_dtype
 from vae_core.columns.plan import ColumnPlan, storage_type
 from vae_core.columns.profile import elements_of, storage_of
@@ -301,8 +301,8 @@ def _decode(plan: ColumnPlan, coding: str, stored: Stored, n_rows: int) -> pa.Ar
     if coding == "ipc":
         return one_array(chunks_from_ipc(unzstd(_needed(plan, stored.payload), 1 << 31), plan.field.type))
     if coding in _OURS:
-        stored_as = storage_type(plan.field.type)
-        return fitted(_OURS[coding].unpack(_needed(plan, stored.payload), stored_as, n_rows), plan.field.type)
+        kind = plan.field.type
+        return wrapped(kind, _OURS[coding].unpack(_needed(plan, stored.payload), storage_type(kind), n_rows))
     if coding.startswith("parquet-"):
         return from_native(plan, _needed(plan, stored.native))
     if plan.transform is None:

@@ -12,7 +12,7 @@ from vae_core.coders import fields, texts
 from vae_core.coders.fields import columns
 from vae_core.coders.fields.payload import STYLES
 from vae_core.coders.nested import members, numbers
-from vae_core.coders.nested.members import GROUPED, PLAIN, TOLD, How
+from vae_core.coders.nested.members import ABOVE, GROUPED, PLAIN, TOLD, How
 from vae_core.coders.nested.numbers import sized
 from vae_core.coders.varints import varints
 from vae_core.columns.nested import has_row_keys, row_keys
@@ -191,6 +191,8 @@ def _structs(parts: Sequence[pa.Array], lengths: Ints | None, given: int | None 
 def _member(parts: Sequence[pa.Array], i: int, how: How, lengths: Ints | None) -> bytes:
     if how.kind == PLAIN:
         return pack(parts[i], lengths)
+    if how.kind == ABOVE:
+        return pack(members.above(parts[i], parts[how.by]), lengths)
     by = members.labels_of(parts[how.by])
     if how.kind == TOLD:
         hits = members.hits_of(by, members.labels_of(parts[i]))
@@ -213,9 +215,9 @@ def _hows(parts: Sequence[pa.Array], lengths: Ints | None, given: int | None) ->
     plain = {i: len(_member(head, i, How(), few)) for i in {i for i, _ in tried}}
     gains = {(i, how): plain[i] - len(_member(head, i, how, few)) for i, how in tried}
     for i, how in sorted(gains, key=lambda one: -gains[one]):
-        is_free = hows[i].kind == PLAIN and hows[how.by].kind == PLAIN and all(o.kind == PLAIN or o.by != i for o in hows)
-        if is_free and gains[i, how] > (1 - _LEAST_GAIN) * plain[i]:
-            hows[i] = how
+        if hows[i].kind == PLAIN and gains[i, how] > (1 - _LEAST_GAIN) * plain[i]:
+            with_it = [how if k == i else other for k, other in enumerate(hows)]
+            hows = with_it if len(members.order(with_it, given)) + (given is not None) == len(parts) else hows
     return hows
 
 

@@ -1,7 +1,7 @@
-"""Members of structs: what a member is may be told by another one, as a price is by the article; or differ by it, as values do by their key.
+"""Members of structs: what a member is may be told by another one, as a price is by the article; or differ by it, as values do by key.
 
 A member is plain, or what it was when another member was last the same, as long as that holds (told), or in as many columns as
-another one has values (grouped). Those others are plain themselves, so that they can be read first.
+another one has values (grouped), or an integer by what it is above another one (above).
 """
 
 from __future__ import annotations
@@ -15,10 +15,11 @@ import pyarrow as pa
 from vae_core.coders import texts
 from vae_core.coders.nested.numbers import pack_flags, unpack_flags
 from vae_core.coders.varints import Reader
-from vae_core.columns.physical import Bools, Ints, is_integral, raw_values, valid_of
+from vae_core.columns.nested import has_row_keys, row_keys
+from vae_core.columns.physical import Bools, Ints, from_raw, integers_of, is_integral, raw_of_integers, raw_values, valid_of
 from vae_core.errors import CorruptArchive
 
-PLAIN, TOLD, GROUPED = range(3)
+PLAIN, TOLD, GROUPED, ABOVE = range(4)
 FEW_GROUPS, MOST_GROUPS, MOST_MEMBERS = 1 << 6, 1 << 8, 1 << 4
 LEAST_HITS, LEAST_OF_GROUP = 0.5, 32  # share of cells that are told; cells of a group, on the average
 
@@ -36,10 +37,43 @@ def tells(kind: pa.DataType) -> bool:
     return texts.holds(kind) or (is_integral(kind) and kind.bit_width <= 64)
 
 
+def _has_labels(kind: pa.DataType) -> bool:
+    return tells(kind) or bool(pa.types.is_floating(kind)) or has_row_keys(kind)
+
+
+def counts(kind: pa.DataType) -> bool:
+    """Whether members of a type may be told by how far above another one they are."""
+    t = pa.types
+    return bool(is_integral(kind) and not t.is_boolean(kind) and not t.is_decimal(kind))
+
+
+def above(array: pa.Array, other: pa.Array) -> pa.Array:
+    """(n,) int64, what one member is above another one; null where it is, and what it is where the other one is null."""
+    valid = valid_of(array)
+    found = integers_of(array)[0] - _filled(other)
+    return pa.array(found, mask=None if valid is None else ~valid)
+
+
+def back_above(kind: pa.DataType, array: pa.Array, other: pa.Array) -> pa.Array:
+    """The inverse of `above`. Raises CorruptArchive for what is outside the type."""
+    valid = valid_of(array)
+    found = _filled(array) + _filled(other)
+    if valid is not None:
+        found[~valid] = 0
+    return from_raw(kind, raw_of_integers(kind, found, clip=False, where="nested"), valid)
+
+
+def _filled(array: pa.Array) -> Ints:
+    valid, found = valid_of(array), integers_of(array)[0]
+    return found if valid is None else np.where(valid, found, 0)
+
+
 def labels_of(array: pa.Array) -> Ints:
     """(n,) int64, the same where two cells are, bit for bit; nulls are the same."""
     valid = valid_of(array)
-    if pa.types.is_floating(array.type):
+    if has_row_keys(array.type):
+        array = row_keys(array)
+    elif pa.types.is_floating(array.type):
         raw = raw_values(array)
         array = pa.array(np.ascontiguousarray(raw).view(f"i{raw.itemsize}"), mask=None if valid is None else ~valid)
     elif not texts.holds(array.type):
@@ -89,13 +123,13 @@ def unpack_hits(reader: Reader, by: Ints) -> tuple[int, Ints]:
     return int(missed.sum()), place
 
 
-def candidates(members: Sequence[pa.Array], given: int | None) -> dict[tuple[int, How], Bools | None]:
-    """(member, how it might be coded) -> its hits where it is told. given: the member that is known already"""
+def candidates(members: Sequence[pa.Array], given: int | None) -> list[tuple[int, How]]:
+    """Members, and how they might be coded. given: the member that is known already"""
     if not 1 < len(members) <= MOST_MEMBERS:
-        return {}
+        return []
     n = len(members[0])
-    able = {i: labels_of(member) for i, member in enumerate(members) if tells(member.type) or pa.types.is_floating(member.type)}
-    found: dict[tuple[int, How], Bools | None] = {}
+    able = {i: labels_of(member) for i, member in enumerate(members) if _has_labels(member.type)}
+    found: list[tuple[int, How]] = []
     for j, by in able.items():
         if not tells(members[j].type):
             continue
@@ -103,31 +137,37 @@ def candidates(members: Sequence[pa.Array], given: int | None) -> dict[tuple[int
         for i in range(len(members)):
             if i in (j, given) or n_groups < 2:
                 continue
+            if members[i].type == members[j].type and counts(members[i].type):
+                found.append((i, How(ABOVE, j)))
             if n_groups <= min(FEW_GROUPS, n // LEAST_OF_GROUP):
-                found[i, How(GROUPED, j)] = None
-            if i in able and n_groups <= (1 - LEAST_HITS) * n:
-                hits = hits_of(by, able[i])
-                if hits.mean() >= LEAST_HITS:
-                    found[i, How(TOLD, j)] = hits
+                found.append((i, How(GROUPED, j)))
+            if i in able and n_groups <= (1 - LEAST_HITS) * n and hits_of(by, able[i]).mean() >= LEAST_HITS:
+                found.append((i, How(TOLD, j)))
     return found
 
 
 def order(hows: Sequence[How], given: int | None) -> list[int]:
-    """Members in the order they are stored: those that tell first."""
-    rest = [i for i in range(len(hows)) if i != given]
-    return [i for i in rest if hows[i].kind == PLAIN] + [i for i in rest if hows[i].kind != PLAIN]
+    """Members in the order they are stored, each behind the one that tells it; fewer than there are where some tell each other."""
+    found: list[int] = []
+    waiting = [i for i in range(len(hows)) if i != given]
+    while ready := [i for i in waiting if hows[i].kind == PLAIN or hows[i].by == given or hows[i].by in found]:
+        found.append(ready[0])
+        waiting.remove(ready[0])
+    return found
 
 
 def to_number(how: How) -> int:
     """As it is stored."""
-    return 0 if how.kind == PLAIN else 2 * how.by + how.kind
+    return 0 if how.kind == PLAIN else ABOVE * how.by + how.kind
 
 
 def from_number(number: int, member: int, kinds: Sequence[pa.DataType]) -> How:
     """The inverse. Raises CorruptArchive for what a member cannot be told by."""
     if not number:
         return How()
-    how = How(GROUPED if number % 2 == 0 else TOLD, (number - 1) // 2)
+    how = How((number - 1) % ABOVE + 1, (number - 1) // ABOVE)
     if how.by >= len(kinds) or how.by == member or not tells(kinds[how.by]):
         raise CorruptArchive(f"member {member} of nested values is told by {how.by}, which cannot be")
+    if how.kind == ABOVE and not (counts(kinds[member]) and kinds[member] == kinds[how.by]):
+        raise CorruptArchive(f"member {member} of nested values is above {how.by}, which is of another type")
     return how

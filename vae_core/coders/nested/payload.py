@@ -11,9 +11,9 @@ from vae_core.coders import fields
 from vae_core.coders.fields import columns
 from vae_core.coders.nested import cells, members, numbers
 from vae_core.coders.nested.cells import CELL, element_of, is_list, is_plain_text, is_wide
-from vae_core.coders.nested.members import GROUPED, PLAIN, How
+from vae_core.coders.nested.members import ABOVE, GROUPED, PLAIN, How
 from vae_core.coders.varints import Reader
-from vae_core.columns.physical import Bools, Ints, from_raw, is_integral, raw_of_integers, storage_dtype
+from vae_core.columns.physical import Bools, Ints, from_raw, raw_of_integers, storage_dtype
 from vae_core.columns.rows import taken
 from vae_core.errors import CorruptArchive
 
@@ -147,10 +147,11 @@ class _Unpacker:
         """(n,) structs; given, known: a member that is not stored here, and its values."""
         kinds = [item.type for item in kind]
         hows = [How() if i == given else members.from_number(self.reader.varint(0), i, kinds) for i in range(len(kinds))]
-        if any(how.kind != PLAIN and hows[how.by].kind != PLAIN for how in hows):
-            raise CorruptArchive("a member of nested values is told by one that is told itself")
+        order = members.order(hows, given)
+        if len(order) + (given is not None) < len(kinds):
+            raise CorruptArchive("members of nested values tell each other")
         found: Known = [known if i == given else None for i in range(len(kinds))]
-        for i in members.order(hows, given):
+        for i in order:
             found[i] = self.member(kinds[i], n, hows[i], found, lengths)
         return pa.Array.from_buffers(kind, n, [None], children=found)
 
@@ -158,6 +159,8 @@ class _Unpacker:
         """(n,) of a member; found: those that are read."""
         if how.kind == PLAIN:
             return self.cells(kind, n, lengths)
+        if how.kind == ABOVE:
+            return members.back_above(kind, self.cells(pa.int64(), n, lengths), found[how.by])
         by = members.labels_of(found[how.by])
         if how.kind == GROUPED:
             rows = members.groups_of(by)
