@@ -20,7 +20,8 @@ POINTS, BITS, DECIMALS = range(3)
 MOST_DECIMALS = 15
 HEAD = 1 << 14
 """Values that tell which form takes less."""
-_MOST_ODD, _LARGEST = 0.05, 2**53  # values that are no decimals
+_MOST_ODD, _LARGEST = 0.05, 2**53  # share of values that are no decimals; the largest integer of all that floats hold
+_QUICK = 0.98  # pcodec is taken where nothing else makes less than that of it
 
 
 def sized(part: bytes) -> bytes:
@@ -45,11 +46,15 @@ def unpack_flags(reader: Reader, n: int) -> Bools:
 
 
 def pack_integers(values: Ints, lengths: Ints | None) -> bytes:
-    """(n,) int64, by what takes less for the first of them. lengths: of the lists they are in, end to end, where that is known"""
-    if lengths is not None and len(values) and _steps_take_less(values, lengths):
-        firsts, steps = _steps(values, lengths)
-        return bytes([STEPS]) + sized(_packed(firsts)) + sized(_packed(steps))
-    return bytes([PLAIN]) + sized(_packed(values))
+    """(n,) int64, by what takes less; by steps only where these take less for the first of them.
+
+    lengths : of the lists they are in, end to end, where that is known
+    """
+    plain = bytes([PLAIN]) + sized(_packed(values))
+    if lengths is None or not len(values) or not _steps_take_less(values, lengths):
+        return plain
+    firsts, steps = _steps(values, lengths)
+    return min(plain, bytes([STEPS]) + sized(_packed(firsts)) + sized(_packed(steps)), key=len)
 
 
 def unpack_integers(reader: Reader, n: int, lengths: Ints | None) -> Ints:
@@ -89,9 +94,8 @@ def _steps(values: Ints, lengths: Ints) -> tuple[Ints, Ints]:
 
 
 def _steps_take_less(values: Ints, lengths: Ints) -> bool:
-    ends = np.cumsum(lengths)
-    head = lengths[: int(np.searchsorted(ends, HEAD, "right")) or 1]
-    some = values[: int(head.sum())]
+    some, head = _head(values, lengths)
+    assert head is not None
     firsts, steps = _steps(some, head)
     if not len(steps):
         return False
@@ -101,16 +105,14 @@ def _steps_take_less(values: Ints, lengths: Ints) -> bool:
 
 def pack_floats(values: NDArray[Any], lengths: Ints | None) -> bytes:
     """(n,) floats of any width, by what takes least for the first of them. lengths: as in `pack_integers`"""
-    form, decimals = _form(values[:HEAD])
+    form, decimals = _form(*_head(values, lengths))
     if form == DECIMALS:
         whole, odd = _as_decimals(values, decimals)
         rows = np.flatnonzero(odd)
         found = bytes([DECIMALS, decimals]) + varints([len(rows)])
         if len(rows):
             found += sized(_packed(rows)) + sized(columns.pack_bytes(values[rows].tobytes()))
-            last = np.maximum.accumulate(np.where(odd, 0, np.arange(len(odd))))  # what stands there does not count
-            whole = whole[last]
-        return found + pack_integers(whole, lengths)
+        return found + pack_integers(_without(whole, odd), lengths)
     if form == BITS:
         return bytes([BITS]) + pack_integers(ordered_bits(values), lengths)
     return bytes([POINTS]) + sized(_by_pcodec(values))
@@ -143,15 +145,30 @@ def _by_pcodec(values: NDArray[Any]) -> bytes:
     return bytes(standalone.simple_compress(np.ascontiguousarray(values), PCO))
 
 
-def _form(values: NDArray[Any]) -> tuple[int, int]:
+def _head(values: NDArray[Any], lengths: Ints | None) -> tuple[NDArray[Any], Ints | None]:
+    """The first values, of whole lists, and the lengths of these."""
+    if lengths is None:
+        return values[:HEAD], None
+    lengths = lengths[: int(np.searchsorted(np.cumsum(lengths), HEAD, "right")) or 1]
+    return values[: int(lengths.sum())], lengths
+
+
+def _form(values: NDArray[Any], lengths: Ints | None) -> tuple[int, int]:
     """The form that takes least, and its decimals."""
-    sizes = {(POINTS, 0): len(_by_pcodec(values)), (BITS, 0): len(columns.pack_integers(ordered_bits(values)))}
+    if not len(values):
+        return POINTS, 0
+    sizes = {(POINTS, 0): _QUICK * len(_by_pcodec(values)), (BITS, 0): len(pack_integers(ordered_bits(values), lengths))}
     for decimals in range(MOST_DECIMALS + 1):
         whole, odd = _as_decimals(values, decimals)
         if odd.mean() <= _MOST_ODD:
-            sizes[DECIMALS, decimals] = len(columns.pack_integers(whole[~odd])) + 2 * values.itemsize * int(odd.sum())
+            sizes[DECIMALS, decimals] = len(pack_integers(_without(whole, odd), lengths)) + 2 * values.itemsize * int(odd.sum())
             break
     return min(sizes, key=lambda form: sizes[form])
+
+
+def _without(whole: Ints, odd: Bools) -> Ints:
+    """Values with the one before in place of those that do not count."""
+    return whole[np.maximum.accumulate(np.where(odd, 0, np.arange(len(odd))))] if odd.any() else whole
 
 
 def _as_decimals(values: NDArray[Any], decimals: int) -> tuple[Ints, Bools]:
