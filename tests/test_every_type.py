@@ -11,7 +11,8 @@ from strategies import _PLAIN, column_of
 from telemetry import decoded, fitted
 
 from flows.proof import preview_errors
-from vae_core.quality import compare, digest
+from vae_core.columns.rows import kept, taken
+from vae_core.quality import compare, differences, digest
 from vae_core.sampling import sample_rows
 from vae_core.shard import encode_shard
 
@@ -111,3 +112,14 @@ def test_columns_with_the_largest_floats_are_planned_without_a_warning():
     for column in (values, np.tile(np.float32([3e38, -3e38, 1e-45, 1]), 60)):
         for bound in ((), ("x=1%",), ("x=0.01",)):
             fitted(pa.table({"x": column}), bound)
+
+
+def test_rows_of_slices_are_their_own_also_where_lists_of_one_size_are_in_such():
+    inner = pa.FixedSizeListArray.from_arrays(pa.array(np.arange(32, dtype=np.int8)), 2)
+    outer = pa.FixedSizeListArray.from_arrays(inner, 2)
+    lists = pa.ListArray.from_arrays(pa.array([0, 2, 5], pa.int32()), outer.slice(3))
+    for array in (outer.slice(1), pa.StructArray.from_arrays([outer], ["x"]).slice(2), lists):
+        rows = np.arange(len(array))
+        assert taken(array, rows[::-1]).to_pylist() == array.to_pylist()[::-1]
+        assert kept(array, rows > 0).to_pylist() == array.to_pylist()[1:]
+        assert not differences(array, pa.concat_arrays([array])).any()

@@ -1,4 +1,4 @@
-"""A second reader of the exact layer, of lattices and of texts, in plain Python integers, written from storage/FORMAT.md alone: same data.
+"""A second reader of the exact layer, lattices, texts and nested values, in plain Python, written from storage/FORMAT.md alone: same data.
 
 Slow and short on purpose. It imports nothing of the codec, so that what the page leaves out cannot be borrowed from the code.
 """
@@ -14,6 +14,7 @@ import lzma
 import struct
 from collections import defaultdict
 from collections.abc import Sequence
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -998,6 +999,189 @@ def test_fields_read_from_the_format_document_are_the_same_values():
     assert blob[:1] == b"T"
     values = Fields(seen).texts_of(blob[5:], int.from_bytes(blob[1:5], "little"))
     assert {text.decode() for text in values if text is not None} == set(wanted.column("key").to_pylist())
+
+
+class Nested:
+    """Nested: cells of any type as Python values, and which forms they were in. Integers, times and decimals are as they are stored."""
+
+    def __init__(self, data: bytes, seen: set[str]) -> None:
+        self.number, self.seen, self.fields = plain_numbers(data), seen, Fields(seen)
+
+    def byte(self, of: str) -> int:
+        [found] = self.number.take(1)
+        self.seen.add(f"{of} {found}")
+        return found
+
+    def sized(self) -> bytes:
+        return self.number.take(self.number())
+
+    def bits(self, data: bytes, n: int) -> list[bool]:
+        packed = self.fields.opened(data)
+        assert len(packed) == -(-n // 8)
+        return [bit == "1" for bit in "".join(f"{byte:08b}" for byte in packed)[:n]]
+
+    def cells(self, kind: pa.DataType, n: int, lengths: list[int] | None = None) -> list[Any]:
+        if not n or pa.types.is_null(kind):
+            return [None] * n
+        bits = self.sized()
+        if not bits:
+            return self.body(kind, n, lengths)
+        valid = self.bits(bits, n)
+        some = iter(self.body(kind, sum(valid), None) if any(valid) else [])
+        return [next(some) if there else None for there in valid]
+
+    def body(self, kind: pa.DataType, n: int, lengths: list[int] | None) -> list[Any]:
+        t = pa.types
+        if t.is_list(kind) or t.is_large_list(kind) or t.is_map(kind):
+            return self.lists(kind.field(0).type, n)
+        if t.is_fixed_size_list(kind):
+            return cut(self.cells(kind.value_type, n * kind.list_size, [kind.list_size] * n), [kind.list_size] * n)
+        if t.is_struct(kind):
+            return self.structs(kind, n, lengths, {})
+        if t.is_boolean(kind):
+            return self.bits(self.sized(), n)
+        if t.is_floating(kind):
+            return self.floats({16: "e", 32: "f", 64: "d"}[kind.bit_width], n, lengths)
+        if t.is_string(kind) or t.is_large_string(kind) or t.is_binary(kind) or t.is_large_binary(kind):
+            form, data = self.byte("text"), self.sized()
+            found = self.fields.texts_of(data, n) if form else self.fields.texts(data, n)
+            return [text if t.is_binary(kind) or t.is_large_binary(kind) or text is None else text.decode() for text in found]
+        if (t.is_fixed_size_binary(kind) or t.is_decimal(kind)) and self.byte("wide"):
+            raw, width = self.fields.opened(self.sized()), kind.bit_width // 8
+            parts = [raw[width * k : width * (k + 1)] for k in range(n)]
+            return parts if t.is_fixed_size_binary(kind) else [int.from_bytes(part, "little", signed=True) for part in parts]
+        found = self.integers(n, lengths)
+        return [v % 2**64 for v in found] if t.is_uint64(kind) else found
+
+    def integers(self, n: int, lengths: list[int] | None) -> list[int]:
+        if not self.byte("integer"):
+            return self.fields.integers(self.sized(), n)
+        assert lengths is not None and sum(lengths) == n
+        firsts, steps, found = self.fields.integers(self.sized(), sum(k > 0 for k in lengths)), self.sized(), list[int]()
+        rest = iter(self.fields.integers(steps, n - len(firsts)))
+        for first, length in zip(firsts, [k for k in lengths if k], strict=True):
+            found.append(first)
+            for _ in range(length - 1):
+                found.append(wrap(found[-1] + next(rest)))
+        return found
+
+    def floats(self, code: str, n: int, lengths: list[int] | None) -> list[float]:
+        form, width = self.byte("float"), struct.calcsize(code)
+        if form == 0:
+            return [float(v) for v in standalone.simple_decompress(self.sized())]
+        if form == 1:
+            low = [v & (1 << 8 * width) - 1 for v in self.integers(n, lengths)]
+            low = [v ^ ((1 << 8 * width - 1) - 1) if v >> 8 * width - 1 else v for v in low]
+            return [struct.unpack(f"<{code}", v.to_bytes(width, "little"))[0] for v in low]
+        [decimals], n_odd = self.number.take(1), self.number()
+        rows = self.fields.integers(self.sized(), n_odd) if n_odd else []
+        odd = [v for [v] in struct.iter_unpack(f"<{code}", self.fields.opened(self.sized()))] if n_odd else []
+        found = [struct.unpack(code, struct.pack(code, v / 10.0**decimals))[0] for v in self.integers(n, lengths)]
+        for row, value in zip(rows, odd, strict=True):
+            found[row] = value
+        return found
+
+    def lists(self, inner: pa.DataType, n: int) -> list[Any]:
+        form = self.byte("list")
+        if form == 1:
+            n_listed = self.number()
+            distinct = self.lists(inner, n_listed)
+            return [distinct[place] for place in self.integers(n, None)]
+        if form == 0:
+            lengths = self.integers(n, None)
+            return cut(self.cells(inner, sum(lengths), lengths), lengths)
+        by = self.number()
+        rows = self.lists(inner.field(by).type, n)
+        lengths = [len(row) for row in rows]
+        given = {by: [v for row in rows for v in row]}
+        return cut(self.structs(inner, sum(lengths), lengths, given) if sum(lengths) else [], lengths)
+
+    def structs(self, kind: pa.DataType, n: int, lengths: list[int], found: dict[int, list[Any]]) -> list[Any]:
+        hows = {i: self.number() for i in range(kind.num_fields) if i not in found}
+        while hows:
+            i = next(i for i, how in hows.items() if not how or (how - 1) // 3 in found)
+            how, inner = hows.pop(i), kind.field(i).type
+            found[i] = self.member(inner, n, (how - 1) % 3 + 1 if how else 0, found.get((how - 1) // 3, []), lengths)
+        return [{kind.field(i).name: found[i][k] for i in range(kind.num_fields)} for k in range(n)]
+
+    def member(self, kind: pa.DataType, n: int, how: int, by: list[Any], lengths: list[int] | None) -> list[Any]:
+        self.seen.add(f"member {how}")
+        if how == 0:
+            return self.cells(kind, n, lengths)
+        if how == 3:
+            wide = self.cells(pa.int64(), n, lengths)
+            return [None if v is None else wrap(v + (other or 0)) for v, other in zip(wide, by, strict=True)]
+        rows: dict[Any, list[int]] = {}
+        for k, v in enumerate(by):
+            rows.setdefault(v, []).append(k)
+        if how == 2:
+            found: list[Any] = [None] * n
+            for some in rows.values():
+                for k, v in zip(some, self.cells(kind, len(some)), strict=True):
+                    found[k] = v
+            return found
+        again = iter(self.bits(self.sized(), n - len(rows)))
+        firsts = {some[0] for some in rows.values()}
+        is_new = [k in firsts or not next(again) for k in range(n)]
+        new, last, found = iter(self.cells(kind, sum(is_new))), dict[Any, Any](), []
+        for v, fresh in zip(by, is_new, strict=True):
+            last[v] = next(new) if fresh else last[v]
+            found.append(last[v])
+        return found
+
+
+def cut(values: list[Any], lengths: list[int]) -> list[list[Any]]:
+    rest = iter(values)
+    return [[next(rest) for _ in range(length)] for length in lengths]
+
+
+def plain_of(kind: pa.DataType) -> pa.DataType:
+    """A type with the integers that are stored for times and decimals."""
+    t = pa.types
+    if t.is_struct(kind):
+        return pa.struct([item.with_type(plain_of(item.type)) for item in kind])
+    if t.is_list(kind) or t.is_large_list(kind):
+        return pa.list_(kind.value_field.with_type(plain_of(kind.value_type)))
+    return pa.int64() if t.is_timestamp(kind) else kind
+
+
+def as_stored(value: Any) -> Any:
+    """Rows of Arrow as `Nested` has them."""
+    if isinstance(value, dict):
+        return {key: as_stored(one) for key, one in value.items()}
+    if isinstance(value, tuple):
+        return {"key": as_stored(value[0]), "value": as_stored(value[1])}
+    if isinstance(value, list):
+        return [as_stored(one) for one in value]
+    if isinstance(value, Decimal):
+        return int(value.scaleb(2))
+    return repr(value) if isinstance(value, float) else value
+
+
+def test_nested_values_read_from_the_format_document_are_the_same_values():
+    folder = GOLDEN / "1.10" / "lists"
+    record, payloads = shard_of(folder)
+    with pa.ipc.open_file(folder / "expected.arrow") as reader:
+        wanted = reader.read_all()
+    layout, groups, first = record["layout"], record["groups"], 0
+    seen: set[str] = set()
+    for b, n_rows in enumerate(record["block_rows"]):
+        parts = dict(zip(groups, payloads[b * len(groups) : (b + 1) * len(groups)], strict=True))
+        parts |= pool_of(parts.get("pool", b""), layout)
+        for j in [j for j, coding in enumerate(layout["codings"]) if coding == "nested"]:
+            column = wanted.column(j).slice(first, n_rows)
+            nested = Nested(parts[f"c{j}"], seen)
+            rows = nested.cells(column.type, n_rows)
+            assert nested.number.at == len(parts[f"c{j}"])
+            assert as_stored(rows) == as_stored(column.combine_chunks().cast(plain_of(column.type)).to_pylist()), wanted.column_names[j]
+        first += n_rows
+    assert first == wanted.num_rows and layout["codings"].count("nested") == 7
+    assert {f"list {k}" for k in range(3)} | {f"member {k}" for k in range(4)} | {f"float {k}" for k in range(3)} <= seen, sorted(seen)
+    assert {f"{of} {k}" for of in ("integer", "wide", "text") for k in range(2)} <= seen, sorted(seen)
+    blob = only_blob(folder)
+    assert blob[:1] == b"N"
+    values = Nested(blob[5:], seen).cells(wanted.schema.field("key").type, int.from_bytes(blob[1:5], "little"))
+    assert sorted(values, key=repr) == sorted({repr(row): row for row in wanted.column("key").to_pylist()}.values(), key=repr)
 
 
 def only_blob(folder: Path) -> bytes:

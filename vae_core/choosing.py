@@ -12,8 +12,8 @@ from dataclasses import replace
 
 import pyarrow as pa
 
-from vae_core import packed_texts, peers
-from vae_core.coders import conventional, lattices
+from vae_core import packed_nested, packed_texts, peers
+from vae_core.coders import conventional, lattices, nested
 from vae_core.coders.conventional import Stored, Weighed
 from vae_core.columns import Codes, decode_column, encode_column, one_array
 from vae_core.columns.profile import storage_of
@@ -52,7 +52,8 @@ def prepare(model: Model, j: int, chunked: pa.ChunkedArray, target: float | None
 
 
 def settle(model: Model, j: int, column: ColumnState, learned: float = math.inf, spans: Sequence[tuple[int, int]] = ()) -> None:
-    """Find the column's conventional coding and its bytes, and ours for texts that nobody filters on (`packed_texts`).
+    """Find the column's conventional coding and its bytes, and ours for texts and nested values that nobody filters on (`packed_texts`,
+    `packed_nested`).
 
     learned : bytes of its stream; where it takes less than any coding, that is left open
     spans   : (first row, rows) of the blocks it would be stored in; what is reported is measured in one piece
@@ -61,7 +62,8 @@ def settle(model: Model, j: int, column: ColumnState, learned: float = math.inf,
     plan, array = model.columns[j], storage_of(column.array)
     encoding = conventional.parquet_encoding(column.coding) if column.coding.startswith("parquet-") else None
     blocks, most = spans or [(0, len(array))], min(learned, column.conventional_bytes)
-    found = packed_texts.packed(array, blocks, most, encoding) if plan.width == 1 and plan.is_lossless else None
+    pack = packed_nested.packed if nested.holds(array.type) else packed_texts.packed
+    found = pack(array, blocks, most, encoding) if plan.width == 1 and plan.is_lossless else None
     if found is not None:
         # ours: never reported as conventional
         column.coding, payloads = found

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import datetime as dt
 import itertools
+import math
 import shutil
 import sys
 import uuid
@@ -37,7 +38,7 @@ from storage.objects import ObjectStore  # noqa: E402
 from storage.snapshots import newest_manifest  # noqa: E402
 from storage.version import FORMAT_VERSION  # noqa: E402
 from storage.writer import commit, stage_model, stage_shard  # noqa: E402
-from vae_core import choosing, encoding, fitting, layers, packed_texts, picking, tensor_fitting  # noqa: E402
+from vae_core import choosing, encoding, fitting, layers, packed_nested, packed_texts, picking, tensor_fitting  # noqa: E402
 from vae_core.base import fit_base  # noqa: E402
 from vae_core.base.search import BaseFit  # noqa: E402
 from vae_core.coders import conventional, texts  # noqa: E402
@@ -139,6 +140,7 @@ def every_coding(n: int) -> tuple[pa.Table, list[str], Callable[..., list[tuple[
     words = np.array(["late", "on time", "cancelled", "diverted to", "gate", "naïve", "\n"])
     columns["texts"] = pa.array([f"{' '.join(rng.choice(words, 9))} {k}" for k in range(n)], mask=rng.random(n) < 0.1)
     columns["fields"] = pa.array([f"{v:.1f} of {k}" for k, v in enumerate(walk)])
+    columns["nested"] = pa.array([[f"{v:.1f}", str(k)] for k, v in enumerate(walk)])
     columns["pco-raw"] = pa.array(rng.normal(size=n))
     columns["pco special"] = pa.array(np.where(rng.random(n) < 0.2, rng.choice([np.nan, np.inf, -0.0, 1e300], n), walk))
     asked = [f"{name}=0.01" for name in columns if name.startswith("codes-") or name == "pco"]
@@ -196,6 +198,43 @@ def every_field(n: int) -> pa.Table:
         "account": pa.array([f"{a}-{b}/{c}" for a, b, c in zip(*rng.choice(far, (2, n)), rng.integers(0, 2**28, n), strict=True)]),
         "bytes": pa.array([row[:12] if k % 20 else row for k, row in enumerate(noise)], pa.binary()),
         "key": pa.array(rng.choice(keys, n)),
+    })  # fmt: skip
+
+
+def every_list(n: int) -> pa.Table:
+    """Lists, maps and structs that are columns in every way there is, and a dictionary of such."""
+    rng = np.random.default_rng(23)
+    lengths = rng.integers(0, 5, n)
+    which, kinds, sets = rng.integers(0, 12, lengths.sum()), ["click", "key", "scroll"], [[], ["a"], ["b", "c", "a"], ["naïve"]]
+    at = np.datetime64("2025-01-01T00:00:00", "ms") + np.cumsum(rng.integers(500, 90_000, len(which)))
+    prices = [float(v) for v in np.round(rng.gamma(2, 9, 12), 2)]
+    prices[7] = math.nan
+    said = [{0: f"at {rng.integers(0, 999)},{rng.integers(0, 999)}", 1: rng.bytes(3).hex(), 2: None}[int(w) % 3] for w in which]
+    item = pa.StructArray.from_arrays(
+        [
+            pa.array(at), pa.array(at + rng.integers(0, 400, len(at))), pa.array([kinds[w % 3] for w in which]),
+            pa.array([f"article {w:03d}" for w in which], pa.large_string()), pa.array([prices[w] for w in which], pa.float32()),
+            pa.array(said), pa.array([sets[v] for v in rng.integers(0, 4, len(at))]), pa.array(which % 2 == 0),
+            pa.array([rng.bytes(4) for _ in which], pa.binary(4)), pa.array(rng.normal(size=len(at)), mask=rng.random(len(at)) < 0.1),
+            pa.array([Decimal(int(w)).scaleb(-2) if w else Decimal(10) ** 20 for w in which], pa.decimal128(30, 2)),
+        ],
+        ["at", "end", "kind", "name", "price", "said", "tags", "sure", "id", "noise", "sum"],
+    )  # fmt: skip
+    offsets = pa.array(np.concatenate([[0], np.cumsum(lengths)]), pa.int32())
+    few = [[{"n": k, "of": [k % 3, 1]} for k in range(v)] for v in range(9)]
+    bits = [[float(v) for v in rng.normal(size=k % 4) * 10.0 ** rng.integers(-200, 200)] for k in range(n)]
+    walks = [np.round(rng.normal(20, 99) + rng.normal(0, 0.1, k % 9).cumsum(), 2) for k in range(n)]
+    rounded = [[math.inf if k % 90 == 9 and not j else float(v) for j, v in enumerate(walk)] for k, walk in enumerate(walks)]
+    maps = [[("id", str(rng.integers(10**6))), ("took", f"{rng.gamma(2, 9):.1f}"), ("user", "ann")][: 1 + k % 3] for k in range(n)]
+    maps = [None if k % 40 == 7 else row for k, row in enumerate(maps)]
+    counts = [list({str(v): int(v) for v in rng.choice(300, 2)}.items()) for _ in range(n)]
+    return pa.table({
+        "events": pa.ListArray.from_arrays(offsets, item, mask=pa.array(rng.random(n) < 0.05)),
+        "map": pa.array(maps, pa.map_(pa.string(), pa.string())), "counts": pa.array(counts, pa.map_(pa.string(), pa.uint16())),
+        "rounded": pa.array(rounded, pa.large_list(pa.float64())), "bits": pa.array(bits),
+        "boxes": pa.array([[[int(v), int(v) + 9] for v in rng.integers(0, 99, k % 3)] for k in range(n)], pa.list_(pa.list_(pa.int8(), 2))),
+        "pairs": pa.array([[{"k": kinds[v % 3], "v": int(k) * 7919 % 1009 + v} for v in range(k % 4)] for k in rng.permutation(n)]),
+        "key": pa.array([few[v] for v in rng.integers(0, 9, n)]),
     })  # fmt: skip
 
 
@@ -548,6 +587,8 @@ def main() -> None:
         mock.patch.object(field_columns, "shortest", rarest),
     ):
         write("fields", [every_field(700)], block_rows=350)
+    with mock.patch.multiple(packed_nested, WORTH_PACKING=100.0, LEAST_BYTES=0):
+        write("lists", [every_list(440)], block_rows=220)
     if not ONLY or "history" in ONLY:
         write_history(9)
     rows = nested(500)

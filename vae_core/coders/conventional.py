@@ -10,6 +10,7 @@ lattices    codes as multiples of hidden steps (`coders.lattices`). Stored like 
             own transform, so nothing here ranks it, and its bytes are never what "conventional" is reported as
 texts       texts end to end in bzip2 or xz (`coders.texts`): ours likewise
 fields      texts as templates and fields (`coders.fields`): ours likewise
+nested      lists, maps and structs as columns of what they hold (`coders.nested`): ours likewise
 """
 
 from __future__ import annotations
@@ -23,12 +24,12 @@ import pyarrow as pa
 from numpy.typing import NDArray
 from pcodec import standalone
 
-from vae_core.coders import fields, lattices, texts
+from vae_core.coders import fields, lattices, nested, texts
 from vae_core.coders.narrow import NARROW, PCO
 from vae_core.coders.narrow import narrowed as narrowed
 from vae_core.coders.parquet import ENCODINGS, chunk_bytes, from_native, native_of, survives
 from vae_core.columns.codes import STATE_MISFIT, STATE_NULL, Codes
-from vae_core.columns.joining import alike, fitted, one_array
+from vae_core.columns.joining import alike, fitted, one_array, wrapped
 from vae_core.columns.physical import from_raw, is_integral, raw_values, storage_dtype
 from vae_core.columns.plan import ColumnPlan, storage_type
 from vae_core.columns.profile import elements_of, storage_of
@@ -47,7 +48,9 @@ CODINGS = (
     "lattices",
     "texts",
     "fields",
+    "nested",
 )
+_OURS = {"texts": texts, "fields": fields, "nested": nested}
 _RANK_CELLS = 1 << 20
 STORED = 19
 """The zstd level of everything stored."""
@@ -197,10 +200,10 @@ def encode(plan: ColumnPlan, coding: str, array: pa.Array | pa.ChunkedArray, cod
         return Stored(None, zstd(to_ipc(fitted(flat, plan.field.type))))
     if family == "parquet":
         return Stored(native_of(flat), None)
-    if coding in ("texts", "fields"):
-        packed = (texts if coding == "texts" else fields).pack(storage_of(flat))
+    if coding in _OURS:
+        packed = _OURS[coding].pack(storage_of(flat))
         if packed is None:
-            raise ValueError(f"column {plan.name!r} has no texts that {coding!r} can hold")
+            raise ValueError(f"column {plan.name!r} has nothing that {coding!r} can hold")
         return Stored(None, packed)
     if codes is None:
         raise ValueError(f"column {plan.name!r} has no codes: {coding!r} cannot hold it")
@@ -297,9 +300,9 @@ def _decode(plan: ColumnPlan, coding: str, stored: Stored, n_rows: int) -> pa.Ar
         raise CorruptArchive(f"column {plan.name!r} is coded as {coding!r}, which this release does not know")
     if coding == "ipc":
         return one_array(chunks_from_ipc(unzstd(_needed(plan, stored.payload), 1 << 31), plan.field.type))
-    if coding in ("texts", "fields"):
-        stored_as = storage_type(plan.field.type)
-        return fitted((texts if coding == "texts" else fields).unpack(_needed(plan, stored.payload), stored_as, n_rows), plan.field.type)
+    if coding in _OURS:
+        kind = plan.field.type
+        return wrapped(kind, _OURS[coding].unpack(_needed(plan, stored.payload), storage_type(kind), n_rows))
     if coding.startswith("parquet-"):
         return from_native(plan, _needed(plan, stored.native))
     if plan.transform is None:

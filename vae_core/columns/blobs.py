@@ -1,7 +1,7 @@
 """Dictionaries as small byte strings: sorted strings front-coded or as fields, sorted numbers in pcodec or zstd.
 
-First byte: I Arrow IPC stream in zstd; F front-coded strings in zstd; B strings in bzip2; T strings as fields; Z numbers in zstd; P
-numbers in pcodec.
+First byte: I Arrow IPC stream in zstd; F front-coded strings in zstd; B strings in bzip2; T strings as fields; N nested values; Z numbers
+in zstd; P numbers in pcodec.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 from pcodec import ChunkConfig, standalone
 
-from vae_core.coders import fields
+from vae_core.coders import fields, nested
 from vae_core.columns.texts import is_text
 from vae_core.errors import CorruptArchive
 from vae_core.packing import from_ipc, to_ipc, unpco, unzstd, zstd
@@ -23,7 +23,7 @@ _MOST_BYTES = 1 << 28
 
 
 def pack_values(values: pa.Array, *, as_fields: bool = True) -> bytes:
-    """A dictionary of any type, without nulls. as_fields: whether texts may be"""
+    """A dictionary of any type, without nulls. as_fields: whether texts may be, and nested values columns"""
     best = b"I" + zstd(to_ipc(values))
     if is_text(values.type):
         texts: list[bytes] = values.cast(pa.large_binary()).to_pylist()
@@ -31,6 +31,10 @@ def pack_values(values: pa.Array, *, as_fields: bool = True) -> bytes:
         packed = fields.pack(values) if as_fields else None
         if packed is not None and len(packed) + 5 < len(best):
             best = b"T" + len(values).to_bytes(4, "little") + packed
+    elif as_fields and nested.holds(values.type):
+        packed = nested.pack(values)
+        if packed is not None and len(packed) + 5 < len(best):
+            best = b"N" + len(values).to_bytes(4, "little") + packed
     return best
 
 
@@ -42,6 +46,11 @@ def unpack_values(data: bytes, value_type: pa.DataType) -> pa.Array:
         found = fields.unpack(data[5:], value_type, int.from_bytes(data[1:5], "little"))
         if found.null_count:
             raise CorruptArchive("a dictionary of texts has nulls")
+        return found
+    if data[:1] == b"N":
+        found = nested.unpack(data[5:], value_type, int.from_bytes(data[1:5], "little"))
+        if found.null_count:
+            raise CorruptArchive("a dictionary of nested values has nulls")
         return found
     body = unzstd(data[1:])
     if data[:1] == b"I":

@@ -16,6 +16,7 @@ from vae_core.columns.physical import Bools, Ints
 
 def taken(array: pa.Array, rows: Ints) -> pa.Array:
     """array.take(rows): rows (n,) int64, none of them null."""
+    array = _aligned(array)
     try:
         return array.take(pa.array(rows))
     except pa.ArrowNotImplementedError:
@@ -25,6 +26,7 @@ def taken(array: pa.Array, rows: Ints) -> pa.Array:
 
 def kept(array: pa.Array, rows: Bools) -> pa.Array:
     """array.filter(rows): rows (len(array),) bool."""
+    array = _aligned(array)
     try:
         return array.filter(pa.array(rows))
     except pa.ArrowNotImplementedError:
@@ -53,6 +55,18 @@ def dense(array: pa.Array) -> pa.Array:
         rows = array.indices.to_pylist() if ends is None else np.searchsorted(ends, array.offset + np.arange(len(array)), "right").tolist()
         parts = [pa.nulls(1, values.type) if row is None else values.slice(row, 1) for row in rows]
         return pa.concat_arrays(parts) if parts else values.slice(0, 0)
+
+
+def _aligned(array: pa.Array) -> pa.Array:
+    """The array, as a copy where Arrow's kernels take other rows: they forget where a slice of lists of one size in such lists begins."""
+    return pa.concat_arrays([array]) if len(array) and _has_sizes(array.type) else array
+
+
+def _has_sizes(kind: pa.DataType, within: bool = False) -> bool:
+    """Whether lists of one size are in such lists."""
+    if pa.types.is_fixed_size_list(kind):
+        return within or _has_sizes(kind.value_type, True)
+    return bool(pa.types.is_nested(kind)) and any(_has_sizes(kind.field(i).type) for i in range(kind.num_fields))
 
 
 def _plain(array: pa.Array) -> pa.Array:

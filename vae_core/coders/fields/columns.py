@@ -23,6 +23,8 @@ END_TO_END, COUNTED, LISTED, FIELDS = range(4)
 Nest = Callable[[pa.Array], bytes | None]
 Unnest = Callable[[bytes, int, int], pa.Array]
 _FIRST_LOOK, _HOPEFUL, _NOISE = 3, 1.25, 0.97  # a zstd level; of pcodec's bytes and of all: what it may make for others to be tried
+_LONG = 1 << 16  # bytes of integers
+_COMPRESS: dict[int, Callable[[bytes], bytes]] = {ZSTD: zstd, XZ: texts.xz, BZIP2: bz2.compress}
 _FEW, _RECURS, _LEAST_LISTED = 0.5, 4, 256  # of the texts: so many distinct ones are worth a list; the same of integers
 
 
@@ -39,25 +41,36 @@ class Allowance:
             raise CorruptArchive("a payload of fields stands for more than it says, or than is read")
 
 
-def pack_integers(values: Ints, listed: bool = True) -> bytes:
+def pack_integers(values: Ints, listed: bool = True, quick: bool = False) -> bytes:
     """(k,) integers, as they are or by their steps: pcodec, or where they recur in runs zstd, xz or bzip2; or as a list of the distinct
-    ones, the commonest first, and places in it."""
+    ones, the commonest first, and places in it.
+
+    quick : of these three, to try on all values only what is best for some
+    """
     narrow, tag = narrowed(values)
     raw = narrow.tobytes()
     _, packed = pco_of(values)
     found = [bytes([PCO << 3 | tag]) + packed, bytes([RAW << 3 | tag]) + raw]
     look = len(zstd(raw, _FIRST_LOOK))
     if look < min(_HOPEFUL * len(packed) + 64, _NOISE * len(raw)):
-        found += [bytes([way << 3 | tag]) + body for way, body in ((ZSTD, zstd(raw)), (XZ, texts.xz(raw)), (BZIP2, bz2.compress(raw)))]
+        ways = [_best_way(raw)] if quick and len(raw) > _LONG else list(_COMPRESS)
+        found += [bytes([way << 3 | tag]) + _COMPRESS[way](raw) for way in ways]
     if listed and len(values) >= _LEAST_LISTED:
         distinct, which, counts = np.unique(values, return_inverse=True, return_counts=True)
         if len(distinct) * _RECURS <= len(values):
             order = np.argsort(-counts, kind="stable")
             place = np.empty(len(order), np.int64)
             place[order] = np.arange(len(order))
-            head = pack_integers(distinct[order], False)
-            found.append(bytes([DISTINCT << 3]) + varints([len(order), len(head)]) + head + pack_integers(place[which], False))
+            head = pack_integers(distinct[order], False, quick)
+            found.append(bytes([DISTINCT << 3]) + varints([len(order), len(head)]) + head + pack_integers(place[which], False, quick))
     return shortest(found)
+
+
+def _best_way(raw: bytes) -> int:
+    """Of zstd, xz and bzip2, by a piece in the middle."""
+    middle = len(raw) // 2 // 8 * 8
+    some = raw[middle - _LONG // 2 : middle + _LONG // 2]
+    return min(_COMPRESS, key=lambda way: len(_COMPRESS[way](some)))
 
 
 def unpack_integers(data: bytes, n: int, allowed: Allowance, listed: bool = True) -> Ints:
@@ -103,14 +116,24 @@ def pack_texts(array: pa.Array, nest: Nest | None, listed: bool = True) -> bytes
         return shortest([*found, *([] if nested is None else [bytes([FIELDS]) + nested])])
     coded = array.dictionary_encode()
     if len(coded.dictionary) <= _FEW * len(array):
-        which = np.asarray(coded.indices)
-        rank = np.asarray(pc.rank(coded.dictionary)).astype(np.int64)
-        order = np.lexsort([rank, -np.bincount(which, minlength=len(rank))])
-        place = np.empty(len(order), np.int64)
-        place[order] = np.arange(len(order))
-        packed = pack_texts(coded.dictionary.take(pa.array(order)), nest, False)
-        found.append(bytes([LISTED]) + varints([len(order), len(packed)]) + packed + pack_integers(place[which]))
+        found.append(_pack_listed(coded, nest))
     return shortest(found)
+
+
+def pack_recurring(array: pa.Array, nest: Nest | None, most: float) -> bytes | None:
+    """(k,) large_binary without nulls as a list of the distinct ones and places, quickly; None where these are more than that share."""
+    coded = array.dictionary_encode()
+    return _pack_listed(coded, nest, quick=True) if len(coded.dictionary) <= most * len(array) else None
+
+
+def _pack_listed(coded: pa.DictionaryArray, nest: Nest | None, quick: bool = False) -> bytes:
+    which = np.asarray(coded.indices)
+    rank = np.asarray(pc.rank(coded.dictionary)).astype(np.int64)
+    order = np.lexsort([rank, -np.bincount(which, minlength=len(rank))])
+    place = np.empty(len(order), np.int64)
+    place[order] = np.arange(len(order))
+    packed = pack_texts(coded.dictionary.take(pa.array(order)), nest, False)
+    return bytes([LISTED]) + varints([len(order), len(packed)]) + packed + pack_integers(place[which], quick=quick)
 
 
 def unpack_texts(data: bytes, n: int, allowed: Allowance, unnest: Unnest | None, listed: bool = True) -> pa.Array:
