@@ -164,6 +164,7 @@ class AbreastLanes(Lanes):
         lengths = np.zeros((self.n_steps, len(blocks)), np.int64)
         for b, block in enumerate(blocks):
             lengths[: block.n_steps, b] = np.diff(block.edges)
+        self._above = None  # rows above are read block by block
         self.counts: list[Counts] = list(map(tuple, lengths.tolist()))
         self.before: list[Counts] = list(map(tuple, (lengths.cumsum(axis=0) - lengths).tolist()))
         self.edges: Ints = np.concatenate([[0], lengths.sum(axis=1).cumsum()])
