@@ -143,9 +143,9 @@ def test_the_kernel_knows_of_rows_above_what_numpy_knows(n, linear, whole, seed)
 
 
 def test_lanes_are_long_enough_for_most_rows_to_have_one_above():
-    n = 64 * STEPS
-    lanes = Lanes(Decoded(n, above=np.full(n, 300)), (), None, above=True)
-    assert lanes.n_steps == 16 * 300
+    n = 256 * STEPS
+    lanes = Lanes(Decoded(n, above=np.arange(n) % 601), (), None, above=True)
+    assert lanes.n_steps == 64 * 300
     assert Lanes(Decoded(n, above=np.full(n, n)), (), None, above=True).n_lanes == 4
 
 

@@ -186,7 +186,7 @@ class Lanes:
             self.length = block.piece
         self.above = block.above if above else []
         if above:
-            self.length = max(self.length, min(16 * max(self.above, default=0), -(-n // 4)))
+            self.length = max(self.length, min(64 * sorted(self.above)[len(self.above) // 2] if self.above else 0, -(-n // 4)))
         self.offs: dict[int, int] = {}
         self.place = {row: place for place, row in enumerate(self.rows)}
         self.steps = [self.rows[t :: self.length] for t in range(min(n, self.length))]

@@ -21,7 +21,7 @@ MOST_LANES = 512
 TILE = 64  # steps transposed at once
 APART = 8  # places between lanes that are: at distances of powers of two they would fall on the same places of a cache
 REACHES, LEAST_LANES = 16, 16  # of lanes of tensors: lengths of what a prediction looks back, and how many for that at least
-LEAST_ABOVE = 4  # likewise, of lanes with rows above
+REACHES_ABOVE, LEAST_ABOVE = 64, 4  # likewise, of lanes with rows above: lengths of what is usual
 
 
 class Lanes:
@@ -60,7 +60,8 @@ class Lanes:
                 length = -(-length // decoded.piece) * decoded.piece
         self._above = decoded.told_above() if above else None
         if self._above is not None:
-            length = max(length, min(REACHES * int(self._above.max(initial=0)), -(-n // LEAST_ABOVE)))
+            usual = int(np.partition(self._above, len(self._above) // 2)[len(self._above) // 2]) if len(self._above) else 0
+            length = max(length, min(REACHES_ABOVE * usual, -(-n // LEAST_ABOVE)))
         self._steps_above: dict[int, Ints] = {}
         self.n_lanes = -(-n // length)
         self.n_steps = min(n, length)
