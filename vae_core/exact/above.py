@@ -2,7 +2,7 @@
 
 Lines of a map that is clipped, days with readings missing and devices one after another differ in length, so that no lag of fixed length
 finds the row above. How many rows above it stands is found when a block is written, from all amounts together, and told in runs of rows.
-A reader knows it before any column (FORMAT.md, "The row above").
+A reader knows it before any column (FORMAT.md, "Rows above").
 """
 
 from __future__ import annotations
