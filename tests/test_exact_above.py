@@ -225,3 +225,17 @@ def test_a_plan_of_rows_above_in_another_order_is_refused(model):
             column_code_from_json([column, fill, form, state, wrong], 3)
     with pytest.raises(CorruptArchive, match="rows above"):
         column_code_from_json([column, fill, form, state, value], 3, of_tensor=True)
+
+
+def test_columns_without_values_stand_beside_rows_above():
+    n = len(MAP)
+    rng = np.random.default_rng(9)
+    table = MAP.append_column("gone", pa.nulls(n, pa.int64())).append_column("once", pa.array([None] * (n - 1) + [3], pa.int64()))
+    table = table.append_column("seldom", pa.array(rng.integers(0, 3, n), mask=(np.arange(n) > n // 2) | (rng.random(n) < 0.5)))
+    holes = pa.array(MAP["wet"].to_numpy(), mask=np.arange(n) % 9_000 < 1_500)
+    table = table.set_column(1, "wet", holes)
+    model = fitted(table, preview="off", seconds=10).model
+    assert any(code.reads_above for code in model.codes)
+    shard = encode_shard(model, table, preview=False, block_rows=5_000)
+    found = [decode_block(model, shard.layout, b.n_rows, b.natives, b.payloads) for b in shard.blocks]
+    assert pa.concat_tables(found).combine_chunks().equals(table.combine_chunks())

@@ -49,7 +49,7 @@ def options(
     valid = np.arange(len(values)) if active is None else np.flatnonzero(active)
     if hi - lo < 1 << 16:
         found.append(Option(Direct.over(lo, hi)))
-        if sampled.decoded.above is not None and not alone:
+        if sampled.decoded.above is not None and not alone and len(valid):
             found.append(Option(Direct.over(lo, hi), Linear((), _bias(values[valid])), ()))
     if hi - lo >= 8 and not (column.categorical and hi - lo < 1 << 16):
         predicted = _predictions(sampled, column.column, values, valid, hi - lo, alone, hurried)
