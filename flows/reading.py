@@ -107,8 +107,8 @@ def _known_rows(archive: Archive, seed: int) -> pa.Table:
     for stretch in stretches:
         for batch in archive.leaf_batches(rows=stretch):
             n = batch.num_rows
-            share = n / n_decoded * min(KNOWN_ROWS, KNOWN_BYTES * n / max(1, batch.nbytes))
-            runs = draw_runs(n, max(1, int(share)), KNOWN_RUN_ROWS, seed) if share < n else [(0, n)]
+            share = max(1, int(n / n_decoded * min(KNOWN_ROWS, KNOWN_BYTES * n / max(1, batch.nbytes))))
+            runs = draw_runs(n, share, KNOWN_RUN_ROWS, seed) if share < n else [(0, n)]
             batches += [compact(batch.slice(start, stop - start)) for start, stop in runs]
     return pa.Table.from_batches(batches, archive.leaves.schema)
 

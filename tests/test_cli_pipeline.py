@@ -183,6 +183,15 @@ def test_samples_of_a_larger_archive_learn_from_some_of_its_rows(stored, tmp_pat
     assert pq.read_table(tmp_path / "new.parquet").num_rows == 100
 
 
+def test_samples_learn_from_an_archive_with_a_file_of_one_row(tmp_path, monkeypatch):
+    (tmp_path / "source").mkdir()
+    for name, n in (("a", 900), ("b", 1)):
+        pq.write_table(pa.table({"x": [k % 7 for k in range(n)], "name": ["n"] * n}), tmp_path / "source" / f"{name}.parquet")
+    latentpack("run", tmp_path / "source", tmp_path / "archive", *BUDGET)
+    monkeypatch.setattr(reading, "KNOWN_ROWS", 100)
+    assert 100 <= reading._known_rows(open_archive(str(tmp_path / "archive")), 0).num_rows <= 101
+
+
 def test_an_archive_without_rows_gives_as_many_rows_of_nulls_as_asked_for(tmp_path):
     empty = pa.schema([pa.field("x", pa.float64()), pa.field("name", pa.string())], metadata={"made": "here"}).empty_table()
     pq.write_table(empty, tmp_path / "empty.parquet")

@@ -349,3 +349,11 @@ def test_a_garbled_dictionary_of_nested_values_gives_other_values_or_a_corrupt_a
         return
     found.validate(full=True)
     assert not found.null_count
+
+
+def test_groups_beyond_what_is_read_are_refused_before_there_is_an_array_of_each(monkeypatch):
+    kind, n = pa.struct([pa.field("a", pa.int64()), pa.field("b", pa.int8())]), 5_000
+    payload = varints([0]) + varints([0, 2]) + varints([0]) + numbers.pack_integers(np.arange(n), None)
+    monkeypatch.setattr(members, "groups_of", lambda _: pytest.fail("arrays of groups are made"))
+    with pytest.raises(CorruptArchive, match=f"in {n} groups, at most {members.MOST_GROUPS}"):
+        nested.unpack(payload, kind, n)

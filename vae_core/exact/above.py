@@ -138,7 +138,8 @@ def pack_above(above: Ints) -> bytes:
 
 def unpack_above(data: bytes, n_rows: int) -> Ints:
     """The inverse of pack_above: (n_rows,). Raises CorruptArchive."""
-    reader, allowed = Reader(data, "rows above"), Allowance(16 * n_rows, 4 * n_rows)
+    # lengths and steps, each perhaps as a list and places in it
+    reader, allowed = Reader(data, "rows above"), Allowance(16 * n_rows, 6 * n_rows)
     n_runs = reader.varint(0, n_rows)
     lengths = unpack_integers(reader.take(reader.varint(0)), n_runs, allowed)
     steps = unpack_integers(reader.rest(), n_runs, allowed)

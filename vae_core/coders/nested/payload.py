@@ -163,9 +163,9 @@ class _Unpacker:
             return members.back_above(kind, self.cells(pa.int64(), n, lengths), found[how.by])
         by = members.labels_of(found[how.by])
         if how.kind == GROUPED:
+            if (n_groups := len(np.unique(by))) > members.MOST_GROUPS:  # before there is an array of each
+                raise CorruptArchive(f"a member of nested values is in {n_groups} groups, at most {members.MOST_GROUPS} are read")
             rows = members.groups_of(by)
-            if len(rows) > members.MOST_GROUPS:
-                raise CorruptArchive(f"a member of nested values is in {len(rows)} groups, at most {members.MOST_GROUPS} are read")
             parts = pa.concat_arrays([self.cells(kind, len(some)) for some in rows])
             place = np.empty(n, np.int64)
             place[np.concatenate(rows)] = np.arange(n)
