@@ -187,7 +187,7 @@ def test_samples_learn_from_an_archive_with_a_file_of_one_row(tmp_path, monkeypa
     (tmp_path / "source").mkdir()
     for name, n in (("a", 900), ("b", 1)):
         pq.write_table(pa.table({"x": [k % 7 for k in range(n)], "name": ["n"] * n}), tmp_path / "source" / f"{name}.parquet")
-    latentpack("run", tmp_path / "source", tmp_path / "archive", *BUDGET)
+        latentpack("run", tmp_path / "source", tmp_path / "archive", *BUDGET)
     monkeypatch.setattr(reading, "KNOWN_ROWS", 100)
     assert 100 <= reading._known_rows(open_archive(str(tmp_path / "archive")), 0).num_rows <= 101
 
