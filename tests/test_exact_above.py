@@ -11,7 +11,7 @@ from telemetry import fitted
 from test_exact_cells import numpy_alone
 from test_exact_linear import any_int64s, forward_linears
 
-from vae_core import fitting
+from vae_core import fitting, sections, streams
 from vae_core.columns import encode_column
 from vae_core.decoding import decode_block, needs
 from vae_core.encoding import encode_shard
@@ -22,7 +22,7 @@ from vae_core.exact.features import Decoded, steps_above
 from vae_core.exact.forward import known_of_rows
 from vae_core.exact.lanes import STEPS, Lanes
 from vae_core.exact.plans import column_code_from_json
-from vae_core.layout import ABOVE
+from vae_core.layout import ABOVE, Layout
 from vae_core.model import Model
 from vae_core.sampling import sample_rows
 
@@ -239,3 +239,20 @@ def test_columns_without_values_stand_beside_rows_above():
     shard = encode_shard(model, table, preview=False, block_rows=5_000)
     found = [decode_block(model, shard.layout, b.n_rows, b.natives, b.payloads) for b in shard.blocks]
     assert pa.concat_tables(found).combine_chunks().equals(table.combine_chunks())
+
+
+def test_where_rows_above_save_less_than_telling_them_takes_nothing_is_told_of_them(model, monkeypatch):
+    rng = np.random.default_rng(8)
+    monkeypatch.setattr(streams, "find_above", lambda _, n: rng.integers(0, np.arange(n) + 1))
+    shard = encode_shard(model, MAP, preview=False, block_rows=9_000)
+    told = {model.columns[code.column].name for code in model.codes if code.reads_above}
+    assert any(outcome.coding == "learned" for outcome in shard.outcomes if outcome.name in told)
+    n_bytes = sum(len(payload) for block in shard.blocks for payload in block.payloads.values())
+    assert n_bytes <= sum(outcome.conventional_bytes for outcome in shard.outcomes)
+    found = []
+    for block in shard.blocks:
+        layout = Layout.from_json(shard.layout, model)
+        parts = block.payloads if ABOVE in layout.own else sections.unpack(block.payloads["pool"], layout.pooled)
+        assert not unpack_above(parts[ABOVE], block.n_rows).any()
+        found.append(decode_block(model, shard.layout, block.n_rows, block.natives, block.payloads))
+    assert pa.concat_tables(found).combine_chunks().equals(MAP.combine_chunks())

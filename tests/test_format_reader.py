@@ -978,16 +978,23 @@ class plain_numbers(numbers_of):
         return self.body[self.at - n_bytes : self.at]
 
 
-def test_fields_read_from_the_format_document_are_the_same_values():
-    folder = GOLDEN / "1.9" / "fields"
-    record, payloads = shard_of(folder)
+def blocks_of(folder: Path) -> tuple[pa.Table, dict[str, Any], list[tuple[int, dict[str, bytes]]]]:
+    """A golden archive of one shard: the rows it shall give, the layout, and the rows and sections of each block."""
     with pa.ipc.open_file(folder / "expected.arrow") as reader:
         wanted = reader.read_all()
-    layout, groups, first = record["layout"], record["groups"], 0
-    seen: set[str] = set()
+    record, payloads = shard_of(folder)
+    groups, found = record["groups"], []
     for b, n_rows in enumerate(record["block_rows"]):
         parts = dict(zip(groups, payloads[b * len(groups) : (b + 1) * len(groups)], strict=True))
-        parts |= pool_of(parts.get("pool", b""), layout)
+        found.append((n_rows, parts | pool_of(parts.get("pool", b""), record["layout"])))
+    return wanted, record["layout"], found
+
+
+def test_fields_read_from_the_format_document_are_the_same_values():
+    folder = GOLDEN / "1.9" / "fields"
+    wanted, layout, blocks = blocks_of(folder)
+    first, seen = 0, set[str]()
+    for n_rows, parts in blocks:
         for j in [j for j, coding in enumerate(layout["codings"]) if coding == "fields"]:
             rows = Fields(seen).texts_of(parts[f"c{j}"], n_rows)
             cells = wanted.column(j).slice(first, n_rows).to_pylist()
@@ -1160,14 +1167,9 @@ def as_stored(value: Any) -> Any:
 
 def test_nested_values_read_from_the_format_document_are_the_same_values():
     folder = GOLDEN / "1.10" / "lists"
-    record, payloads = shard_of(folder)
-    with pa.ipc.open_file(folder / "expected.arrow") as reader:
-        wanted = reader.read_all()
-    layout, groups, first = record["layout"], record["groups"], 0
-    seen: set[str] = set()
-    for b, n_rows in enumerate(record["block_rows"]):
-        parts = dict(zip(groups, payloads[b * len(groups) : (b + 1) * len(groups)], strict=True))
-        parts |= pool_of(parts.get("pool", b""), layout)
+    wanted, layout, blocks = blocks_of(folder)
+    first, seen = 0, set[str]()
+    for n_rows, parts in blocks:
         for j in [j for j, coding in enumerate(layout["codings"]) if coding == "nested"]:
             column = wanted.column(j).slice(first, n_rows)
             nested = Nested(parts[f"c{j}"], seen)

@@ -31,7 +31,7 @@ from vae_core.latents import (
 )
 from vae_core.layout import ABOVE, LATENT, LEARNED, POOL, UNIFORM, Layout
 from vae_core.model import Model
-from vae_core.streams import Stream, Streamed, chosen, each, misfit_bytes, rows_above
+from vae_core.streams import Stream, Streamed, chosen, each, misfit_bytes
 
 BLOCK_ROWS = 131_072
 OWN_STREAM_BYTES = 48_000
@@ -71,8 +71,7 @@ def encode_shard(
     if layer_bytes is None:
         latents, gain = None, GAIN_UNIT
     by_layer = set(model.distortion.columns) if latents is not None and model.distortion is not None else set()
-    above = rows_above(model, columns, spans)
-    learned = chosen(model, columns, spans, by_layer, above)
+    learned, above = chosen(model, columns, spans, by_layer)
     codings = [LATENT if j in by_layer else LEARNED if j in learned else column.coding for j, column in enumerate(columns)]
     if preview is None:
         exact = {j: sum(e.bits for e in found) / 8 + misfit_bytes(columns[j]) for j, found in learned.items()}
@@ -108,7 +107,6 @@ def _assemble(
     preview: bool,
     above: Sequence[bytes],
 ) -> EncodedShard:
-    used = above and any(code.reads_above and code.column in learned for code in model.codes)
     streams = _streams(model, learned, len(spans))
     native_names = _native_names(model, codings)
     with_preview = preview and model.preview is not None and bool(spans)
@@ -121,7 +119,7 @@ def _assemble(
             natives |= {name: pa.array(z[:, k]) for k, name in enumerate(model.preview.latent_names)}
         if latents is not None and model.distortion is not None:
             natives |= {name: pa.array(latents[b][:, k]) for k, name in enumerate(model.distortion.latent_names)}
-        if used:
+        if above:
             parts[ABOVE] = above[b]
         for k, stream in enumerate(streams):
             parts[f"s{k}"] = _joined([learned[j][b] for j in stream])

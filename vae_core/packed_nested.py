@@ -7,8 +7,7 @@ from collections.abc import Sequence
 import pyarrow as pa
 
 from vae_core.coders import nested
-from vae_core.coders.parquet import chunk_bytes
-from vae_core.packed_texts import HEAD_ROWS, HEAD_SLACK, LEAST_BYTES, WORTH_PACKING
+from vae_core.packed_texts import HEAD_ROWS, LEAST_BYTES, WORTH_PACKING, blocks_of, head_bytes
 
 
 def packed(array: pa.Array, spans: Sequence[tuple[int, int]], most: float, encoding: str | None) -> tuple[str, list[bytes]] | None:
@@ -20,14 +19,7 @@ def packed(array: pa.Array, spans: Sequence[tuple[int, int]], most: float, encod
     if not nested.holds(array.type) or most <= LEAST_BYTES or not len(array):
         return None
     head = array.slice(0, HEAD_ROWS)
-    if len(array) > 2 * HEAD_ROWS:
-        limit = most * HEAD_SLACK * len(head) / len(array) if encoding is None else chunk_bytes(head, encoding)
-        if len(nested.pack(head) or b"") > WORTH_PACKING * limit:
-            return None
-    found: list[bytes] = []
-    for start, n in spans:
-        payload = nested.pack(array.slice(start, n))
-        if payload is None or sum(len(one) for one in found) + len(payload) >= WORTH_PACKING * most:
-            return None
-        found.append(payload)
-    return "nested", found
+    if len(array) > 2 * HEAD_ROWS and len(nested.pack(head) or b"") > WORTH_PACKING * head_bytes(head, len(array), most, encoding):
+        return None
+    made = blocks_of(array, spans, nested.pack, WORTH_PACKING * most)
+    return None if made is None else ("nested", made)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 
 import pyarrow as pa
 
@@ -23,24 +24,31 @@ def packed(array: pa.Array, spans: Sequence[tuple[int, int]], most: float, encod
     if not texts.holds(array.type) or most <= LEAST_BYTES or not len(array):
         return None
     head = array.slice(0, HEAD_ROWS)
-    limit = WORTH_PACKING * (most * HEAD_SLACK * len(head) / len(array) if encoding is None else chunk_bytes(head, encoding))
+    limit = WORTH_PACKING * head_bytes(head, len(array), most, encoding)
     style, as_fields = fields.styled(head, limit)
     tried = {"fields": as_fields}
     if encoding is not None:
         tried["texts"] = len(texts.pack(head) or b"") or math.inf
     for coding in sorted(tried, key=lambda name: tried[name]):
-        made = _blocks(array, spans, coding, style, WORTH_PACKING * most) if tried[coding] <= limit else None
+        pack = partial(fields.pack, style=style) if coding == "fields" else texts.pack
+        made = blocks_of(array, spans, pack, WORTH_PACKING * most) if tried[coding] <= limit else None
         if made is not None:
             return coding, made
     return None
 
 
-def _blocks(array: pa.Array, spans: Sequence[tuple[int, int]], coding: str, style: int, most: float) -> list[bytes] | None:
-    """The payloads of a coding; None where it cannot hold a block, or takes `most` bytes or more."""
+def head_bytes(head: pa.Array, n: int, most: float, encoding: str | None) -> float:
+    """What the first of n rows take otherwise: in Parquet by an encoding, or their share of `most` bytes."""
+    return most * HEAD_SLACK * len(head) / n if encoding is None else chunk_bytes(head, encoding)
+
+
+def blocks_of(
+    array: pa.Array, spans: Sequence[tuple[int, int]], pack: Callable[[pa.Array], bytes | None], most: float
+) -> list[bytes] | None:
+    """The payloads of blocks, (first row, rows) each; None where one cannot be packed, or all take `most` bytes or more."""
     found: list[bytes] = []
     for start, n in spans:
-        part = array.slice(start, n)
-        payload = fields.pack(part, style) if coding == "fields" else texts.pack(part)
+        payload = pack(array.slice(start, n))
         if payload is None or sum(len(one) for one in found) + len(payload) >= most:
             return None
         found.append(payload)

@@ -45,7 +45,39 @@ class Stream:
 Streamed = Encoder | Stream
 
 
-def rows_above(model: Model, columns: Sequence[ColumnState], spans: Sequence[tuple[int, int]]) -> list[bytes]:
+def chosen(
+    model: Model, columns: Sequence[ColumnState], spans: Sequence[tuple[int, int]], by_layer: set[int]
+) -> tuple[dict[int, list[Streamed]], list[bytes]]:
+    """Column -> an encoder a block, for the columns the exact layer takes fewer bytes for than anything else does; and what each block
+    tells of rows above, nothing where no column looks at them.
+
+    What is told of rows above is of as many bytes as the columns that look at them save in all, or that there are none. But for that
+    nothing is coded twice: a column that is dropped is known to readers all the same, so that the streams of others stay as they are.
+    """
+    excluded = by_layer | {j for j, column in enumerate(columns) if not column.holds}
+    _exclude_unreadable(model, columns, excluded)
+    above = _rows_above(model, columns, spans)
+    learned, saved = _compared(model, columns, spans, excluded, above)
+    silent = [pack_above(np.zeros(n, np.int64)) for _, n in spans] if above else []
+    while True:
+        readers = [code.column for code in model.codes if code.reads_above and code.column in learned]
+        if readers and above != silent and sum(max(0.0, saved[j]) for j in readers) <= sum(map(len, above)):
+            learned, saved = _compared(model, columns, spans, excluded, above := silent)
+        excluded |= {j for j in model.learned if saved.get(j, 0.0) <= 0}
+        _exclude_unreadable(model, columns, excluded)
+        dropped = excluded & set(learned)
+        if not dropped:
+            return learned, above if readers else []
+        if _tell_by_counts(model, dropped, set(learned) - dropped):
+            learned, saved = _compared(model, columns, spans, excluded, above)
+            continue
+        for j in dropped:
+            del learned[j]
+            if not columns[j].coding:  # once it has one, others may turn out to be unreadable
+                choosing.settle(model, j, columns[j], spans=spans)
+
+
+def _rows_above(model: Model, columns: Sequence[ColumnState], spans: Sequence[tuple[int, int]]) -> list[bytes]:
     """What each block tells of rows above, by the columns that look at them; nothing where no column does."""
     if not any(code.reads_above for code in model.codes):
         return []
@@ -53,46 +85,15 @@ def rows_above(model: Model, columns: Sequence[ColumnState], spans: Sequence[tup
     return each(lambda span: pack_above(find_above([values[span[0] : sum(span)] for values in known], span[1])), spans)
 
 
-def chosen(
-    model: Model, columns: Sequence[ColumnState], spans: Sequence[tuple[int, int]], by_layer: set[int], above: Sequence[bytes] = ()
-) -> dict[int, list[Streamed]]:
-    """Column -> an encoder a block, for the columns the exact layer takes fewer bytes for than anything else does.
-
-    above : as rows_above gives it
-
-    Nothing is coded twice: a column that is dropped is known to readers all the same, so that the streams of others stay as they are.
-    """
-    excluded = by_layer | {j for j, column in enumerate(columns) if not column.holds}
-    _exclude_unreadable(model, columns, excluded)
-    learned, too_dear = _compared(model, columns, spans, excluded, above)
-    while True:
-        excluded |= too_dear
-        _exclude_unreadable(model, columns, excluded)
-        dropped = excluded & set(learned)
-        if not dropped:
-            return learned
-        if _tell_by_counts(model, dropped, set(learned) - dropped):
-            learned, too_dear = _compared(model, columns, spans, excluded, above)
-            continue
-        for j in dropped:
-            del learned[j]
-            if not columns[j].coding:  # once it has one, others may turn out to be unreadable
-                choosing.settle(model, j, columns[j], spans=spans)
-        too_dear = set()
-
-
 def _compared(
     model: Model, columns: Sequence[ColumnState], spans: Sequence[tuple[int, int]], excluded: set[int], above: Sequence[bytes]
-) -> tuple[dict[int, list[Streamed]], set[int]]:
-    """Column -> an encoder a block for all that are not excluded; the columns whose conventional coding takes no more than theirs."""
+) -> tuple[dict[int, list[Streamed]], dict[int, float]]:
+    """Column -> an encoder a block for all that are not excluded; how many bytes each saves of its conventional coding."""
     learned = _learned_blocks(model, columns, spans, excluded, above)
     sizes = {j: sum(e.bits for e in found) / 8 + misfit_bytes(columns[j]) for j, found in learned.items()}
-    above_them = {code.column for code in model.codes if code.reads_above and code.column in sizes}
-    for j in above_them:
-        sizes[j] += sum(map(len, above)) / len(above_them)
     unsettled = [j for j, column in enumerate(columns) if not column.coding]
     each(lambda j: choosing.settle(model, j, columns[j], sizes.get(j, math.inf), spans), unsettled)
-    return learned, {j for j in model.learned if sizes.get(j, math.inf) >= columns[j].conventional_bytes}
+    return learned, {j: columns[j].conventional_bytes - size for j, size in sizes.items()}
 
 
 def _tell_by_counts(model: Model, dropped: set[int], kept: set[int]) -> bool:

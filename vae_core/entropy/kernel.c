@@ -485,7 +485,7 @@ static int64_t step_above(const walk *w, int64_t step, int64_t i, int64_t beside
     return step - (found > 0 && found <= step ? found : 1);
 }
 
-static const int64_t *beside(const walk *w, int64_t step, int64_t first, int64_t n, int64_t beside, int64_t room) {
+static const int64_t *values_above(const walk *w, int64_t step, int64_t first, int64_t n, int64_t beside, int64_t room) {
     int64_t *found = w->room + room * w->n_lanes;
     for (int64_t j = 0; j < n; j++) found[j] = past_of(w, step_above(w, step, first + j, beside))[w->lanes ? w->lanes[first + j] : j];
     return found;
@@ -710,7 +710,7 @@ static void predict(const walk *w, int64_t step, int64_t out) {
         for (int64_t j = 0; j < n; j++) totals[j] = (int64_t)((uint64_t)totals[j] + weight * (uint64_t)past[j]);
     }
     for (int64_t k = 0; step && k < w->n_above; k++) {
-        const int64_t *past = beside(w, step, first, n, w->beside[k], VALUES);
+        const int64_t *past = values_above(w, step, first, n, w->beside[k], VALUES);
         uint64_t weight = (uint64_t)w->beside_weights[k];
         for (int64_t j = 0; j < n; j++) totals[j] = (int64_t)((uint64_t)totals[j] + weight * (uint64_t)past[j]);
     }
@@ -757,7 +757,7 @@ static void complete(const walk *w, const digit *digits, int64_t step, int64_t o
         if (f->kind == OFF) levels = w->off + out;
         if (f->kind == GUESS) bins(f, w->guess + out, n, found);
         else if (f->kind == LEFT || f->kind == BACK || f->kind == ABOVE) {
-            if (step && f->kind == ABOVE) bins(f, beside(w, step, first, n, f->which, VALUES), n, found);
+            if (step && f->kind == ABOVE) bins(f, values_above(w, step, first, n, f->which, VALUES), n, found);
             else if (step) bins(f, back(w, step, first, n, f->kind == LEFT ? 1 : f->which, VALUES), n, found);
             else
                 for (int64_t j = 0; j < n; j++) found[j] = (int32_t)f->n_edges + 1;

@@ -167,7 +167,7 @@ class ColumnCode:
     @property
     def reads_above(self) -> bool:
         """Whether it looks at rows above."""
-        return self.state.reads_above or self.value.reads_above or (self.recall is not None and self.recall.same.reads_above)
+        return self.value.reads_above
 
     @property
     def in_order(self) -> bool:
