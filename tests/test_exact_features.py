@@ -15,6 +15,7 @@ from vae_core.exact.features import (
     FRACTIONS,
     MIXED_KINDS,
     MOST_BESIDE,
+    MOST_PERIOD,
     N_STATES,
     NOISE_LEVELS,
     OWN_KINDS,
@@ -37,6 +38,9 @@ def features(draw: st.DrawFn, n_columns: int = N_COLUMNS, kinds: tuple[str, ...]
     column = draw(st.integers(0, n_columns - 1)) if kind in COLUMN_KINDS else -1
     if kind == "value":
         return Feature(kind, column, draw(INT64), draw(st.integers(1, 40)))
+    if kind == "phase":
+        length = draw(st.sampled_from([2, 7, 24, 86_400, MOST_PERIOD]))
+        return Feature(kind, column, length, draw(st.integers(2, min(length, 40))), (draw(st.integers(0, length - 1)),))
     fixed = {"state": N_STATES, "step": STEP_CLASSES, "spread": 65, "level": len(STEPS) + 1, "fraction": FRACTIONS, "noise": NOISE_LEVELS}
     fixed |= dict.fromkeys((*MIXED_KINDS, "off"), NOISE_LEVELS)
     back = draw(st.sampled_from([1, 2, 7, 64, 1 << 20]))

@@ -358,6 +358,8 @@ class Block:
                     return self.states[column][i]
                 case "before":
                     return bins(x[max(i - 1, 0)])
+                case "phase":
+                    return wrap(x[i] + edges[0]) % lo * size // lo
             d = wrap(x[i] - x[max(i - 1, 0)])
             return min(10, bits(d)) + (10 if d < 0 else 0)
         if kind == "place":
@@ -547,9 +549,11 @@ def plan_in_full(plan: list[Any]) -> list[Any]:
 
 def feature_in_full(feature: list[Any]) -> list[Any]:
     kind, *rest = feature
-    column = rest.pop(0) if kind in ("value", "bins", "state", "before", "step") else -1
+    column = rest.pop(0) if kind in ("value", "bins", "state", "before", "step", "phase") else -1
     if kind == "class":
         return [kind, column, len(rest[1]), *rest]
+    if kind == "phase":
+        return [kind, column, *rest[:2], rest[2:]]
     lo, size = rest if kind in ("value", "place") else (rest[0], 40) if kind in ("match", "back", "rough", "above") else (0, 0)
     edges = rest[-1] if rest and kind not in ("value", "place", "match", "rough") else []
     return [kind, column, lo, size, [sum(edges[: k + 1]) for k in range(len(edges))]]

@@ -29,7 +29,7 @@ LATER = EVERY | {"lattices"}
 CASES = {
     "1.0": EVERY, "1.1": LATER, "1.2": LATER, "1.3": LATER, "1.4": LATER, "1.5": LATER | {"history"},
     "1.6": LATER | {"history", "tensors"}, "1.7": {"history", "types", "tolerance"},
-    "1.8": {"counted", "codings", "history"}, "1.9": {"leaves", "mixed", "fields"}, "1.10": {"above", "lists"},
+    "1.8": {"counted", "codings", "history"}, "1.9": {"leaves", "mixed", "fields"}, "1.10": {"above", "lists"}, "1.11": {"contexts"},
 }  # fmt: skip
 WITH_PREVIEW = {"tolerance", "distortion"}
 MOST_BYTES = 60_000
@@ -102,7 +102,7 @@ def test_the_golden_archives_use_all_that_this_release_can_read():
     kinds: set[str] = set()
     layers: set[str] = set()
     streams = 0
-    for version, case in [(of, case) for of in ("1.6", "1.8", "1.9", "1.10") for case in CASES[of]]:  # 1.7 codes no cell in another way
+    for version, case in [(of, case) for of in ("1.6", "1.8", "1.9", "1.10", "1.11") for case in CASES[of]]:  # 1.7: nothing new in it
         archive = archive_of(version, case)
         for entry in archive.entries():
             model = archive.model(entry.model)

@@ -244,6 +244,8 @@ def _fit_exact(
         for one in close:
             one.improve(partial(_tell_order, report, one, n), patience)
         best = min(close, key=whole_bits)
+        # what takes many rows to be seen: more of them are to come
+        best.put_first({c.column for c in picked if c.periods})
         n_more = rows_for((deadline - now()) / (WORTH_MORE_ROWS * len(picked)), quick_s)
         if tick() and n_more >= LEAST_AGAIN * n:
             more, runs = thinned(sample, max(n, min(n_more, EXACT_CELLS // len(picked))), run)
@@ -256,6 +258,8 @@ def _fit_exact(
             whole = Sampled(n, n_total, decoded_sample(picked, above), gains=gains, numeric=amounts, each=each, remembers=True)
             best = best.searched_again(whole, picked)
             report("exact contexts", len(best.order), best.bits / n, best.bits / n)
+        best.tune(config.threads)
+        report("exact weights", len(best.order), best.bits / n, best.bits / n)
     _drop_idle(best, picked, n_total / n)
     return _with_rate(best, picked, n)
 

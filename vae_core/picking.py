@@ -17,6 +17,7 @@ from vae_core.exact.forms import PLAIN, counts_of, is_stepped, stepped
 from vae_core.exact.ordering import SampleColumn
 from vae_core.layers import thinned
 from vae_core.model import Sample
+from vae_core.periods import periods_of
 
 ABOVE_ROWS, ABOVE_RUN = 60_000, 16_384  # of a sample, and as many in a row: lines of a map are some hundred rows long
 LEAST_SPAN, LEAST_AMOUNTS = 8, 2  # of columns that tell which rows are above others: one alone takes about as much as it saves
@@ -53,7 +54,8 @@ def picked_columns(plans: Sequence[ColumnPlan], table: pa.Table, taken: set[int]
             continue
         hi = plan.n_levels - 1 if plan.n_levels is not None else plan.hi
         lo = 0 if plan.n_levels is not None else plan.lo
-        found.append(SampleColumn(plan.index, codes.values, codes.state, plan.fill, lo, hi, plan.kind == "categorical"))
+        categorical = plan.kind == "categorical"
+        found.append(SampleColumn(plan.index, codes.values, codes.state, plan.fill, lo, hi, categorical, periods=periods_of(plan)))
     return found
 
 

@@ -22,7 +22,7 @@ FLAGS = ("has_state", "opaque")
 STATES = [["direct", 0, 7, 0], None, [[[], [16]]], 1024]
 SIZES = {"state": 7, "step": 21, "spread": 65, "level": 7, "fraction": 8, "noise": 48, "match": 40, "rough": 48, "apart": 48, "around": 48,
          "off": 48}  # fmt: skip
-OF_COLUMN = ("value", "bins", "state", "before", "step")
+OF_COLUMN = ("value", "bins", "state", "before", "step", "phase")
 EDGELESS = ("value", *SIZES)
 WITH_NONE = ("left", "right", "between", "back", "above")
 PLACED = ("back", "above")
@@ -162,6 +162,8 @@ def _short_feature(feature: list[Any]) -> list[Any]:
         return [*short, lo, size]
     if kind == "class":
         return [*short, size, edges]
+    if kind == "phase":
+        return [*short, lo, size, *edges]
     if kind in NUMBERED:
         return [*short, lo]
     if kind in PLACED:
@@ -175,6 +177,9 @@ def _long_feature(short: list[Any]) -> list[Any]:
     if kind in ("value", "place"):
         lo, size = rest
         return [kind, column, lo, size, []]
+    if kind == "phase":
+        lo, size, start = rest
+        return [kind, column, lo, size, [start]]
     if kind == "class":
         size, levels = rest
         return [kind, column, len(levels), size, levels]

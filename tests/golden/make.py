@@ -277,6 +277,8 @@ def every_context(n: int) -> tuple[pa.Table, Callable[[Model], Model]]:
             return Feature(kind, column, 5, 4, (2, 0, 3, 3, 1))
         if kind == "value":
             return Feature(kind, column, -1, 12)
+        if kind == "phase":
+            return Feature(kind, column, 24, 9, (5,))
         edges = (-40, 0, 3, 25, 1200)
         lo, none = 2 if kind == "back" else 0, kind in ("left", "right", "between", "back")
         return Feature(kind, column, lo, len(edges) + 1 + none, edges)

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
 
+from vae_core.entropy import kernel
 from vae_core.entropy.rans import Encoder
 from vae_core.exact.cells import code_column
 from vae_core.exact.effort import QUICK
@@ -21,6 +23,7 @@ from vae_core.exact.parents import MIN_GAIN_BITS
 from vae_core.exact.plans import ColumnCode
 from vae_core.exact.sampled import Sampled, decoded_sample
 from vae_core.exact.search import search_column
+from vae_core.exact.tuning import tuned, tuning_rows
 
 Found = tuple[ColumnCode, float]
 MOVABLE = 16  # columns, the dearest, that are tried at the end
@@ -30,6 +33,7 @@ SEARCH_ROWS = 20_000  # of the dataset, for one more search a column
 MOST_SEARCHES = 10
 DEARER = 1.01  # than a column on its own: so much an old code may be before it is replaced without looking at the clock
 QUICK_ROWS, QUICK_RUN = 8_192, 1_024
+WORTH_TUNING = 4_000.0  # bits of a column over the dataset
 WORTH_A_PLACE = 0.02  # of all bits, what a column costs for it to be moved
 
 
@@ -76,6 +80,11 @@ class Arrangement:
                 self.order.append(column)
                 self.found[column] = other.found[column]
 
+    def put_first(self, columns: Collection[int]) -> None:
+        """Move columns to the front that no other column tells: others may be told by them then."""
+        alone = [j for j in self.order if j in columns and not self.found[j][0].columns]
+        self.order = [*alone, *(j for j in self.order if j not in alone)]
+
     def better(self, report: Callable[[], None]) -> None:
         """Search anew while there is time, the dearest columns first."""
         for column in sorted(self.order, key=lambda j: -self.found[j][1]):
@@ -100,6 +109,28 @@ class Arrangement:
             if more != 1 or again[1] < found.found[column][1]:
                 found.found[column] = again
         return found
+
+    def tune(self, threads: int) -> None:
+        """Weights by coding rows of the sample, while there is time, the dearest columns first."""
+        scale, whole = self._sampled.n_total / max(1, self._sampled.n_rows), self._sampled.decoded
+        if not kernel.available():
+            return  # it would take minutes
+        rows = tuning_rows(self._sampled.n_rows)
+        states = {j: None if state is None else state[rows] for j, state in whole.states.items()}
+        above = None if whole.above is None else whole.above[rows]
+        some = Decoded(len(rows), {j: values[rows] for j, values in whole.values.items()}, states, above=above)
+        dear = [j for j in self.order if self.found[j][1] * scale > WORTH_TUNING]
+
+        def tuned_column(column: int) -> Found:
+            code, bits = self.found[column]
+            if not self._tick():
+                return code, bits
+            code, share = tuned(some, code, self._tick)
+            return code, bits * share
+
+        dear.sort(key=lambda j: -self.found[j][1])
+        with ThreadPoolExecutor(max(1, threads)) as pool:
+            self.found |= dict(zip(dear, pool.map(tuned_column, dear), strict=True))
 
     def relieve(self, alone: Mapping[int, float]) -> None:
         """Replace codes that take more than their columns do on their own, which those of other rows may: by hasty searches, whether or

@@ -97,6 +97,8 @@ class Rows:
                 for n_bins in (8, 32) if high - low < 200 else (8, 32, 128):
                     edges = self.sampled.edges(c.column, n_bins)
                     found.append(Feature("bins", c.column, 0, len(edges) + 1, edges))
+            for p in c.periods:
+                found += [Feature("phase", c.column, p.length, n, (p.start,)) for n in p.parts]
             if c.state is not None:
                 found.append(Feature("state", c.column, 0, N_STATES))
             if c.column in self.sampled.ordered:

@@ -22,8 +22,8 @@ from vae_core.exact.tally import Narrow, narrow, rising
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
 LOG_2 = float(np.log(2))
-RANK_WEIGHT = 16
-SEARCH_WEIGHTS = (2, 16, 128)
+RANK_WEIGHTS = (16, 512)  # those that fine contexts, of which each is seen a few times, had better be smoothed by, too
+SEARCH_WEIGHTS = (2, 16, 128, 1024)
 ALL_WEIGHTS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
 
 
@@ -68,7 +68,7 @@ def extend(
     c = tally.library()
     if c is None:
         pairs = _Pairs(chain, level, size, symbols, n_symbols)
-        bits, weight = min(((pairs.bits(w), w) for w in weights), key=lambda found: found[0])
+        bits, weight = pairs.best(weights)
         context, n_contexts, chance, plug_in_bits = pairs.context, pairs.n_contexts, *pairs.chances(weight)
     else:
         context, n_contexts, chance, weight, bits, plug_in_bits = tally.extend(
@@ -81,7 +81,7 @@ def extend(
 def rank(
     chain: Chain, features: Sequence[tuple[NDArray[Any], int]], symbols: NDArray[Any], n_symbols: int, each: Each = map
 ) -> list[float]:
-    """Bits of the chain with one more feature, for each of several, (n,) levels and their number; by one weight alone.
+    """Bits of the chain with one more feature, for each of several, (n,) levels and their number; by the best of two weights.
 
     each : map, or the map of a pool of threads
     """
@@ -93,8 +93,8 @@ def rank(
         levels, sizes = [narrow(level, size) for level, size in part], [size for _, size in part]
         c = tally.library()
         if c is None:
-            return [_Pairs(chain, level, size, symbols, n_symbols).bits(RANK_WEIGHT) for level, size in zip(levels, sizes, strict=True)]
-        return tally.rank(c, symbols, n_symbols, chain.context, chain.n_contexts, chain.chance, levels, sizes, RANK_WEIGHT)
+            return [_Pairs(chain, level, size, symbols, n_symbols).best(RANK_WEIGHTS)[0] for level, size in zip(levels, sizes, strict=True)]
+        return tally.rank(c, symbols, n_symbols, chain.context, chain.n_contexts, chain.chance, levels, sizes, RANK_WEIGHTS)
 
     n_features = max(1, WORTH_A_CALL // len(symbols))
     parts = [features[k : k + n_features] for k in range(0, len(features), n_features)]
@@ -136,6 +136,10 @@ class _Pairs:
         total = float(rising(weight, len(self._pair))[self._totals].sum()) - float(np.log(base[self._single]).sum())
         start = base[self._several]
         return (total - float((_log_gamma(start + self._counts[self._several]) - _log_gamma(start)).sum())) / LOG_2
+
+    def best(self, weights: Sequence[int]) -> tuple[float, int]:
+        """The least that the symbols take under one of the weights, the first of equals, and that weight."""
+        return min(((self.bits(w), w) for w in weights), key=lambda found: found[0])
 
     @property
     def context(self) -> Narrow:

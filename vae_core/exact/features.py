@@ -2,6 +2,7 @@
 
     value  i      the code of earlier column i, exact                    bins  i   the same, by quantile bins
     state  i      null / NaN / … state of column i                       before i  column i one row earlier, bins
+    phase  i      where in a period of lo codes column i is, in equal parts: the hour of a day
     step   i      sign and size class of column i minus its row before
     left, right   this column's decoded neighbours, bins                 between   their mean, bins
     spread        size class of their difference                         level     the pass (distance to the neighbours)
@@ -41,7 +42,7 @@ from vae_core.exact.schedule import STEPS
 
 Ints = NDArray[np.int64]
 
-COLUMN_KINDS = ("value", "bins", "state", "before", "step")
+COLUMN_KINDS = ("value", "bins", "state", "before", "step", "phase")
 OWN_KINDS = (
     "left", "right", "between", "spread", "level", "guess", "fraction", "noise", "match", "back", "rough", "place", "class", "apart",
     "around", "above", "off",
@@ -54,6 +55,7 @@ MOST_BACK = 1 << 24
 MOST_BESIDE = 3  # rows from the row above
 MOST_APART = 1 << 40
 MOST_CLASSED = 1 << 16  # rows of a piece
+MOST_PERIOD, MOST_PARTS = 1 << 50, 1 << 12  # codes; of a period
 MAX_LEVELS = 1 << 16
 N_STATES = 7
 STEP_CLASSES = 21
@@ -73,7 +75,8 @@ class Feature:
     column : the earlier column it reads, -1 for the column's own neighbours
     lo     : lowest code of an exact feature, number of a match
     size   : number of levels, 1..65536
-    edges  : ascending bin edges, level = number of edges <= value; of classes the level of each place
+    edges  : ascending bin edges, level = number of edges <= value; of classes the level of each place; of a phase how far into a period
+             the code 0 is
     """
 
     kind: str
@@ -120,7 +123,9 @@ def from_json(parts: Any, n_columns: int) -> Feature:
     expected = FIXED_SIZES.get(kind)
     if kind in ("bins", "before", "left", "right", "between", "guess", "back", "above"):
         expected = len(edges) + 1 + (kind in ("left", "right", "between", "back", "above"))
-    if kind == "class":
+    if kind == "phase":
+        misfit = not (2 <= size <= min(lo, MOST_PARTS) and lo <= MOST_PERIOD and len(edges) == 1 and 0 <= edges[0] < lo)
+    elif kind == "class":
         misfit = not 1 <= lo == len(edges) <= MOST_CLASSED or not all(0 <= level < size for level in edges)
     else:
         misfit = (expected is not None and size != expected) or list(edges) != sorted(edges) or not _fits(kind, lo)
@@ -179,6 +184,9 @@ class Decoded:
                 return feature.levels(_shifted(values))
             case "step":
                 return step_class(values, _shifted(values))
+            case "phase":
+                with np.errstate(over="ignore"):
+                    return np.mod(values + feature.edges[0], feature.lo) * feature.size // feature.lo
             case _:
                 return feature.levels(values)
 

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from vae_core.exact.costs import RANK_WEIGHT, Each, extend, rank, root
+from vae_core.exact.costs import RANK_WEIGHTS, Each, extend, rank, root
 from vae_core.exact.forms import PLAIN
 from vae_core.exact.keys import numbered, recalled_share
 
@@ -32,11 +32,24 @@ CHEAP_BITS = 0.05  # a row: not worth pricing pairs for
 
 
 @dataclass(frozen=True, slots=True)
+class Period:
+    """A day, a week … as a column tells it.
+
+    length : in codes       start : how far into one the code 0 is, 0 <= start < length       parts : in how many it is divided
+    """
+
+    length: int
+    start: int
+    parts: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class SampleColumn:
     """One column of the sample as codes.
 
     column : its index in the model       values : (n,) int64, fill where state != 0       state : (n,) uint8 or None
     fill   : the code of such rows        lo, hi : of the values over the dataset's profile
+    periods : of columns that tell time
     form   : STEPS … where values are counts of steps (`forms`), and hold one of them where state != 0
     """
 
@@ -48,6 +61,7 @@ class SampleColumn:
     hi: int
     categorical: bool
     form: int = PLAIN
+    periods: tuple[Period, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -128,6 +142,12 @@ def _binned(column: SampleColumn, rows: Ints, n_bins: int) -> tuple[Ints, int]:
     return level.astype(np.int64), len(edges) + 2
 
 
+def _phases(column: SampleColumn, rows: Ints) -> list[tuple[Ints, int]]:
+    """(n,) part of each of a column's periods, the fewest there are, and the number of parts."""
+    values = column.values[rows]
+    return [((values + p.start) % p.length * p.parts[0] // p.length, p.parts[0]) for p in column.periods]
+
+
 def _bits_within(column: SampleColumn, rows: Ints, n_bins: int) -> float | None:
     """Mean bits of a value within its bin, for a column of too wide a range to be coded by how often a value occurs; else None."""
     if column.hi - column.lo < 1 << 16 or not len(rows):
@@ -167,6 +187,7 @@ class _Prices:
         self, columns: Sequence[SampleColumn], rows: Ints, n_bins: int, n_paired: int, recalls: _Recalls, each: Each
     ) -> None:
         self._binned, self._n_paired, self._recalls, self._each = [_binned(c, rows, n_bins) for c in columns], n_paired, recalls, each
+        self._views = [[binned, *_phases(c, rows)] for c, binned in zip(columns, self._binned, strict=True)]
         self._roots = [root(level, size) for level, size in self._binned]
         self._n_thin = max(1, len(rows))
         self._coarse = [r.bits / self._n_thin for r in self._roots]
@@ -181,17 +202,20 @@ class _Prices:
         """What the other columns, one or two at a time, tell of a column."""
         n, own = len(self._binned), self._binned[i]
         near_by = range(n) if n <= WIDE else range(max(0, i - WIDE // 2), min(n, i + WIDE // 2 + 1))
-        others = [j for j in near_by if j != i]
-        bits = rank(self._roots[i], [self._binned[j] for j in others], *own, self._each)
-        found = {j: self._tie(i, b, j) for j, b in zip(others, bits, strict=True)}
+        views = [(j, view) for j in near_by if j != i for view in self._views[j]]
+        found, best = dict[int, _Tie](), dict[int, tuple[Ints, int]]()
+        for (j, view), b in zip(views, rank(self._roots[i], [view for _, view in views], *own, self._each), strict=True):
+            tie = self._tie(i, b, j)
+            if j not in found or tie.table < found[j].table:
+                found[j], best[j] = tie, view
         full = float(self.full[i])
         if full <= CHEAP_BITS:
             return list(found.values())
         near = sorted(found, key=lambda j: (found[j].bits(full), j))[: self._n_paired]
         pairs = []
         for k, a in enumerate(near):
-            chain = extend(self._roots[i], *self._binned[a], *own, (RANK_WEIGHT,))
-            bits = rank(chain, [self._binned[b] for b in near[k + 1 :]], *own)
+            chain = extend(self._roots[i], *best[a], *own, RANK_WEIGHTS)
+            bits = rank(chain, [best[b] for b in near[k + 1 :]], *own)
             pairs += [self._tie(i, b, a, j) for j, b in zip(near[k + 1 :], bits, strict=True)]
         return [*found.values(), *pairs]
 

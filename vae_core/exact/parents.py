@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from vae_core.exact.bench import Bench
-from vae_core.exact.costs import ALL_WEIGHTS, RANK_WEIGHT, Chain, extend, rank, root
+from vae_core.exact.costs import ALL_WEIGHTS, RANK_WEIGHTS, Chain, extend, rank, root
 from vae_core.exact.counts import MAX_CELLS
 from vae_core.exact.features import Feature
 from vae_core.exact.matches import Match
@@ -21,7 +21,7 @@ FINALISTS = 5
 MAX_PARENTS = MAX_FEATURES
 SWEEPS = 3  # over the features of a digit, for others in their places
 DEAR_BITS = 0.3  # a cell above which a column learns in short chunks
-MIN_GAIN_BITS = 500.0  # what naming one more feature costs in the stored plan, with a margin
+MIN_GAIN_BITS = 250.0  # what naming one more feature costs in the stored plan, with a margin
 
 
 def quick_bits(bench: Bench) -> float:
@@ -129,7 +129,7 @@ class _Parents:
 
     def _with(self, known: _Set, feature: Feature) -> _Set:
         level, size = self._level(feature)
-        thin = extend(known.thin, level[:: self._stride], size, self._thin, self._n_symbols, (RANK_WEIGHT,))
+        thin = extend(known.thin, level[:: self._stride], size, self._thin, self._n_symbols, RANK_WEIGHTS)
         return _Set((*known.features, feature), extend(known.chain, level, size, self._symbols, self._n_symbols), thin)
 
     def _added(self, known: _Set) -> _Set | None:

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vae_core.entropy import kernel
-from vae_core.exact.costs import RANK_WEIGHT, extend, rank, root
+from vae_core.exact.costs import RANK_WEIGHTS, extend, rank, root
 from vae_core.exact.counts import MAX_CELLS
 from vae_core.exact.features import NOISE_LEVELS
 from vae_core.exact.forward import known_of_rows
@@ -59,7 +59,7 @@ def best_beside(
     """Which of several memories tell most of (n,) first digits beside the noise, each beside those before it."""
     stride = max(1, len(symbols) // JUDGED_ROWS)
     thin = np.ascontiguousarray(symbols[::stride])
-    chain = extend(root(thin, n_symbols), noise[::stride], NOISE_LEVELS, thin, n_symbols, (RANK_WEIGHT,))
+    chain = extend(root(thin, n_symbols), noise[::stride], NOISE_LEVELS, thin, n_symbols, RANK_WEIGHTS)
     kept: list[int] = []
     while levels and len(kept) < MOST_KEPT and chain.n_possible * LEVELS * n_symbols <= MAX_CELLS:
         bits = rank(chain, [(level[::stride], LEVELS) for level in levels], thin, n_symbols, sampled.each)
@@ -67,5 +67,5 @@ def best_beside(
         if chain.bits - bits[best] < WORTH_KEEPING * len(thin):
             break
         kept.append(best)
-        chain = extend(chain, levels[best][::stride], LEVELS, thin, n_symbols, (RANK_WEIGHT,))
+        chain = extend(chain, levels[best][::stride], LEVELS, thin, n_symbols, RANK_WEIGHTS)
     return kept

@@ -134,17 +134,20 @@ static double cost(const workspace *w, int64_t n_contexts, int64_t n_pairs, doub
     return (above - rising(w, n_pairs, a)) / 0.6931471805599453;
 }
 
-/* Bits of a chain with one more feature, for each of many: (n,) levels every `strides` int32, below their size. `table` holds
-   log(Gamma(a + k) / Gamma(a)) for k = 0..n, a = weight / 16. */
+/* Bits of a chain with one more feature by the best of the weights, for each of many: (n,) levels every `strides` int32, below their
+   size. Each of the tables holds log(Gamma(a + k) / Gamma(a)) for k = 0..n, a = weight / 16. */
 void lp_rank(int64_t n, int64_t n_contexts, int64_t n_symbols, const int32_t *context, const int32_t *symbols, const double *chance,
-             int64_t n_features, const int32_t *const *levels, const int64_t *strides, const int64_t *sizes, int64_t weight,
-             const double *table, uint64_t *scratch, double *bits) {
+             int64_t n_features, const int32_t *const *levels, const int64_t *strides, const int64_t *sizes, int64_t n_weights,
+             const int64_t *weights, const double *const *tables, uint64_t *scratch, double *bits) {
     chain c = {n, n_contexts, n_symbols, context, symbols, chance};
     workspace w = workspace_of(n, scratch);
     for (int64_t f = 0; f < n_features; f++) {
         int64_t few = n_contexts * sizes[f] * n_symbols <= FEW(n);
         int64_t n_pairs, found = (few ? count_all : count)(&c, levels[f], strides[f], sizes[f], &w, &n_pairs);
-        bits[f] = cost(&w, found, n_pairs, (double)weight / 16, table);
+        for (int64_t k = 0; k < n_weights; k++) {
+            double trial = cost(&w, found, n_pairs, (double)weights[k] / 16, tables[k]);
+            if (!k || trial < bits[f]) bits[f] = trial;
+        }
     }
 }
 

@@ -66,17 +66,17 @@ def _rising(weight: int, n: int) -> Floats:
 
 def rank(
     c: Any, symbols: Narrow, n_symbols: int, context: Narrow, n_contexts: int, chance: Floats,
-    levels: Sequence[Narrow], sizes: Sequence[int], weight: int,
+    levels: Sequence[Narrow], sizes: Sequence[int], weights: Sequence[int],
 ) -> list[float]:  # fmt: skip
-    """Bits of the deepest level of a chain with one more feature, for each of several (see costs.Chain)."""
+    """Bits of the deepest level of a chain with one more feature, by the best of the weights, for each of several (see costs.Chain)."""
     n, bits, symbols = len(symbols), np.empty(len(levels)), np.ascontiguousarray(symbols)
     strides, of_each = np.array([level.strides[0] // level.itemsize for level in levels], np.int64), np.array(sizes, np.int64)
     addresses = np.array([level.ctypes.data for level in levels], np.uintp)
-    size = kernel.size
+    size, tables, tried = kernel.size, [rising(w, n) for w in weights], np.array(weights, np.int64)
     c.lp_rank(
         size(n), size(n_contexts), size(n_symbols), kernel.pointer(context), kernel.pointer(symbols), kernel.pointer(chance),
-        size(len(levels)), kernel.pointer(addresses), kernel.pointer(strides), kernel.pointer(of_each), size(weight),
-        kernel.pointer(rising(weight, n)), kernel.pointer(_workspace(c, n)), kernel.pointer(bits),
+        size(len(levels)), kernel.pointer(addresses), kernel.pointer(strides), kernel.pointer(of_each), size(len(weights)),
+        kernel.pointer(tried), kernel.pointers(tables), kernel.pointer(_workspace(c, n)), kernel.pointer(bits),
     )  # fmt: skip
     return [float(b) for b in bits]
 
@@ -145,14 +145,15 @@ def agrees(c: Any) -> bool:
         level[::2] = symbols[::2] // 3
         bits = [_bits_by_formula(symbols, chance, list(zip(context.tolist(), level.tolist(), strict=True)), w / 16) for w in weights]
         found, n_found, likely, weight, best, plug_in = extend(c, symbols, n_symbols, context, 3, chance, level, size, weights)
-        ranked = rank(c, symbols, n_symbols, context, 3, chance, [level, np.repeat(level, 2)[::2]], [size, size], weights[0])
+        ranked = rank(c, symbols, n_symbols, context, 3, chance, [level, np.repeat(level, 2)[::2]], [size, size], weights[1:])
         totals, pairs = Counter(found.tolist()), Counter(zip(found.tolist(), symbols.tolist(), strict=True))
         a = weight / 16
         expected = [
             (pairs[k, s] + a * p) / (totals[k] + a) for k, s, p in zip(found.tolist(), symbols.tolist(), chance.tolist(), strict=True)
         ]
         same = len(set(zip(found.tolist(), context.tolist(), level.tolist(), strict=True))) == len(totals) == n_found
-        close = np.allclose([best, plug_in, *ranked], [min(bits), -np.log2(expected).sum(), bits[0], bits[0]], rtol=1e-9, atol=1e-6)
+        wanted = [min(bits), -np.log2(expected).sum(), min(bits[1:]), min(bits[1:])]
+        close = np.allclose([best, plug_in, *ranked], wanted, rtol=1e-9, atol=1e-6)
         if not (same and close and weights[bits.index(min(bits))] == weight and np.allclose(likely, expected, rtol=1e-12)):
             return False
         key, last, seen_same = level.astype(np.int64), dict[int, int](), [0, 0]

@@ -1,0 +1,93 @@
+"""The smoothing weights of found contexts, tried by coding the sample: what the estimates of a search leave (costs.py).
+
+An estimate looks at one level of a chain at a time, all rows counted. A coder learns as it goes, and what it knows under few
+features need only be right where the levels below know nothing yet.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vae_core.entropy.rans import Encoder
+from vae_core.exact.cells import code_cells
+from vae_core.exact.features import Decoded
+from vae_core.exact.plans import CellPlan, ColumnCode
+from vae_core.exact.recall import Recalled
+
+TUNED_ROWS, TUNED_RUN = 65_536, 16_384
+MOST_WEIGHT = 1 << 15
+WORTH_A_WEIGHT = 5e-5  # of the bits: what one more trial has to save
+
+Cost = Callable[[CellPlan], float]
+
+
+def tuned(decoded: Decoded, code: ColumnCode, tick: Callable[[], bool]) -> tuple[ColumnCode, float]:
+    """The code with the weights by which it takes the fewest bits, as far as there is time, and what share of the bits that is.
+
+    decoded : all columns of a sample as the coder knows them, this one, too
+    """
+    own, state = decoded.values[code.column], decoded.states[code.column]
+    active = None if state is None else state == 0
+    before = after = 0.0
+    if code.recall is not None:
+        recalled = Recalled(decoded, code.recall.keys, active)
+        same = recalled.same(own)
+        plan, first, bits = _descended(_coded(decoded, same, recalled.seen), code.recall.same, tick)
+        before, after = before + first, after + bits
+        code = replace(code, recall=replace(code.recall, same=plan))
+        fresh = same == 0
+        own, active = np.where(fresh, own, code.fill), fresh if active is None else fresh & active
+    plan, first, bits = _descended(_coded(decoded, own, active), code.value, tick)
+    before, after = before + first, after + bits
+    return replace(code, value=plan), after / max(1.0, before)
+
+
+def _coded(decoded: Decoded, own: NDArray[np.int64], active: NDArray[np.bool_] | None) -> Cost:
+    """What a plan takes of cells, by coding them."""
+
+    def cost(plan: CellPlan) -> float:
+        encoder = Encoder()
+        code_cells(encoder, plan, decoded, own.copy(), active)
+        return encoder.bits
+
+    return cost
+
+
+def _descended(cost: Cost, plan: CellPlan, tick: Callable[[], bool]) -> tuple[CellPlan, float, float]:
+    """The plan after one weight after another was doubled or halved as long as that saves; its bits before and after."""
+    best = first = cost(plan)
+    for k in range(len(plan.digits)):
+        for i in range(len(plan.digits[k].weights)):
+            for up in (True, False):
+                known = best
+                while tick() and (trial := _weighed(plan, k, i, up)) is not None:
+                    bits = cost(trial)
+                    if bits > best * (1 - WORTH_A_WEIGHT):
+                        break
+                    plan, best = trial, bits
+                if best < known:
+                    break
+    return plan, first, best
+
+
+def _weighed(plan: CellPlan, k: int, i: int, up: bool) -> CellPlan | None:
+    """The plan with weight i of digit k twice what it is, or half; None where that is beyond what weights may be."""
+    weights = list(plan.digits[k].weights)
+    weights[i] = weights[i] * 2 if up else weights[i] // 2
+    if not 1 <= weights[i] <= MOST_WEIGHT:
+        return None
+    digits = list(plan.digits)
+    digits[k] = replace(digits[k], weights=tuple(weights))
+    return replace(plan, digits=tuple(digits))
+
+
+def tuning_rows(n: int) -> NDArray[np.int64]:
+    """The rows of n that weights are tried on: runs from all over."""
+    if n <= TUNED_ROWS + TUNED_RUN:
+        return np.arange(n)
+    starts = np.linspace(0, n - TUNED_RUN, TUNED_ROWS // TUNED_RUN).astype(np.int64)
+    return np.asarray((starts[:, None] + np.arange(TUNED_RUN)).reshape(-1), np.int64)

@@ -1,0 +1,47 @@
+"""Days, weeks and years of columns that tell time, in units of their codes."""
+
+from __future__ import annotations
+
+import pyarrow as pa
+
+from vae_core.columns import ColumnPlan
+from vae_core.columns.integers import IntegerLattice
+from vae_core.exact.ordering import Period
+
+HOUR, DAY, WEEK, YEAR = 3_600, 86_400, 604_800, 31_556_952  # seconds; a year is the mean one of the calendar
+PARTS = {HOUR: (12, 60), DAY: (24, 144, 1440), WEEK: (7, 168), YEAR: (12, 52)}
+FIRST_DAY = 3 * DAY  # how far into a week 1970 began, a Thursday
+TICKS = {"s": 1, "ms": 10**3, "us": 10**6, "ns": 10**9}
+EPOCH = 500_000_000, 4_300_000_000  # seconds, between which numbers are taken for times: 1985 to 2106
+LEAST_TIMES = 2  # a period is there
+
+
+def periods_of(plan: ColumnPlan) -> tuple[Period, ...]:
+    """The periods that are told apart by the codes of a column, and there at least twice; none where it tells no time."""
+    grid = plan.transform
+    if not isinstance(grid, IntegerLattice) or grid.unsigned:
+        return ()
+    low, high = (grid.offset + code * grid.width for code in (plan.lo, plan.hi))
+    ticks, found = _ticks_of(plan.value_type, low, high), list[Period]()
+    for seconds, parts in PARTS.items() if ticks else ():
+        n_ticks = round(seconds * ticks)
+        told = n_ticks >= 2 * grid.width and (n_ticks % grid.width == 0 or seconds == YEAR)  # a year is about as long
+        if not told or high - low < LEAST_TIMES * n_ticks:
+            continue
+        length = round(n_ticks / grid.width)
+        first = int(FIRST_DAY * ticks) if seconds == WEEK else 0
+        found.append(Period(length, (grid.offset + first) // grid.width % length, tuple(dict.fromkeys(min(n, length) for n in parts))))
+    return tuple(found)
+
+
+def _ticks_of(kind: pa.DataType, low: int, high: int) -> float:
+    """Stored units a second of a type, or of integers that may be times since 1970; 0 of others."""
+    if pa.types.is_timestamp(kind) or pa.types.is_time(kind):
+        return TICKS[kind.unit]
+    if pa.types.is_date32(kind):
+        return 1 / DAY
+    if pa.types.is_date64(kind):
+        return TICKS["ms"]
+    if pa.types.is_integer(kind):
+        return next((n for n in TICKS.values() if n * EPOCH[0] <= low and high < n * EPOCH[1]), 0)
+    return 0
