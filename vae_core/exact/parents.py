@@ -21,7 +21,8 @@ FINALISTS = 5
 MAX_PARENTS = MAX_FEATURES
 SWEEPS = 3  # over the features of a digit, for others in their places
 DEAR_BITS = 0.3  # a cell above which a column learns in short chunks
-MIN_GAIN_BITS = 250.0  # what naming one more feature costs in the stored plan, with a margin
+EDGE_BITS = 7.0  # that the plan takes for an edge of bins
+MIN_GAIN_BITS = 150.0  # what naming one more feature costs in the stored plan, with a margin
 
 
 def quick_bits(bench: Bench) -> float:
@@ -90,7 +91,8 @@ class _Parents:
         self._symbols, self._n_symbols, self._each = bench.digits[k], bench.scheme.sizes[k], bench.rows.sampled.each
         self._stride = max(1, len(self._symbols) // FINAL_ROWS)
         self._thin = np.ascontiguousarray(self._symbols[:: self._stride])
-        self._worth = MIN_GAIN_BITS * bench.rows.sampled.n_rows / max(1, bench.rows.sampled.n_total)
+        self._scale = bench.rows.sampled.n_rows / max(1, bench.rows.sampled.n_total)
+        self._worth = MIN_GAIN_BITS * self._scale
 
     def found(self, tick: Callable[[], bool]) -> tuple[Feature, ...]:
         """Added one at a time, then each tried without, as long as that saves and there is time."""
@@ -102,7 +104,7 @@ class _Parents:
         n_fixed = len(best.features)
         while len(best.features) < MAX_PARENTS and (not best.features[n_fixed:] or tick()):
             more = self._added(best)
-            if more is None or best.chain.bits - more.chain.bits < self._worth:
+            if more is None or self._cost(best) - self._cost(more) < self._worth:
                 break
             best = more
         # a feature may have lost its use to later ones; the last one was the best of all
@@ -111,12 +113,19 @@ class _Parents:
                 if not tick():
                     break
                 trial = self._added(self._of([*best.features[:i], *best.features[i + 1 :]]))
-                if trial is not None and best.chain.bits - trial.chain.bits >= self._worth:
+                if trial is not None and self._cost(best) - self._cost(trial) >= self._worth:
                     best = trial
                     break
             else:
                 break
         return best.features
+
+    def _cost(self, known: _Set) -> float:
+        """Bits of a set over the sample, with those that naming it takes in the plan."""
+        return known.chain.bits + sum(map(self._price, known.features))
+
+    def _price(self, feature: Feature) -> float:
+        return EDGE_BITS * self._scale * len(feature.edges)
 
     def _of(self, features: Sequence[Feature]) -> _Set:
         found = _Set((), root(self._symbols, self._n_symbols), root(self._thin, self._n_symbols))
@@ -139,9 +148,10 @@ class _Parents:
         if not usable:
             return None
         levels = [(level[:: self._stride], size) for level, size in map(self._level, usable)]
-        usable = _cheapest(usable, rank(known.thin, levels, self._thin, self._n_symbols, self._each))[:FINALISTS]
+        thin = rank(known.thin, levels, self._thin, self._n_symbols, self._each)
+        usable = _cheapest(usable, [b + self._price(f) / self._stride for f, b in zip(usable, thin, strict=True)])[:FINALISTS]
         bits = rank(known.chain, [self._level(f) for f in usable], self._symbols, self._n_symbols, self._each)
-        return self._with(known, _cheapest(usable, bits)[0])
+        return self._with(known, _cheapest(usable, [b + self._price(f) for f, b in zip(usable, bits, strict=True)])[0])
 
 
 def _cheapest(features: Sequence[Feature], bits: Sequence[float]) -> list[Feature]:
