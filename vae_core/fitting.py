@@ -40,6 +40,7 @@ TENSOR_SHARE = 0.3  # after which no tensor column is begun
 REFRESH_SHARE = 0.15  # of the budget, for contexts of new rows: the dearest columns first
 # of the time for the exact layer: after it no column is priced, no other order, no other place is searched
 SHARE_OF_PRICES, SHARE_OF_ORDERS, SHARE_OF_MOVES = 0.25, 0.4, 0.65
+TUNING_SHARE = 0.05  # of the budget, after the time for the exact layer
 DRAFT_SHARE = 0.15  # of the budget, beyond the time for the exact layer: for quick codes of columns that have none
 WORTH_MORE_ROWS, LEAST_AGAIN = 0.15, 0.25  # of the columns that there has to be time for to search more rows; of the rows, to search again
 CLOSE, WORTH_MORE_ORDERS = 1.03, 8e6  # orders whose bits are so near the best are improved, too, for a dataset of so many bits
@@ -258,7 +259,7 @@ def _fit_exact(
             whole = Sampled(n, n_total, decoded_sample(picked, above), gains=gains, numeric=amounts, each=each, remembers=True)
             best = best.searched_again(whole, picked)
             report("exact contexts", len(best.order), best.bits / n, best.bits / n)
-        best.tune(config.threads)
+        best.tune(config.threads, now() + TUNING_SHARE * budget)
         report("exact weights", len(best.order), best.bits / n, best.bits / n)
     _drop_idle(best, picked, n_total / n)
     return _with_rate(best, picked, n)

@@ -110,8 +110,8 @@ class Arrangement:
                 found.found[column] = again
         return found
 
-    def tune(self, threads: int) -> None:
-        """Weights by coding rows of the sample, while there is time, the dearest columns first."""
+    def tune(self, threads: int, until: float) -> None:
+        """Weights by coding rows of the sample, the dearest columns first, while there is time: at least until then."""
         scale, whole = self._sampled.n_total / max(1, self._sampled.n_rows), self._sampled.decoded
         if not kernel.available():
             return  # it would take minutes
@@ -121,11 +121,14 @@ class Arrangement:
         some = Decoded(len(rows), {j: values[rows] for j, values in whole.values.items()}, states, above=above)
         dear = [j for j in self.order if self.found[j][1] * scale > WORTH_TUNING]
 
+        def tick() -> bool:
+            return self._now() < until or self._tick()
+
         def tuned_column(column: int) -> Found:
             code, bits = self.found[column]
-            if not self._tick():
+            if not tick():
                 return code, bits
-            code, share = tuned(some, code, self._tick)
+            code, share = tuned(some, code, tick)
             return code, bits * share
 
         dear.sort(key=lambda j: -self.found[j][1])
