@@ -11,13 +11,16 @@ import bz2
 import itertools
 import json
 import lzma
+import math
 import struct
 from collections import defaultdict
 from collections.abc import Sequence
 from decimal import Decimal
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -1188,6 +1191,35 @@ def test_nested_values_read_from_the_format_document_are_the_same_values():
     assert blob[:1] == b"N"
     values = Nested(blob[5:], seen).cells(wanted.schema.field("key").type, int.from_bytes(blob[1:5], "little"))
     assert sorted(values, key=repr) == sorted({repr(row): row for row in wanted.column("key").to_pylist()}.values(), key=repr)
+
+
+def levels_of(blob: bytes, n: int) -> list[float]:
+    """Levels of a blob that begins with Q, by the document alone."""
+    assert blob[:1] == b"Q"
+    length = int.from_bytes(blob[1:5], "little")
+    part, rest = blob[5 : 5 + length], blob[5 + length :]
+    how, count, end = part[0], int.from_bytes(part[1:3], "little"), 7 + int.from_bytes(part[3:7], "little")
+    below, above = standalone.simple_decompress(part[7:end]), standalone.simple_decompress(part[end:])
+    assert len(below) == len(above) == count
+    found = []
+    for p, q in zip(above.tolist(), below.tolist(), strict=True):
+        if how == 128:
+            found.append(float(Fraction(p, q)))
+            continue
+        scaled = Fraction(abs(p) * 10 ** (how % 64), q)
+        found.append(math.copysign(1, p) * float(Fraction(math.floor(scaled) if how >= 64 else round(scaled), 10 ** (how % 64))))
+    others = list[float]()
+    if rest:
+        others = standalone.simple_decompress(rest[1:]).tolist() if rest[:1] == b"P" else list(np.frombuffer(unzstd(rest[1:])))
+    assert len(found) + len(others) == n
+    return sorted([*found, *others])
+
+
+def test_fractions_read_from_the_format_document_are_the_levels():
+    folder = GOLDEN / "1.11" / "fractions"
+    with pa.ipc.open_file(folder / "expected.arrow") as reader:
+        levels = sorted(set(reader.read_all().column("share").to_pylist()))
+    assert levels_of(only_blob(folder), len(levels)) == levels
 
 
 def only_blob(folder: Path) -> bytes:

@@ -29,7 +29,8 @@ LATER = EVERY | {"lattices"}
 CASES = {
     "1.0": EVERY, "1.1": LATER, "1.2": LATER, "1.3": LATER, "1.4": LATER, "1.5": LATER | {"history"},
     "1.6": LATER | {"history", "tensors"}, "1.7": {"history", "types", "tolerance"},
-    "1.8": {"counted", "codings", "history"}, "1.9": {"leaves", "mixed", "fields"}, "1.10": {"above", "lists"}, "1.11": {"contexts"},
+    "1.8": {"counted", "codings", "history"}, "1.9": {"leaves", "mixed", "fields"}, "1.10": {"above", "lists"},
+    "1.11": {"contexts", "fractions"},
 }  # fmt: skip
 WITH_PREVIEW = {"tolerance", "distortion"}
 MOST_BYTES = 60_000

@@ -201,6 +201,14 @@ def every_field(n: int) -> pa.Table:
     })  # fmt: skip
 
 
+def shares(n: int) -> pa.Table:
+    """Quotients of small numbers, cut off after 15 decimals, and a few numbers that are none."""
+    rng = np.random.default_rng(29)
+    levels = [int(p * 10**15 // q) / 10**15 for p in range(-9, 40) for q in range(1, 19)]
+    levels = [*levels, 0.1234567890123, 0.12345678901234, 5.43210987654321]
+    return pa.table({"share": pa.array(np.array(levels)[rng.permutation(np.arange(n) % len(levels))])})
+
+
 def every_list(n: int) -> pa.Table:
     """Lists, maps and structs that are columns in every way there is, and a dictionary of such."""
     rng = np.random.default_rng(23)
@@ -591,6 +599,8 @@ def main() -> None:
         write("fields", [every_field(700)], block_rows=350)
     with mock.patch.multiple(packed_nested, WORTH_PACKING=100.0, LEAST_BYTES=0):
         write("lists", [every_list(440)], block_rows=220)
+    with measured_as(lambda *_: [("ipc", 1 << 40)]):
+        write("fractions", [shares(3000)], block_rows=1500)
     if not ONLY or "history" in ONLY:
         write_history(9)
     rows = nested(500)

@@ -1,7 +1,7 @@
 """Dictionaries as small byte strings: sorted strings front-coded or as fields, sorted numbers in pcodec or zstd.
 
 First byte: I Arrow IPC stream in zstd; F front-coded strings in zstd; B strings in bzip2; T strings as fields; N nested values; Z numbers
-in zstd; P numbers in pcodec.
+in zstd; P numbers in pcodec; Q fractions.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from pcodec import ChunkConfig, standalone
 
 from vae_core.coders import fields, nested
+from vae_core.columns.fractions import pack_fractions, unpack_fractions
 from vae_core.columns.texts import is_text
 from vae_core.errors import CorruptArchive
 from vae_core.packing import from_ipc, to_ipc, unpco, unzstd, zstd
@@ -60,11 +61,16 @@ def unpack_values(data: bytes, value_type: pa.DataType) -> pa.Array:
     raise CorruptArchive(f"a dictionary of {value_type} begins with an unknown byte")
 
 
-def pack_numbers(values: NDArray[Any]) -> bytes:
-    """(n,) sorted numbers of 2, 4 or 8 bytes."""
+def pack_numbers(values: NDArray[Any], *, as_fractions: bool = True) -> bytes:
+    """(n,) sorted numbers of 2, 4 or 8 bytes. as_fractions: whether they may be"""
     best = b"Z" + zstd(values.tobytes())
-    packed = b"P" + standalone.simple_compress(np.ascontiguousarray(values), ChunkConfig(compression_level=12))
-    return packed if len(packed) < len(best) else best
+    packed = b"P" + bytes(standalone.simple_compress(np.ascontiguousarray(values), ChunkConfig(compression_level=12)))
+    best = min(best, packed, key=len)
+    if as_fractions and (found := pack_fractions(values)) is not None:
+        fractions, others = found
+        rest = pack_numbers(others, as_fractions=False) if len(others) else b""
+        best = min(best, b"Q" + len(fractions).to_bytes(4, "little") + fractions + rest, key=len)
+    return best
 
 
 def unpack_numbers(data: bytes, dtype: np.dtype[Any], n: int) -> NDArray[Any]:
@@ -76,6 +82,13 @@ def unpack_numbers(data: bytes, dtype: np.dtype[Any], n: int) -> NDArray[Any]:
         return np.frombuffer(body, dtype)
     if data[:1] == b"P":
         return unpco(data[1:], dtype, n)
+    if data[:1] == b"Q" and dtype == np.float64:
+        end = 5 + int.from_bytes(data[1:5], "little")
+        fractions = unpack_fractions(data[5:end], n)
+        if data[end : end + 1] == b"Q" or (len(fractions) == n) != (len(data) == end):
+            raise CorruptArchive(f"{len(fractions)} of {n} levels are fractions, and {len(data) - end} bytes hold the others")
+        others = unpack_numbers(data[end:], dtype, n - len(fractions)) if len(fractions) < n else fractions[:0]
+        return np.sort(np.concatenate([fractions, others]))
     raise CorruptArchive("a dictionary of numbers begins with an unknown byte")
 
 

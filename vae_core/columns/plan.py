@@ -96,12 +96,12 @@ class ColumnPlan:
     def blobs(self, *, as_fields: bool = True) -> dict[str, bytes]:
         """The dictionary or levels, packed, by a name unique within the schema; empty for most plans.
 
-        as_fields : whether texts may be; not where their bytes are what a conventional coding needs
+        as_fields : whether texts may be, and numbers fractions; not where their bytes are what a conventional coding needs
         """
         if isinstance(self.transform, ValueDictionary):
             return {f"column{self.index}": pack_values(self.transform.values, as_fields=as_fields)}
         if isinstance(self.transform, IntegerLevels | FloatLevels):
-            return {f"column{self.index}": pack_numbers(self.transform.levels)}
+            return {f"column{self.index}": pack_numbers(self.transform.levels, as_fractions=as_fields)}
         return {}
 
     @classmethod
