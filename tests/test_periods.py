@@ -7,7 +7,7 @@ from telemetry import assert_kept, decoded, fitted, stored_again
 
 from vae_core.columns import encode_column
 from vae_core.encoding import encode_shard
-from vae_core.exact.features import Decoded, Feature
+from vae_core.exact.features import Decoded, Feature, from_json
 from vae_core.periods import DAY, HOUR, WEEK, YEAR, periods_of
 
 N = 6_000
@@ -53,6 +53,32 @@ def test_days_have_weeks_and_years_and_what_is_no_time_has_no_periods():
     for other in (np.arange(N), RNG.integers(0, 2**40, N), np.round(RNG.normal(size=N), 3), SECONDS // DAY):
         assert periods_of(plan_of(pa.array(other))) == ()
     assert YEAR // DAY == 365
+
+
+def test_the_periods_of_any_column_make_features_that_a_reader_takes():
+    rng = np.random.default_rng(9)
+    spread = np.sort(rng.integers(0, 2**62, N))
+    kinds = [pa.timestamp("ns", "UTC"), pa.duration("ns"), pa.int64(), pa.uint64()]
+    kinds += [pa.timestamp(unit) for unit in ("s", "ms", "us", "ns")]
+    columns = [pa.array(spread).cast(kind, safe=False) for kind in kinds]
+    columns += [pa.array(-spread).cast(pa.timestamp("us")), pa.array(spread % DAY * 10**9).cast(pa.time64("ns"))]
+    columns += [pa.array(SECONDS * 10**9 * 7 % 2**62, pa.timestamp("ns")), pa.array(SECONDS * 7 + 3, pa.timestamp("s"))]
+    columns += [pa.array([what] * N, pa.timestamp("us")) for what in (None, 5)] + [pa.array([0, 2**62] * (N // 2), pa.int64())]
+    found = 0
+    for values in columns:
+        for bound in ((), ("when=0.5%",)) if pa.types.is_int64(values.type) else ((),):
+            table = pa.table({"when": values})
+            plan = fitted(table, bound, seconds=1).model.columns[0]
+            if plan.kind != "numeric":
+                continue
+            codes = encode_column(plan, table.column(0)).values
+            for p in periods_of(plan):
+                for n in p.parts:
+                    feature = from_json(Feature("phase", 0, p.length, n, (p.start,)).to_json(), 1)
+                    levels = Decoded(N, {0: codes}).feature(feature)
+                    assert levels.min() >= 0 and levels.max() < n
+                    found += 1
+    assert found > 40
 
 
 def test_events_are_told_by_the_hour_of_the_day_and_the_day_of_the_week():

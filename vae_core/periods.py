@@ -6,6 +6,7 @@ import pyarrow as pa
 
 from vae_core.columns import ColumnPlan
 from vae_core.columns.integers import IntegerLattice
+from vae_core.exact.features import MOST_PERIOD
 from vae_core.exact.ordering import Period
 
 HOUR, DAY, WEEK, YEAR = 3_600, 86_400, 604_800, 31_556_952  # seconds; a year is the mean one of the calendar
@@ -25,10 +26,10 @@ def periods_of(plan: ColumnPlan) -> tuple[Period, ...]:
     ticks, found = _ticks_of(plan.value_type, low, high), list[Period]()
     for seconds, parts in PARTS.items() if ticks else ():
         n_ticks = round(seconds * ticks)
-        told = n_ticks >= 2 * grid.width and (n_ticks % grid.width == 0 or seconds == YEAR)  # a year is about as long
+        length = (2 * n_ticks + grid.width) // (2 * grid.width)
+        told = 2 <= length <= MOST_PERIOD and (n_ticks % grid.width == 0 or seconds == YEAR)  # a year is about as long
         if not told or high - low < LEAST_TIMES * n_ticks:
             continue
-        length = round(n_ticks / grid.width)
         first = int(FIRST_DAY * ticks) if seconds == WEEK else 0
         found.append(Period(length, (grid.offset + first) // grid.width % length, tuple(dict.fromkeys(min(n, length) for n in parts))))
     return tuple(found)
