@@ -133,14 +133,15 @@ def _together(name: str, kind: str, lines: Sequence[ColumnReport]) -> ColumnRepo
     """Lines as one: bytes in all; tolerance and errors are those of the line that used most of its tolerance."""
     if len(lines) == 1 and lines[0].name == name:
         return lines[0]
-    main, worst = max(lines, key=lambda line: line.bytes), max(lines, key=lambda line: (error_share(line), line.tolerance))
+    values = [line for line in lines if not line.name.endswith((VALID, OTHERS))]
+    main, worst = max(values or lines, key=lambda line: line.bytes), max(lines, key=lambda line: (error_share(line), line.tolerance))
     return main.model_copy(update={
         "name": name, "type": kind,
         "bytes": sum(line.bytes for line in lines), "conventional_bytes": sum(line.conventional_bytes for line in lines),
         "tolerance": worst.tolerance, "tolerance_kind": worst.tolerance_kind,
         "max_abs_error": worst.max_abs_error, "rmse": worst.rmse,
         "violations": sum(line.violations for line in lines), "mismatches": sum(line.mismatches for line in lines),
-        "n_null": min((line.n_null for line in lines if not line.name.endswith((VALID, OTHERS))), default=0),
+        "n_null": min((line.n_null for line in values), default=0),
     })  # fmt: skip
 
 

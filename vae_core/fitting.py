@@ -277,7 +277,7 @@ def _drop_idle(found: Arrangement, picked: Sequence[SampleColumn], scale: float)
     plain = {j: 8 * len(pco_of(c.values if c.state is None else c.values[c.state == 0])[1]) for j, c in columns.items() if j in found.found}
     idle, told = list[int](), Counter(other for code, _ in found.found.values() for other in code.columns)
     for j in reversed(found.order):
-        if not told[j] and found.found[j][1] >= plain[j]:
+        if not told[j] and found.found[j][1] + 8 * PLAN_BYTES / scale >= plain[j]:
             idle.append(j)
             told.subtract(found.found[j][0].columns)
     if len(idle) * PLAN_BYTES > IDLE_BYTES + IDLE_SHARE * scale * sum(plain.values()) / 8:

@@ -13,7 +13,7 @@ from vae_core.exact.digits import Digits, Direct, Residual
 from vae_core.exact.grids import mixed_of_planes, terms_of_planes
 from vae_core.exact.lags import forward_terms, sort_orders
 from vae_core.exact.lanes import Lanes
-from vae_core.exact.linear import Linear, term_values
+from vae_core.exact.linear import Linear, Term, term_values
 from vae_core.exact.matches import Match
 from vae_core.exact.ordering import SampleColumn
 from vae_core.exact.recurring import best_leader
@@ -23,6 +23,7 @@ from vae_core.exact.schedule import STRIDE
 
 Ints = NDArray[np.int64]
 MOST_COPIES = 4
+UNCHANGED = (Term("lag1", -1, 1 << 16),)
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,6 +106,8 @@ def _forward(sampled: Sampled, column: int, values: Ints, valid: Ints, alone: Li
         terms, bias = forward_terms(lanes, values, numeric, sampled.n_total, {} if keys else copies, effort)
         if any(term.column < 0 or term.beside is not None for term in terms):
             found.append((Linear(terms, bias, alone.terms, alone.bias), keys))
+    if found and found[0][0].terms != UNCHANGED:  # prices by ticks, counters: steps recur as they are, and any other term blurs them
+        found.append((Linear(UNCHANGED, 0, alone.terms, alone.bias), found[0][1]))
     return found
 
 

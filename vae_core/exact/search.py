@@ -144,6 +144,8 @@ def _search_cells(
         if best is not None and (quick > 1.15 * plain[0][0] or not tick()):
             continue
         plan, bits = search_digits(bench, tick)
+        if sampled.remembers and kernel.available():
+            bits = _coded_bits(sampled, plan, own, active)  # at last: estimates are off by more than near choices are apart
         if best is None or _priced(plan, bits, len(rows.active)) < _priced(*best, len(rows.active)):
             best = plan, bits
     assert best is not None
