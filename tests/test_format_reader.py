@@ -1207,7 +1207,8 @@ def levels_of(blob: bytes, n: int) -> list[float]:
             found.append(float(Fraction(p, q)))
             continue
         scaled = Fraction(abs(p) * 10 ** (how % 64), q)
-        found.append(math.copysign(1, p) * float(Fraction(math.floor(scaled) if how >= 64 else round(scaled), 10 ** (how % 64))))
+        size = float(Fraction(math.floor(scaled) if how >= 64 else round(scaled), 10 ** (how % 64)))
+        found.append(-size if p < 0 and size else size)
     others = list[float]()
     if rest:
         others = standalone.simple_decompress(rest[1:]).tolist() if rest[:1] == b"P" else list(np.frombuffer(unzstd(rest[1:])))

@@ -53,6 +53,10 @@ def test_days_have_weeks_and_years_and_what_is_no_time_has_no_periods():
     for other in (np.arange(N), RNG.integers(0, 2**40, N), np.round(RNG.normal(size=N), 3), SECONDS // DAY):
         assert periods_of(plan_of(pa.array(other))) == ()
     assert YEAR // DAY == 365
+    ages = pa.array((np.arange(N) * 20).astype(np.int32), pa.int32()).cast(pa.date32())  # centuries: years of 365 days tell nothing of them
+    assert plan_of(ages).transform.width == 20 and periods_of(plan_of(ages)) == ()
+    steps = pa.array(SECONDS[0] + np.arange(N) * 61, pa.timestamp("s"))
+    assert [(p.length, p.parts[0]) for p in periods_of(plan_of(steps))] == [(59, 12), (1416, 24)]
 
 
 def test_the_periods_of_any_column_make_features_that_a_reader_takes():

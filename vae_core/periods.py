@@ -15,6 +15,7 @@ FIRST_DAY = 3 * DAY  # how far into a week 1970 began, a Thursday
 TICKS = {"s": 1, "ms": 10**3, "us": 10**6, "ns": 10**9}
 EPOCH = 500_000_000, 4_300_000_000  # seconds, between which numbers are taken for times: 1985 to 2106
 LEAST_TIMES = 2  # a period is there
+MOST_DRIFT = 24  # of a period: so small a part of it may be lost from the first to the last
 
 
 def periods_of(plan: ColumnPlan) -> tuple[Period, ...]:
@@ -27,8 +28,9 @@ def periods_of(plan: ColumnPlan) -> tuple[Period, ...]:
     for seconds, parts in PARTS.items() if ticks else ():
         n_ticks = round(seconds * ticks)
         length = (2 * n_ticks + grid.width) // (2 * grid.width)
-        told = 2 <= length <= MOST_PERIOD and (n_ticks % grid.width == 0 or seconds == YEAR)  # a year is about as long
-        if not told or high - low < LEAST_TIMES * n_ticks:
+        n_off = abs(length * grid.width - n_ticks)  # codes may be no part of a period: days of a year, times in steps of 61 seconds
+        drifts = n_off * (high - low) * MOST_DRIFT > n_ticks * n_ticks
+        if not 2 <= length <= MOST_PERIOD or drifts or high - low < LEAST_TIMES * n_ticks:
             continue
         first = int(FIRST_DAY * ticks) if seconds == WEEK else 0
         found.append(Period(length, (grid.offset + first) // grid.width % length, tuple(dict.fromkeys(min(n, length) for n in parts))))
