@@ -82,6 +82,9 @@ def test_counts_are_learned_take_less_than_any_coding_and_come_back(table, model
     coded = {outcome.name: outcome for outcome in shard.outcomes}
     for name in ("reading", "close"):
         assert coded[name].coding == "learned" and coded[name].n_bytes < 0.9 * coded[name].conventional_bytes
+    price, close = coded["price"], coded["close"]  # the one takes more than pcodec, and the other is told by its counts
+    assert price.coding == "learned" and price.n_bytes + close.n_bytes < 0.8 * (price.conventional_bytes + close.conventional_bytes)
+    assert price.n_bytes > price.conventional_bytes
     assert_kept(table, decoded(stored_again(model), shard))
 
 

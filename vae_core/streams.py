@@ -63,7 +63,8 @@ def chosen(
         readers = [code.column for code in model.codes if code.reads_above and code.column in learned]
         if readers and above != silent and sum(max(0.0, saved[j]) for j in readers) <= sum(map(len, above)):
             learned, saved = _compared(model, columns, spans, excluded, above := silent)
-        excluded |= {j for j in model.learned if saved.get(j, 0.0) <= 0 and saved.get(j, 0.0) + _by_counts(model, j, saved) <= 0}
+        gained = {j: saved[j] for j in learned}
+        excluded |= {j for j in model.learned if gained.get(j, 0.0) <= 0 and gained.get(j, 0.0) + _by_counts(model, j, gained) <= 0}
         _exclude_unreadable(model, columns, excluded)
         dropped = excluded & set(learned)
         if not dropped:
@@ -96,11 +97,11 @@ def _compared(
     return learned, {j: columns[j].conventional_bytes - size for j, size in sizes.items()}
 
 
-def _by_counts(model: Model, j: int, saved: Mapping[int, float]) -> float:
-    """What learned columns save that are told by the counts of one, and would have to do without."""
-    if not any(code.column == j and is_stepped(code.form) for code in model.codes):
+def _by_counts(model: Model, j: int, gained: Mapping[int, float]) -> float:
+    """What columns save that are told by the counts of one, and would have to do without; gained: by each that is learned."""
+    if j not in gained or not any(code.column == j and is_stepped(code.form) for code in model.codes):
         return 0.0
-    return sum(max(0.0, saved.get(code.column, 0.0)) for code in model.codes if j in code.columns)
+    return sum(max(0.0, gained.get(code.column, 0.0)) for code in model.codes if j in code.columns)
 
 
 def _tell_by_counts(model: Model, dropped: set[int], kept: set[int]) -> bool:
