@@ -10,15 +10,14 @@ from test_exact_cells import numpy_alone
 
 from vae_core.columns import encode_column
 from vae_core.encoding import encode_shard
-from vae_core.entropy import kernel
 from vae_core.entropy.rans import Encoder
-from vae_core.exact.arrange import Arrangement
+from vae_core.exact.arrange import Arrangement, some_rows
 from vae_core.exact.cells import code_column
 from vae_core.exact.features import Decoded
 from vae_core.exact.ordering import SampleColumn
 from vae_core.exact.plans import ColumnCode
 from vae_core.exact.sampled import Sampled, decoded_sample
-from vae_core.exact.tuning import MOST_WEIGHT, TUNED_ROWS, TUNED_RUN, tuned, tuning_rows
+from vae_core.exact.tuning import MOST_WEIGHT, TUNED_ROWS, TUNED_RUN, tuned
 from vae_core.model import Model
 
 N = 12_000
@@ -58,7 +57,6 @@ def with_weights(code: ColumnCode, weight: int) -> ColumnCode:
     return replace(code, value=replace(code.value, digits=digits))
 
 
-@pytest.mark.skipif(not kernel.available(), reason="no compiler")
 def test_tuned_codes_take_fewer_bits_and_differ_in_nothing_but_weights():
     table, model = made()
     whole, codes = known(table, model), []
@@ -90,9 +88,9 @@ def test_without_time_weights_stay_as_they_are():
 
 
 def test_weights_are_tried_on_runs_from_all_over():
-    for n in (0, 1, TUNED_ROWS + TUNED_RUN):
-        assert np.array_equal(tuning_rows(n), np.arange(n))
-    rows = tuning_rows(10**6)
+    for n in (0, 1, TUNED_ROWS + TUNED_ROWS // 4):
+        assert np.array_equal(some_rows(n, TUNED_ROWS, TUNED_RUN), np.arange(n))
+    rows = some_rows(10**6, TUNED_ROWS, TUNED_RUN)
     assert len(rows) == TUNED_ROWS and rows[0] == 0 and rows[-1] == 10**6 - 1 and (np.diff(rows) > 0).all()
 
 
@@ -117,7 +115,6 @@ def test_what_nothing_tells_comes_first_and_what_is_told_stays_behind_what_tells
     assert found.order == [2, 0, 1]
 
 
-@pytest.mark.skipif(not kernel.available(), reason="no compiler")
 def test_an_arrangement_is_tuned_until_its_time_is_out():
     found = arranged()
     before = dict(found.found)

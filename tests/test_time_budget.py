@@ -12,7 +12,7 @@ from telemetry import decoded, profiled
 
 from vae_core import fitting
 from vae_core.exact import arrange, drafts
-from vae_core.exact.arrange import Arrangement, quick_rows
+from vae_core.exact.arrange import QUICK_ROWS, QUICK_RUN, Arrangement, some_rows
 from vae_core.exact.effort import FULL, QUICK
 from vae_core.exact.ordering import SampleColumn
 from vae_core.exact.sampled import Sampled, decoded_sample
@@ -109,8 +109,8 @@ def test_whole_searches_that_time_runs_out_for_leave_the_quick_codes_of_the_rest
 
 
 def test_a_quick_search_looks_at_runs_of_rows_from_all_over():
-    assert np.array_equal(quick_rows(9_000), np.arange(9_000)) and len(quick_rows(0)) == 0
-    rows = quick_rows(60_000)
+    assert np.array_equal(some_rows(9_000, QUICK_ROWS, QUICK_RUN), np.arange(9_000)) and len(some_rows(0, QUICK_ROWS, QUICK_RUN)) == 0
+    rows = some_rows(60_000, QUICK_ROWS, QUICK_RUN)
     assert len(np.unique(rows)) == arrange.QUICK_ROWS and rows[0] == 0 and rows[-1] == 59_999
     assert (np.diff(rows) == 1).sum() == arrange.QUICK_ROWS - arrange.QUICK_ROWS // arrange.QUICK_RUN
     assert QUICK.most < FULL.most

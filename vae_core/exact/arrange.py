@@ -23,7 +23,7 @@ from vae_core.exact.parents import MIN_GAIN_BITS
 from vae_core.exact.plans import ColumnCode
 from vae_core.exact.sampled import Sampled, decoded_sample
 from vae_core.exact.search import search_column
-from vae_core.exact.tuning import tuned, tuning_rows
+from vae_core.exact.tuning import TUNED_ROWS, TUNED_RUN, tuned
 
 Found = tuple[ColumnCode, float]
 MOVABLE = 16  # columns, the dearest, that are tried at the end
@@ -115,7 +115,7 @@ class Arrangement:
         scale, whole = self._sampled.n_total / max(1, self._sampled.n_rows), self._sampled.decoded
         if not kernel.available():
             return  # it would take minutes
-        rows = tuning_rows(self._sampled.n_rows)
+        rows = some_rows(self._sampled.n_rows, TUNED_ROWS, TUNED_RUN)
         states = {j: None if state is None else state[rows] for j, state in whole.states.items()}
         above = None if whole.above is None else whole.above[rows]
         some = Decoded(len(rows), {j: values[rows] for j, values in whole.values.items()}, states, above=above)
@@ -203,7 +203,7 @@ class Arrangement:
     @cached_property
     def _few(self) -> tuple[Sampled, dict[int, SampleColumn]]:
         """What quick searches look at."""
-        rows = quick_rows(self._sampled.n_rows)
+        rows = some_rows(self._sampled.n_rows, QUICK_ROWS, QUICK_RUN)
         columns = [
             replace(c, values=c.values[rows], state=None if c.state is None else c.state[rows]) for c in self._columns.values()
         ]
@@ -232,12 +232,12 @@ class Arrangement:
         return True
 
 
-def quick_rows(n: int) -> NDArray[np.int64]:
-    """The rows of n that a quick search looks at: runs from all over."""
-    if n <= QUICK_ROWS + QUICK_ROWS // 4:
+def some_rows(n: int, n_rows: int, run: int) -> NDArray[np.int64]:
+    """About n_rows of n rows, in runs of so many from all over; all where these are few more."""
+    if n <= n_rows + n_rows // 4:
         return np.arange(n)
-    starts = np.linspace(0, n - QUICK_RUN, QUICK_ROWS // QUICK_RUN).astype(np.int64)
-    return np.asarray((starts[:, None] + np.arange(QUICK_RUN)).reshape(-1), np.int64)
+    starts = np.linspace(0, n - run, n_rows // run).astype(np.int64)
+    return np.asarray((starts[:, None] + np.arange(run)).reshape(-1), np.int64)
 
 
 def arranged_before(

@@ -185,8 +185,7 @@ class Decoded:
             case "step":
                 return step_class(values, _shifted(values))
             case "phase":
-                with np.errstate(over="ignore"):
-                    return np.mod(values + feature.edges[0], feature.lo) * feature.size // feature.lo
+                return phase(values, feature.lo, feature.edges[0], feature.size)
             case _:
                 return feature.levels(values)
 
@@ -210,6 +209,13 @@ def steps_above(above: Ints, places: Ints, beside: int) -> Ints:
 
 def _shifted(values: Ints) -> Ints:
     return np.concatenate([values[:1], values[:-1]])
+
+
+def phase(values: Ints, length: int, start: int, parts: int) -> Ints:
+    """(n,) which of so many equal parts of a period each is in, below `parts`; start: how far into a period 0 is."""
+    with np.errstate(over="ignore"):
+        found: Ints = np.mod(values + np.int64(start), length) * parts // length
+    return found
 
 
 def step_class(values: Ints, before: Ints) -> Ints:

@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vae_core.exact.costs import RANK_WEIGHTS, Each, extend, rank, root
+from vae_core.exact.features import phase
 from vae_core.exact.forms import PLAIN
 from vae_core.exact.keys import numbered, recalled_share
 
@@ -144,8 +145,7 @@ def _binned(column: SampleColumn, rows: Ints, n_bins: int) -> tuple[Ints, int]:
 
 def _phases(column: SampleColumn, rows: Ints) -> list[tuple[Ints, int]]:
     """(n,) part of each of a column's periods, the fewest there are, and the number of parts."""
-    values = column.values[rows]
-    return [((values + p.start) % p.length * p.parts[0] // p.length, p.parts[0]) for p in column.periods]
+    return [(phase(column.values[rows], p.length, p.start, p.parts[0]), p.parts[0]) for p in column.periods]
 
 
 def _bits_within(column: SampleColumn, rows: Ints, n_bins: int) -> float | None:

@@ -83,11 +83,3 @@ def _weighed(plan: CellPlan, k: int, i: int, up: bool) -> CellPlan | None:
     digits = list(plan.digits)
     digits[k] = replace(digits[k], weights=tuple(weights))
     return replace(plan, digits=tuple(digits))
-
-
-def tuning_rows(n: int) -> NDArray[np.int64]:
-    """The rows of n that weights are tried on: runs from all over."""
-    if n <= TUNED_ROWS + TUNED_RUN:
-        return np.arange(n)
-    starts = np.linspace(0, n - TUNED_RUN, TUNED_ROWS // TUNED_RUN).astype(np.int64)
-    return np.asarray((starts[:, None] + np.arange(TUNED_RUN)).reshape(-1), np.int64)
