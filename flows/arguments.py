@@ -150,7 +150,7 @@ def parser() -> argparse.ArgumentParser:
         "--preview",
         metavar="auto|off|N%",
         default="auto",
-        help="latents kept for previews, at most N%% of the archive (auto: 1.5%%)",
+        help="latents kept for previews, at most N%% of the archive (auto: 0.8%%)",
     )
     run.add_argument(
         "--time-budget", metavar="SECONDS", type=_positive_seconds, default=None,

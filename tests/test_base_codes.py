@@ -70,6 +70,18 @@ def test_codes_tell_more_than_a_linear_map_for_the_same_bytes() -> None:
     assert errors and fit.error < 0.5 * min(errors)
 
 
+def test_flags_that_are_hardly_ever_set_have_entries_of_their_own() -> None:
+    rng, n = np.random.default_rng(3), 60_000
+    flags = np.zeros((n, 14), np.int64)
+    for k in range(14):  # 20 rows each: hardly a bit a thousand rows, and all there is to tell of a column
+        flags[rng.choice(n, 20, replace=False), k] = 1
+    columns = tuple(BaseColumn(f"flag{k}", "numeric", 0, 1) for k in range(14))
+    fit = fit_base(columns, flags, bits_per_row=0.3, n_rows_total=n, windows=(1, 8, 16, 32), kinds=("vae",))
+    assert fit.layer is not None
+    told = fit.layer.decode(fit.layer.encode(flags, np.ones(flags.shape, bool)))
+    assert sum(np.array_equal(told[:, k], flags[:, k]) for k in range(14)) >= 10
+
+
 def test_entries_go_one_by_one_down_to_none() -> None:
     columns, codes = COLUMNS, telemetry(4096)
     task = prepare(columns, codes, None, 1.0, None, None)

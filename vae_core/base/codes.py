@@ -27,6 +27,8 @@ LEAST_DEVIATION = 0.5
 LEAST_ERROR = 0.03
 """Relative errors below this weigh no more."""
 ENTRY_BYTES, LINEAR_BYTES, FEATURE_BYTES, MEETING_BYTES = 0.8, 1.1, 18.0, 1.5
+MOST_SAVED = 64.0
+"""Bits that a use of an entry saves, where it tells of a row that lies far from all others: flags that are hardly ever set."""
 START, GROWTH, MOST_STEPS, STEADY = 0.01, 1.5, 24, 2
 PATH_ROWS = 1 << 14
 SEED_ROWS, TRIED = 1 << 13, 12
@@ -168,8 +170,8 @@ def ascend(data: Windows, state: State, price: float, shape: Shape, n_total: int
     rows = y.reshape(-1, n_features)
     total = np.repeat(chosen.linear.astype(np.float32) @ parts.linear, w, axis=0)
     total = np.asarray(sum(adds, total))
-    # what an entry costs in the model it has to save, of all rows, some bits each time
-    least = max(1.0, 2.0 * n_features * m * w / n_total)
+    # what an entry costs in the model it has to save: of all rows, so many bits each time where it stands for what is rare
+    least = max(1.0, 8 * ENTRY_BYTES / MOST_SAVED * n_features * m * w / n_total)
     for i, table in enumerate(tables):
         total -= adds[i]
         rest = rows - total

@@ -201,6 +201,22 @@ static void learn(digit *d, numbers contexts, int64_t start, int64_t stop, const
     d->n_rows = 0;
 }
 
+/* Forget all that was counted. `sizes`: the contexts of each level, digit after digit; of those that nothing was counted under both
+   tables are 0 already. */
+void lp_clear(digit *digits, int64_t n_digits, const int64_t *sizes) {
+    for (int64_t k = 0; k < n_digits; k++)
+        for (int64_t at = 0; at <= digits[k].depth; at++, sizes++) {
+            int64_t n_symbols = digits[k].n_symbols;
+            context *seen = digits[k].seen[at];
+            for (int64_t c = 0; c < *sizes; c++) {
+                if (!seen[c].total) continue;
+                int32_t *counts = digits[k].counts[at] + c * n_symbols;
+                for (int64_t s = 0; s < n_symbols; s++) counts[s] = 0;
+                seen[c].total = 0;
+            }
+        }
+}
+
 /* Begin a step: fold the lanes that end before it. */
 static int begin(stream *in) {
     for (; in->fold < in->n_folds && in->folds[in->fold] == in->step; in->fold++) {

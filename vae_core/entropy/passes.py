@@ -7,7 +7,9 @@ where there is no kernel.
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Collection, Sequence
+import threading
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,10 +21,12 @@ from vae_core.entropy import kernel
 Ints = NDArray[np.int64]
 Words = NDArray[np.uint32]
 Slots = tuple[Words, Words, Ints]  # low and width of each symbol, lengths of the steps they make
+Digits = Sequence[tuple[int, Sequence[int], Sequence[int], Sequence[int]]]
 MAX_DEPTH, MAX_DIGITS = 8, 2  # as in kernel.c
 MAX_SYMBOLS = 512
 RAW_BITS, N_RAW_STEPS = 16, 4  # of a slot, and slots of a row at most
 SCALE = 1 << 20
+APART = 16  # tables begin at multiples of so many int32: lines of a cache
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,36 +80,65 @@ class _Digit(ctypes.Structure):
     )
 
 
+class Ground(threading.local):
+    """What the tables of a thread are made of, one set after another; all of it is 0 while nobody has it."""
+
+    def __init__(self) -> None:
+        self.free = np.zeros(0, np.int32)
+
+
+GROUND = Ground()
+
+
+@contextmanager
+def kept_tables(digits: Digits, raw_bits: Ints, most_rows: int) -> Iterator[PassTables]:
+    """PassTables in memory that the tables before had: to clear what was counted is less work than to clear all there is."""
+    ground, GROUND.free = GROUND.free, np.zeros(0, np.int32)
+    tables = PassTables(digits, raw_bits, most_rows, ground)
+    yield tables  # after an error what is in them is nobody's: fresh ones next time
+    tables.clear()
+    GROUND.free = tables.ground
+
+
 class PassTables:
     """The tables of one plan, filled pass after pass.
 
     digits    : (n_symbols, n_contexts of each level, weights, strides) each
     raw_bits  : (n_symbols of the first digit,) bits that follow a row of that digit
     most_rows : of a chunk
+    ground    : int32, all 0, to be counted in; where it is too small, other memory
     """
 
-    def __init__(
-        self,
-        digits: Sequence[tuple[int, Sequence[int], Sequence[int], Sequence[int]]],
-        raw_bits: Ints,
-        most_rows: int,
-    ) -> None:
+    def __init__(self, digits: Digits, raw_bits: Ints, most_rows: int, ground: NDArray[np.int32] | None = None) -> None:
         if len(digits) > MAX_DIGITS:
             raise ValueError(f"the kernel has no room for {len(digits)} digits")
         self.n_digits = len(digits)
         self._raw_bits = raw_bits.astype(np.uint8)
         self._kept: list[Any] = []  # what the structures point to
         self._structures = (_Digit * len(digits))()
+        self._sizes = np.array([n for digit in digits for n in digit[1]], np.int64)
+        shapes = [(n, width) for n_symbols, contexts, *_ in digits for width in (n_symbols, 2) for n in contexts]
+        ends = np.cumsum([-(-n * width // APART) * APART for n, width in shapes]).tolist()
+        self.ground = ground if ground is not None and len(ground) >= ends[-1] else np.zeros(ends[-1], np.int32)
+        parts = [self.ground[start : start + n * width] for start, (n, width) in zip([0, *ends], shapes, strict=False)]
         for structure, digit in zip(self._structures, digits, strict=True):
-            self._fill(structure, most_rows, *digit)
+            depth = len(digit[1])
+            self._fill(structure, most_rows, parts[:depth], parts[depth : 2 * depth], *digit)
+            parts = parts[2 * depth :]
 
     def _fill(
-        self, structure: _Digit, most_rows: int, n_symbols: int, contexts: Sequence[int], weights: Sequence[int], strides: Sequence[int]
+        self,
+        structure: _Digit,
+        most_rows: int,
+        counts: Sequence[NDArray[np.int32]],
+        seen: Sequence[NDArray[np.int32]],
+        n_symbols: int,
+        contexts: Sequence[int],
+        weights: Sequence[int],
+        strides: Sequence[int],
     ) -> None:
         if not len(contexts) == len(weights) == len(strides) <= MAX_DEPTH or not 1 <= n_symbols <= MAX_SYMBOLS:
             raise ValueError(f"the kernel has no room for {n_symbols} symbols under {len(contexts)} levels of contexts")
-        counts = [np.zeros((n, n_symbols), np.int32) for n in contexts]
-        seen = [np.zeros((n, 2), np.int32) for n in contexts]
         rows = [min(most_rows, n) for n in contexts]
         chance = np.empty((1 + sum(rows[:-1]), n_symbols), np.int32)
         chance[0] = SCALE // n_symbols
@@ -119,7 +152,13 @@ class PassTables:
         structure.n_chance = 1
         found = np.empty(max(1, most_rows), np.int32)
         structure.rows = found.ctypes.data
-        self._kept += [counts, seen, chance, cumulative, scale, numbers, tables, found]
+        self._kept += [chance, cumulative, scale, numbers, tables, found]
+
+    def clear(self) -> None:
+        """Forget what was counted: all of `ground` is 0 again."""
+        c = kernel.library()
+        assert c is not None
+        c.lp_clear(self._structures, kernel.size(self.n_digits), kernel.pointer(self._sizes))
 
     def raw_slots(self, first: Ints) -> int:
         """Slots that raw bits take behind (n,) first digits, 16 bits each."""

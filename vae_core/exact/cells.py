@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,7 +11,7 @@ from numpy.typing import NDArray
 
 from vae_core.entropy import kernel
 from vae_core.entropy.lanes import OwnFeature
-from vae_core.entropy.passes import Contexts, PassTables
+from vae_core.entropy.passes import Contexts, PassTables, kept_tables
 from vae_core.entropy.rans import Channel
 from vae_core.errors import CorruptArchive
 from vae_core.exact.counts import AdaptiveCounts, n_contexts
@@ -38,17 +39,17 @@ def code_cells(
     if plan.forward is not None:
         _code_forward(channel, plan, decoded, own, active)
         return
-    tables = _kernel_tables(plan, decoded.n_rows) if kernel.available() else _numpy_tables(plan)
-    for step, all_rows in passes(decoded.n_rows, plan.by_level):
-        found = pass_of(plan, step, all_rows, decoded, own, active, np.int32 if isinstance(tables, PassTables) else np.int64)
-        if found is None:
-            continue
-        known = raw = None
-        if channel.writes:
-            known, _, raw = plan.scheme.split(taken(own, found.rows), found.guess)
-        got, raw = _coded(channel, plan, tables, found.contexts, found.n, known, raw)
-        if not channel.writes:
-            own[found.rows] = plan.scheme.join(got, raw, found.guess)
+    with _kernel_tables(plan, decoded.n_rows) if kernel.available() else nullcontext(_numpy_tables(plan)) as tables:
+        for step, all_rows in passes(decoded.n_rows, plan.by_level):
+            found = pass_of(plan, step, all_rows, decoded, own, active, np.int32 if isinstance(tables, PassTables) else np.int64)
+            if found is None:
+                continue
+            known = raw = None
+            if channel.writes:
+                known, _, raw = plan.scheme.split(taken(own, found.rows), found.guess)
+            got, raw = _coded(channel, plan, tables, found.contexts, found.n, known, raw)
+            if not channel.writes:
+                own[found.rows] = plan.scheme.join(got, raw, found.guess)
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,14 +124,14 @@ def _code_forward(channel: Channel, plan: CellPlan, decoded: Decoded, own: Ints,
 def _code_forward_by_kernel(channel: Channel, plan: CellPlan, decoded: Decoded, known: Ints, lanes: Lanes) -> None:
     """As _code_forward, in one call."""
     assert plan.linear is not None
-    tables = _kernel_tables(plan, lanes.n_lanes)
     contexts, features = [], []
     for k, digit in enumerate(plan.digits):
         given, own = forward_contexts(digit, lanes, decoded)
         contexts.append(given)
         features += [OwnFeature(k, f.kind, f.edges, strides, f.lo) for f, strides in own]  # the kernel adds what it finds
     walk = kernel_walk(lanes, plan.linear, decoded, features, plan.last_chunk, _numbers(plan), plan.matches, plan.leader, keeps=False)
-    found = channel.code_forward(tables, contexts, walk, lanes.n, lanes.of(known) if channel.writes else None)
+    with _kernel_tables(plan, lanes.n_lanes) as tables:
+        found = channel.code_forward(tables, contexts, walk, lanes.n, lanes.of(known) if channel.writes else None)
     if not channel.writes:
         lanes.put(known, found)
 
@@ -177,14 +178,14 @@ def _numpy_tables(plan: CellPlan) -> list[AdaptiveCounts]:
     ]
 
 
-def _kernel_tables(plan: CellPlan, n_rows: int) -> PassTables:
+def _kernel_tables(plan: CellPlan, n_rows: int) -> AbstractContextManager[PassTables]:
     digits = []
     for size, digit in zip(plan.scheme.sizes, plan.digits, strict=True):
         sizes = [f.size for f in digit.features]
         levels = Contexts.of(sizes, [None if f.kind == "digit" else _NONE for f in digit.features])
         digits.append((size, [n_contexts(sizes[:k]) for k in range(len(sizes) + 1)], digit.weights, levels.strides))
     first = np.arange(plan.scheme.sizes[0], dtype=np.int64)
-    return PassTables(digits, plan.scheme.n_raw([first]), min(plan.last_chunk, n_rows))
+    return kept_tables(digits, plan.scheme.n_raw([first]), min(plan.last_chunk, n_rows))
 
 
 def _contexts(

@@ -29,7 +29,7 @@ Ints = NDArray[np.int64]
 KEYED, KEY_ROWS = 12, 30_000  # columns that keys are made of, and rows they are looked for on
 FORWARD_BITS = 0.04  # a row that steps have to save: they take their time
 MIXED_BITS = 0.02  # a row that several predictions have to save: half of what a cell takes is theirs
-MOST_TRIALS = 3  # schemes that are searched for contexts
+MOST_TRIALS = 4  # schemes that are searched for contexts
 SHORTER_CHUNKS, WORTH_SHORTER = (256, 64), 0.006  # of a column's bits
 WORTH_RECALLING = 16_000.0  # bits of a column over the dataset
 
