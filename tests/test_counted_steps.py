@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+from types import SimpleNamespace
+from typing import Any, cast
 
 import numpy as np
 import pyarrow as pa
@@ -19,6 +21,7 @@ from vae_core.exact.forms import STEPS, STEPS_OF_DOUBLES, is_stepped
 from vae_core.fitting import refresh
 from vae_core.model import FitConfig, Sample
 from vae_core.sampling import sample_rows
+from vae_core.streams import _kept_for_counts
 
 N_ROWS = 6000
 
@@ -100,6 +103,21 @@ def test_columns_told_by_counts_are_coded_anew_where_these_are_stored_otherwise(
     codings = {model.schema.get_field_index(outcome.name): outcome.coding for outcome in shard.outcomes}
     assert lost and all(codings[j] != "learned" for j in lost) and "learned" in codings.values()
     assert_kept(strange, decoded(stored_again(model), shard))
+
+
+@pytest.mark.parametrize(
+    ("gained", "kept"),
+    [
+        ({0: -3.0, 1: -3.0, 2: -3.0, 3: 5.0, 4: -1.0, 5: 9.0}, {4}),  # 3 saves more than each of those that tell it, and less than all
+        ({0: -3.0, 1: -3.0, 2: -3.0, 3: 10.0, 4: -1.0, 5: 9.0}, {0, 1, 2, 4}),
+        ({0: -3.0, 1: -3.0, 2: -3.0, 3: 5.0, 4: -1.0, 5: 1.0}, set()),
+        ({0: 3.0, 2: -3.0, 3: 5.0, 4: -1.0}, {2}),  # 1 and 5 are not learned
+    ],
+)
+def test_what_a_column_saves_counts_once_for_those_that_tell_it(gained, kept):
+    told = {0: set(), 1: set(), 2: set(), 3: {0, 1, 2}, 4: set(), 5: {4}}
+    codes = [SimpleNamespace(column=j, form=STEPS if j in (0, 1, 2, 4) else 0, columns=by) for j, by in told.items()]
+    assert _kept_for_counts(cast(Any, SimpleNamespace(codes=codes)), gained) == kept
 
 
 def test_rows_are_drawn_beside_counted_columns(table, model):

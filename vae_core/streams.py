@@ -64,7 +64,7 @@ def chosen(
         if readers and above != silent and sum(max(0.0, saved[j]) for j in readers) <= sum(map(len, above)):
             learned, saved = _compared(model, columns, spans, excluded, above := silent)
         gained = {j: saved[j] for j in learned}
-        excluded |= {j for j in model.learned if gained.get(j, 0.0) <= 0 and gained.get(j, 0.0) + _by_counts(model, j, gained) <= 0}
+        excluded |= {j for j in model.learned if gained.get(j, 0.0) <= 0} - _kept_for_counts(model, gained)
         _exclude_unreadable(model, columns, excluded)
         dropped = excluded & set(learned)
         if not dropped:
@@ -97,11 +97,17 @@ def _compared(
     return learned, {j: columns[j].conventional_bytes - size for j, size in sizes.items()}
 
 
-def _by_counts(model: Model, j: int, gained: Mapping[int, float]) -> float:
-    """What columns save that are told by the counts of one, and would have to do without; gained: by each that is learned."""
-    if j not in gained or not any(code.column == j and is_stepped(code.form) for code in model.codes):
-        return 0.0
-    return sum(max(0.0, gained.get(code.column, 0.0)) for code in model.codes if j in code.columns)
+def _kept_for_counts(model: Model, gained: Mapping[int, float]) -> set[int]:
+    """Columns that save nothing and stay for the sake of what is told by their counts, and would have to do without; gained: by each
+    that is learned. What a column saves counts once for all that tell it: they stay together, or none of them does."""
+    groups: list[tuple[set[int], set[int]]] = []  # those that save nothing, and they with what they tell
+    for j in (code.column for code in model.codes if is_stepped(code.form) and gained.get(code.column, 1.0) <= 0):
+        losing, whole = {j}, {j} | {code.column for code in model.codes if j in code.columns and gained.get(code.column, 0.0) > 0}
+        for group in [group for group in groups if group[1] & whole]:
+            groups.remove(group)
+            losing, whole = losing | group[0], whole | group[1]
+        groups.append((losing, whole))
+    return {j for losing, whole in groups if sum(gained[k] for k in whole) > 0 for j in losing}
 
 
 def _tell_by_counts(model: Model, dropped: set[int], kept: set[int]) -> bool:
