@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -324,31 +325,84 @@ def test_a_damaged_kernel_in_the_cache_is_not_fatal(tmp_path):
     assert kernel_of(tmp_path) in ("True", "False")
 
 
-@pytest.mark.parametrize(
-    ("right", "wrong"),
-    [
-        ("#define SLOT_BITS 24", "#define SLOT_BITS 23"),
-        ("    return first;\n", "    return first ? first : 1;\n"),
-        ("in->step++;", ""),
-        ("LOWER + words[position++]", "LOWER + words[position + i]"),
-        ("words[--position] = (uint32_t)x;", "words[--position] = (uint32_t)x ^ 1;"),
-        ("(uint32_t)chance[s] + 1;", "(uint32_t)chance[s] + 2;"),
-        ("weight * (double)above[s]", "weight * (double)above[0]"),
-        ("#define UP (1.0 + 0x1p-50)", "#define UP (1.0 - 0x1p-50)"),
-        ("counts[c * n_symbols + symbols[i]]++;", "counts[c * n_symbols]++;"),
-        ("seen[c].total++;", "seen[c].total += 2;"),
-        ("seen[c].row = 0;", ""),
-        ("piece << done", "piece << (done & 16)"),
-        ("(uint64_t)raw[i] >> done", "(uint64_t)raw[i] >> (done & 16)"),
-    ],
-)
-def test_a_kernel_with_other_bits_than_the_specification_is_not_used(tmp_path, monkeypatch, right, wrong):
+def changed_kernel(tmp_path: Path, monkeypatch, *changes: tuple[str, str]) -> Any | None:
+    """The kernel made of a source with such changes, None where it is not used."""
     source = kernel.SOURCE.read_text()
-    assert right in source
+    for right, wrong in changes:
+        assert right in source
+        source = source.replace(right, wrong)
     changed = tmp_path / "kernel.c"
-    changed.write_text(source.replace(right, wrong))
+    changed.write_text(source)
     monkeypatch.setattr(kernel, "SOURCE", changed)
     monkeypatch.setenv("LATENTPACK_CACHE", str(tmp_path / "cache"))
     monkeypatch.delenv("LATENTPACK_KERNEL", raising=False)
-    assert kernel.library.__wrapped__() is None
+    loaded = kernel.library.__wrapped__()
     assert bool(list((tmp_path / "cache").glob("*.so"))) == HAS_COMPILER
+    return loaded
+
+
+PLAIN, AVX2, AVX512 = 0, 1, 2  # what lp_means says
+LESS = {
+    PLAIN: [("#define HAS(FEATURE) __builtin_cpu_supports(FEATURE)", "#define HAS(FEATURE) 0")],
+    AVX2: [("#define HAS_AVX512 (", "#define HAS_AVX512 0 * (")],
+    AVX512: [],
+}  # the change by which a kernel believes that the processor has no more than that
+
+
+@pytest.mark.skipif(not HAS_COMPILER, reason="no C compiler")
+@pytest.mark.parametrize("means", [PLAIN, AVX2, AVX512])
+def test_whatever_the_processor_has_the_bits_are_those_of_the_specification(tmp_path, monkeypatch, means):
+    loaded = changed_kernel(tmp_path, monkeypatch, *LESS[means])
+    assert loaded is not None and loaded.lp_means() <= means
+    assert [mark.name.split(".")[1] for mark in (tmp_path / "cache").glob("*.passed")] == [str(loaded.lp_means())]
+
+
+@pytest.mark.skipif(not HAS_COMPILER, reason="no C compiler")
+def test_a_kernel_that_passed_is_tested_again_when_it_is_another_file(tmp_path, monkeypatch):
+    tested = []
+
+    def agrees(c: Any) -> bool:
+        tested.append(c)
+        return True
+
+    loaded = changed_kernel(tmp_path, monkeypatch)
+    assert kernel.agreeing(loaded, kernel.SOURCE, agrees) is loaded and not tested
+    (mark,) = (tmp_path / "cache").glob("*.passed")
+    mark.write_bytes(b"\xff of another file")
+    assert kernel.agreeing(loaded, kernel.SOURCE, agrees) is loaded and len(tested) == 1
+    assert kernel.agreeing(loaded, kernel.SOURCE, agrees) is loaded and len(tested) == 1
+    monkeypatch.setattr(kernel, "_put", lambda *_: (_ for _ in ()).throw(PermissionError("read-only")))
+    mark.unlink()
+    assert kernel.agreeing(loaded, kernel.SOURCE, agrees) is loaded and len(tested) == 2
+
+
+@pytest.mark.parametrize(
+    ("right", "wrong", "means"),
+    [
+        ("#define SLOT_BITS 24", "#define SLOT_BITS 23", None),
+        ("    return first;\n", "    return first ? first : 1;\n", PLAIN),
+        ("    return first + s - missed;\n", "    return first + s - missed - (s > 32);\n", AVX2),
+        ("int64_t half = n >> 4 << 3;", "int64_t half = n >> 1;", AVX2),
+        ("in->step++;", "", None),
+        ("LOWER + words[position++]", "LOWER + words[position + i]", None),
+        ("words[--position] = (uint32_t)x;", "words[--position] = (uint32_t)x ^ 1;", None),
+        ("(uint32_t)CHANCE(s) + 1;", "(uint32_t)CHANCE(s) + 2;", PLAIN),
+        ("16777216.0 + above[s]", "16777216.0 + above[0]", PLAIN),
+        ("_mm256_slli_si256(sum, 8)", "_mm256_slli_si256(sum, 4)", AVX2),
+        ("_mm256_loadu_pd(above)", "_mm256_set1_pd(above[0])", AVX2),
+        ("_mm512_loadu_pd(above)", "_mm512_set1_pd(above[0])", AVX512),
+        ("_MM_FROUND_TO_NEG_INF", "_MM_FROUND_TO_POS_INF", AVX512),
+        ("_mm256_floor_pd(", "_mm256_ceil_pd(", AVX2),
+        ("#define UP (1.0 + 0x1p-50)", "#define UP (1.0 - 0x1p-50)", None),
+        ("counts[place * width + symbols[i]]++;", "counts[place * width]++;", None),
+        ("of[place].total++;", "of[place].total += 2;", None),
+        ("seen[c].row = 0;", "", None),
+        ("d->counted[k][place].number = (int32_t)number;", "d->n_places[k] -= number == 2;", None),
+        ("piece << done", "piece << (done & 16)", None),
+        ("(uint64_t)raw[i] >> done", "(uint64_t)raw[i] >> (done & 16)", None),
+    ],
+)
+def test_a_kernel_with_other_bits_than_the_specification_is_not_used(tmp_path, monkeypatch, right, wrong, means):
+    if means and (kernel.library() is None or kernel.library().lp_means() < means):
+        pytest.skip("this processor goes other ways")
+    assert changed_kernel(tmp_path, monkeypatch, *LESS.get(means, []), (right, wrong)) is None

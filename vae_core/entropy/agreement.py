@@ -12,14 +12,14 @@ from numpy.typing import NDArray
 
 from vae_core.entropy import kernel
 from vae_core.entropy.lanes import KernelAbove, KernelMatch, KernelMix, KernelWalk, OwnFeature
-from vae_core.entropy.passes import N_RAW_STEPS, Contexts, PassTables
+from vae_core.entropy.passes import N_RAW_STEPS, Contexts, Digits, PassTables
 
 Ints = NDArray[np.int64]
 N_ROWS = 160
 ENDS = np.array([40, 64, 120, N_ROWS], np.int64)
-SYMBOLS = (9, 5)
 # weights of one sixteenth and of thousands, so that the smoothing of every level shows
-DIGITS = ((SYMBOLS[0], (1, 4, 12), (37, 5, 900), (0, 0, 0)), (SYMBOLS[1], (1, 9, 63), (3, 1, 40_000), (0, 1, 7)))
+FIRST, SECOND = ((1, 4, 12), (37, 5, 900), (0, 0, 0)), ((1, 9, 63), (3, 1, 40_000), (0, 1, 7))
+N_FIRST, N_SECOND = 9, (5, 70)  # symbols: less than a vector, some, more than are looked through at once
 RAW_BITS = np.array([0, 0, 1, 16, 17, 33, 0, 0, 64], np.int64)
 LANES, MOST_LANES = 4, 16
 LOWER = 1 << 32
@@ -27,13 +27,14 @@ LOWER = 1 << 32
 
 def agrees(c: Any) -> bool:
     """Whether the kernel does what it should."""
-    return _agrees_in_passes(c) and _agrees_forward(c)
+    return all(_agrees_in_passes(c, n) for n in N_SECOND) and _agrees_forward(c)
 
 
-def _agrees_in_passes(c: Any) -> bool:
-    """Of lp_write, lp_encode and lp_read."""
-    rng = np.random.default_rng(7)
-    symbols = [np.minimum(rng.geometric(0.3, N_ROWS) - 1, size - 1) for size in SYMBOLS]
+def _agrees_in_passes(c: Any, n_second: int) -> bool:
+    """Of lp_write, lp_encode and lp_read, with so many symbols of the second digit."""
+    rng, digits = np.random.default_rng(7), ((N_FIRST, *FIRST), (n_second, *SECOND))
+    symbols = [np.minimum(rng.geometric(0.3, N_ROWS) - 1, size - 1) for size in (N_FIRST, n_second)]
+    symbols[1][::3] = rng.integers(0, n_second, len(symbols[1][::3]))
     raw = rng.integers(-(1 << 63), (1 << 63) - 1, N_ROWS)
     free = 64 - np.maximum(RAW_BITS[symbols[0]], 1)
     raw = np.where(RAW_BITS[symbols[0]] == 0, 0, (raw.view(np.uint64) << free.astype(np.uint64) >> free.astype(np.uint64)).view(np.int64))
@@ -41,16 +42,16 @@ def _agrees_in_passes(c: Any) -> bool:
     contexts = [[None, first, first * 3 + rng.integers(0, 3, N_ROWS)], [None, None, last]]
     narrow = [
         Contexts(tuple(None if level is None else level.astype(np.int32) for level in levels), digit[3])
-        for levels, digit in zip(contexts, DIGITS, strict=True)
+        for levels, digit in zip(contexts, digits, strict=True)
     ]
-    most = N_ROWS * (len(SYMBOLS) + N_RAW_STEPS)
+    most = N_ROWS * (len(symbols) + N_RAW_STEPS)
     low, width, lengths = np.empty(most, np.uint32), np.empty(most, np.uint32), np.empty(most, np.int64)
-    fresh = PassTables(DIGITS, RAW_BITS, N_ROWS)
+    fresh = PassTables(digits, RAW_BITS, N_ROWS, N_ROWS)
     n_steps = c.lp_write(
         *fresh.arguments(narrow, ENDS), kernel.pointers(symbols), kernel.pointer(raw), kernel.pointer(low),
         kernel.pointer(width), kernel.pointer(lengths),
     )  # fmt: skip
-    steps = _slots(contexts, symbols, raw)
+    steps = _slots(digits, contexts, symbols, raw)
     lengths = lengths[:n_steps].copy()
     n = int(lengths.sum())
     if [k for k in lengths.tolist() if k] != [len(step) for step in steps if step]:
@@ -66,9 +67,9 @@ def _agrees_in_passes(c: Any) -> bool:
     folds = folds[: at[3]][::-1].copy()
     if at[1] != MOST_LANES or not _read_by_formula(steps, state.tolist(), words[at[0] :].tolist(), folds.tolist()):
         return False
-    got, rest = [np.empty(N_ROWS, np.int64) for _ in SYMBOLS], np.empty(N_ROWS, np.int64)
+    got, rest = [np.empty(N_ROWS, np.int64) for _ in symbols], np.empty(N_ROWS, np.int64)
     at[2:] = 0
-    fresh = PassTables(DIGITS, RAW_BITS, N_ROWS)
+    fresh = PassTables(digits, RAW_BITS, N_ROWS, N_ROWS)
     outcome = c.lp_read(
         *fresh.arguments(narrow, ENDS), kernel.pointer(state), kernel.pointer(words), kernel.size(n), kernel.pointer(folds),
         kernel.size(len(folds)), kernel.pointer(at), kernel.pointers(got), kernel.pointer(rest),
@@ -201,7 +202,7 @@ def _agrees_on_lags(c: Any) -> bool:
             surprise = min(1 << 40, abs(off)) << 8
             noise[lane] = surprise if step == 1 else noise[lane] + ((surprise - noise[lane]) >> 3)
             mine.append(int(values[i]))
-    tables = PassTables([(9, [math.prod(sizes[:k]) for k in range(5)], [16] * 5, [0] * 5)], RAW_BITS, 64)
+    tables = PassTables([(9, [math.prod(sizes[:k]) for k in range(5)], [16] * 5, [0] * 5)], RAW_BITS, 64, n)
     contexts = Contexts.of(sizes, [np.zeros(n, np.int32) for _ in sizes])
     tables.bind([contexts])
     walk = KernelWalk(edges, n_lanes, terms, fixed, own)
@@ -242,7 +243,7 @@ def _agrees_on_rows_above(c: Any) -> bool:
             off = (int(values[i]) - (total >> 16) + (1 << 63)) % (1 << 64) - (1 << 63)
             offs[step, lane] = surprise = min(1 << 40, abs(off)) << 8
             noise[lane] = surprise if step == 1 else noise[lane] + ((surprise - noise[lane]) >> 3)
-    tables = PassTables([(9, [1, 48, 240], [16] * 3, [0] * 3)], RAW_BITS, 64)
+    tables = PassTables([(9, [1, 48, 240], [16] * 3, [0] * 3)], RAW_BITS, 64, n)
     contexts = Contexts.of([48, 5], [np.zeros(n, np.int32) for _ in range(2)])
     tables.bind([contexts])
     walk = KernelWalk(edges, n_lanes, [], fixed, own, above=KernelAbove(rows, terms))
@@ -252,13 +253,15 @@ def _agrees_on_rows_above(c: Any) -> bool:
     return list(found) == wanted
 
 
-def _slots(contexts: list[list[Ints | None]], symbols: list[Ints], raw: Ints) -> list[list[tuple[int, int]]]:
+def _slots(
+    digits: Digits, contexts: list[list[Ints | None]], symbols: list[Ints], raw: Ints
+) -> list[list[tuple[int, int]]]:
     """(low, width) of every symbol of every step."""
     seen: dict[tuple[int, ...], list[int]] = {}
     steps: list[list[tuple[int, int]]] = []
     start = 0
     for stop in ENDS.tolist():
-        for k, (size, _, weights, strides) in enumerate(DIGITS):
+        for k, (size, _, weights, strides) in enumerate(digits):
             step, met = [], []
             for i in range(start, stop):
                 chance = [(1 << 20) // size] * size

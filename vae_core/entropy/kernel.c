@@ -4,6 +4,10 @@
    the states hold, a symbol found is one of its alphabet, so every context number made from it lies inside its table. */
 
 #include <stdint.h>
+#include <string.h>
+#if defined(__x86_64__) && defined(__GNUC__)
+#include <immintrin.h>
+#endif
 
 #define SLOT_BITS 24
 #define SLOT_MASK (((uint64_t)1 << SLOT_BITS) - 1)
@@ -11,28 +15,46 @@
 #define MAX_DEPTH 8
 #define MAX_DIGITS 2
 #define AHEAD 12 /* rows whose contexts are on their way to the cache */
+#define SOON 3   /* contexts whose counts are */
 /* A product with an inverse this much too large is never below the true quotient, and with quotients up to 2^24 and divisors up
    to 2^25 (rows of a block: 2^22, in sixteenths) never reaches the next integer: truncated, it is the floor of the quotient. */
 #define UP (1.0 + 0x1p-50)
 
 typedef struct {
-    int32_t total; /* symbols counted under this context */
+    int32_t place; /* of its counts, 0: none yet */
     int32_t row;   /* 1 + its row in this chunk, 0: none yet */
 } context;
 
+/* Of counts. */
+typedef struct {
+    int32_t total;  /* symbols counted */
+    int32_t number; /* the context they are of */
+} counted;
+
+/* A context that a chunk meets for the first time. */
+typedef struct {
+    int32_t place, above; /* its counts, the row of chances of the level above */
+    int32_t at;           /* a row of the chunk that has it */
+} fresh;
+
 typedef struct {
     int64_t n_symbols, depth;        /* levels 0..depth; level 0 has one context */
+    int64_t width;                   /* from one row of a table of counts or chances to the next: what is behind its symbols is 0 */
     const int64_t *weights;          /* of each level */
     const int64_t *strides;          /* of each level: what the digit before counts in the context number */
-    int32_t *const *counts;          /* of each level, (contexts, n_symbols) */
     context *const *seen;            /* of each level, (contexts,) */
+    int32_t *const *counts;          /* of each level, of each place, (width,): those of contexts that were met, one after another, for
+                                        there may be many more; the first are nobody's and 0 */
+    counted *const *counted;         /* of each level, of each place */
+    int64_t *n_places;               /* of each level, without the first */
     int32_t *const *contexts;        /* of each level, of each row of the pass, without the digit before; NULL: all 0. Of rows one
                                         after another what other columns tell: the rest is found step by step */
-    int32_t *chance;                 /* rows of all levels but the deepest, those of a chunk; row 0 has no context and no counts */
-    uint32_t *cumulative;            /* rows of the deepest level, n_symbols + 1 */
+    fresh *const *fresh;             /* of each level, room for a chunk's and one more */
+    double *chance;                  /* rows of all levels but the deepest, those of a chunk, times the weight of the level below; row
+                                        0 has no context and no counts */
+    uint32_t *cumulative;            /* rows of the deepest level, n_symbols + 1, in width + 1 */
     double *scale;                   /* of each of them: 2^24 / total */
     int32_t *rows;                   /* of each row of a chunk: which of them is its */
-    int64_t n_chance, n_rows;        /* rows in use */
 } digit;
 
 typedef struct {
@@ -47,69 +69,199 @@ typedef struct {
 
 enum { ENDED = -1, MISFOLDED = -2 };
 
-/* below = (2^24 count + weight above) / total in sixteenths and weight */
-#define SMOOTH                                                                                                                     \
-    for (int64_t s = 0; s < n; s++)                                                                                                \
-        below[s] = (int32_t)(((double)count[s] * 16777216.0 + weight * (double)above[s]) * inverse);
-
-static void smooth_plain(const int32_t *restrict count, const int32_t *restrict above, double weight, double inverse, int64_t n,
-                         int32_t *restrict below) {
-    SMOOTH
+/* The slots of a symbol from its cumulative frequencies, which are below 2^31. */
+static inline void slots_of(const uint32_t *edge, double scale, uint32_t *low, uint32_t *width) {
+#if defined(__x86_64__) && defined(__GNUC__)
+    __m128d both = _mm_mul_pd(_mm_cvtepi32_pd(_mm_loadl_epi64((const __m128i *)edge)), _mm_set1_pd(scale));
+    uint64_t ends = (uint64_t)_mm_cvtsi128_si64(_mm_cvttpd_epi32(both));
+    *low = (uint32_t)ends;
+    *width = (uint32_t)(ends >> 32) - *low;
+#else
+    *low = (uint32_t)(int64_t)(edge[0] * scale);
+    *width = (uint32_t)(int64_t)(edge[1] * scale) - *low;
+#endif
 }
 
-/* The sums of what is above each symbol, one more each for itself: `out` has n + 1 of them. Returns the last. */
-static uint32_t accumulate_plain(const int32_t *restrict chance, int64_t n, uint32_t *restrict out) {
-    uint32_t sum = 0;
-    for (int64_t s = 0; s < n; s++) {
-        out[s] = sum;
-        sum += (uint32_t)chance[s] + 1;
+/* How many of the sums behind a row's symbols are not above a target: the symbol it falls to. */
+static inline int64_t fallen_plain(const uint32_t *cumulative, uint32_t target, int64_t n) {
+    int64_t first = 0;
+    while (n > 1) {
+        int64_t half = n >> 1;
+        first = cumulative[first + half] <= target ? first + half : first;
+        n -= half;
     }
-    return out[n] = sum;
+    return first;
+}
+
+/* Read a symbol of each of n lanes that all may take a word. Returns how many did. */
+#define READ_TILE(FALLEN)                                                                                                          \
+    int64_t n_symbols = d->n_symbols, width = d->width + 1, used = 0;                                                              \
+    for (int64_t lane = 0; lane < n; lane++) {                                                                                     \
+        const uint32_t *sums = d->cumulative + rows[lane] * width;                                                                 \
+        uint64_t x = state[lane], slot = x & SLOT_MASK;                                                                            \
+        int64_t first = FALLEN(sums, (uint32_t)(((slot + 1) * sums[n_symbols] - 1) >> SLOT_BITS), n_symbols);                      \
+        uint32_t low, size;                                                                                                        \
+        slots_of(sums + first, d->scale[rows[lane]], &low, &size);                                                                 \
+        x = (uint64_t)size * (x >> SLOT_BITS) + slot - low;                                                                        \
+        uint64_t filled = (x << 32) | words[used], hungry = x < LOWER; /* by arithmetic: which lanes are is not to be predicted */ \
+        state[lane] = x ^ ((x ^ filled) & -hungry);                                                                                \
+        symbols[lane] = first;                                                                                                     \
+        used += (int64_t)hungry;                                                                                                   \
+    }                                                                                                                              \
+    return used;
+
+static int64_t read_tile_plain(const digit *restrict d, const int32_t *restrict rows, int64_t n, uint64_t *restrict state,
+                               const uint32_t *restrict words, int64_t *restrict symbols) {
+    READ_TILE(fallen_plain)
+}
+
+/* (2^24 count + weight above) / total in sixteenths and weight, rounded down, `above` times weight as the level above left it. All but
+   the quotient are whole numbers below 2^47: a product and a sum in one rounding are the same number. */
+#define CHANCE(s) ((int32_t)(((double)count[s] * 16777216.0 + above[s]) * inverse))
+
+/* Chances times the weight of the level below. */
+static void smooth_plain(const int32_t *restrict count, const double *restrict above, double inverse, int64_t n, double weight,
+                         double *restrict below) {
+    for (int64_t s = 0; s < n; s++) below[s] = weight * (double)CHANCE(s);
+}
+
+/* The sums of chances, one more of each symbol: `out` has n + 1 of them. */
+static void finish_plain(const int32_t *restrict count, const double *restrict above, double inverse, int64_t n,
+                         uint32_t *restrict out) {
+    uint32_t sum = out[0] = 0;
+    for (int64_t s = 0; s < n; s++) out[s + 1] = sum += (uint32_t)CHANCE(s) + 1;
 }
 
 #if defined(__x86_64__) && defined(__GNUC__)
-#include <immintrin.h>
 
-__attribute__((target("avx2"))) static void smooth_avx2(const int32_t *restrict count, const int32_t *restrict above, double weight,
-                                                        double inverse, int64_t n, int32_t *restrict below) {
-    SMOOTH
+#define AVX2 __attribute__((target("avx2,fma,popcnt")))
+#define AVX512 __attribute__((target("avx2,fma,popcnt,avx512f,avx512vl")))
+
+/* Of four symbols, not rounded yet. */
+AVX2 static inline __m256d quotients_avx2(const int32_t *count, const double *above, __m256d inverse) {
+    __m256d counted = _mm256_cvtepi32_pd(_mm_loadu_si128((const __m128i *)count));
+    return _mm256_mul_pd(_mm256_fmadd_pd(counted, _mm256_set1_pd(16777216.0), _mm256_loadu_pd(above)), inverse);
 }
 
-__attribute__((target("avx2"))) static uint32_t accumulate_avx2(const int32_t *restrict chance, int64_t n, uint32_t *restrict out) {
-    const __m256i one = _mm256_set1_epi32(1), last = _mm256_set1_epi32(7);
-    __m256i before = _mm256_setzero_si256(); /* the sum so far, eight times */
+/* Of eight. */
+AVX512 static inline __m512d quotients_avx512(const int32_t *count, const double *above, __m512d inverse) {
+    __m512d counted = _mm512_cvtepi32_pd(_mm256_loadu_si256((const __m256i *)count));
+    return _mm512_mul_pd(_mm512_fmadd_pd(counted, _mm512_set1_pd(16777216.0), _mm512_loadu_pd(above)), inverse);
+}
+
+AVX2 static void smooth_avx2(const int32_t *restrict count, const double *restrict above, double inverse, int64_t n, double weight,
+                             double *restrict below) {
+    const __m256d i = _mm256_set1_pd(inverse), w = _mm256_set1_pd(weight);
     int64_t s = 0;
-    out[0] = 0;
+    for (; s + 4 <= n; s += 4) _mm256_storeu_pd(below + s, _mm256_mul_pd(_mm256_floor_pd(quotients_avx2(count + s, above + s, i)), w));
+    for (; s < n; s++) below[s] = weight * (double)CHANCE(s);
+}
+
+AVX512 static void smooth_avx512(const int32_t *restrict count, const double *restrict above, double inverse, int64_t n, double weight,
+                                 double *restrict below) {
+    const __m512d i = _mm512_set1_pd(inverse), w = _mm512_set1_pd(weight);
+    int64_t s = 0;
     for (; s + 8 <= n; s += 8) {
-        __m256i sum = _mm256_add_epi32(_mm256_loadu_si256((const __m256i *)(chance + s)), one);
-        sum = _mm256_add_epi32(sum, _mm256_slli_si256(sum, 4));
-        sum = _mm256_add_epi32(sum, _mm256_slli_si256(sum, 8)); /* of each half by itself */
-        sum = _mm256_add_epi32(sum, _mm256_shuffle_epi32(_mm256_permute2x128_si256(sum, sum, 0x08), 0xFF));
-        sum = _mm256_add_epi32(sum, before);
-        before = _mm256_permutevar8x32_epi32(sum, last);
-        _mm256_storeu_si256((__m256i *)(out + 1 + s), sum);
+        __m512d chance = _mm512_roundscale_pd(quotients_avx512(count + s, above + s, i), _MM_FROUND_TO_NEG_INF | _MM_FROUND_NO_EXC);
+        _mm512_storeu_pd(below + s, _mm512_mul_pd(chance, w));
     }
-    uint32_t sum = (uint32_t)_mm256_extract_epi32(before, 0);
-    for (; s < n; s++) out[s + 1] = sum += (uint32_t)chance[s] + 1;
+    for (; s < n; s++) below[s] = weight * (double)CHANCE(s);
+}
+
+/* Adds the sums of eight symbols to those before them, of which the last is in all of `before`. */
+AVX2 static inline __m256i sums_of(__m256i chance, __m256i *before) {
+    __m256i sum = _mm256_sub_epi32(chance, _mm256_set1_epi32(-1));
+    sum = _mm256_add_epi32(sum, _mm256_slli_si256(sum, 4));
+    sum = _mm256_add_epi32(sum, _mm256_slli_si256(sum, 8)); /* of each half by itself */
+    sum = _mm256_add_epi32(sum, _mm256_shuffle_epi32(_mm256_permute2x128_si256(sum, sum, 0x08), 0xFF));
+    __m256i all = _mm256_permutevar8x32_epi32(sum, _mm256_set1_epi32(7));
+    sum = _mm256_add_epi32(sum, *before);
+    *before = _mm256_add_epi32(*before, all);
     return sum;
 }
 
-#define HAS_AVX2 __builtin_cpu_supports("avx2")
+AVX2 static inline __m256i chances_avx2(const int32_t *count, const double *above, __m256d inverse) {
+    __m128i first = _mm256_cvttpd_epi32(quotients_avx2(count, above, inverse));
+    __m128i second = _mm256_cvttpd_epi32(quotients_avx2(count + 4, above + 4, inverse));
+    return _mm256_inserti128_si256(_mm256_castsi128_si256(first), second, 1);
+}
+
+AVX512 static inline __m256i chances_avx512(const int32_t *count, const double *above, __m512d inverse) {
+    return _mm512_cvttpd_epi32(quotients_avx512(count, above, inverse));
+}
+
+#define FINISH(CHANCES, INVERSE)                                                                                                   \
+    __m256i before = _mm256_setzero_si256();                                                                                       \
+    int64_t s = 0;                                                                                                                 \
+    out[0] = 0;                                                                                                                    \
+    for (; s + 8 <= n; s += 8)                                                                                                     \
+        _mm256_storeu_si256((__m256i *)(out + 1 + s), sums_of(CHANCES(count + s, above + s, INVERSE), &before));                   \
+    uint32_t sum = (uint32_t)_mm256_extract_epi32(before, 0);                                                                      \
+    for (; s < n; s++) out[s + 1] = sum += (uint32_t)CHANCE(s) + 1;
+
+AVX2 static void finish_avx2(const int32_t *restrict count, const double *restrict above, double inverse, int64_t n,
+                             uint32_t *restrict out) {
+    FINISH(chances_avx2, _mm256_set1_pd(inverse))
+}
+
+AVX512 static void finish_avx512(const int32_t *restrict count, const double *restrict above, double inverse, int64_t n,
+                                 uint32_t *restrict out) {
+    FINISH(chances_avx512, _mm512_set1_pd(inverse))
+}
+
+/* Eight sums at a time; those behind a row's symbols are above every target. */
+AVX2 static inline int64_t fallen_avx2(const uint32_t *cumulative, uint32_t target, int64_t n) {
+    int64_t first = 0;
+    while (n > 64) {
+        int64_t half = n >> 4 << 3; /* eights stay eights of the row */
+        first = cumulative[first + half] <= target ? first + half : first;
+        n -= half;
+    }
+    const __m256i above = _mm256_set1_epi32((int32_t)target);
+    int64_t missed = 0, s = 0;
+    for (; s < n; s += 8) {
+        __m256i sums = _mm256_loadu_si256((const __m256i *)(cumulative + first + 1 + s));
+        missed += __builtin_popcount((unsigned)_mm256_movemask_ps(_mm256_castsi256_ps(_mm256_cmpgt_epi32(sums, above))));
+    }
+    return first + s - missed;
+}
+
+AVX2 static int64_t read_tile_avx2(const digit *restrict d, const int32_t *restrict rows, int64_t n, uint64_t *restrict state,
+                                   const uint32_t *restrict words, int64_t *restrict symbols) {
+    if (d->n_symbols < 8) return read_tile_plain(d, rows, n, state, words, symbols);
+    READ_TILE(fallen_avx2)
+}
+
+#define HAS(FEATURE) __builtin_cpu_supports(FEATURE)
+#define HAS_AVX2 (HAS("avx2") && HAS("fma") && HAS("popcnt"))
+#define HAS_AVX512 (HAS_AVX2 && HAS("avx512f") && HAS("avx512vl"))
 #else
 #define smooth_avx2 smooth_plain
-#define accumulate_avx2 accumulate_plain
+#define finish_avx2 finish_plain
+#define read_tile_avx2 read_tile_plain
+#define smooth_avx512 smooth_plain
+#define finish_avx512 finish_plain
 #define HAS_AVX2 0
+#define HAS_AVX512 0
 #endif
 
-/* What this processor does best. */
 typedef struct {
-    void (*smooth)(const int32_t *restrict, const int32_t *restrict, double, double, int64_t, int32_t *restrict);
-    uint32_t (*accumulate)(const int32_t *restrict, int64_t, uint32_t *restrict);
+    void (*smooth)(const int32_t *restrict, const double *restrict, double, int64_t, double, double *restrict);
+    void (*finish)(const int32_t *restrict, const double *restrict, double, int64_t, uint32_t *restrict);
+    int64_t (*read_tile)(const digit *restrict, const int32_t *restrict, int64_t, uint64_t *restrict, const uint32_t *restrict,
+                         int64_t *restrict);
 } means;
 
+/* Which of the means this processor has. */
+int64_t lp_means(void) { return HAS_AVX512 ? 2 : HAS_AVX2 ? 1 : 0; }
+
 static means best_means(void) {
-    means plain = {smooth_plain, accumulate_plain}, avx2 = {smooth_avx2, accumulate_avx2};
-    return HAS_AVX2 ? avx2 : plain;
+    static const means all[] = {
+        {smooth_plain, finish_plain, read_tile_plain},
+        {smooth_avx2, finish_avx2, read_tile_avx2},
+        {smooth_avx512, finish_avx512, read_tile_avx2},
+    };
+    return all[lp_means()];
 }
 
 #ifdef __GNUC__
@@ -125,95 +277,124 @@ static int64_t number(const digit *d, numbers contexts, int64_t k, int64_t i, in
     return d->strides[k] * before + (contexts[k] ? contexts[k][i] : 0);
 }
 
-/* The cumulative frequencies of a context that this chunk meets for the first time. */
-static int32_t new_row(digit *d, const means *by, numbers contexts, int64_t i, int64_t before) {
-    int64_t n = d->n_symbols;
-    int32_t last[512];
-    const int32_t *above = d->chance;
-    int64_t above_row = 0;
-    for (int64_t k = 0; k < d->depth; k++) {
-        int64_t c = number(d, contexts, k, i, before);
-        context *found = &d->seen[k][c];
-        if (!found->row) {
-            if (found->total) {
-                above_row = d->n_chance++;
-                int32_t *below = d->chance + above_row * n;
-                double weight = (double)d->weights[k];
-                by->smooth(d->counts[k] + c * n, above, weight, UP / (16.0 * found->total + weight), n, below);
-            } /* without counts it is the level above, exactly */
-            found->row = (int32_t)above_row + 1;
-        }
-        above_row = found->row - 1;
-        above = d->chance + above_row * n;
-    }
-    int64_t c = number(d, contexts, d->depth, i, before);
-    context *found = &d->seen[d->depth][c];
-    if (found->total) {
-        double weight = (double)d->weights[d->depth];
-        by->smooth(d->counts[d->depth] + c * n, above, weight, UP / (16.0 * found->total + weight), n, last);
-        above = last;
-    }
-    int64_t row = d->n_rows++;
-    uint32_t sum = by->accumulate(above, n, d->cumulative + row * (n + 1));
-    d->scale[row] = 16777216.0 * (UP / sum);
-    found->row = (int32_t)row + 1;
-    return (int32_t)row;
+/* The chances of a context of a level, into row `row`. */
+static inline void smooth_row(const digit *d, const means *by, int64_t k, const fresh *one, int64_t row) {
+    double inverse = UP / (16.0 * d->counted[k][one->place].total + (double)d->weights[k]);
+    by->smooth(d->counts[k] + one->place * d->width, d->chance + one->above * d->width, inverse, d->width, (double)d->weights[k + 1],
+               d->chance + row * d->width);
 }
 
-/* The rows of frequencies of a chunk: all digits before are known. */
+/* Counts that will be asked for. */
+static inline void fetch(const digit *d, int64_t k, const fresh *one) {
+    const int32_t *counts = d->counts[k] + one->place * d->width;
+    for (int64_t s = 0; s < d->width; s += 16) PREFETCH(counts + s);
+}
+
+/* The rows of frequencies of a chunk: all digits before are known. First the contexts that it has, from long ones to short ones, without
+   a branch on which are new; then their chances from short ones to long ones, counts on their way to the cache. */
 static void find_rows(digit *d, const means *by, numbers contexts, int64_t start, int64_t stop, const int64_t *before) {
-    int64_t n = stop - start, stride = before ? d->strides[d->depth] : 0;
-    const int32_t *own = contexts[d->depth];
-    const context *seen = d->seen[d->depth];
+    int64_t n = stop - start, n_fresh[MAX_DEPTH], base[MAX_DEPTH], depth = d->depth, stride = before ? d->strides[depth] : 0;
+    const int32_t *own = contexts[depth];
+    context *seen = d->seen[depth];
     int32_t *rows = d->rows;
+    fresh *found = d->fresh[depth];
     if (own && stride)
         for (int64_t j = 0; j < n; j++) rows[j] = own[start + j] + (int32_t)(stride * before[start + j]);
     else if (own)
         for (int64_t j = 0; j < n; j++) rows[j] = own[start + j];
     else
         for (int64_t j = 0; j < n; j++) rows[j] = stride ? (int32_t)(stride * before[start + j]) : 0;
+    int32_t n_found = 0;
     for (int64_t j = 0; j < n; j++) {
         if (j + AHEAD < n) PREFETCH(&seen[rows[j + AHEAD]]);
-        int32_t row = seen[rows[j]].row;
-        rows[j] = row ? row - 1 : new_row(d, by, contexts, start + j, before ? before[start + j] : 0);
+        context *here = &seen[rows[j]];
+        int32_t row = here->row;
+        found[n_found] = (fresh){here->place, 0, (int32_t)j};
+        n_found += !row;
+        here->row = row = row ? row : n_found;
+        rows[j] = row - 1;
     }
+    n_fresh[depth] = n_found;
+    int32_t n_chance = 2; /* without counts, without a context */
+    for (int64_t k = depth - 1; k > 0; k--) {
+        fresh *below = found;
+        found = d->fresh[k];
+        seen = d->seen[k];
+        n_found = 0;
+        for (int64_t j = 0; j < n_fresh[k + 1]; j++) {
+            int64_t i = start + below[j].at;
+            context *here = &seen[number(d, contexts, k, i, before ? before[i] : 0)];
+            int32_t row = here->row;
+            found[n_found] = (fresh){here->place, 0, below[j].at};
+            n_found += !row;
+            here->row = row = row ? row : n_chance + n_found;
+            below[j].above = row - 1;
+        }
+        n_fresh[k] = n_found;
+        base[k] = n_chance;
+        n_chance += n_found;
+    }
+    if (depth) {
+        fresh none = {d->seen[0]->place, 0, 0};
+        smooth_row(d, by, 0, &none, 1);
+        for (int64_t j = 0; j < n_fresh[1]; j++) d->fresh[1][j].above = 1;
+    }
+    for (int64_t k = 1; k < depth; k++)
+        for (int64_t j = 0; j < n_fresh[k]; j++) {
+            if (j + SOON < n_fresh[k]) fetch(d, k, &d->fresh[k][j + SOON]);
+            smooth_row(d, by, k, &d->fresh[k][j], base[k] + j);
+        }
+    for (int64_t j = 0; j < n_fresh[depth]; j++) {
+        const fresh *one = &d->fresh[depth][j];
+        if (j + SOON < n_fresh[depth]) fetch(d, depth, one + SOON);
+        uint32_t *out = d->cumulative + j * (d->width + 1);
+        double inverse = UP / (16.0 * d->counted[depth][one->place].total + (double)d->weights[depth]);
+        by->finish(d->counts[depth] + one->place * d->width, d->chance + one->above * d->width, inverse, d->width, out);
+    }
+    for (int64_t j = 0; j < n_fresh[depth]; j++) d->scale[j] = 16777216.0 * (UP / d->cumulative[j * (d->width + 1) + d->n_symbols]);
+}
+
+/* A place for the counts of a context that is counted under for the first time. */
+static int32_t new_place(digit *d, int64_t k, int64_t number) {
+    int32_t place = (int32_t)++d->n_places[k];
+    d->counted[k][place].number = (int32_t)number;
+    return d->seen[k][number].place = place;
 }
 
 /* Count a chunk's symbols, and forget its rows. */
 static void learn(digit *d, numbers contexts, int64_t start, int64_t stop, const int64_t *before, const int64_t *symbols) {
-    int64_t n_symbols = d->n_symbols;
-    d->seen[0]->total += (int32_t)(stop - start); /* level 0 has one context */
+    int64_t width = d->width;
+    if (start == stop) return;
+    int32_t root = d->seen[0]->place ? d->seen[0]->place : new_place(d, 0, 0); /* level 0 has one context */
+    d->counted[0][root].total += (int32_t)(stop - start);
     d->seen[0]->row = 0;
-    for (int64_t i = start; i < stop; i++) d->counts[0][symbols[i]]++;
+    for (int64_t i = start; i < stop; i++) d->counts[0][root * width + symbols[i]]++;
     for (int64_t k = 1; k <= d->depth; k++) {
         int32_t *counts = d->counts[k];
         context *seen = d->seen[k];
+        counted *of = d->counted[k];
         int64_t stride = before ? d->strides[k] : 0;
         const int32_t *own = contexts[k];
         for (int64_t i = start; i < stop; i++) {
             int64_t c = (own ? own[i] : 0) + (stride ? stride * before[i] : 0);
-            counts[c * n_symbols + symbols[i]]++;
-            seen[c].total++;
+            int32_t place = seen[c].place;
+            if (!place) place = new_place(d, k, c);
+            counts[place * width + symbols[i]]++;
+            of[place].total++;
             seen[c].row = 0;
         }
     }
-    d->n_chance = 1;
-    d->n_rows = 0;
 }
 
-/* Forget all that was counted. `sizes`: the contexts of each level, digit after digit; of those that nothing was counted under both
-   tables are 0 already. */
-void lp_clear(digit *digits, int64_t n_digits, const int64_t *sizes) {
-    for (int64_t k = 0; k < n_digits; k++)
-        for (int64_t at = 0; at <= digits[k].depth; at++, sizes++) {
-            int64_t n_symbols = digits[k].n_symbols;
-            context *seen = digits[k].seen[at];
-            for (int64_t c = 0; c < *sizes; c++) {
-                if (!seen[c].total) continue;
-                int32_t *counts = digits[k].counts[at] + c * n_symbols;
-                for (int64_t s = 0; s < n_symbols; s++) counts[s] = 0;
-                seen[c].total = 0;
-            }
+/* Forget all that was counted. */
+void lp_clear(digit *digits, int64_t n_digits) {
+    for (digit *d = digits; d < digits + n_digits; d++)
+        for (int64_t k = 0; k <= d->depth; k++) {
+            int64_t n = 1 + d->n_places[k];
+            for (int64_t place = 1; place < n; place++) d->seen[k][d->counted[k][place].number].place = 0;
+            memset(d->counts[k], 0, (size_t)(n * d->width) * sizeof(int32_t));
+            memset(d->counted[k], 0, (size_t)n * sizeof(counted));
+            d->n_places[k] = 0;
         }
 }
 
@@ -242,60 +423,24 @@ static int refill(stream *in, int64_t lane, uint64_t x) {
     return 1;
 }
 
-/* The slots of a symbol from its cumulative frequencies, which are below 2^31. */
-static inline void slots_of(const uint32_t *edge, double scale, uint32_t *low, uint32_t *width) {
-#if defined(__x86_64__) && defined(__GNUC__)
-    __m128d both = _mm_mul_pd(_mm_cvtepi32_pd(_mm_loadl_epi64((const __m128i *)edge)), _mm_set1_pd(scale));
-    uint64_t ends = (uint64_t)_mm_cvtsi128_si64(_mm_cvttpd_epi32(both));
-    *low = (uint32_t)ends;
-    *width = (uint32_t)(ends >> 32) - *low;
-#else
-    *low = (uint32_t)(int64_t)(edge[0] * scale);
-    *width = (uint32_t)(int64_t)(edge[1] * scale) - *low;
-#endif
-}
-
-/* The symbol under a row of cumulative frequencies that a state's slot falls to; the state without it. */
-static inline int64_t take(const uint32_t *cumulative, double scale, int64_t n_symbols, uint64_t *x) {
-    uint64_t slot = *x & SLOT_MASK;
-    uint32_t target = (uint32_t)(((slot + 1) * cumulative[n_symbols] - 1) >> SLOT_BITS);
-    int64_t first = 0, count = n_symbols;
-    while (count > 1) {
-        int64_t half = count >> 1;
-        first = cumulative[first + half] <= target ? first + half : first;
-        count -= half;
-    }
-    uint32_t low, width;
-    slots_of(cumulative + first, scale, &low, &width);
-    *x = (uint64_t)width * (*x >> SLOT_BITS) + slot - low;
-    return first;
-}
-
 static int read_digit(digit *d, const means *by, numbers contexts, stream *in, int64_t start, int64_t stop, const int64_t *before,
                       int64_t *symbols) {
     if (start < stop && !begin(in)) return 0;
     find_rows(d, by, contexts, start, stop, before);
     const int32_t *rows = d->rows;
-    int64_t n = d->n_symbols;
     for (int64_t i = start, tile; i < stop; i += tile, rows += tile) {
         tile = stop - i < in->lanes ? stop - i : in->lanes;
-        if (in->n_words - in->position >= tile) { /* a word for every lane: no branch on which of them take one */
-            const uint32_t *words = in->words + in->position;
-            int64_t used = 0;
-            for (int64_t lane = 0; lane < tile; lane++) {
-                uint64_t x = in->state[lane];
-                symbols[i + lane] = take(d->cumulative + rows[lane] * (n + 1), d->scale[rows[lane]], n, &x);
-                uint64_t filled = (x << 32) | words[used];
-                uint64_t hungry = x < LOWER; /* by arithmetic: which lanes are is not to be predicted */
-                in->state[lane] = x ^ ((x ^ filled) & -hungry);
-                used += (int64_t)hungry;
-            }
-            in->position += used;
-        } else
-            for (int64_t lane = 0; lane < tile; lane++) {
-                uint64_t x = in->state[lane];
-                symbols[i + lane] = take(d->cumulative + rows[lane] * (n + 1), d->scale[rows[lane]], n, &x);
-                if (!refill(in, lane, x)) return 0;
+        if (in->n_words - in->position >= tile)
+            in->position += by->read_tile(d, rows, tile, in->state, in->words + in->position, symbols + i);
+        else
+            for (int64_t lane = 0; lane < tile; lane++) { /* the last words: each lane for itself */
+                uint64_t x = in->state[lane], slot = x & SLOT_MASK;
+                const uint32_t *sums = d->cumulative + rows[lane] * (d->width + 1);
+                int64_t first = fallen_plain(sums, (uint32_t)(((slot + 1) * sums[d->n_symbols] - 1) >> SLOT_BITS), d->n_symbols);
+                uint32_t low, size;
+                slots_of(sums + first, d->scale[rows[lane]], &low, &size);
+                symbols[i + lane] = first;
+                if (!refill(in, lane, (uint64_t)size * (x >> SLOT_BITS) + slot - low)) return 0;
             }
     }
     return 1;
@@ -932,7 +1077,7 @@ static void write_digit(digit *d, const means *by, numbers contexts, slots *out,
     uint32_t *low = out->low + out->n - start, *width = out->width + out->n - start;
     for (int64_t i = start; i < stop; i++) {
         int64_t row = d->rows[i - start];
-        const uint32_t *edge = d->cumulative + row * (d->n_symbols + 1) + symbols[i];
+        const uint32_t *edge = d->cumulative + row * (d->width + 1) + symbols[i];
         slots_of(edge, d->scale[row], &low[i], &width[i]);
     }
     out->n += out->lengths[out->n_steps++] = stop - start;

@@ -41,7 +41,7 @@ def cache_folder() -> Path:
 @cache
 def library() -> Any | None:
     """The loaded kernel, None when there is none to be had."""
-    loaded = load(SOURCE, ("lp_read", "lp_write", "lp_read_forward", "lp_write_forward"))
+    loaded = load(SOURCE, ("lp_read", "lp_write", "lp_read_forward", "lp_write_forward", "lp_means"))
     if loaded is None:
         return None
     from vae_core.entropy.agreement import agrees  # made of this module's pieces
@@ -67,11 +67,35 @@ def load(source: Path, counting: Sequence[str]) -> Any | None:
 
 
 def agreeing(loaded: Any, source: Path, agrees: Callable[[Any], bool]) -> Any | None:
-    """The loaded library if it passes its self-test, else None."""
-    if agrees(loaded):
-        return loaded
-    log.warning("%s as compiled here does not give the specification's bits: numpy does the work", source.name)
-    return None
+    """The loaded library if it passes its self-test, else None. One that passed once, on a processor of the same means, need not again:
+    a mark beside it says so."""
+    path = Path(loaded._name)
+    mark = path.with_suffix(f".{loaded.lp_means() if hasattr(loaded, 'lp_means') else 0}.passed")
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    try:
+        if mark.read_text(encoding="ascii") == digest:
+            return loaded
+    except (OSError, ValueError):
+        pass  # not tested yet, or the mark is damaged: tested again
+    if not agrees(loaded):
+        log.warning("%s as compiled here does not give the specification's bits: numpy does the work", source.name)
+        return None
+    try:
+        _put(mark, lambda name: Path(name).write_text(digest, encoding="ascii"))
+    except OSError as error:
+        log.info("%s passed its self-test, which cannot be noted: %s", source.name, error)
+    return loaded
+
+
+def _put(target: Path, fill: Callable[[str], object]) -> None:
+    """A file that is there whole or not at all: `fill` writes it under another name."""
+    handle, name = tempfile.mkstemp(suffix=target.suffix, dir=target.parent)
+    os.close(handle)
+    try:
+        fill(name)
+        os.replace(name, target)
+    finally:
+        Path(name).unlink(missing_ok=True)
 
 
 def _compiled(compiler: str, source: Path) -> Path:
@@ -83,14 +107,8 @@ def _compiled(compiler: str, source: Path) -> Path:
     if target.exists():
         return target
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-    handle, name = tempfile.mkstemp(suffix=".so", dir=folder)
-    os.close(handle)
-    try:
-        command = [compiler, *FLAGS, "-o", name, str(source), *LIBRARIES]
-        subprocess.run(command, check=True, capture_output=True, timeout=COMPILE_SECONDS)
-        os.replace(name, target)
-    finally:
-        Path(name).unlink(missing_ok=True)
+    command = [compiler, *FLAGS, str(source), *LIBRARIES, "-o"]
+    _put(target, lambda name: subprocess.run([*command, name], check=True, capture_output=True, timeout=COMPILE_SECONDS))
     return target
 
 

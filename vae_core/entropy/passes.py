@@ -26,6 +26,7 @@ MAX_DEPTH, MAX_DIGITS = 8, 2  # as in kernel.c
 MAX_SYMBOLS = 512
 RAW_BITS, N_RAW_STEPS = 16, 4  # of a slot, and slots of a row at most
 SCALE = 1 << 20
+WIDTH = 8  # rows of tables of more symbols are multiples of so many int32
 APART = 16  # tables begin at multiples of so many int32: lines of a cache
 
 
@@ -66,18 +67,25 @@ class _Digit(ctypes.Structure):
     _fields_ = (
         ("n_symbols", ctypes.c_int64),
         ("depth", ctypes.c_int64),
+        ("width", ctypes.c_int64),
         ("weights", ctypes.c_void_p),
         ("strides", ctypes.c_void_p),
-        ("counts", ctypes.c_void_p),
         ("seen", ctypes.c_void_p),
+        ("counts", ctypes.c_void_p),
+        ("counted", ctypes.c_void_p),
+        ("n_places", ctypes.c_void_p),
         ("contexts", ctypes.c_void_p),
+        ("fresh", ctypes.c_void_p),
         ("chance", ctypes.c_void_p),
         ("cumulative", ctypes.c_void_p),
         ("scale", ctypes.c_void_p),
         ("rows", ctypes.c_void_p),
-        ("n_chance", ctypes.c_int64),
-        ("n_rows", ctypes.c_int64),
     )
+
+
+def row_width(n_symbols: int) -> int:
+    """Int32 from one row of a table to the next: where there are many symbols, no row ends within a vector of the processor."""
+    return n_symbols if n_symbols < WIDTH else -(-n_symbols // WIDTH) * WIDTH
 
 
 class Ground(threading.local):
@@ -91,10 +99,10 @@ GROUND = Ground()
 
 
 @contextmanager
-def kept_tables(digits: Digits, raw_bits: Ints, most_rows: int) -> Iterator[PassTables]:
+def kept_tables(digits: Digits, raw_bits: Ints, most_rows: int, n_rows: int) -> Iterator[PassTables]:
     """PassTables in memory that the tables before had: to clear what was counted is less work than to clear all there is."""
     ground, GROUND.free = GROUND.free, np.zeros(0, np.int32)
-    tables = PassTables(digits, raw_bits, most_rows, ground)
+    tables = PassTables(digits, raw_bits, most_rows, n_rows, ground)
     yield tables  # after an error what is in them is nobody's: fresh ones next time
     tables.clear()
     GROUND.free = tables.ground
@@ -106,32 +114,36 @@ class PassTables:
     digits    : (n_symbols, n_contexts of each level, weights, strides) each
     raw_bits  : (n_symbols of the first digit,) bits that follow a row of that digit
     most_rows : of a chunk
+    n_rows    : of all passes
     ground    : int32, all 0, to be counted in; where it is too small, other memory
     """
 
-    def __init__(self, digits: Digits, raw_bits: Ints, most_rows: int, ground: NDArray[np.int32] | None = None) -> None:
+    def __init__(
+        self, digits: Digits, raw_bits: Ints, most_rows: int, n_rows: int, ground: NDArray[np.int32] | None = None
+    ) -> None:
         if len(digits) > MAX_DIGITS:
             raise ValueError(f"the kernel has no room for {len(digits)} digits")
         self.n_digits = len(digits)
         self._raw_bits = raw_bits.astype(np.uint8)
         self._kept: list[Any] = []  # what the structures point to
         self._structures = (_Digit * len(digits))()
-        self._sizes = np.array([n for digit in digits for n in digit[1]], np.int64)
-        shapes = [(n, width) for n_symbols, contexts, *_ in digits for width in (n_symbols, 2) for n in contexts]
-        ends = np.cumsum([-(-n * width // APART) * APART for n, width in shapes]).tolist()
+        # of each level: of each context where its counts are, and for as many of them as there are rows, and one more, counts and totals
+        lengths = [
+            length for n_symbols, contexts, *_ in digits for n in contexts
+            for length in (2 * n, (1 + min(n, n_rows)) * row_width(n_symbols), 2 * (1 + min(n, n_rows)))
+        ]  # fmt: skip
+        ends = np.cumsum([-(-length // APART) * APART for length in lengths]).tolist()
         self.ground = ground if ground is not None and len(ground) >= ends[-1] else np.zeros(ends[-1], np.int32)
-        parts = [self.ground[start : start + n * width] for start, (n, width) in zip([0, *ends], shapes, strict=False)]
+        parts = [self.ground[start : start + length] for start, length in zip([0, *ends], lengths, strict=False)]
         for structure, digit in zip(self._structures, digits, strict=True):
-            depth = len(digit[1])
-            self._fill(structure, most_rows, parts[:depth], parts[depth : 2 * depth], *digit)
-            parts = parts[2 * depth :]
+            own, parts = parts[: 3 * len(digit[1])], parts[3 * len(digit[1]) :]
+            self._fill(structure, most_rows, [own[k::3] for k in range(3)], *digit)
 
     def _fill(
         self,
         structure: _Digit,
         most_rows: int,
-        counts: Sequence[NDArray[np.int32]],
-        seen: Sequence[NDArray[np.int32]],
+        parts: Sequence[Sequence[NDArray[np.int32]]],
         n_symbols: int,
         contexts: Sequence[int],
         weights: Sequence[int],
@@ -140,25 +152,28 @@ class PassTables:
         if not len(contexts) == len(weights) == len(strides) <= MAX_DEPTH or not 1 <= n_symbols <= MAX_SYMBOLS:
             raise ValueError(f"the kernel has no room for {n_symbols} symbols under {len(contexts)} levels of contexts")
         rows = [min(most_rows, n) for n in contexts]
-        chance = np.empty((1 + sum(rows[:-1]), n_symbols), np.int32)
-        chance[0] = SCALE // n_symbols
-        cumulative, scale = np.empty((rows[-1], n_symbols + 1), np.uint32), np.empty(rows[-1], np.float64)
+        width = row_width(n_symbols)
+        chance = np.empty((1 + sum(rows[:-1]), width), np.float64)
+        fresh = [np.empty((1 + n, 3), np.int32) for n in rows]
+        chance[0, :n_symbols], chance[0, n_symbols:] = weights[0] * (SCALE // n_symbols), 0
+        cumulative, scale = np.empty((rows[-1], width + 1), np.uint32), np.empty(rows[-1], np.float64)
         numbers = [np.array(values, np.int64) for values in (weights, strides)]
-        tables = [kernel.pointers(arrays) for arrays in (counts, seen)]
-        structure.n_symbols, structure.depth = n_symbols, len(contexts) - 1
+        tables = [kernel.pointers(arrays) for arrays in (*parts, fresh)]
+        n_places = np.zeros(len(contexts), np.int64)
+        structure.n_symbols, structure.depth, structure.width = n_symbols, len(contexts) - 1, width
         structure.weights, structure.strides = (a.ctypes.data for a in numbers)
-        structure.counts, structure.seen = (ctypes.addressof(table) for table in tables)
+        structure.n_places = n_places.ctypes.data
+        structure.seen, structure.counts, structure.counted, structure.fresh = (ctypes.addressof(table) for table in tables)
         structure.chance, structure.cumulative, structure.scale = chance.ctypes.data, cumulative.ctypes.data, scale.ctypes.data
-        structure.n_chance = 1
         found = np.empty(max(1, most_rows), np.int32)
         structure.rows = found.ctypes.data
-        self._kept += [chance, cumulative, scale, numbers, tables, found]
+        self._kept += [chance, cumulative, scale, numbers, tables, n_places, fresh, found]
 
     def clear(self) -> None:
         """Forget what was counted: all of `ground` is 0 again."""
         c = kernel.library()
         assert c is not None
-        c.lp_clear(self._structures, kernel.size(self.n_digits), kernel.pointer(self._sizes))
+        c.lp_clear(self._structures, kernel.size(self.n_digits))
 
     def raw_slots(self, first: Ints) -> int:
         """Slots that raw bits take behind (n,) first digits, 16 bits each."""

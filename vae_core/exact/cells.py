@@ -39,7 +39,7 @@ def code_cells(
     if plan.forward is not None:
         _code_forward(channel, plan, decoded, own, active)
         return
-    with _kernel_tables(plan, decoded.n_rows) if kernel.available() else nullcontext(_numpy_tables(plan)) as tables:
+    with _kernel_tables(plan, decoded.n_rows, decoded.n_rows) if kernel.available() else nullcontext(_numpy_tables(plan)) as tables:
         for step, all_rows in passes(decoded.n_rows, plan.by_level):
             found = pass_of(plan, step, all_rows, decoded, own, active, np.int32 if isinstance(tables, PassTables) else np.int64)
             if found is None:
@@ -130,7 +130,7 @@ def _code_forward_by_kernel(channel: Channel, plan: CellPlan, decoded: Decoded, 
         contexts.append(given)
         features += [OwnFeature(k, f.kind, f.edges, strides, f.lo) for f, strides in own]  # the kernel adds what it finds
     walk = kernel_walk(lanes, plan.linear, decoded, features, plan.last_chunk, _numbers(plan), plan.matches, plan.leader, keeps=False)
-    with _kernel_tables(plan, lanes.n_lanes) as tables:
+    with _kernel_tables(plan, lanes.n_lanes, lanes.n) as tables:
         found = channel.code_forward(tables, contexts, walk, lanes.n, lanes.of(known) if channel.writes else None)
     if not channel.writes:
         lanes.put(known, found)
@@ -178,14 +178,14 @@ def _numpy_tables(plan: CellPlan) -> list[AdaptiveCounts]:
     ]
 
 
-def _kernel_tables(plan: CellPlan, n_rows: int) -> AbstractContextManager[PassTables]:
+def _kernel_tables(plan: CellPlan, most_rows: int, n_rows: int) -> AbstractContextManager[PassTables]:
     digits = []
     for size, digit in zip(plan.scheme.sizes, plan.digits, strict=True):
         sizes = [f.size for f in digit.features]
         levels = Contexts.of(sizes, [None if f.kind == "digit" else _NONE for f in digit.features])
         digits.append((size, [n_contexts(sizes[:k]) for k in range(len(sizes) + 1)], digit.weights, levels.strides))
     first = np.arange(plan.scheme.sizes[0], dtype=np.int64)
-    return kept_tables(digits, plan.scheme.n_raw([first]), min(plan.last_chunk, n_rows))
+    return kept_tables(digits, plan.scheme.n_raw([first]), min(plan.last_chunk, most_rows), n_rows)
 
 
 def _contexts(

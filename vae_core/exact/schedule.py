@@ -9,6 +9,7 @@ cent, without its serial loop). Within a pass, counts learned from a chunk of ro
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import lru_cache
 from typing import TypeVar
 
 import numpy as np
@@ -30,11 +31,18 @@ def passes(n_rows: int, by_level: bool) -> list[tuple[int, Ints]]:
     Raises nothing; the rows of all passes are a permutation of range(n_rows).
     """
     if not by_level:
-        return [(0, np.arange(n_rows, dtype=np.int64))]
+        return [(0, _all(n_rows))]
     found = [(STRIDE, np.arange(0, n_rows, STRIDE, dtype=np.int64))]
     for step in STEPS[1:]:
         found.append((step, np.arange(step, n_rows, 2 * step, dtype=np.int64)))
     return [(step, rows) for step, rows in found if len(rows)]
+
+
+@lru_cache(maxsize=2)  # blocks have the same number of rows, nearly all of them
+def _all(n_rows: int) -> Ints:
+    found = np.arange(n_rows, dtype=np.int64)
+    found.flags.writeable = False
+    return found
 
 
 def every(step: int) -> slice:
