@@ -122,7 +122,7 @@ def test_a_column_read_is_the_column_written(code, n, seed, stateful, piece):
     before = fresh(known)
     found, found_state = code_column(decoder, code, before, None, None)
     decoder.finish()
-    assert not GROUND.free.any()  # what was counted is forgotten: the next tables begin where these did
+    assert not GROUND.free.counted.any()  # what was counted is forgotten: the next tables begin where these did
     assert np.array_equal(found, values)
     assert (state is None and found_state is None) or np.array_equal(found_state, state)
     assert np.array_equal(before.values[N_EARLIER], after.values[N_EARLIER])
@@ -146,13 +146,13 @@ def test_a_garbled_stream_gives_wrong_values_or_a_corrupt_archive_and_nothing_el
     try:
         found, found_state = code_column(Decoder(bytes(stream)), code, fresh(known), None, None)
     except CorruptArchive as error:
-        assert not GROUND.free.any()
+        assert not GROUND.free.counted.any()
         with numpy_alone(), pytest.raises(CorruptArchive, match=re.escape(str(error))):
             code_column(Decoder(bytes(stream)), code, fresh(known), None, None)
         return
     with numpy_alone():
         slow, slow_state = code_column(Decoder(bytes(stream)), code, fresh(known), None, None)
-    assert not GROUND.free.any()
+    assert not GROUND.free.counted.any()
     assert np.array_equal(found, slow) and (found_state is slow_state or np.array_equal(found_state, slow_state))
     assert found.shape == (n,) and (found_state is None or (found_state < N_STATES).all())
 

@@ -7,11 +7,12 @@ where there is no kernel.
 from __future__ import annotations
 
 import ctypes
+import itertools
 import threading
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +20,7 @@ from numpy.typing import NDArray
 from vae_core.entropy import kernel
 
 Ints = NDArray[np.int64]
+S = TypeVar("S", bound=np.generic)
 Words = NDArray[np.uint32]
 Slots = tuple[Words, Words, Ints]  # low and width of each symbol, lengths of the steps they make
 Digits = Sequence[tuple[int, Sequence[int], Sequence[int], Sequence[int]]]
@@ -27,7 +29,7 @@ MAX_SYMBOLS = 512
 RAW_BITS, N_RAW_STEPS = 16, 4  # of a slot, and slots of a row at most
 SCALE = 1 << 20
 WIDTH = 8  # rows of tables of more symbols are multiples of so many int32
-APART = 16  # tables begin at multiples of so many int32: lines of a cache
+LINE = 64  # bytes: pieces of memory begin at multiples of it
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,29 +85,72 @@ class _Digit(ctypes.Structure):
     )
 
 
+def _counted(n_rows: int, n_symbols: int, contexts: Sequence[int]) -> list[int]:
+    """Int32 of kernel.c: digit.seen, counts and counted, level after level. As many contexts are met as there are rows, at most."""
+    places = [1 + min(n, n_rows) for n in contexts]
+    return [length for n, some in zip(contexts, places, strict=True) for length in (2 * n, some * row_width(n_symbols), 2 * some)]
+
+
+def _worked(most_rows: int, n_symbols: int, contexts: Sequence[int]) -> list[int]:
+    """Bytes of kernel.c: digit.chance, cumulative, scale, rows and, of each level, fresh."""
+    rows, width = [min(most_rows, n) for n in contexts], row_width(n_symbols)
+    chance, cumulative = 8 * (1 + sum(rows[:-1])) * width, 4 * rows[-1] * (width + 1)
+    return [chance, cumulative, 8 * rows[-1], 4 * most_rows, *(12 * (1 + n) for n in rows)]
+
+
 def row_width(n_symbols: int) -> int:
     """Int32 from one row of a table to the next: where there are many symbols, no row ends within a vector of the processor."""
     return n_symbols if n_symbols < WIDTH else -(-n_symbols // WIDTH) * WIDTH
 
 
-class Ground(threading.local):
-    """What the tables of a thread are made of, one set after another; all of it is 0 while nobody has it."""
+@dataclass(frozen=True, slots=True)
+class Ground:
+    """What tables are made of, one set after another.
+
+    counted : int32, all of it 0 while nobody has it        worked : bytes of no matter
+    """
+
+    counted: NDArray[np.int32]
+    worked: NDArray[np.uint8]
+
+    @classmethod
+    def of(cls, n_counted: int = 0, n_worked: int = 0, before: Ground | None = None) -> Ground:
+        """As much as that at least: what was there before, where that will do."""
+        enough = before is not None and len(before.counted) >= n_counted, before is not None and len(before.worked) >= n_worked
+        return cls(
+            before.counted if before is not None and enough[0] else np.zeros(n_counted, np.int32),
+            before.worked if before is not None and enough[1] else np.empty(n_worked, np.uint8),
+        )
+
+
+class OfThread(threading.local):
+    """The ground that no tables of a thread have now."""
 
     def __init__(self) -> None:
-        self.free = np.zeros(0, np.int32)
+        self.free = Ground.of()
 
 
-GROUND = Ground()
+GROUND = OfThread()
 
 
 @contextmanager
 def kept_tables(digits: Digits, raw_bits: Ints, most_rows: int, n_rows: int) -> Iterator[PassTables]:
     """PassTables in memory that the tables before had: to clear what was counted is less work than to clear all there is."""
-    ground, GROUND.free = GROUND.free, np.zeros(0, np.int32)
+    ground, GROUND.free = GROUND.free, Ground.of()
     tables = PassTables(digits, raw_bits, most_rows, n_rows, ground)
     yield tables  # after an error what is in them is nobody's: fresh ones next time
     tables.clear()
     GROUND.free = tables.ground
+
+
+def _ends(lengths: Sequence[int], itemsize: int) -> list[int]:
+    """Where pieces of so many elements begin, one behind another in lines of a cache, and where the last one ends."""
+    line = LINE // itemsize
+    return np.cumsum([0, *(-(-n // line) * line for n in lengths)]).tolist()  # type: ignore[no-any-return]
+
+
+def _pieces(memory: NDArray[S], lengths: Sequence[int]) -> list[NDArray[S]]:
+    return [memory[start : start + n] for start, n in zip(_ends(lengths, memory.itemsize), lengths, strict=False)]
 
 
 class PassTables:
@@ -115,35 +160,30 @@ class PassTables:
     raw_bits  : (n_symbols of the first digit,) bits that follow a row of that digit
     most_rows : of a chunk
     n_rows    : of all passes
-    ground    : int32, all 0, to be counted in; where it is too small, other memory
+    ground    : to count and work in; where it is too small, other memory
     """
 
-    def __init__(
-        self, digits: Digits, raw_bits: Ints, most_rows: int, n_rows: int, ground: NDArray[np.int32] | None = None
-    ) -> None:
+    def __init__(self, digits: Digits, raw_bits: Ints, most_rows: int, n_rows: int, ground: Ground | None = None) -> None:
         if len(digits) > MAX_DIGITS:
             raise ValueError(f"the kernel has no room for {len(digits)} digits")
         self.n_digits = len(digits)
         self._raw_bits = raw_bits.astype(np.uint8)
         self._kept: list[Any] = []  # what the structures point to
         self._structures = (_Digit * len(digits))()
-        # of each level: of each context where its counts are, and for as many of them as there are rows, and one more, counts and totals
-        lengths = [
-            length for n_symbols, contexts, *_ in digits for n in contexts
-            for length in (2 * n, (1 + min(n, n_rows)) * row_width(n_symbols), 2 * (1 + min(n, n_rows)))
-        ]  # fmt: skip
-        ends = np.cumsum([-(-length // APART) * APART for length in lengths]).tolist()
-        self.ground = ground if ground is not None and len(ground) >= ends[-1] else np.zeros(ends[-1], np.int32)
-        parts = [self.ground[start : start + length] for start, length in zip([0, *ends], lengths, strict=False)]
-        for structure, digit in zip(self._structures, digits, strict=True):
-            own, parts = parts[: 3 * len(digit[1])], parts[3 * len(digit[1]) :]
-            self._fill(structure, most_rows, [own[k::3] for k in range(3)], *digit)
+        counted = [_counted(n_rows, n_symbols, contexts) for n_symbols, contexts, *_ in digits]
+        worked = [_worked(most_rows, n_symbols, contexts) for n_symbols, contexts, *_ in digits]
+        self.ground = Ground.of(sum(_ends(some, 4)[-1] for some in counted), sum(_ends(some, 1)[-1] for some in worked), ground)
+        parts = iter(_pieces(self.ground.counted, list(itertools.chain(*counted))))
+        rooms = iter(_pieces(self.ground.worked, list(itertools.chain(*worked))))
+        for structure, digit, some, more in zip(self._structures, digits, counted, worked, strict=True):
+            own, room = [next(parts) for _ in some], [next(rooms) for _ in more]
+            self._fill(structure, [own[k::3] for k in range(3)], room, *digit)
 
     def _fill(
         self,
         structure: _Digit,
-        most_rows: int,
         parts: Sequence[Sequence[NDArray[np.int32]]],
+        room: Sequence[NDArray[np.uint8]],
         n_symbols: int,
         contexts: Sequence[int],
         weights: Sequence[int],
@@ -151,23 +191,18 @@ class PassTables:
     ) -> None:
         if not len(contexts) == len(weights) == len(strides) <= MAX_DEPTH or not 1 <= n_symbols <= MAX_SYMBOLS:
             raise ValueError(f"the kernel has no room for {n_symbols} symbols under {len(contexts)} levels of contexts")
-        rows = [min(most_rows, n) for n in contexts]
         width = row_width(n_symbols)
-        chance = np.empty((1 + sum(rows[:-1]), width), np.float64)
-        fresh = [np.empty((1 + n, 3), np.int32) for n in rows]
-        chance[0, :n_symbols], chance[0, n_symbols:] = weights[0] * (SCALE // n_symbols), 0
-        cumulative, scale = np.empty((rows[-1], width + 1), np.uint32), np.empty(rows[-1], np.float64)
+        chance, cumulative, scale, found, *fresh = room
+        none = chance[: 8 * width].view(np.float64)
+        none[:n_symbols], none[n_symbols:] = weights[0] * (SCALE // n_symbols), 0
         numbers = [np.array(values, np.int64) for values in (weights, strides)]
-        tables = [kernel.pointers(arrays) for arrays in (*parts, fresh)]
+        tables = [*map(kernel.pointers, parts), kernel.pointers(fresh)]
         n_places = np.zeros(len(contexts), np.int64)
         structure.n_symbols, structure.depth, structure.width = n_symbols, len(contexts) - 1, width
-        structure.weights, structure.strides = (a.ctypes.data for a in numbers)
-        structure.n_places = n_places.ctypes.data
+        structure.weights, structure.strides, structure.n_places = (kernel.address(a) for a in (*numbers, n_places))
         structure.seen, structure.counts, structure.counted, structure.fresh = (ctypes.addressof(table) for table in tables)
-        structure.chance, structure.cumulative, structure.scale = chance.ctypes.data, cumulative.ctypes.data, scale.ctypes.data
-        found = np.empty(max(1, most_rows), np.int32)
-        structure.rows = found.ctypes.data
-        self._kept += [chance, cumulative, scale, numbers, tables, n_places, fresh, found]
+        structure.chance, structure.cumulative, structure.scale, structure.rows = map(kernel.address, (chance, cumulative, scale, found))
+        self._kept += [numbers, tables, n_places]
 
     def clear(self) -> None:
         """Forget what was counted: all of `ground` is 0 again."""

@@ -286,10 +286,10 @@ def _recalled_cells(
     rows, own = Recalled(decoded, recall.keys, active), shown.own
     same = rows.same(own) if channel.writes else np.zeros(decoded.n_rows, np.int64)
     yield Cells(1, recall.same, same, rows.seen)
-    if ((same != 0) & (same != 1)).any():
+    if (same.view(np.uint64) > 1).any():
         raise CorruptArchive("a decoded flag of a recall is neither 0 nor 1")
     fresh = same == 0
     # rows to be copied hold the fill meanwhile, on both sides: a plan may look at them as neighbours
-    own[~fresh] = shown.fill
+    np.copyto(own, shown.fill, where=same != 0)
     yield Cells(2, value, own, fresh if active is None else fresh & active)
     rows.copy(own, same)

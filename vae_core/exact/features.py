@@ -102,12 +102,13 @@ class Feature:
         """(n,) codes to (n,) levels in [0, size)."""
         if self.kind == "value":
             with np.errstate(over="ignore"):
-                offset = values - np.int64(self.lo)
-            return np.where((offset >= 0) & (offset < self.size - 1), offset, self.size - 1)
+                offset = (values - np.int64(self.lo)).view(np.uint64)  # what is below is far above
+            return np.minimum(offset, np.uint64(self.size - 1), out=offset).view(np.int64)
         edges: Ints = np.array(self.edges, np.int64)
         low, high = (int(values.min()), int(values.max())) if len(values) else (0, 0)
         if high - low < len(values):  # a search for every value there may be, then one look-up a row
-            return edges.searchsorted(low + np.arange(high - low + 1), side="right").astype(np.int64, copy=False).take(values - low)
+            found: Ints = edges.searchsorted(low + np.arange(high - low + 1), side="right").astype(np.int64, copy=False)
+            return found.take(values if low == 0 else values - low)
         return edges.searchsorted(values, side="right").astype(np.int64, copy=False)
 
 
