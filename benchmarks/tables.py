@@ -50,7 +50,7 @@ def main_table(rows: Sequence[Row]) -> str:
     return _table(head, body, 2) + (
         "\n\nBytes, everything counted (latents, corrections, model, metadata). *ratio* is the best conventional coding as the report "
         f"measures it over latentpack, above 1 is a win; geometric mean: {means}. "
-        "Bounds are shares of each float column's range. Decoding by one thread, MB/s of Arrow bytes. "
+        "Bounds are shares of each float column's range. Decoding by one thread, MB/s of Arrow bytes, the median of three readings. "
         f"Measured on {_all(rows, 'date')} at commit {_all(rows, 'commit', '`')} on {_all(rows, 'cores')} cores of {_all(rows, 'cpu')}: "
         "`make bench` writes this table from `benchmarks/results/bench.csv`."
     )
@@ -113,7 +113,10 @@ def read_table(rows: Sequence[Row]) -> str:
     if not body:
         return ""
     head = ["dataset", "bound", "whole, bytes", "s", "one column, bytes", "s", "1,000 rows, bytes", "s", "MB/s, C kernel", "numpy"]
-    return _table(head, body, 2) + "\n\nThe first column, and 1,000 rows from the middle, in proportion to a full read; opening included."
+    return _table(head, body, 2) + (
+        "\n\nThe first column, and 1,000 rows from the middle, in proportion to a full read; opening included. The CSV has the first "
+        "reading of each process, too."
+    )
 
 
 def deepsqueeze_table(rows: Sequence[Row]) -> str:
