@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from vae_core.arrays import from_numpy, scalar, to_numpy
 from vae_core.errors import CorruptArchive
 
 VALID, OTHERS = ":valid", ":others"
@@ -76,7 +77,7 @@ class Members:
         fields = list(self.kind)
         if not self.has_valid:
             return pa.StructArray.from_arrays(parts, fields=fields)
-        missing = pc.invert(leaves[self.path + VALID].fill_null(True))
+        missing = pc.invert(leaves[self.path + VALID].fill_null(scalar(True, pa.bool_())))
         for part, member in zip(parts, fields, strict=True) if drawn else ():
             missing = missing if member.nullable else pc.or_(missing, part.is_null())
         if not missing.true_count:
@@ -117,7 +118,7 @@ class Vectors:
             return [pa.nulls(n, flat), array]
         vectors = pa.FixedSizeListArray.from_arrays(values, width)
         if not fits.all():  # rows as a whole: places of each number are twice the numbers
-            vectors = vectors.take(pa.array(np.maximum(np.cumsum(fits) - 1, 0), mask=~fits))
+            vectors = vectors.take(from_numpy(np.maximum(np.cumsum(fits) - 1, 0), mask=~fits))
         if len(self.shape) > 1:
             vectors = pa.ExtensionArray.from_storage(flat, vectors)
         return [vectors, _beside(array, fits)]
@@ -129,7 +130,7 @@ class Vectors:
         valid, is_other = _bools(vectors.is_valid()), _bools(others.is_valid())
         if drawn and (valid & is_other).any():
             valid &= ~is_other
-            vectors = vectors.filter(pa.array(valid))
+            vectors = vectors.filter(from_numpy(valid))
         lists = _as_lists(self.kind, vectors.flatten(), self.shape, int(valid.sum()))
         return _with_others(self.path, lists, valid, others, is_other)
 
@@ -174,8 +175,8 @@ class Elements:
         array = array.storage if isinstance(array, pa.ExtensionArray) else array
         fits, values = _of_shape(array, (self.n,)) if self._is_list else (_bools(array.is_valid()), array.flatten())
         rows = np.where(fits, np.cumsum(fits) - 1, 0) * self.n
-        found = [values.take(pa.array(rows + k, mask=None if fits.all() else ~fits)) for k in range(self.n)]
-        valid = [pa.array(fits)] if self.has_valid else []
+        found = [values.take(from_numpy(rows + k, mask=None if fits.all() else ~fits)) for k in range(self.n)]
+        valid = [from_numpy(fits)] if self.has_valid else []
         return [*valid, *found, *([_beside(array, fits)] if self._is_list else [])]
 
     def join(self, leaves: Mapping[str, pa.Array], drawn: bool = False) -> pa.Array:
@@ -186,12 +187,14 @@ class Elements:
         others = leaves[self.path + OTHERS] if self._is_list else None
         is_other = np.zeros(n_rows, np.bool_) if others is None else _bools(others.is_valid())
         # of rows that a preview says nothing of, those that are not lists of another length are there
-        valid = np.ones(n_rows, np.bool_) if told is None else np.where(_bools(told.is_valid()), _bools(told.fill_null(False)), ~is_other)
+        valid = np.ones(n_rows, np.bool_)
+        if told is not None:
+            valid = np.where(_bools(told.is_valid()), _bools(told.fill_null(scalar(False, pa.bool_()))), ~is_other)
         valid = valid & ~is_other if drawn else valid
         for part in parts if drawn and self.has_valid and not self._storage.value_field.nullable else ():
             valid = valid & _bools(part.is_valid())
         rows = np.flatnonzero(valid) if self._is_list else np.arange(n_rows)
-        values = pa.concat_arrays(parts).take(pa.array((np.arange(self.n) * n_rows + rows[:, None]).ravel()))
+        values = pa.concat_arrays(parts).take(from_numpy((np.arange(self.n) * n_rows + rows[:, None]).ravel()))
         if others is not None:
             return _with_others(self.path, _as_lists(self.kind, values, (self.n,), len(rows)), valid, others, is_other)
         bits = None if valid.all() else pa.py_buffer(np.packbits(valid, bitorder="little"))
@@ -214,7 +217,7 @@ def _filled(array: pa.Array) -> pa.Array:
     if not array.null_count:
         return array
     places = np.where(_bools(array.is_valid()), np.arange(len(array)), len(array))
-    return pa.concat_arrays([array, _any_value(array.type)]).take(pa.array(places))
+    return pa.concat_arrays([array, _any_value(array.type)]).take(from_numpy(places))
 
 
 def _any_value(kind: pa.DataType) -> pa.Array:
@@ -234,7 +237,7 @@ def _any_value(kind: pa.DataType) -> pa.Array:
 
 def _beside(array: pa.Array, fits: Bools) -> pa.Array:
     """Lists, null where they are of the one shape."""
-    return pa.nulls(len(array), array.type) if fits.all() else array.take(pa.array(np.arange(len(array)), mask=fits))
+    return pa.nulls(len(array), array.type) if fits.all() else array.take(from_numpy(np.arange(len(array)), mask=fits))
 
 
 def _with_others(path: str, lists: pa.Array, valid: Bools, others: pa.Array, is_other: Bools) -> pa.Array:
@@ -244,7 +247,7 @@ def _with_others(path: str, lists: pa.Array, valid: Bools, others: pa.Array, is_
     if valid.all():
         return lists
     places = np.where(valid, np.cumsum(valid) - 1, len(lists) + np.arange(len(valid)))
-    return pa.concat_arrays([lists, others]).take(pa.array(places, mask=~(valid | is_other)))
+    return pa.concat_arrays([lists, others]).take(from_numpy(places, mask=~(valid | is_other)))
 
 
 def _innermost(kind: pa.DataType, depth: int) -> pa.DataType:
@@ -262,7 +265,7 @@ def _of_shape(array: pa.Array, shape: Shape) -> tuple[Bools, pa.Array]:
         fits = (lengths == width).reshape(-1, n_lists).all(1)
         rows = rows[fits]
         if not fits.all():
-            held = array.take(pa.array(rows))
+            held = array.take(from_numpy(rows))
             for _ in range(level):
                 held = held.flatten()
         held, n_lists = held.flatten(), n_lists * width
@@ -273,11 +276,12 @@ def _of_shape(array: pa.Array, shape: Shape) -> tuple[Bools, pa.Array]:
 
 def numbers(lengths: pa.Array) -> NDArray[np.int64]:
     """Lengths of lists, −1 of nulls."""
-    return np.asarray(lengths.fill_null(-1)).astype(np.int64)
+    return to_numpy(lengths.fill_null(scalar(-1, lengths.type))).astype(np.int64)
 
 
 def _bools(array: pa.Array) -> Bools:
-    return np.asarray(array.to_numpy(zero_copy_only=False), np.bool_)
+    found: Bools = to_numpy(array)
+    return found
 
 
 def _as_lists(kind: pa.DataType, values: pa.Array, shape: Shape, n: int) -> pa.Array:

@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from storage.nodes import Elements, Members, Node, Shape, Vectors, Whole, numbers, vector_type
+from vae_core.arrays import from_numpy
 from vae_core.columns.joining import has_dictionary
 
 MOST_DEPTH = 4  # of lists in lists
@@ -147,7 +148,7 @@ def _shape(array: pa.Array) -> Shape:
         if length < 1 or fits.mean() < NEARLY_ALL:
             return ()
         shape.append(length)
-        array = array.filter(pa.array(fits)).flatten()
+        array = array.filter(from_numpy(fits)).flatten()
     return tuple(shape) if math.prod(shape) > 1 else ()
 
 
@@ -155,7 +156,7 @@ def _goes_on(array: pa.Array, n: int) -> bool:
     """Whether most elements of vectors, or lists of one length, are nearer to the row before than to their middle."""
     valid = (array.storage if isinstance(array, pa.ExtensionArray) else array).drop_null()
     if _depth(array.type):
-        valid = valid.filter(pa.array(numbers(pc.list_value_length(valid)) == n))
+        valid = valid.filter(from_numpy(numbers(pc.list_value_length(valid)) == n))
     rows = np.asarray(valid.flatten().cast(pa.float64(), safe=False).fill_null(0.0)).reshape(-1, n)
     rows = np.where(np.isfinite(rows), rows, 0.0)
     if len(rows) < LEAST_ROWS:

@@ -210,7 +210,7 @@ def test_reading_and_writing_import_neither_torch_nor_prefect() -> None:
     program = (
         "import sys, storage, storage.archive, storage.writer, storage.ledger, storage.codec;"
         "import vae_core.model, vae_core.shard;"
-        "print(sorted({'torch', 'prefect', 'matplotlib'} & set(sys.modules)))"
+        "print(sorted({'torch', 'prefect', 'matplotlib', 'pandas'} & set(sys.modules)))"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"

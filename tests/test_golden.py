@@ -167,3 +167,21 @@ def test_golden_archives_decode_to_the_same_bits_without_torch_on_any_threads_wi
         whole = expected(version, case)
         preview = expected(version, case, "preview") if case in WITH_PREVIEW else whole
         assert line.split() == [digest(whole.to_batches()), digest(preview.to_batches())], case
+
+
+READ_ALL = """
+import sys
+from storage import open_archive
+for path in sys.argv[1:]:
+    archive = open_archive(path)
+    list(archive.to_batches())
+    archive.to_table(rows=(0, 1))
+print(sorted({"torch", "prefect", "matplotlib", "pandas"} & set(sys.modules)))
+"""
+
+
+def test_reading_imports_neither_pandas_nor_what_trains():
+    # pyarrow imports pandas for `pa.array` and `pa.scalar`: a third of a second of every process that reads a few rows
+    archives = [str(GOLDEN / version / case / "archive") for version, case in FOUND]
+    done = subprocess.run([sys.executable, "-c", READ_ALL, *archives], capture_output=True, text=True, check=True, timeout=300)
+    assert len(archives) > 10 and done.stdout.strip() == "[]"

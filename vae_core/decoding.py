@@ -17,6 +17,7 @@ from vae_core.coders import conventional
 from vae_core.coders.conventional import Stored
 from vae_core.columns import STATE_MISFIT, Codes, ColumnPlan, decode_column, encode_column
 from vae_core.columns.joining import fitted
+from vae_core.columns.physical import raw_values
 from vae_core.encoded import Needs
 from vae_core.entropy import kernel
 from vae_core.entropy.rans import Decoder
@@ -274,9 +275,10 @@ class _Block:
         missing = [name for name in base.latent_names if name not in self.natives]
         if missing:
             raise CorruptArchive(f"latent column {missing[0]!r} is missing from a block")
-        z = np.stack([self.natives[name].to_numpy(zero_copy_only=False) for name in base.latent_names], axis=1)
-        if z.dtype.kind not in "iu":
-            raise CorruptArchive(f"latents are {z.dtype}, not integers")
+        latents = [self.natives[name] for name in base.latent_names]
+        if odd := [a for a in latents if not pa.types.is_integer(a.type) or a.null_count]:
+            raise CorruptArchive(f"latents are {odd[0].type}{' with nulls' if odd[0].null_count else ''}, not integers")
+        z = np.stack([raw_values(a) for a in latents], axis=1)
         predicted = base.layer.decode(z, gain)
         found: dict[int, NDArray[np.int64]] = {}
         first = 0

@@ -13,6 +13,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from vae_core import choosing, sections
+from vae_core.arrays import from_numpy
 from vae_core.base import GAIN_UNIT
 from vae_core.coders import conventional
 from vae_core.coders.parquet import chunk_bytes
@@ -116,9 +117,9 @@ def _assemble(
         parts: dict[str, bytes] = {}
         if with_preview and model.preview is not None:
             z = model.preview.layer.encode(*base_input(model, model.preview, columns, start, n))
-            natives |= {name: pa.array(z[:, k]) for k, name in enumerate(model.preview.latent_names)}
+            natives |= {name: from_numpy(z[:, k]) for k, name in enumerate(model.preview.latent_names)}
         if latents is not None and model.distortion is not None:
-            natives |= {name: pa.array(latents[b][:, k]) for k, name in enumerate(model.distortion.latent_names)}
+            natives |= {name: from_numpy(latents[b][:, k]) for k, name in enumerate(model.distortion.latent_names)}
         if above:
             parts[ABOVE] = above[b]
         for k, stream in enumerate(streams):

@@ -17,8 +17,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from vae_core.arrays import pack_bits
 from vae_core.columns.joining import alike, one_array
-from vae_core.columns.physical import Bools, integers_of, is_integral, pack_bits, raw_values, valid_of
+from vae_core.columns.physical import Bools, integers_of, is_integral, raw_values, valid_of
 from vae_core.columns.profile import elements_of, storage_of
 from vae_core.columns.rows import dense, kept
 from vae_core.errors import BadInput

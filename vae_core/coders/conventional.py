@@ -24,6 +24,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 from pcodec import standalone
 
+from vae_core.arrays import to_numpy
 from vae_core.coders import fields, lattices, nested, texts
 from vae_core.coders.narrow import NARROW, PCO
 from vae_core.coders.narrow import narrowed as narrowed
@@ -281,7 +282,7 @@ def _encode_codes(plan: ColumnPlan, codes: Codes, side: bytes | None) -> Stored:
 def _decode_codes(plan: ColumnPlan, native: pa.Array, payload: bytes | None, n: int) -> Codes:
     if len(native) != n or not pa.types.is_integer(native.type):
         raise CorruptArchive(f"column {plan.name!r} holds {len(native)} {native.type} as codes, expected {n} integers")
-    valid = None if native.null_count == 0 else np.asarray(native.is_valid(), np.bool_)
+    valid = None if native.null_count == 0 else to_numpy(native.is_valid())
     values = np.array(raw_values(native), np.int64)
     if payload:
         state, misfits = unpack_side(payload, n, plan.value_type)

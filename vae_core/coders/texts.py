@@ -12,6 +12,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from vae_core.arrays import scalar, to_numpy
 from vae_core.errors import CorruptArchive
 from vae_core.packing import unzstd, zstd
 
@@ -33,16 +34,16 @@ def holds(kind: pa.DataType) -> bool:
 def pack(array: pa.Array, how: int = 0) -> bytes | None:
     """(n,) texts, by the better of both ways on the first of them, or as `how` says; None where every byte occurs in them."""
     texts = array.cast(pa.large_binary())
-    plain = pc.fill_null(texts, b"") if texts.null_count else texts
+    plain = pc.fill_null(texts, scalar(b"", pa.large_binary())) if texts.null_count else texts
     raw = np.frombuffer(_end_to_end(plain), np.uint8)
     free = np.flatnonzero(np.bincount(raw, minlength=256)[1:] == 0) + 1
     if not len(free) or len(raw) + len(texts) > MOST_BYTES:
         return None
     between = 10 if 10 in free else int(free[0])
-    data = _end_to_end(pc.binary_join_element_wise(plain, *(pa.scalar(piece, pa.large_binary()) for piece in (bytes([between]), b""))))
+    data = _end_to_end(pc.binary_join_element_wise(plain, *(scalar(piece, pa.large_binary()) for piece in (bytes([between]), b""))))
     if not how:
         how = min((BZIP2, XZ), key=lambda one: len(_compressed(data[:_GLIMPSE], one)))
-    valid = zstd(np.packbits(np.asarray(texts.is_valid(), np.bool_)).tobytes()) if texts.null_count else b""
+    valid = zstd(np.packbits(to_numpy(texts.is_valid())).tobytes()) if texts.null_count else b""
     head = bytes([how, between]) + len(data).to_bytes(4, "little") + len(valid).to_bytes(4, "little")
     return head + valid + _compressed(data, how)
 

@@ -14,6 +14,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 from pcodec import ChunkConfig, standalone
 
+from vae_core.arrays import byte_strings
 from vae_core.coders import fields, nested
 from vae_core.columns.fractions import pack_fractions, unpack_fractions
 from vae_core.columns.texts import is_text
@@ -153,6 +154,6 @@ def _unfront(data: bytes, value_type: pa.DataType) -> pa.Array:
 
 def _texts(texts: list[bytes], value_type: pa.DataType) -> pa.Array:
     try:
-        return pa.array(texts, pa.large_binary()).cast(value_type)
+        return byte_strings(texts).cast(value_type)
     except pa.ArrowException as error:
         raise CorruptArchive(f"a dictionary of texts is no {value_type}: {error}") from None

@@ -8,6 +8,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from vae_core.arrays import from_numpy, scalar, to_numpy
 from vae_core.columns.codes import STATE_MISFIT, STATE_NULL, Codes
 from vae_core.columns.integers import check_codes
 from vae_core.columns.nested import has_row_keys, row_keys
@@ -74,7 +75,8 @@ class ValueDictionary:
         odd = np.flatnonzero(state == STATE_MISFIT)
         misfits = None
         if len(odd):
-            misfits = array.take(pa.array(odd)) if not _is_view(array.type) else _plain(array).take(pa.array(odd)).cast(self.values.type)
+            misfits = (_plain(array) if _is_view(array.type) else array).take(from_numpy(odd))
+            misfits = misfits.cast(self.values.type) if _is_view(array.type) else misfits
             if isinstance(misfits, pa.DictionaryArray):
                 misfits = dense(misfits)
         return Codes(codes, state if state.any() else None, misfits)
@@ -82,7 +84,7 @@ class ValueDictionary:
     def _of_dictionary(self, array: pa.DictionaryArray) -> tuple[Ints, Bools | None]:
         indices = array.indices
         valid = valid_of(indices)
-        raw = np.asarray(indices.fill_null(0) if valid is not None else indices).astype(np.int64)
+        raw = to_numpy(indices.fill_null(scalar(0, indices.type)) if valid is not None else indices).astype(np.int64)
         theirs = array.dictionary
         if theirs.equals(self.values):
             return raw, valid
@@ -90,7 +92,7 @@ class ValueDictionary:
             return np.full(len(raw), -1, np.int64), valid
         table = _positions(theirs, self.values)
         if theirs.null_count:
-            alive = np.asarray(theirs.is_valid())[raw]
+            alive = to_numpy(theirs.is_valid())[raw]
             valid = alive if valid is None else valid & alive
         return table[raw], valid
 
@@ -111,7 +113,7 @@ class ValueDictionary:
                 indices = indices.copy()
                 indices[odd] = len(self.values) + index
         if self.index_type is None:
-            picked = _plain(values).take(pa.array(indices, mask=mask))
+            picked = _plain(values).take(from_numpy(indices, mask=mask))
             return picked.cast(self.values.type)
         return self._as_dictionary(values.cast(self.values.type), indices, mask)
 
@@ -120,10 +122,10 @@ class ValueDictionary:
         kind, dtype = self.index_type, np.dtype(self.index_type.to_pandas_dtype())
         if len(values) - 1 > np.iinfo(dtype).max:
             used, indices = np.unique(indices, return_inverse=True)
-            values = _plain(values).take(pa.array(used)).cast(values.type)
+            values = _plain(values).take(from_numpy(used)).cast(values.type)
             if len(used) - 1 > np.iinfo(dtype).max:  # see vae_core.columns.joining
                 kind, dtype = pa.int32(), np.dtype(np.int32)
-        index = pa.array(indices.astype(dtype), kind, mask=mask)
+        index = from_numpy(indices.astype(dtype), kind, mask=mask)
         return pa.DictionaryArray.from_arrays(index, values, ordered=self.ordered)
 
     def to_json(self) -> dict[str, object]:
@@ -143,14 +145,14 @@ def _positions(array: pa.Array, values: pa.Array) -> Ints:
     """(n,) int64 position of every element in values, -1 where absent or null."""
     found = pc.index_in(hashable(array), value_set=hashable(values))
     if found.null_count:
-        found = pc.fill_null(found, -1)
-    return np.asarray(found).astype(np.int64)
+        found = pc.fill_null(found, scalar(-1, found.type))
+    return to_numpy(found).astype(np.int64)
 
 
 def _distinct(array: pa.Array) -> tuple[pa.Array, Ints]:
     """Distinct elements in order of first appearance, and (n,) int64 index of every element among them."""
     encoded = hashable(array).dictionary_encode()
-    index = np.asarray(encoded.indices).astype(np.int64)
+    index = to_numpy(encoded.indices).astype(np.int64)
     _, first = np.unique(index, return_index=True)
     plain = _plain(array)
-    return plain.take(pa.array(first)), index
+    return plain.take(from_numpy(first)), index

@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 import numpy as np
-import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from vae_core.arrays import from_numpy, scalar, to_numpy
 from vae_core.columns.physical import Bools, Ints
 from vae_core.errors import CorruptArchive
 
@@ -93,11 +93,11 @@ def _wrapped(value: int) -> np.int64:
 
 def rank_in(values: NDArray[np.signedinteger], levels: NDArray[np.signedinteger]) -> tuple[Ints, Bools | None]:
     """(n,) integers -> (n,) int64 position in levels (-1 where absent) and where present (None: everywhere)."""
-    found = pc.index_in(pa.array(values), value_set=pa.array(levels))
+    found = pc.index_in(from_numpy(values), value_set=from_numpy(levels))
     if found.null_count == 0:
-        return np.asarray(found).astype(np.int64), None
-    fits = np.asarray(found.is_valid())
-    codes = np.asarray(pc.fill_null(found, -1)).astype(np.int64)
+        return to_numpy(found).astype(np.int64), None
+    fits = to_numpy(found.is_valid())
+    codes = to_numpy(pc.fill_null(found, scalar(-1, found.type))).astype(np.int64)
     return codes, fits
 
 

@@ -11,6 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from vae_core.arrays import from_numpy, scalar, to_numpy
 from vae_core.columns.physical import valid_of
 from vae_core.columns.plan import storage_type
 from vae_core.columns.profile import storage_of
@@ -138,12 +139,12 @@ def _narrowed(array: pa.Array, kind: pa.DataType) -> pa.Array | None:
         return None if piece is None else pa.ExtensionArray.from_storage(kind, piece)
     if t.is_dictionary(kind):
         valid = valid_of(array.indices)
-        raw = np.asarray(array.indices.fill_null(0)).astype(np.int64)
+        raw = to_numpy(array.indices.fill_null(scalar(0, array.indices.type))).astype(np.int64)
         used = np.unique(raw if valid is None else raw[valid])
         if len(used) - 1 > np.iinfo(kind.index_type.to_pandas_dtype()).max:
             return None
         index = np.searchsorted(used, raw) if valid is None else np.where(valid, np.searchsorted(used, raw), 0)
-        indices = pa.array(index, pa.int64(), mask=None if valid is None else ~valid).cast(kind.index_type)
+        indices = from_numpy(index, pa.int64(), mask=None if valid is None else ~valid).cast(kind.index_type)
         return pa.DictionaryArray.from_arrays(indices, taken(array.dictionary, used), ordered=kind.ordered)
     if t.is_struct(kind):
         fields = [_narrowed(array.field(i), kind.field(i).type) for i in range(kind.num_fields)]

@@ -6,9 +6,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from vae_core.arrays import from_numpy, scalar, to_numpy
 from vae_core.columns.physical import valid_of
 
-_NOTHING = pa.scalar(b"", pa.large_binary())
+_NOTHING = scalar(b"", pa.large_binary())
 
 
 def has_row_keys(value_type: pa.DataType, is_leaf: bool = False) -> bool:
@@ -25,7 +26,7 @@ def row_keys(array: pa.Array) -> pa.Array:
     """(n,) large_binary, null where a row is null; the values inside nulls, whatever they are, do not count."""
     keys = _bytes_of(array)
     valid = valid_of(array)
-    return keys if valid is None else pc.if_else(pa.array(valid), keys, pa.scalar(None, pa.large_binary()))
+    return keys if valid is None else pc.if_else(from_numpy(valid), keys, scalar(None, pa.large_binary()))
 
 
 def _is_text(value_type: pa.DataType) -> bool:
@@ -50,17 +51,17 @@ def _bytes_of(array: pa.Array) -> pa.Array:
     if t.is_struct(kind):
         return pc.binary_join_element_wise(_fixed(flags.reshape(n, 1)), *map(_bytes_of, array.flatten()), _NOTHING)
     if t.is_boolean(kind):
-        return _fixed(np.stack([flags, flags & np.asarray(array.cast(pa.uint8()).fill_null(0))], 1))
+        return _fixed(np.stack([flags, flags & to_numpy(array.cast(pa.uint8()).fill_null(scalar(0, pa.uint8())))], 1))
     if _is_fixed(kind):
         width = kind.bit_width // 8
         raw = np.frombuffer(array.buffers()[1] or b"", np.uint8)[array.offset * width : (array.offset + n) * width]
         return _fixed(np.concatenate([flags.reshape(n, 1), raw.reshape(n, width) * flags.reshape(n, 1)], 1))
     if _is_text(kind):
-        body = array.cast(pa.large_binary()).fill_null(b"")
-        counts = np.asarray(pc.binary_length(body)).astype(np.int64)
+        body = array.cast(pa.large_binary()).fill_null(_NOTHING)
+        counts = to_numpy(pc.binary_length(body)).astype(np.int64)
     else:
         lengths = pc.list_value_length(array)
-        counts = np.asarray(lengths.fill_null(0) if lengths.null_count else lengths).astype(np.int64)
+        counts = to_numpy(lengths.fill_null(scalar(0, lengths.type)) if lengths.null_count else lengths).astype(np.int64)
         inner = _bytes_of(array.flatten())
         starts = np.frombuffer(inner.buffers()[1], np.int64, len(inner) + 1) if len(inner) else np.zeros(1, np.int64)
         offsets = starts[np.concatenate([[0], np.cumsum(counts)])]

@@ -8,6 +8,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from vae_core.arrays import pack_bits, unpack_bits
 from vae_core.errors import CorruptArchive
 
 Bools = NDArray[np.bool_]
@@ -62,19 +63,6 @@ def valid_of(array: pa.Array) -> Bools | None:
     if bitmap is None:
         return np.zeros(len(array), np.bool_)
     return unpack_bits(bitmap, array.offset, len(array))
-
-
-def unpack_bits(bitmap: pa.Buffer, offset: int, n: int) -> Bools:
-    """Bits offset .. offset+n of an Arrow bitmap as (n,) bool."""
-    first = offset // 8
-    packed = np.frombuffer(bitmap, np.uint8)[first : (offset + n + 7) // 8]
-    skip = offset - 8 * first
-    return np.unpackbits(packed, count=skip + n, bitorder="little")[skip:].view(np.bool_)
-
-
-def pack_bits(bits: Bools) -> pa.Buffer:
-    """(n,) bool as an Arrow bitmap."""
-    return pa.py_buffer(np.packbits(bits, bitorder="little"))
 
 
 def raw_values(array: pa.Array) -> NDArray[Any]:

@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from vae_core.arrays import from_numpy
 from vae_core.columns.dictionaries import hashable, is_hashable
 from vae_core.columns.nested import row_keys
 from vae_core.columns.physical import integers_of, is_integral, ordered_bits, raw_values, valid_of
@@ -140,7 +141,7 @@ class ColumnProfile:
             self.origin = int(unsigned[0])
         if self.step != 1:
             self._divide(x)
-        self._add_distinct(pa.array(x))
+        self._add_distinct(from_numpy(x))
 
     def _divide(self, x: NDArray[np.int64]) -> None:
         assert self.origin is not None
@@ -175,7 +176,7 @@ class ColumnProfile:
             v = v[bits != np.iinfo(bits.dtype).min]
         if len(v):
             self._widen(float(v.min()), float(v.max()))
-            self._add_distinct(hashable(pa.array(v)))
+            self._add_distinct(hashable(from_numpy(v)))
 
     def _widen(self, low: int | float, high: int | float) -> None:
         self.minimum = low if self.minimum is None else min(self.minimum, low)
@@ -251,7 +252,7 @@ class ColumnProfile:
         if pa.types.is_floating(self.value_type) and not self._saw_dictionary:
             dtype = np.dtype(f"f{self.value_type.bit_width // 8}")
             v = np.asarray(self.distinct).view(dtype)
-            self.distinct = pa.array(v[np.argsort(ordered_bits(v))])
+            self.distinct = from_numpy(v[np.argsort(ordered_bits(v))])
         else:
             self.distinct = self.distinct.take(pc.array_sort_indices(hashable(self.distinct)))
 
@@ -268,12 +269,12 @@ def _unique(values: pa.Array) -> pa.Array:
     """Distinct values, in any order; integers of a small span by counting, the rest by hashing."""
     if pa.types.is_nested(values.type):
         _, first = np.unique(np.asarray(row_keys(values).dictionary_encode().indices), return_index=True)
-        return values.take(pa.array(first))
+        return values.take(from_numpy(first))
     if pa.types.is_int64(values.type) and len(values):
         x = np.asarray(values)
         low, high = int(x.min()), int(x.max())
         if high - low < len(x):
-            return pa.array(np.flatnonzero(np.bincount(x - np.int64(low))) + np.int64(low))
+            return from_numpy(np.flatnonzero(np.bincount(x - np.int64(low))) + np.int64(low))
     return pc.unique(values)
 
 

@@ -8,6 +8,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from vae_core.arrays import from_numpy, pack_bits, to_numpy
 from vae_core.columns.codes import (
     STATE_MISFIT,
     STATE_NAN,
@@ -24,7 +25,6 @@ from vae_core.columns.physical import (
     Bools,
     from_raw,
     integers_of,
-    pack_bits,
     raw_of_integers,
     raw_values,
     valid_of,
@@ -137,10 +137,10 @@ def _misfits(plan: ColumnPlan, state: NDArray[np.uint8], array: pa.Array) -> pa.
     if not len(odd):
         return None
     if plan.kind != "tensor":
-        return array.take(pa.array(odd))
+        return array.take(from_numpy(odd))
     outer = valid_of(array)
     null_row = None if outer is None else np.repeat(~outer, plan.width)[odd]
-    return elements_of(array).take(pa.array(odd, mask=null_row))
+    return elements_of(array).take(from_numpy(odd, mask=null_row))
 
 
 def _encode_flat(plan: ColumnPlan, array: pa.Array) -> Codes:
@@ -204,7 +204,7 @@ def _specials(v: Any) -> Any:
 
 def _filled(plan: ColumnPlan, values: Any, state: Any, array: pa.Array, *, shared: bool) -> Codes:
     odd = np.flatnonzero(state == STATE_MISFIT)
-    misfits = array.take(pa.array(odd)) if len(odd) else None
+    misfits = array.take(from_numpy(odd)) if len(odd) else None
     holes = state != 0
     if not holes.any():
         return Codes(values)
@@ -262,7 +262,7 @@ def _rows_of(plan: ColumnPlan, elements: pa.Array, state: Any, misfits: pa.Array
     n_rows = len(elements) // plan.width
     bitmap = None
     if misfits is not None and misfits.null_count:
-        cells = np.flatnonzero(state == STATE_MISFIT)[np.asarray(misfits.is_null())]
+        cells = np.flatnonzero(state == STATE_MISFIT)[to_numpy(misfits.is_null())]
         if (cells % plan.width).any():
             raise CorruptArchive(f"column {plan.name!r} has a null misfit inside a row")
         outer = np.ones(n_rows, np.bool_)

@@ -11,6 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from vae_core.arrays import from_numpy, to_numpy
 from vae_core.columns.physical import Bools, Ints
 
 
@@ -18,7 +19,7 @@ def taken(array: pa.Array, rows: Ints) -> pa.Array:
     """array.take(rows): rows (n,) int64, none of them null."""
     array = _aligned(array)
     try:
-        return array.take(pa.array(rows))
+        return array.take(from_numpy(rows))
     except pa.ArrowNotImplementedError:
         picked = [array.slice(row, 1) for row in rows.tolist()]
         return pa.concat_arrays(picked) if picked else array.slice(0, 0)
@@ -28,7 +29,7 @@ def kept(array: pa.Array, rows: Bools) -> pa.Array:
     """array.filter(rows): rows (len(array),) bool."""
     array = _aligned(array)
     try:
-        return array.filter(pa.array(rows))
+        return array.filter(from_numpy(rows))
     except pa.ArrowNotImplementedError:
         edges = np.flatnonzero(np.diff(np.concatenate([[False], rows, [False]]).astype(np.int8)))
         runs = [array.slice(start, stop - start) for start, stop in edges.reshape(-1, 2).tolist()]
@@ -37,7 +38,7 @@ def kept(array: pa.Array, rows: Bools) -> pa.Array:
 
 def present(array: pa.Array) -> pa.Array:
     """array.drop_null()."""
-    return kept(array, np.asarray(array.is_valid(), np.bool_)) if array.null_count else array
+    return kept(array, to_numpy(array.is_valid())) if array.null_count else array
 
 
 def dense(array: pa.Array) -> pa.Array:
@@ -51,7 +52,7 @@ def dense(array: pa.Array) -> pa.Array:
             return pc.run_end_decode(whole)
         return (array if values is held else pa.DictionaryArray.from_arrays(array.indices, values)).dictionary_decode()
     except pa.ArrowNotImplementedError:  # nested values with views in them
-        ends = np.asarray(array.run_ends) if runs else None
+        ends = to_numpy(array.run_ends) if runs else None
         rows = array.indices.to_pylist() if ends is None else np.searchsorted(ends, array.offset + np.arange(len(array)), "right").tolist()
         parts = [pa.nulls(1, values.type) if row is None else values.slice(row, 1) for row in rows]
         return pa.concat_arrays(parts) if parts else values.slice(0, 0)

@@ -9,6 +9,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from vae_core.arrays import from_numpy, scalar, to_numpy
 from vae_core.columns.codes import STATE_MISFIT, STATE_NULL, Codes
 from vae_core.columns.physical import Bools, Ints, valid_of
 from vae_core.errors import CorruptArchive
@@ -43,7 +44,7 @@ class DigitText:
         """(n,) array of a text type -> codes, with nulls and texts of another pattern beside them."""
         valid = valid_of(array)
         body = array.cast(pa.large_binary())
-        values, fits = self._numbers(body if valid is None else body.fill_null(b""))
+        values, fits = self._numbers(body if valid is None else body.fill_null(scalar(b"", body.type)))
         if valid is None and fits.all():
             return Codes(values)
         state = np.where(fits, np.uint8(0), np.uint8(STATE_MISFIT))
@@ -51,7 +52,7 @@ class DigitText:
             state[~valid] = STATE_NULL
         values[state != 0] = fill
         odd = np.flatnonzero(state == STATE_MISFIT)
-        return Codes(values, state, array.take(pa.array(odd)) if len(odd) else None)
+        return Codes(values, state, array.take(from_numpy(odd)) if len(odd) else None)
 
     def _numbers(self, body: pa.Array) -> tuple[Ints, Bools]:
         """(n,) numbers of (n,) large_binary without nulls, 0 where the text is of another pattern, and where it is of this one."""
@@ -102,7 +103,7 @@ class DigitText:
         if codes.misfits is not None and n_odd:
             texts = pa.concat_arrays([texts, codes.misfits.cast(pa.large_binary())])
             indices[odd] = n + np.arange(n_odd)
-        return texts.take(pa.array(indices, mask=codes.state == STATE_NULL)).cast(value_type)
+        return texts.take(from_numpy(indices, mask=codes.state == STATE_NULL)).cast(value_type)
 
     def to_json(self) -> dict[str, object]:
         """Small JSON; `pattern_from_json` is the inverse."""
@@ -131,7 +132,7 @@ def find_pattern(sample: pa.ChunkedArray) -> DigitText | None:
     body = pa.concat_arrays(chunks) if chunks else pa.array([], pa.large_binary())
     if len(body) < 64:
         return None
-    lengths = np.asarray(pc.binary_length(body)).astype(np.int64)
+    lengths = to_numpy(pc.binary_length(body)).astype(np.int64)
     length = int(np.bincount(np.minimum(lengths, MOST_BYTES + 1)).argmax())
     most = (1 - MOST_STRANGERS) * len(body)
     alike = np.flatnonzero(lengths == length)

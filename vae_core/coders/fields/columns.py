@@ -9,6 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from vae_core.arrays import from_numpy, to_numpy
 from vae_core.coders import texts
 from vae_core.coders.fields.tokens import Ints, binaries
 from vae_core.coders.narrow import NARROW, narrowed, pco_of
@@ -127,12 +128,12 @@ def pack_recurring(array: pa.Array, nest: Nest | None, most: float) -> bytes | N
 
 
 def _pack_listed(coded: pa.DictionaryArray, nest: Nest | None, quick: bool = False) -> bytes:
-    which = np.asarray(coded.indices)
-    rank = np.asarray(pc.rank(coded.dictionary)).astype(np.int64)
+    which = to_numpy(coded.indices)
+    rank = to_numpy(pc.rank(coded.dictionary)).astype(np.int64)
     order = np.lexsort([rank, -np.bincount(which, minlength=len(rank))])
     place = np.empty(len(order), np.int64)
     place[order] = np.arange(len(order))
-    packed = pack_texts(coded.dictionary.take(pa.array(order)), nest, False)
+    packed = pack_texts(coded.dictionary.take(from_numpy(order)), nest, False)
     return bytes([LISTED]) + varints([len(order), len(packed)]) + packed + pack_integers(place[which], quick=quick)
 
 
@@ -159,8 +160,8 @@ def unpack_texts(data: bytes, n: int, allowed: Allowance, unnest: Unnest | None,
         inner = Allowance(allowed.n_bytes, allowed.n_values)
         few = unpack_texts(reader.take(reader.varint(0)), n_listed, inner, unnest, False)
         places = _places(unpack_integers(reader.rest(), n, allowed), n_listed)
-        allowed.take(int(np.asarray(pc.binary_length(few)).astype(np.int64)[places].sum()))
-        return few.take(pa.array(places))
+        allowed.take(int(to_numpy(pc.binary_length(few)).astype(np.int64)[places].sum()))
+        return few.take(from_numpy(places))
     elif way == FIELDS and not listed and unnest is not None:
         found = unnest(data[1:], n, allowed.n_bytes)
     else:

@@ -11,6 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from vae_core.arrays import from_numpy, scalar, to_numpy
 from vae_core.coders import texts
 from vae_core.coders.fields import columns, templates
 from vae_core.coders.fields.chains import listed
@@ -46,7 +47,7 @@ class _Texts:
 
     def __init__(self, array: pa.Array) -> None:
         plain = array.cast(pa.large_binary())
-        self.valid = np.asarray(plain.is_valid(), np.bool_) if plain.null_count else None
+        self.valid = to_numpy(plain.is_valid()) if plain.null_count else None
         plain = plain.drop_null() if self.valid is not None else plain
         self.n, self.tokens = len(plain), None
         offsets = np.frombuffer(plain.buffers()[1], np.int64, self.n + 1, 8 * plain.offset) if self.n else np.zeros(1, np.int64)
@@ -116,10 +117,10 @@ def unpack(data: bytes, kind: pa.DataType, n: int, nests: bool = True, most: int
     if len(stored) > 1:
         place = np.empty(n_texts, np.int64)
         place[np.concatenate(rows)] = np.arange(n_texts)
-        whole = whole.take(pa.array(place))
+        whole = whole.take(from_numpy(place))
     if valid is not None:
         where = np.cumsum(valid) - 1
-        whole = whole.take(pa.array(where, mask=~valid)) if n_texts else pa.nulls(n, pa.large_binary())
+        whole = whole.take(from_numpy(where, mask=~valid)) if n_texts else pa.nulls(n, pa.large_binary())
     try:
         return whole.cast(kind)
     except pa.ArrowException as error:
@@ -202,7 +203,7 @@ def _joined(found: Sequence[Template], places: Sequence[tuple[int, int]]) -> Int
         return values[0]
     order = np.argsort(np.concatenate([found[t].rows for t, _ in places]), kind="stable")
     if isinstance(values[0], pa.Array):
-        return pa.concat_arrays(values).take(pa.array(order))
+        return pa.concat_arrays(values).take(from_numpy(order))
     joined: Ints = np.concatenate(values)[order]
     return joined
 
@@ -279,7 +280,7 @@ def _values(
         first = 0
         for t, i, _ in places[c]:
             where = back[first : first + len(rows[t])]
-            found[t][i] = values.take(pa.array(where)) if isinstance(values, pa.Array) else values[where]
+            found[t][i] = values.take(from_numpy(where)) if isinstance(values, pa.Array) else values[where]
             first += len(rows[t])
     return found
 
@@ -317,7 +318,7 @@ def _written(
         if not pieces:
             yield binaries(np.zeros(0, np.uint8), np.zeros(some.stop - start + 1, np.int64))
         else:
-            yield pieces[0] if len(pieces) == 1 else pc.binary_join_element_wise(*pieces, pa.scalar(b"", pa.large_binary()))
+            yield pieces[0] if len(pieces) == 1 else pc.binary_join_element_wise(*pieces, scalar(b"", pa.large_binary()))
 
 
 def _together(cells: Sequence[tuple[Bytes, Bools | None]], n: int) -> list[pa.Array]:

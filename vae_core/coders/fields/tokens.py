@@ -13,6 +13,8 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from vae_core.arrays import from_numpy, to_numpy
+
 Bytes = NDArray[np.uint8]
 Ints = NDArray[np.int64]
 Bools = NDArray[np.bool_]
@@ -58,7 +60,7 @@ class Tokens:
 
     def whole(self, rows: Ints, offsets: Ints) -> pa.Array:
         """The texts of some rows as they are. offsets: (n + 1,) of the texts in data"""
-        return binaries(self.data, offsets).take(pa.array(rows))
+        return binaries(self.data, offsets).take(from_numpy(rows))
 
 
 def slices(data: Bytes, start: Ints, end: Ints) -> pa.Array:
@@ -95,7 +97,7 @@ def cut(data: Bytes, offsets: Ints) -> Tokens:
     highs[first[1:] + np.arange(n)], highs[numbered] = offsets[1:], start
     within = np.concatenate([np.zeros(1, np.int64), np.cumsum(highs - lows)])
     coded = binaries(data[~_covered(start, end, len(data))], within).dictionary_encode()
-    return Tokens(data, first, start, end, kind, decimals, np.asarray(coded.indices).astype(np.int64), coded.dictionary)
+    return Tokens(data, first, start, end, kind, decimals, to_numpy(coded.indices).astype(np.int64), coded.dictionary)
 
 
 def _covered(start: Ints, end: Ints, n: int) -> Bools:

@@ -8,6 +8,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from vae_core.arrays import to_numpy
 from vae_core.coders import fields, texts
 from vae_core.coders.fields import columns
 from vae_core.coders.fields.payload import STYLES
@@ -117,7 +118,7 @@ def _lists(array: pa.Array) -> bytes:
         best = _end_to_end(array) if by is None else _by_member(array, by)
     if coded is None or n_listed > _RECURS * len(array):
         return best
-    which = np.asarray(coded.indices).astype(np.int64)
+    which = to_numpy(coded.indices).astype(np.int64)
     order = np.argsort(-np.bincount(which, minlength=n_listed), kind="stable")
     place = np.empty(n_listed, np.int64)
     place[order] = np.arange(n_listed)
@@ -251,7 +252,7 @@ def weights_of(array: pa.Array) -> Ints:
         for i in range(kind.num_fields):
             more += weights_of(some.field(i))
     elif is_plain_text(kind):
-        more = np.asarray(pc.binary_length(some)).astype(np.int64)
+        more = to_numpy(pc.binary_length(some)).astype(np.int64)
     elif is_wide(kind):
         more += kind.bit_width // 8
     found[slice(None) if valid is None else valid] += more
@@ -261,17 +262,17 @@ def weights_of(array: pa.Array) -> Ints:
 def lengths_of(array: pa.Array) -> Ints:
     """(n,) int64 lengths of lists without nulls."""
     if pa.types.is_map(array.type):
-        return np.diff(np.asarray(array.offsets)).astype(np.int64)
+        return np.diff(to_numpy(array.offsets)).astype(np.int64)
     if pa.types.is_fixed_size_list(array.type):
         return np.full(len(array), array.type.list_size, np.int64)
-    return np.asarray(pc.list_value_length(array)).astype(np.int64)
+    return to_numpy(pc.list_value_length(array)).astype(np.int64)
 
 
 def elements_of(array: pa.Array) -> pa.Array:
     """Elements of lists without nulls, end to end; of maps structs of key and value."""
     if not pa.types.is_map(array.type):
         return array.flatten()
-    offsets = np.asarray(array.offsets)
+    offsets = to_numpy(array.offsets)
     start, stop = int(offsets[0]), int(offsets[-1])
     parts = [array.keys, array.items]
     if len(parts[0]) != stop - start:

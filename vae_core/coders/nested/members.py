@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 import pyarrow as pa
 
+from vae_core.arrays import from_numpy, scalar, to_numpy
 from vae_core.coders import texts
 from vae_core.coders.nested.numbers import pack_flags, unpack_flags
 from vae_core.coders.varints import Reader
@@ -51,7 +52,7 @@ def above(array: pa.Array, other: pa.Array) -> pa.Array:
     """(n,) int64, what one member is above another one; null where it is, and what it is where the other one is null."""
     valid = valid_of(array)
     found = integers_of(array)[0] - _filled(other)
-    return pa.array(found, mask=None if valid is None else ~valid)
+    return from_numpy(found, mask=None if valid is None else ~valid)
 
 
 def back_above(kind: pa.DataType, array: pa.Array, other: pa.Array) -> pa.Array:
@@ -75,11 +76,11 @@ def labels_of(array: pa.Array) -> Ints:
         array = row_keys(array)
     elif pa.types.is_floating(array.type):
         raw = raw_values(array)
-        array = pa.array(np.ascontiguousarray(raw).view(f"i{raw.itemsize}"), mask=None if valid is None else ~valid)
+        array = from_numpy(np.ascontiguousarray(raw).view(f"i{raw.itemsize}"), mask=None if valid is None else ~valid)
     elif not texts.holds(array.type):
-        array = pa.array(raw_values(array), mask=None if valid is None else ~valid)
+        array = from_numpy(raw_values(array), mask=None if valid is None else ~valid)
     codes = array.dictionary_encode().indices
-    return np.asarray(codes.fill_null(-1) if codes.null_count else codes).astype(np.int64)
+    return to_numpy(codes.fill_null(scalar(-1, codes.type)) if codes.null_count else codes).astype(np.int64)
 
 
 def groups_of(labels: Ints) -> list[Ints]:

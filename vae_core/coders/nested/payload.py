@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 import pyarrow as pa
 
+from vae_core.arrays import from_numpy
 from vae_core.coders import fields
 from vae_core.coders.fields import columns
 from vae_core.coders.nested import cells, members, numbers
@@ -190,4 +191,4 @@ def _lists_of(kind: pa.DataType, lengths: Ints, values: pa.Array) -> pa.Array:
 
 def _spread(array: pa.Array, valid: Bools) -> pa.Array:
     """(n,) with the cells of an array where valid, null elsewhere."""
-    return array.take(pa.array(np.cumsum(valid) - 1, mask=~valid))
+    return array.take(from_numpy(np.cumsum(valid) - 1, mask=~valid))
