@@ -24,6 +24,7 @@ from vae_core.columns import (
     unpack_side,
 )
 from vae_core.columns.blobs import pack_numbers, pack_values, unpack_numbers, unpack_values
+from vae_core.columns.dictionaries import ValueDictionary
 from vae_core.errors import CorruptArchive
 from vae_core.packing import zstd
 from vae_core.quality import compare_column, differences
@@ -159,6 +160,14 @@ def test_a_dictionary_larger_than_any_softmax_is_numeric_and_opaque():
     plan = plan_of(array)
     assert (plan.kind, plan.opaque, plan.n_levels) == ("numeric", True, 70_000)
     assert decode_column(plan, encode_column(plan, array)).equals(array)
+
+
+def test_a_word_outside_its_dictionary_that_is_null_is_refused():
+    words = ValueDictionary(pa.array(["a", "b"]))
+    state = np.array([0, STATE_MISFIT, 0, STATE_MISFIT], np.uint8)
+    assert words.decode(Codes(np.zeros(4, np.int64), state, pa.array(["x", "y"]))).to_pylist() == ["a", "x", "a", "y"]
+    with pytest.raises(CorruptArchive, match="null"):
+        words.decode(Codes(np.zeros(4, np.int64), state, pa.array([None, "x"])))
 
 
 def test_new_words_are_misfits_and_repeated_ones_take_one_dictionary_entry():

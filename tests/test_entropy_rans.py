@@ -368,12 +368,14 @@ def test_a_kernel_that_passed_is_tested_again_when_it_is_another_file(tmp_path, 
     loaded = changed_kernel(tmp_path, monkeypatch)
     assert kernel.agreeing(loaded, kernel.SOURCE, agrees) is loaded and not tested
     (mark,) = (tmp_path / "cache").glob("*.passed")
-    mark.write_bytes(b"\xff of another file")
+    monkeypatch.setattr(kernel, "_tested", lambda *_: "modules that were changed since")
     assert kernel.agreeing(loaded, kernel.SOURCE, agrees) is loaded and len(tested) == 1
     assert kernel.agreeing(loaded, kernel.SOURCE, agrees) is loaded and len(tested) == 1
+    mark.write_bytes(b"\xff damaged")
+    assert kernel.agreeing(loaded, kernel.SOURCE, agrees) is loaded and len(tested) == 2
     monkeypatch.setattr(kernel, "_put", lambda *_: (_ for _ in ()).throw(PermissionError("read-only")))
     mark.unlink()
-    assert kernel.agreeing(loaded, kernel.SOURCE, agrees) is loaded and len(tested) == 2
+    assert kernel.agreeing(loaded, kernel.SOURCE, agrees) is loaded and len(tested) == 3
 
 
 @pytest.mark.parametrize(

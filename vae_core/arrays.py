@@ -15,9 +15,16 @@ def from_numpy(values: NDArray[Any], kind: pa.DataType | None = None, mask: NDAr
     """(n,) booleans, integers or floating point numbers as they are, not copied where they lie one behind another.
 
     kind : a type of the same layout, the one of numpy without        mask : (n,) true where there is a null
+    Raises ValueError on any other values.
     """
     values = np.ascontiguousarray(values)
     kind = pa.from_numpy_dtype(values.dtype) if kind is None else kind
+    if values.ndim != 1 or values.dtype.kind not in "biuf" or not values.dtype.isnative:
+        raise ValueError(f"{values.ndim}-dimensional {values.dtype} cannot be made {kind}")
+    if mask is not None and mask.shape != values.shape:
+        raise ValueError(f"a mask of {mask.shape} for values of {values.shape}")
+    if kind.bit_width != (1 if values.dtype == np.bool_ else 8 * values.itemsize):
+        raise ValueError(f"{values.dtype} has not the layout of {kind}")
     valid = None if mask is None or not mask.any() else pack_bits(~mask)
     return pa.Array.from_buffers(kind, len(values), [valid, pack_bits(values) if values.dtype == np.bool_ else pa.py_buffer(values)])
 
@@ -36,8 +43,11 @@ def unpack_bits(bitmap: pa.Buffer, offset: int, n: int) -> NDArray[np.bool_]:
 
 
 def to_numpy(array: pa.Array) -> NDArray[Any]:
-    """(n,) booleans, integers or floating point numbers; what is null is anything. `np.asarray` imports pandas, too."""
+    """(n,) booleans, integers or floating point numbers; what is null is anything. `np.asarray` imports pandas, too. Raises ValueError on
+    any other type."""
     n, data, kind = len(array), array.buffers()[1], np.dtype(array.type.to_pandas_dtype())
+    if kind.kind not in "biuf" or array.type.bit_width != (1 if kind == np.bool_ else 8 * kind.itemsize):
+        raise ValueError(f"{array.type} is no number")
     if not n or data is None:
         return np.zeros(n, kind)
     return unpack_bits(data, array.offset, n) if kind == np.bool_ else np.frombuffer(data, kind, n, array.offset * kind.itemsize)

@@ -278,6 +278,8 @@ class _Block:
         latents = [self.natives[name] for name in base.latent_names]
         if odd := [a for a in latents if not pa.types.is_integer(a.type) or a.null_count]:
             raise CorruptArchive(f"latents are {odd[0].type}{' with nulls' if odd[0].null_count else ''}, not integers")
+        if len({a.type for a in latents}) > 1:
+            raise CorruptArchive("latents are of several types")
         z = np.stack([raw_values(a) for a in latents], axis=1)
         predicted = base.layer.decode(z, gain)
         found: dict[int, NDArray[np.int64]] = {}

@@ -107,6 +107,8 @@ class ValueDictionary:
             n_odd = 0 if codes.misfits is None else len(codes.misfits)
             if len(odd) != n_odd or int(state.max(initial=0)) > STATE_MISFIT:
                 raise CorruptArchive(f"a column has {len(odd)} values outside its dictionary and {n_odd} of them stored")
+            if codes.misfits is not None and codes.misfits.null_count:
+                raise CorruptArchive("a value outside its dictionary is null")
             if codes.misfits is not None and n_odd:
                 extra, index = _distinct(codes.misfits)
                 values = pa.concat_arrays([_plain(values), _plain(extra)])

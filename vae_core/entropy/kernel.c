@@ -17,7 +17,7 @@
 #define AHEAD 12 /* rows whose contexts are on their way to the cache */
 #define SOON 3   /* contexts whose counts are */
 /* A product with an inverse this much too large is never below the true quotient, and with quotients up to 2^24 and divisors up
-   to 2^25 (rows of a block: 2^22, in sixteenths) never reaches the next integer: truncated, it is the floor of the quotient. */
+   to 2^27 (rows of a block: 2^22, in sixteenths, and a weight) never reaches the next integer: truncated, it is the floor of the quotient. */
 #define UP (1.0 + 0x1p-50)
 
 typedef struct {

@@ -71,8 +71,8 @@ def agreeing(loaded: Any, source: Path, agrees: Callable[[Any], bool]) -> Any | 
     a mark beside it says so."""
     path = Path(loaded._name)
     mark = path.with_suffix(f".{loaded.lp_means() if hasattr(loaded, 'lp_means') else 0}.passed")
-    digest = hashlib.sha256(path.read_bytes()).hexdigest()
     try:
+        digest = _tested(path, source)
         if mark.read_text(encoding="ascii") == digest:
             return loaded
     except (OSError, ValueError):
@@ -81,10 +81,17 @@ def agreeing(loaded: Any, source: Path, agrees: Callable[[Any], bool]) -> Any | 
         log.warning("%s as compiled here does not give the specification's bits: numpy does the work", source.name)
         return None
     try:
+        digest = _tested(path, source)
         _put(mark, lambda name: Path(name).write_text(digest, encoding="ascii"))
     except OSError as error:
         log.info("%s passed its self-test, which cannot be noted: %s", source.name, error)
     return loaded
+
+
+def _tested(library: Path, source: Path) -> str:
+    """A digest of all that a self-test is of: the compiled file, and the modules beside its source and this one that call and test it."""
+    parts = [library, *sorted({*Path(__file__).parent.glob("*.py"), *source.parent.glob("*.py")})]
+    return hashlib.sha256(b"".join(hashlib.sha256(part.read_bytes()).digest() for part in parts)).hexdigest()
 
 
 def _put(target: Path, fill: Callable[[str], object]) -> None:
