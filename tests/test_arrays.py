@@ -58,11 +58,11 @@ def test_a_scalar_is_what_pyarrow_makes_of_it(value, kind):
     ],
 )
 def test_what_has_another_layout_is_refused(values, kind, mask):
-    with pytest.raises((ValueError, pa.ArrowException)):
+    with pytest.raises(ValueError, match=r"no numbers|layout|mask"):
         from_numpy(values, kind, mask)
 
 
 @pytest.mark.parametrize("array", [pa.array([0], pa.date32()), pa.array(["a"]), pa.array([None], pa.decimal128(5, 2))])
 def test_what_is_no_number_is_not_taken_for_one(array):
-    with pytest.raises((ValueError, NotImplementedError)):
+    with pytest.raises(ValueError, match="is no number"):
         to_numpy(array)

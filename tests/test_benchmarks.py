@@ -131,6 +131,7 @@ def test_the_benchmark_measures_writes_after_every_row_and_resumes(tmp_path, cap
     assert {row["bound"] for row in rows} == {LOSSLESS}  # no float column: 1 % would be lossless again
     ours = rows[-1]
     assert float(ours["one_column_read_bytes"]) > 0 and float(ours["decode_mb_s_without_kernel"]) > 0
+    assert float(ours["first_full_read_s"]) > 0
     for row in rows:
         assert int(row["violations"]) == 0 and row["commit"] and row["cores"]
         assert float(row["ratio_vs_conventional"]) == pytest.approx(int(ours["conventional_bytes"]) / int(row["bytes"]), rel=1e-3)

@@ -249,6 +249,25 @@ def test_a_preview_nothing_pays_for_is_left_out():
     assert_kept(table, decoded(stored_again(found.model), dropped))
 
 
+@pytest.mark.parametrize("spoilt", [pa.float64(), None])
+def test_latents_that_are_no_integers_or_null_are_corrupt(reader, shard, spoilt):
+    name, block = reader.preview.latent_names[0], shard.blocks[0]
+    array = block.natives[name]
+    wrong = pa.nulls(len(array), array.type) if spoilt is None else array.cast(spoilt)
+    with pytest.raises(CorruptArchive, match="latents are"):
+        decode_block(reader, shard.layout, block.n_rows, {**block.natives, name: wrong}, block.payloads, ["temp"], preview=True)
+
+
+@pytest.mark.parametrize("kind", [pa.uint64(), pa.int8()])  # signed and unsigned of 64 bits have no integer type in common
+def test_latents_of_several_types_are_corrupt(monkeypatch, reader, shard, kind):
+    block = shard.blocks[0]
+    array = block.natives[reader.preview.latent_names[0]].cast(pa.int64())
+    monkeypatch.setattr(type(reader.preview), "latent_names", ("one", "other"))
+    natives = {**block.natives, "one": array, "other": pa.array([0] * len(array), kind)}
+    with pytest.raises(CorruptArchive, match="several types"):
+        decode_block(reader, shard.layout, block.n_rows, natives, block.payloads, ["temp"], preview=True)
+
+
 def test_distortion_targets_are_met_by_latents_alone_over_the_shard(reader, shard, raw):
     promised = resolved(raw, TOLERANCES)
     latent = {o.name: o for o in shard.outcomes if o.coding == "latent"}

@@ -18,9 +18,9 @@ def from_numpy(values: NDArray[Any], kind: pa.DataType | None = None, mask: NDAr
     Raises ValueError on any other values.
     """
     values = np.ascontiguousarray(values)
-    kind = pa.from_numpy_dtype(values.dtype) if kind is None else kind
     if values.ndim != 1 or values.dtype.kind not in "biuf" or not values.dtype.isnative:
-        raise ValueError(f"{values.ndim}-dimensional {values.dtype} cannot be made {kind}")
+        raise ValueError(f"{values.ndim}-dimensional {values.dtype} are no numbers in a row, as this machine has them")
+    kind = pa.from_numpy_dtype(values.dtype) if kind is None else kind
     if mask is not None and mask.shape != values.shape:
         raise ValueError(f"a mask of {mask.shape} for values of {values.shape}")
     if kind.bit_width != (1 if values.dtype == np.bool_ else 8 * values.itemsize):

@@ -98,7 +98,7 @@ class ValueDictionary:
 
     def decode(self, codes: Codes) -> pa.Array:
         """The inverse of `encode`, over 32-bit indices where the values are too many for the type's; raises CorruptArchive for a code
-        outside the dictionary."""
+        outside the dictionary, and for a null among the values beside it."""
         check_codes(codes.values, len(self.values))
         indices, state, mask, values = codes.values, codes.state, None, self.values
         if state is not None:

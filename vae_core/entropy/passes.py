@@ -116,10 +116,10 @@ class Ground:
     @classmethod
     def of(cls, n_counted: int = 0, n_worked: int = 0, before: Ground | None = None) -> Ground:
         """As much as that at least: what was there before, where that will do."""
-        enough = before is not None and len(before.counted) >= n_counted, before is not None and len(before.worked) >= n_worked
+        counted = None if before is None or len(before.counted) < n_counted else before.counted
+        worked = None if before is None or len(before.worked) < n_worked else before.worked
         return cls(
-            before.counted if before is not None and enough[0] else np.zeros(n_counted, np.int32),
-            before.worked if before is not None and enough[1] else np.empty(n_worked, np.uint8),
+            np.zeros(n_counted, np.int32) if counted is None else counted, np.empty(n_worked, np.uint8) if worked is None else worked
         )
 
 
