@@ -28,7 +28,7 @@ from vae_core.exact.forms import CLOCK, FORMS
 from vae_core.exact.matches import MAX_MATCHES
 from vae_core.exact.plans import FLAGS, MAX_SORT_KEYS, CellPlan, ColumnCode, DigitPlan, Recall, column_code_from_json
 from vae_core.exact.recall import MAX_KEYS
-from vae_core.exact.schedule import LAST_CHUNKS, LONG_CHUNK
+from vae_core.exact.schedule import LAST_CHUNKS, LONG_CHUNK, PARTS, Chunks
 
 LAW = settings(deadline=None, max_examples=40)
 N_EARLIER = 3
@@ -52,7 +52,7 @@ def digit_plans(draw: st.DrawFn, sizes: tuple[int, ...], kinds: tuple[str, ...])
 def column_codes(draw: st.DrawFn) -> ColumnCode:
     scheme = draw(schemes())
     linear = draw(linears()) if isinstance(scheme, Residual) else None
-    last_chunk = draw(st.sampled_from(LAST_CHUNKS))
+    chunks = Chunks(draw(st.sampled_from(LAST_CHUNKS)), draw(st.sampled_from(PARTS)))
     own, keys, matches, leader = tuple(kind for kind in OWN_KINDS if kind not in ("match", *MIXED_KINDS, *ABOVE_KINDS)), None, (), None
     if draw(st.booleans()):
         keys = tuple(draw(st.lists(st.integers(0, N_EARLIER - 1), max_size=MAX_SORT_KEYS)))
@@ -60,7 +60,7 @@ def column_codes(draw: st.DrawFn) -> ColumnCode:
         others = (*AROUND_KINDS, *MIXED_KINDS, *(() if above else ABOVE_KINDS))
         linear, own = draw(forward_linears(above)), tuple(kind for kind in OWN_KINDS if kind not in others)
         matches, leader = draw(matches_of(MAX_MATCHES)), draw(st.sampled_from([None, 0, MAX_MATCHES - 1]))
-    value = CellPlan(scheme, linear, draw(digit_plans(scheme.sizes, (*COLUMN_KINDS, *own))), last_chunk, keys, matches, leader)
+    value = CellPlan(scheme, linear, draw(digit_plans(scheme.sizes, (*COLUMN_KINDS, *own))), chunks, keys, matches, leader)
     states = (N_STATES + 1,)
     state = CellPlan(Direct.over(0, N_STATES - 1), None, draw(digit_plans(states, (*COLUMN_KINDS, "left", "right", "level"))))
     recall = None
@@ -157,15 +157,15 @@ def test_a_garbled_stream_gives_wrong_values_or_a_corrupt_archive_and_nothing_el
     assert found.shape == (n,) and (found_state is None or (found_state < N_STATES).all())
 
 
-@pytest.mark.parametrize("last_chunk", LAST_CHUNKS)
-def test_long_columns_under_wide_contexts_are_the_same_by_the_kernel_and_by_numpy(last_chunk):
-    rng = np.random.default_rng(last_chunk)
+@pytest.mark.parametrize("chunks", [Chunks(64, 2), Chunks(256, 64), Chunks(1024, 16), Chunks(8192, 2), Chunks(16384, 4)])
+def test_long_columns_under_wide_contexts_are_the_same_by_the_kernel_and_by_numpy(chunks):
+    rng = np.random.default_rng(chunks.last)
     n = 60_000
     wide = Feature("value", 0, 0, 9000)
     scheme = Direct.over(0, 6_999)
     high = DigitPlan((wide, Feature("left", -1, 0, 4, (40, 900))), (7, 1000, 1))
     low = DigitPlan((Feature("digit", -1, 0, scheme.sizes[0]), Feature("bins", 0, 0, 3, (70, 2000))), (16, 2, 3))
-    plan = CellPlan(scheme, None, (high, low), last_chunk)
+    plan = CellPlan(scheme, None, (high, low), chunks)
     code = ColumnCode(1, 0, 0, PLAIN_STATE, plan)
     key = (rng.random(n) ** 3 * 9500).astype(np.int64)
     values = (key * 7919 + rng.integers(0, 9, n) * (rng.random(n) < 0.3)) % 7_000
@@ -183,7 +183,7 @@ def test_long_columns_under_wide_contexts_are_the_same_by_the_kernel_and_by_nump
 
 def test_the_longest_block_there_may_be_is_the_same_by_the_kernel_and_by_numpy():
     n = 1 << 22
-    plan = CellPlan(Direct.over(0, 2), None, (DigitPlan((), (1,)),), LONG_CHUNK)
+    plan = CellPlan(Direct.over(0, 2), None, (DigitPlan((), (1,)),), Chunks(LONG_CHUNK, 2))
     values = np.zeros(n, np.int64)
     values[-3:] = 2, 1, 0
     fast, slow = Encoder(), Encoder()

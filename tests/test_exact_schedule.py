@@ -5,7 +5,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vae_core.exact.schedule import LAST_CHUNKS, STRIDE, chunks, every, neighbours, passes
+from vae_core.errors import CorruptArchive
+from vae_core.exact.schedule import LAST_CHUNKS, PARTS, STRIDE, Chunks, every, neighbours, passes
 
 SIZES = st.one_of(st.integers(0, 200), st.sampled_from([31, 32, 33, 63, 64, 65, 4096, 100_003]))
 
@@ -32,14 +33,34 @@ def test_the_neighbours_of_a_row_are_decoded_before_it_and_as_near_as_its_pass_s
     assert known.all()
 
 
-@given(SIZES, st.sampled_from(LAST_CHUNKS))
-def test_chunks_tile_a_pass_and_grow_no_faster_than_what_was_learned(n_rows, last):
-    stop = 0
-    for part in chunks(n_rows, last):
-        assert part.start == stop and part.stop > part.start
-        assert part.stop - part.start <= min(last, max(64, part.start // 2))
-        stop = part.stop
+@given(SIZES, st.builds(Chunks, st.sampled_from(LAST_CHUNKS), st.sampled_from(PARTS)), st.sampled_from([0, 7, 5000]))
+def test_chunks_tile_a_pass_and_grow_no_faster_than_what_was_learned(n_rows, chunks, before):
+    stop, found = 0, list(chunks.slices(n_rows, before))
+    for chunk in found:
+        assert chunk.start == stop and chunk.stop > chunk.start
+        assert chunk.stop - chunk.start <= min(chunks.last, max(64 if chunks.part == 2 else 8, (before + chunk.start) // chunks.part))
+        stop = chunk.stop
     assert stop == n_rows
+    assert chunks.ends(n_rows, before).tolist() == [chunk.stop for chunk in found]
+
+
+def test_chunks_are_what_their_plan_says_and_what_older_plans_said_is_half_of_the_pass():
+    assert [Chunks.from_json(said) for said in (1024, [256, 16])] == [Chunks(1024, 2), Chunks(256, 16)]
+    assert [Chunks(1024, 2).counted(500), Chunks(256, 16).counted(500)] == [0, 500]
+
+
+@given(st.builds(Chunks, st.sampled_from(LAST_CHUNKS), st.sampled_from(PARTS)))
+def test_chunks_come_back_from_json(chunks):
+    assert Chunks.from_json(chunks.to_json()) == chunks
+
+
+WRONG = [0, 65, -64, 1024.0, "1024", None, True, [], [64], [64, 0], [64, 2], [64, 3], [64, 16, 1], [9, 16], [64, "4"], [64.0, 4], {}]
+
+
+@pytest.mark.parametrize("said", WRONG)
+def test_other_chunks_are_refused(said):
+    with pytest.raises(CorruptArchive, match="chunks of"):
+        Chunks.from_json(said)
 
 
 @pytest.mark.parametrize("n_rows", [1, 5, 131_072])

@@ -435,6 +435,7 @@ class Block:
         by_level = any(f[0] in NEAR for found in features for f in found)
         by_level |= prediction is not None and any(kind != "at" for kind, _, _ in prediction[0])
         by_level &= lanes is None
+        longest, part = longest if isinstance(longest, list) else (longest, 2)
         done = 0
         passes = [(0, range(self.n_rows))]
         if by_level:
@@ -443,10 +444,10 @@ class Block:
             passes = [(0, rows) for rows in lanes.steps]
         for step, all_rows in passes:
             rows = [i for i in all_rows if active[i]]
-            start, before, known = 0, done if lanes is not None else 0, dict[int, Any]()
+            start, before, known = 0, done if lanes is not None or part > 2 else 0, dict[int, Any]()
             done += len(rows)
             while start < len(rows):
-                chunk = rows[start : start + min(longest, max(64, (before + start) // 2))]
+                chunk = rows[start : start + min(longest, max(8 if part > 2 else 64, (before + start) // part))]
                 start += len(chunk)
                 near = {i: (i - step, i + step if i + step < self.n_rows else i - step) if 0 < step < 32 else None for i in chunk}
                 totals = {i: None if prediction is None else self.total(prediction, by_level, i, near[i], own, lanes) for i in chunk}

@@ -28,7 +28,7 @@ from vae_core.phrases import compressed, decompressed
 from vae_core.shorthand import blob_bytes, shorten, spell_out
 
 PLAN, DECODER, ENCODER = "plan.json.zst", "decoder.safetensors", "encoder.safetensors"
-MODEL_VERSION = 11
+MODEL_VERSION = 12
 COLUMNS, COLUMNS_PACKED = "columns", "columns.zstd"
 MAX_PLAN_BYTES = 1 << 28
 MOST_WEIGHTS = 1 << 25  # of vectors, of all columns: 128 MiB while they are read

@@ -59,7 +59,7 @@ from vae_core.exact.features import (  # noqa: E402
 from vae_core.exact.linear import Linear, Mixed, Simple, Term  # noqa: E402
 from vae_core.exact.matches import Match  # noqa: E402
 from vae_core.exact.plans import FLAGS, MAX_FEATURES, CellPlan, ColumnCode, DigitPlan  # noqa: E402
-from vae_core.exact.schedule import LAST_CHUNKS  # noqa: E402
+from vae_core.exact.schedule import LAST_CHUNKS, PARTS, Chunks  # noqa: E402
 from vae_core.model import Model  # noqa: E402
 from vae_core.shard import encode_shard  # noqa: E402
 
@@ -291,7 +291,7 @@ def every_context(n: int) -> tuple[pa.Table, Callable[[Model], Model]]:
         lo, none = 2 if kind == "back" else 0, kind in ("left", "right", "between", "back")
         return Feature(kind, column, lo, len(edges) + 1 + none, edges)
 
-    def one_after_another(keys: tuple[int, ...], terms: Sequence[Term], anchors: Sequence[Term], last_chunk: int) -> CellPlan:
+    def one_after_another(keys: tuple[int, ...], terms: Sequence[Term], anchors: Sequence[Term], chunks: Chunks) -> CellPlan:
         scheme = Residual(20)
         first = DigitPlan((feature("noise" if keys else "left", -1), feature("value", 0), feature("match", -1)), (2, 7, 30, 5))
         second = DigitPlan((
@@ -299,14 +299,14 @@ def every_context(n: int) -> tuple[pa.Table, Callable[[Model], Model]]:
         ), (3, 1, 8, 2, 6))  # fmt: skip
         matches = Match((0,), (1,)), Match((), (3, 1)) if keys else Match((1, 0))
         linear = Linear(tuple(terms), -(1 << 14), tuple(anchors), 1 << 15)
-        return CellPlan(scheme, linear, (first, second), last_chunk, keys, matches, 1 if keys else None)
+        return CellPlan(scheme, linear, (first, second), chunks, keys, matches, 1 if keys else None)
 
     forward = {
         7: one_after_another(
             (), [Term("lag1", -1, 70_000), Term("lag3", -1, -4_000), Term("lag2", 2, 900), Term("lead4", 4, 500)],
-            [Term("at", 2, 131_072), Term("lag1", 4, 77)], LAST_CHUNKS[0],
+            [Term("at", 2, 131_072), Term("lag1", 4, 77)], Chunks(8192, 16),
         ),
-        8: one_after_another((1, 0), [Term("lag1", -1, 60_000), Term("lag200", -1, 5_000), Term("lead1", 7, 20)], [], LAST_CHUNKS[1]),
+        8: one_after_another((1, 0), [Term("lag1", -1, 60_000), Term("lag200", -1, 5_000), Term("lead1", 7, 20)], [], Chunks(16384, 8)),
     }  # fmt: skip
 
     def changed(model: Model) -> Model:
@@ -325,10 +325,10 @@ def every_context(n: int) -> tuple[pa.Table, Callable[[Model], Model]]:
                 assert len(chosen) <= MAX_FEATURES and n_contexts([f.size for f in chosen]) * size <= MAX_CELLS
                 digits.append(DigitPlan(tuple(chosen), tuple(range(3, 4 + len(chosen)))))
             state = DigitPlan((feature("left", -1), *earlier), (2, 9, 40)[: 2 + len(earlier)])
-            last_chunk = LAST_CHUNKS[j % len(LAST_CHUNKS)]
+            chunks = Chunks(LAST_CHUNKS[j % len(LAST_CHUNKS)], PARTS[j % len(PARTS)])
             flags = CellPlan(FLAGS, None, (DigitPlan((feature("right", -1), feature("value", 0)), (5, 6, 7)),))
             recall = {4: Recall((2,), flags), 6: Recall((0, 1), flags)}.get(j)
-            value = CellPlan(scheme, linear, tuple(digits), last_chunk)
+            value = CellPlan(scheme, linear, tuple(digits), chunks)
             codes.append(ColumnCode(
                 j, model.columns[j].fill, j == 1, CellPlan(Direct.over(0, N_STATES - 1), None, (state,)), forward.get(j, value), recall
             ))  # fmt: skip
@@ -400,7 +400,7 @@ def mixed(model: Model) -> Model:
             scheme = Residual(9)
             first = DigitPlan((around, Feature("fraction", -1, 0, FIXED_SIZES["fraction"])), (20, 30, 60))
             second = DigitPlan((Feature("digit", -1, 0, scheme.sizes[0]), apart, Feature("noise", -1, 0, NOISE_LEVELS)), (9, 8, 40, 90))
-            planes.append(replace(code, value=CellPlan(scheme, linear, (first, second), LAST_CHUNKS[0], ())))
+            planes.append(replace(code, value=CellPlan(scheme, linear, (first, second), Chunks(64, 16), ())))
         codes.append(replace(tensor, codes=tuple(planes)))
     assert len(codes) == 3
     return Model.from_files(replace(model, tensors=tuple(codes)).to_files())
@@ -430,8 +430,8 @@ def lines_of_a_map(n: int) -> tuple[pa.Table, Callable[[Model], Model]]:
         of_height = Term("at", 0, 20_000), Term("above", 0, -20_000), Term("above-2", 0, 70)
         told = Linear((*own[:3], *of_height), 1 << 14, (Term("at", 0, 9_000),), 5)
         plans = [
-            CellPlan(scheme, linear, (first, second), LAST_CHUNKS[0], ()), CellPlan(scheme, told, (first, second), LAST_CHUNKS[1], ()),
-            CellPlan(Direct.over(0, 1), Linear((), 0), (DigitPlan((off, beside[2]), (9, 9, 9)),), LAST_CHUNKS[0], ()),
+            CellPlan(scheme, linear, (first, second), Chunks(64, 16), ()), CellPlan(scheme, told, (first, second), Chunks(128, 64), ()),
+            CellPlan(Direct.over(0, 1), Linear((), 0), (DigitPlan((off, beside[2]), (9, 9, 9)),), Chunks(64, 2), ()),
         ]  # fmt: skip
         state = CellPlan(Direct.over(0, N_STATES - 1), None, (DigitPlan((), (16,)),))
         codes = [ColumnCode(j, model.columns[j].fill, 0, state, plan) for j, plan in enumerate(plans)]

@@ -546,7 +546,8 @@ typedef struct {
 typedef struct {
     int64_t n_steps, n_lanes, n_past, n_terms, n_own, n_matches;
     int64_t leader; /* -1, or the match that is the prediction */
-    int64_t last_chunk, n_dense, dense_shift;
+    int64_t first_chunk, last_chunk, part; /* rows of a chunk at least and at most, and what part it is of the rows before */
+    int64_t n_dense, dense_shift;
     int64_t keeps; /* whether guess, fraction and level are of all rows, else of those of a step */
     const int64_t *edges;             /* where each step begins, n_steps + 1 of them */
     const int64_t *lags, *weights;    /* of the terms that read the column itself */
@@ -1016,7 +1017,8 @@ static void split(const walk *w, const int64_t *values, int64_t n, int64_t *cons
 
 /* Where a chunk of a step ends that begins at `start`, counted in rows of the step. */
 static int64_t chunk_end(const walk *w, int64_t step, int64_t start) {
-    int64_t first = w->edges[step], n = w->edges[step + 1] - first, before = (first + start) / 2, length = before < 64 ? 64 : before;
+    int64_t first = w->edges[step], n = w->edges[step + 1] - first, before = (first + start) / w->part;
+    int64_t length = before < w->first_chunk ? w->first_chunk : before;
     int64_t stop = start + (length < w->last_chunk ? length : w->last_chunk);
     return stop < n ? stop : n;
 }

@@ -152,8 +152,8 @@ class _Walk(ctypes.Structure):
     """kernel.c: walk."""
 
     _fields_ = (
-        *((name, ctypes.c_int64) for name in ("n_steps", "n_lanes", "n_past", "n_terms", "n_own", "n_matches", "leader", "last_chunk")),
-        *((name, ctypes.c_int64) for name in ("n_dense", "dense_shift", "keeps")),
+        *((name, ctypes.c_int64) for name in ("n_steps", "n_lanes", "n_past", "n_terms", "n_own", "n_matches", "leader")),
+        *((name, ctypes.c_int64) for name in ("first_chunk", "last_chunk", "part", "n_dense", "dense_shift", "keeps")),
         *((name, ctypes.c_void_p) for name in ("edges", "lags", "weights", "fixed", "own", "matches", "dense", "bias", "lanes")),
         *((name, ctypes.c_void_p) for name in ("past", "noise", "sums", "guess", "fraction", "level", "room", "levels")),
         *((name, ctypes.c_int64) for name in ("is_residual", "lo", "shift", "escape", "limit")),
@@ -180,7 +180,7 @@ class KernelWalk:
         terms: Sequence[tuple[int, int]],
         fixed: Ints,
         own: Sequence[OwnFeature] = (),
-        last_chunk: int = 0,
+        chunks: tuple[int, int, int] = (1, 1, 1),
         scheme: tuple[int, int, int, int, int] = (0, 0, 0, 0, 0),
         matches: Sequence[KernelMatch] = (),
         leader: int = -1,
@@ -191,6 +191,7 @@ class KernelWalk:
         above: KernelAbove | None = None,
     ) -> None:
         """edges: (n_steps + 1,) where steps begin. terms: (lag, weight) of the column itself. fixed: (n,) sums of all other terms.
+        chunks: how many rows one has at least and at most, and what part it is of the rows before.
         scheme: whether it is a residual's; lo and shift of a direct one; the escape symbol; the span, or the magnitude that escapes.
         leader: the number of the match that is the prediction, -1 for none.
         dense: (n, n) weights, (n,) biases and the shift of vectors (exact/dense.py).
@@ -243,7 +244,7 @@ class KernelWalk:
             kernel.address(array) for array in (*kept[:4], past, noise, sums, self.guess, self.fraction, self.level, room, levels)
         ]
         self.structure = _Walk(
-            n_steps, n_lanes, n_past, len(terms), len(own), len(matches), leader, last_chunk, len(bias), shift, keeps, *addresses[:4],
+            n_steps, n_lanes, n_past, len(terms), len(own), len(matches), leader, *chunks, len(bias), shift, keeps, *addresses[:4],
             ctypes.addressof(structures), ctypes.addressof(memories), *map(kernel.address, (weighed, bias)),
             None if lanes is None else kernel.address(lanes), *addresses[4:], *scheme,
             None if mixed is None else ctypes.addressof(mixed), 0 if above is None else len(above.terms),

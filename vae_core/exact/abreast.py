@@ -22,8 +22,7 @@ from vae_core.exact.features import Decoded, Feature, Surroundings
 from vae_core.exact.forward import Walk, fixed_totals
 from vae_core.exact.lanes import Lanes
 from vae_core.exact.plans import CellPlan, ColumnCode
-from vae_core.exact.schedule import chunk_ends, passes
-from vae_core.exact.schedule import chunks as chunks_of
+from vae_core.exact.schedule import passes
 
 Ints = NDArray[np.int64]
 Counts = tuple[int, ...]
@@ -55,19 +54,23 @@ def _read_cells(decoders: Sequence[Decoder], decoded: Sequence[Decoded], cells: 
     else:
         tables = _Tables(plan, len(cells))
         rows = [dict(passes(block.n_rows, plan.by_level)) for block in decoded]
+        before = [0] * len(cells)
         for step in sorted({step for some in rows for step in some}, reverse=True):
             found = {
                 b: one for b, (block, own) in enumerate(zip(decoded, cells, strict=True))
                 if step in rows[b] and (one := pass_of(plan, step, rows[b][step], block, own.values, own.active)) is not None
             }  # fmt: skip
             if found:
-                _read_passes(decoders, plan, tables, cells, found)
+                _read_passes(decoders, plan, tables, cells, found, before)
+                before = [n + (found[b].n if b in found else 0) for b, n in enumerate(before)]
 
 
-def _read_passes(decoders: Sequence[Decoder], plan: CellPlan, tables: _Tables, cells: Sequence[Cells], found: dict[int, Pass]) -> None:
-    """Read one pass of the blocks that have rows in it."""
+def _read_passes(
+    decoders: Sequence[Decoder], plan: CellPlan, tables: _Tables, cells: Sequence[Cells], found: dict[int, Pass], before: Sequence[int]
+) -> None:
+    """Read one pass of the blocks that have rows in it; before: how many each had in those before."""
     n_rows = [found[b].n if b in found else 0 for b in range(len(cells))]
-    chunks = [np.diff(chunk_ends(n, plan.last_chunk), prepend=0) for n in n_rows]
+    chunks = [np.diff(plan.chunks.ends(n, plan.chunks.counted(past)), prepend=0) for n, past in zip(n_rows, before, strict=True)]
     order, counts = _in_turns(chunks)
     contexts = [tables.beside(k, [found[b].contexts[k] if b in found else None for b in range(len(cells))], n_rows, order)
                 for k in range(len(plan.digits))]  # fmt: skip
@@ -198,7 +201,7 @@ def _read_forward(decoders: Sequence[Decoder], plan: CellPlan, decoded: Sequence
         around, counts = walk.around(step), lanes.counts[step]
         here = [_with_own([level[start:stop] for level in contexts[k]], own, around, stop - start) for k, own in enumerate(features)]
         chunks = [
-            np.array([part.stop - part.start for part in chunks_of(n, plan.last_chunk, before)], np.int64)
+            np.array([part.stop - part.start for part in plan.chunks.slices(n, before)], np.int64)
             for n, before in zip(counts, lanes.before[step], strict=True)
         ]
         if max(map(len, chunks)) == 1:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -23,7 +24,7 @@ from vae_core.exact.lanes import Lanes
 from vae_core.exact.plans import CellPlan, ColumnCode, DigitPlan, Recall
 from vae_core.exact.raw import code_raw
 from vae_core.exact.recall import Recalled
-from vae_core.exact.schedule import STRIDE, chunk_ends, chunks, every, neighbours, passes, taken
+from vae_core.exact.schedule import STRIDE, every, neighbours, passes, taken
 
 Ints = NDArray[np.int64]
 _NONE = np.empty(0, np.int64)
@@ -40,6 +41,7 @@ def code_cells(
         _code_forward(channel, plan, decoded, own, active)
         return
     with _kernel_tables(plan, decoded.n_rows, decoded.n_rows) if kernel.available() else nullcontext(_numpy_tables(plan)) as tables:
+        before = 0
         for step, all_rows in passes(decoded.n_rows, plan.by_level):
             found = pass_of(plan, step, all_rows, decoded, own, active, np.int32 if isinstance(tables, PassTables) else np.int64)
             if found is None:
@@ -47,7 +49,9 @@ def code_cells(
             known = raw = None
             if channel.writes:
                 known, _, raw = plan.scheme.split(taken(own, found.rows), found.guess)
-            got, raw = _coded(channel, plan, tables, found.contexts, found.n, known, raw)
+            ends = plan.chunks.ends(found.n, plan.chunks.counted(before))
+            before += found.n
+            got, raw = _coded(channel, plan, tables, found.contexts, ends, known, raw)
             if not channel.writes:
                 own[found.rows] = plan.scheme.join(got, raw, found.guess)
 
@@ -114,7 +118,7 @@ def _code_forward(channel: Channel, plan: CellPlan, decoded: Decoded, own: Ints,
         if truth is not None:
             values = truth[here]
             known, _, raw = plan.scheme.split(values, around.guess)
-        got, raw = _code_pass(channel, plan, tables, contexts, list(chunks(n, plan.last_chunk, here.start)), known, raw)
+        got, raw = _code_pass(channel, plan, tables, contexts, list(plan.chunks.slices(n, here.start)), known, raw)
         if values is None:
             values = plan.scheme.join(got, raw, around.guess)
             own[lanes.rows[here]] = values
@@ -129,7 +133,7 @@ def _code_forward_by_kernel(channel: Channel, plan: CellPlan, decoded: Decoded, 
         given, own = forward_contexts(digit, lanes, decoded)
         contexts.append(given)
         features += [OwnFeature(k, f.kind, f.edges, strides, f.lo) for f, strides in own]  # the kernel adds what it finds
-    walk = kernel_walk(lanes, plan.linear, decoded, features, plan.last_chunk, _numbers(plan), plan.matches, plan.leader, keeps=False)
+    walk = kernel_walk(lanes, plan.linear, decoded, features, plan.chunks, _numbers(plan), plan.matches, plan.leader, keeps=False)
     with _kernel_tables(plan, lanes.n_lanes, lanes.n) as tables:
         found = channel.code_forward(tables, contexts, walk, lanes.n, lanes.of(known) if channel.writes else None)
     if not channel.writes:
@@ -161,14 +165,15 @@ def _coded(
     plan: CellPlan,
     tables: PassTables | list[AdaptiveCounts],
     contexts: list[Contexts],
-    n_rows: int,
+    ends: Ints,
     known: list[Ints] | None,
     raw: Ints | None,
 ) -> tuple[list[Ints], Ints]:
-    """Symbols of each digit and raw bits of a pass, by the kernel where there is one."""
+    """Symbols of each digit and raw bits of a pass in chunks that end there, by the kernel where there is one."""
     if isinstance(tables, PassTables):
-        return channel.code_pass(tables, contexts, chunk_ends(n_rows, plan.last_chunk), known, raw)
-    return _code_pass(channel, plan, tables, contexts, list(chunks(n_rows, plan.last_chunk)), known, raw)
+        return channel.code_pass(tables, contexts, ends, known, raw)
+    chunks = [slice(start, stop) for start, stop in itertools.pairwise([0, *ends.tolist()])]
+    return _code_pass(channel, plan, tables, contexts, chunks, known, raw)
 
 
 def _numpy_tables(plan: CellPlan) -> list[AdaptiveCounts]:
@@ -185,7 +190,7 @@ def _kernel_tables(plan: CellPlan, most_rows: int, n_rows: int) -> AbstractConte
         levels = Contexts.of(sizes, [None if f.kind == "digit" else _NONE for f in digit.features])
         digits.append((size, [n_contexts(sizes[:k]) for k in range(len(sizes) + 1)], digit.weights, levels.strides))
     first = np.arange(plan.scheme.sizes[0], dtype=np.int64)
-    return kept_tables(digits, plan.scheme.n_raw([first]), min(plan.last_chunk, most_rows), n_rows)
+    return kept_tables(digits, plan.scheme.n_raw([first]), min(plan.chunks.last, most_rows), n_rows)
 
 
 def _contexts(

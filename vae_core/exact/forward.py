@@ -24,6 +24,7 @@ from vae_core.exact.lanes import Lanes
 from vae_core.exact.linear import SHIFT, Linear
 from vae_core.exact.matches import Match, Memory, bits_for, fixed_hashes, led, level
 from vae_core.exact.mixing import INVERSES, Mixer
+from vae_core.exact.schedule import USUAL_CHUNKS, Chunks
 
 Ints = NDArray[np.int64]
 MOST_SURPRISE = np.uint64(1 << 40)
@@ -171,7 +172,7 @@ def _totals(terms: Sequence[tuple[Ints, int, int]], bias: int, n: int) -> Ints:
 
 
 def kernel_walk(
-    lanes: Lanes, linear: Linear, decoded: Decoded, own: Sequence[OwnFeature] = (), last_chunk: int = 0,
+    lanes: Lanes, linear: Linear, decoded: Decoded, own: Sequence[OwnFeature] = (), chunks: Chunks = USUAL_CHUNKS,
     scheme: tuple[int, int, int, int, int] = (0, 0, 0, 0, 0), matches: Sequence[Match] = (), leader: int | None = None, keeps: bool = True,
 ) -> KernelWalk:
     """The same walk by the kernel."""
@@ -188,7 +189,8 @@ def kernel_walk(
         others = [(one.reference, one.terms) for one in mixed.others]
         mix = KernelMix(others, references_of(lanes, linear, decoded), mixed.around, mixed.unit, mixed.power, INVERSES)
     return KernelWalk(
-        lanes.edges, lanes.n_lanes, terms, fixed, own, last_chunk, scheme, memories, lead, dense, lanes.lanes, keeps, mix, above
+        lanes.edges, lanes.n_lanes, terms, fixed, own, (chunks.first, chunks.last, chunks.part), scheme, memories, lead, dense, lanes.lanes,
+        keeps, mix, above
     )
 
 

@@ -13,7 +13,7 @@ from vae_core.exact.counts import MAX_CELLS
 from vae_core.exact.features import Feature
 from vae_core.exact.matches import Match
 from vae_core.exact.plans import MAX_FEATURES, CellPlan, DigitPlan
-from vae_core.exact.schedule import DEFAULT_CHUNK, LONG_CHUNK
+from vae_core.exact.schedule import DEFAULT_CHUNK, LONG_CHUNK, Chunks
 from vae_core.exact.tally import Narrow
 
 SINGLE_ROWS, FINAL_ROWS = 18_000, 15_000
@@ -58,10 +58,10 @@ def search_digits(bench: Bench, tick: Callable[[], bool]) -> tuple[CellPlan, flo
         plans.append(DigitPlan(tuple(features), chain.weights))
         total += chain.bits
     dear = total > DEAR_BITS * max(1, len(bench.rows.active))
-    last_chunk = DEFAULT_CHUNK if dear else LONG_CHUNK
+    chunks = Chunks(DEFAULT_CHUNK if dear else LONG_CHUNK)
     leader = None if bench.option.leader is None else 0
     digits, matches = _numbered(plans, bench.matches, leader)
-    return CellPlan(bench.scheme, bench.option.linear, digits, last_chunk, bench.option.forward, matches, leader), total
+    return CellPlan(bench.scheme, bench.option.linear, digits, chunks, bench.option.forward, matches, leader), total
 
 
 def _numbered(plans: Sequence[DigitPlan], matches: Sequence[Match], leader: int | None) -> tuple[tuple[DigitPlan, ...], tuple[Match, ...]]:

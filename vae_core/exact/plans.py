@@ -17,7 +17,7 @@ from vae_core.exact.forms import FORMS
 from vae_core.exact.linear import Linear
 from vae_core.exact.matches import Match
 from vae_core.exact.recall import MAX_KEYS
-from vae_core.exact.schedule import DEFAULT_CHUNK, LAST_CHUNKS
+from vae_core.exact.schedule import USUAL_CHUNKS, Chunks
 
 MAX_FEATURES = 4
 MAX_SORT_KEYS = 2
@@ -46,7 +46,7 @@ class CellPlan:
     scheme: Digits
     linear: Linear | None
     digits: tuple[DigitPlan, ...]
-    last_chunk: int = DEFAULT_CHUNK
+    chunks: Chunks = USUAL_CHUNKS
     forward: tuple[int, ...] | None = None
     matches: tuple[Match, ...] = ()
     leader: int | None = None
@@ -79,7 +79,7 @@ class CellPlan:
 
     def to_json(self) -> list[Any]:
         linear = None if self.linear is None else self.linear.to_json()
-        found = [self.scheme.to_json(), linear, [d.to_json() for d in self.digits], self.last_chunk]
+        found = [self.scheme.to_json(), linear, [d.to_json() for d in self.digits], self.chunks.to_json()]
         if self.forward is None:
             return found
         matches = [[match.to_json() for match in self.matches]] if self.matches else []
@@ -89,7 +89,7 @@ class CellPlan:
 def cell_plan_from_json(parts: Any, n_columns: int) -> CellPlan:
     """The inverse of CellPlan.to_json. Raises CorruptArchive when the plan could not be decoded safely."""
     try:
-        scheme_parts, linear_parts, digit_parts, last_chunk, *forward_parts = parts
+        scheme_parts, linear_parts, digit_parts, chunks, *forward_parts = parts
         scheme = digits_module.from_json(scheme_parts)
         linear = None if linear_parts is None else linear_module.from_json(linear_parts, n_columns)
         found = []
@@ -110,8 +110,6 @@ def cell_plan_from_json(parts: Any, n_columns: int) -> CellPlan:
             raise CorruptArchive(f"model asks for a table of {n_contexts(sizes)} contexts by {size} symbols")
         if any(not 1 <= w < 1 << 16 for w in digit.weights):
             raise CorruptArchive(f"model holds smoothing weights outside 1..65535: {digit.weights}")
-    if last_chunk not in LAST_CHUNKS:
-        raise CorruptArchive(f"model learns in chunks of {last_chunk!r} rows, not one of {LAST_CHUNKS}")
     if len(forward_parts) > 3 or (forward is None and linear is not None and linear.is_forward):
         raise CorruptArchive("model holds a column code that predicts from rows before, of rows in no order")
     if forward is not None:
@@ -127,7 +125,7 @@ def cell_plan_from_json(parts: Any, n_columns: int) -> CellPlan:
         raise CorruptArchive("model holds a column code conditioned on a match that it does not describe")
     if leader is not None and not 0 <= leader < len(matches):
         raise CorruptArchive(f"model predicts a column by match {leader} of {len(matches)}")
-    return CellPlan(scheme, linear, tuple(found), last_chunk, forward, matches, leader)
+    return CellPlan(scheme, linear, tuple(found), Chunks.from_json(chunks), forward, matches, leader)
 
 
 @dataclass(frozen=True, slots=True)

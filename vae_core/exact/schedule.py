@@ -9,16 +9,21 @@ cent, without its serial loop). Within a pass, counts learned from a chunk of ro
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from functools import lru_cache
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
+from vae_core.errors import CorruptArchive
+
 STRIDE = 32
-FIRST_CHUNK = 64
-LAST_CHUNKS = (64, 256, 1024, 8192)  # short ones where rows that are near tell most, long ones for columns that cost little
+FIRST_CHUNK, OLD_FIRST_CHUNK = 8, 64
+LAST_CHUNKS = tuple(1 << k for k in range(6, 15))  # 64 ... 16384
 DEFAULT_CHUNK, LONG_CHUNK = 1024, 8192
+PARTS = (2, 4, 8, 16, 32, 64)
+OLD_PART = PARTS[0]
 STEPS = tuple(1 << k for k in range(STRIDE.bit_length() - 1, -1, -1))  # 32 (anchors), 16, 8, 4, 2, 1
 
 Ints = NDArray[np.int64]
@@ -50,26 +55,62 @@ def every(step: int) -> slice:
     return slice(None) if step == 0 else slice(0, None, STRIDE) if step == STRIDE else slice(step, None, 2 * step)
 
 
-def chunks(n_rows: int, last: int, before: int = 0) -> Iterator[slice]:
-    """Slices of a pass of n_rows rows; a chunk is half as long as what came before it, in the pass and `before` it, within
-    FIRST_CHUNK and `last`: where much is to be learned, fresh counts are worth more than long vectors."""
-    start = 0
-    while start < n_rows:
-        length = min(last, max(FIRST_CHUNK, (before + start) // 2))
-        yield slice(start, min(n_rows, start + length))
-        start += length
+@dataclass(frozen=True, slots=True)
+class Chunks:
+    """After how many rows counts are learned.
+
+    last : rows at most: few where rows that are near tell most, many in columns that cost little
+    part : a chunk is this part of the rows before it, but FIRST_CHUNK at least: where much is to be learned, fresh counts are worth
+           more than long vectors. 2, before format 1.12, is of the rows of a pass alone where these are not one after another, and of
+           OLD_FIRST_CHUNK at least
+    """
+
+    last: int = DEFAULT_CHUNK
+    part: int = 32
+
+    def slices(self, n_rows: int, before: int = 0) -> Iterator[slice]:
+        """The chunks of a pass of n_rows rows, so many rows having been coded `before`."""
+        start = 0
+        while start < n_rows:
+            length = min(self.last, max(self.first, (before + start) // self.part))
+            yield slice(start, min(n_rows, start + length))
+            start += length
+
+    def ends(self, n_rows: int, before: int = 0) -> Ints:
+        """Where they end."""
+        found: list[int] = []
+        for chunk in self.slices(n_rows, before):
+            found.append(chunk.stop)
+            if chunk.stop - chunk.start == self.last:
+                break  # all others are as long
+        start = found[-1] if found else n_rows
+        rest = np.arange(start + self.last, n_rows + self.last, self.last, dtype=np.int64)
+        return np.concatenate([np.array(found, np.int64), np.minimum(rest, n_rows)])
+
+    @property
+    def first(self) -> int:
+        """Rows of a chunk at least."""
+        return OLD_FIRST_CHUNK if self.part == OLD_PART else FIRST_CHUNK
+
+    def counted(self, before: int) -> int:
+        """Of the rows that a plan which is not forward has coded in passes before, those that count for the chunks of the next one."""
+        return 0 if self.part == OLD_PART else before
+
+    def to_json(self) -> Any:
+        """What a plan says of them."""
+        return self.last if self.part == OLD_PART else [self.last, self.part]
+
+    @classmethod
+    def from_json(cls, said: Any) -> Chunks:
+        """The inverse. Raises CorruptArchive for what to_json does not say."""
+        is_old = not (isinstance(said, list) and len(said) == 2)
+        last, part = (said, OLD_PART) if is_old else said
+        if type(last) is not int or type(part) is not int or last not in LAST_CHUNKS or part not in PARTS or (part == OLD_PART) != is_old:
+            raise CorruptArchive(f"model learns in chunks of {str(said)[:40]} rows: at most one of {LAST_CHUNKS}, a part of {PARTS[1:]}")
+        return cls(last, part)
 
 
-def chunk_ends(n_rows: int, last: int) -> Ints:
-    """Where the chunks of a pass end."""
-    found: list[int] = []
-    for part in chunks(n_rows, last):
-        found.append(part.stop)
-        if part.stop - part.start == last:
-            break  # all others are as long
-    start = found[-1] if found else n_rows
-    rest = np.arange(start + last, n_rows + last, last, dtype=np.int64)
-    return np.concatenate([np.array(found, np.int64), np.minimum(rest, n_rows)])
+USUAL_CHUNKS = Chunks()
 
 
 def taken(values: NDArray[S], rows: Ints | slice) -> NDArray[S]:

@@ -23,13 +23,14 @@ from vae_core.exact.parents import MIN_GAIN_BITS, quick_bits, search_digits
 from vae_core.exact.plans import FLAGS, CellPlan, ColumnCode, DigitPlan, Recall
 from vae_core.exact.recall import Recalled
 from vae_core.exact.sampled import Sampled, looks_like_clock
-from vae_core.exact.schedule import DEFAULT_CHUNK
+from vae_core.exact.schedule import DEFAULT_CHUNK, OLD_PART, Chunks
 
 Ints = NDArray[np.int64]
 KEYED, KEY_ROWS = 12, 30_000  # columns that keys are made of, and rows they are looked for on
 FORWARD_BITS = 0.04  # a row that steps have to save: they take their time
 MIXED_BITS = 0.02  # a row that several predictions have to save: half of what a cell takes is theirs
 MOST_TRIALS = 4  # schemes that are searched for contexts
+STATELESS = CellPlan(Direct.over(0, N_STATES - 1), None, (DigitPlan((), (16,)),), Chunks(part=OLD_PART))  # FORMAT.md: a plan of 0
 SHORTER_CHUNKS, WORTH_SHORTER = (256, 64), 0.006  # of a column's bits
 WORTH_RECALLING = 16_000.0  # bits of a column over the dataset
 
@@ -57,7 +58,7 @@ def search_column(sampled: Sampled, column: SampleColumn, tick: Callable[[], boo
 def _search_column(sampled: Sampled, column: SampleColumn, tick: Callable[[], bool]) -> tuple[ColumnCode, float]:
     clock = looks_like_clock(column) and not sampled.widths
     values = sampled.decoded.values[column.column]
-    state_plan, state_bits = CellPlan(Direct.over(0, N_STATES - 1), None, (DigitPlan((), (16,)),)), 0.0
+    state_plan, state_bits = STATELESS, 0.0
     active: NDArray[np.bool_] | None = None
     if column.state is not None:
         state_plan, state_bits = _search_cells(
@@ -108,11 +109,11 @@ def _in_chunks(sampled: Sampled, plan: CellPlan, own: Ints, active: NDArray[np.b
 
     No estimate shows it: the sample is coded. Without a kernel that takes long, and counts stay as they are.
     """
-    if sampled.effort.is_quick or plan.forward is not None or plan.last_chunk != DEFAULT_CHUNK or not kernel.available():
+    if sampled.effort.is_quick or plan.forward is not None or plan.chunks.last != DEFAULT_CHUNK or not kernel.available():
         return plan
     best = _coded_bits(sampled, plan, own, active)
     for last in SHORTER_CHUNKS:
-        shorter = replace(plan, last_chunk=last)
+        shorter = replace(plan, chunks=Chunks(last))
         bits = _coded_bits(sampled, shorter, own, active)
         if bits > (1 - WORTH_SHORTER) * best:
             break
