@@ -10,10 +10,12 @@ import sys
 import tempfile
 import traceback
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 from flows.arguments import one_line, parse
+from flows.terminal import saying_what_is_slow
 from vae_core.errors import BadInput, LatentpackError, UsageError
 
 EXIT_UNEXPECTED = 1
@@ -27,12 +29,13 @@ ENVIRONMENT = {"DO_NOT_TRACK": "1", "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code. Never raises but for argparse's SystemExit."""
     arguments = parse(argv)
-    debug: bool = getattr(arguments, "debug", False)
+    debug, quiet = getattr(arguments, "debug", False), getattr(arguments, "quiet", False)
     for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     try:
-        _configure_logging(debug, getattr(arguments, "quiet", False))
-        return COMMANDS[arguments.command](arguments, getattr(arguments, "quiet", False))
+        _configure_logging(debug, quiet)
+        with nullcontext() if debug or quiet else saying_what_is_slow():  # with --debug it is among all that is logged
+            return COMMANDS[arguments.command](arguments, quiet)
     except KeyboardInterrupt:
         if debug:
             traceback.print_exc()

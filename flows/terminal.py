@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 import shutil
 import sys
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import TracebackType
 from typing import TYPE_CHECKING, TextIO
 
@@ -16,6 +19,7 @@ BAR_WIDTH = 14
 REDRAW_S = 0.1
 PLAIN_INTERVAL_S = 10.0
 COUNTS_ROWS = ("encode", "verify")
+SLOW_LOGGER = "vae_core.entropy.kernel.missing"  # by name: importing it takes numpy, which most commands get later or not at all
 
 
 class ProgressLine:
@@ -116,6 +120,35 @@ class ProgressLine:
                 else f"  {event.done:.0f} of {event.total:.0f} s"
             )
         return text
+
+
+class Notice(logging.Handler):
+    """The first record of a logger as a line on the terminal, over a line that moves; those that follow say the same."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._said = False
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if not self._said:
+            self._said = True
+            clear = "\r\x1b[2K" if sys.stderr.isatty() else ""
+            print(f"{clear}latentpack: {record.getMessage()}", file=sys.stderr, flush=True)
+
+
+@contextmanager
+def saying_what_is_slow() -> Iterator[None]:
+    """Once and on stderr, that numpy does the work of the C kernel, as soon as there is such work."""
+    logger, notice = logging.getLogger(SLOW_LOGGER), Notice()
+    level, logger.propagate = logger.level, False
+    logger.setLevel(logging.INFO)
+    logger.addHandler(notice)
+    try:
+        yield
+    finally:
+        logger.removeHandler(notice)
+        logger.setLevel(level)
+        logger.propagate = True
 
 
 def _layer(event: ProgressEvent) -> str:

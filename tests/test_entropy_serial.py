@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 
 import numpy as np
 import pytest
@@ -11,12 +10,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vae_core import weights
-from vae_core.entropy import serial
+from vae_core.entropy import kernel, serial
 from vae_core.exact.features import Decoded
 from vae_core.exact.recall import Recalled
 
 LAW = settings(deadline=None, max_examples=60)
-HAS_COMPILER = any(shutil.which(name) for name in ("cc", "gcc", "clang"))
+HAS_COMPILER = any(kernel.compilers())
 FACTOR = 0x9E3779B97F4A7C15
 BITS_64 = (1 << 64) - 1
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import shutil
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -22,7 +21,7 @@ from vae_core.exact.sampled import Sampled, decoded_sample
 from vae_core.exact.search import search_column
 
 LAW = settings(deadline=None, max_examples=60)
-HAS_COMPILER = any(shutil.which(name) for name in ("cc", "gcc", "clang"))
+HAS_COMPILER = any(kernel.compilers())
 compiled = pytest.mark.skipif(tally.library() is None, reason="no C compiler here")
 
 

@@ -6,6 +6,7 @@
 #include <stdint.h>
 #include <string.h>
 #if defined(__x86_64__) && defined(__GNUC__)
+#include <cpuid.h>
 #include <immintrin.h>
 #endif
 
@@ -135,7 +136,12 @@ static void finish_plain(const int32_t *restrict count, const double *restrict a
 #if defined(__x86_64__) && defined(__GNUC__)
 
 #define AVX2 __attribute__((target("avx2,fma,popcnt")))
-#define AVX512 __attribute__((target("avx2,fma,popcnt,avx512f,avx512vl")))
+#if defined(__clang__) && !defined(__apple_build_version__) && __clang_major__ >= 18 && __clang_major__ < 22
+#define WIDE ",evex512" /* these releases ask for it where their baseline was named, others do not know it */
+#else
+#define WIDE ""
+#endif
+#define AVX512 __attribute__((target("avx2,fma,popcnt,avx512f,avx512vl" WIDE)))
 
 /* Of four symbols, not rounded yet. */
 AVX2 static inline __m256d quotients_avx2(const int32_t *count, const double *above, __m256d inverse) {
@@ -232,9 +238,23 @@ AVX2 static int64_t read_tile_avx2(const digit *restrict d, const int32_t *restr
     READ_TILE(fallen_avx2)
 }
 
-#define HAS(FEATURE) __builtin_cpu_supports(FEATURE)
-#define HAS_AVX2 (HAS("avx2") && HAS("fma") && HAS("popcnt"))
-#define HAS_AVX512 (HAS_AVX2 && HAS("avx512f") && HAS("avx512vl"))
+/* What the processor has and the system keeps the registers of. Asked here: what __builtin_cpu_supports looks at is filled in by the
+   compiler's runtime, and zig's leaves it empty. */
+static int64_t means_of_processor(void) {
+    const unsigned basic = bit_OSXSAVE | bit_AVX | bit_FMA | bit_POPCNT, wide = bit_AVX512F | bit_AVX512VL;
+    unsigned a, b, c, d, kept, more;
+    if (!__get_cpuid(1, &a, &b, &c, &d) || (c & basic) != basic) return 0;
+    if (!__get_cpuid_count(7, 0, &a, &b, &c, &d) || !(b & bit_AVX2)) return 0;
+    __asm__ volatile("xgetbv" : "=a"(kept), "=d"(more) : "c"(0));
+    if ((kept & 0x06) != 0x06) return 0;
+    return (b & wide) == wide && (kept & 0xE6) == 0xE6 ? 2 : 1;
+}
+
+static int64_t had; /* asked once, when loaded: a virtual machine takes long to answer */
+__attribute__((constructor)) static void ask_processor(void) { had = means_of_processor(); }
+
+#define HAS_AVX2 (had >= 1)
+#define HAS_AVX512 (HAS_AVX2 && had >= 2)
 #else
 #define smooth_avx2 smooth_plain
 #define finish_avx2 finish_plain

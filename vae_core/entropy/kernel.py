@@ -1,7 +1,8 @@
 """Optional C for inner loops, kernel.c those of the coder; numpy (rans.py, counts.py) is the specification and always there.
 
-A source is compiled on first use with the system's C compiler into the user's cache folder, and used only after a self-test
-gave the specification's results. Without a compiler, or with LATENTPACK_KERNEL=off, numpy does the work: same bits, slower.
+A source is compiled on first use with the system's C compiler, or with that of the package ziglang, into the user's cache folder, and
+used only after a self-test gave the specification's results. Without a compiler, or with LATENTPACK_KERNEL=off, numpy does the work:
+same bits, slower.
 """
 
 from __future__ import annotations
@@ -12,19 +13,28 @@ import logging
 import os
 import shutil
 import subprocess
+import sysconfig
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from functools import cache
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from numpy.typing import NDArray
 
 log = logging.getLogger(__name__)
+missing = log.getChild("missing")  # says that numpy does the work though nobody asked for that, and nothing else: the command line shows it
 SOURCE = Path(__file__).with_name("kernel.c")
 # no contraction to fused multiply-add: what is computed in floating point is to be the same everywhere
 FLAGS = ("-O3", "-fPIC", "-shared", "-ffp-contract=off")
 LIBRARIES = ("-lm",)
+SYSTEM_COMPILERS = ("cc", "gcc", "clang")
+# zig compiles for the very processor it runs on unless told otherwise, and a cache folder may be shared by several. Its runtime, of which
+# nothing is needed, takes seconds to build; what it can check while running costs time, and symbols for a debugger are most of the file
+ZIG_FLAGS = ("-mcpu=baseline", "-rtlib=none", "-fno-sanitize=undefined", "-s")
+ZIG_CACHES = ("ZIG_LOCAL_CACHE_DIR", "ZIG_GLOBAL_CACHE_DIR")
 COMPILE_SECONDS = 60
 ENDED = -1  # as in kernel.c
 ADDRESS = ctypes.c_void_p
@@ -36,6 +46,42 @@ def cache_folder() -> Path:
     if named:
         return Path(named)
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "latentpack"
+
+
+@dataclass(frozen=True, slots=True)
+class Compiler:
+    """A C compiler that may be tried.
+
+    command  : its file, and what it is always told
+    identity : what tells its work from another's in the cache
+    """
+
+    command: tuple[str, ...]
+    identity: str
+
+
+def compilers() -> Iterator[Compiler]:
+    """What compilers there are: those of the system, then that of the package ziglang, which needs nothing of the system."""
+    seen: set[str] = set()
+    for path in filter(None, map(shutil.which, SYSTEM_COMPILERS)):
+        identity = os.path.realpath(path)
+        if identity not in seen:  # cc is one of the others
+            seen.add(identity)
+            yield Compiler((path,), identity)
+    spec = find_spec("ziglang")
+    for folder in (spec and spec.submodule_search_locations) or ():
+        if zig := shutil.which("zig", path=folder):
+            # the file is called the same on every machine, unlike those of system compilers, and after every upgrade
+            yield Compiler((zig, "cc", *ZIG_FLAGS), f"{os.path.realpath(zig)} {_release()} {sysconfig.get_config_var('SOABI')}")
+
+
+def _release() -> str:
+    from importlib.metadata import PackageNotFoundError, version  # takes longer than all else here, and mostly nobody asks
+
+    try:
+        return version("ziglang")
+    except PackageNotFoundError:
+        return "of no release"
 
 
 @cache
@@ -53,17 +99,35 @@ def load(source: Path, counting: Sequence[str]) -> Any | None:
     """A C source compiled and loaded, None where that cannot be; `counting` names its functions that return an int64."""
     if os.environ.get("LATENTPACK_KERNEL", "on") == "off":
         return None
-    compiler = next((found for name in ("cc", "gcc", "clang") if (found := shutil.which(name))), None)
-    if compiler is None:
-        return None
-    try:
-        loaded = ctypes.CDLL(str(_compiled(compiler, source)))
-    except (OSError, subprocess.SubprocessError) as error:
-        log.info("no %s, numpy does the work: %s", source.name, error)
+    failure: Exception | None = None
+    for compiler in compilers():
+        try:
+            loaded = ctypes.CDLL(str(_compiled(compiler, source)))
+            break
+        except (OSError, subprocess.SubprocessError) as error:
+            log.info("no %s by %s: %s", source.name, compiler.command[0], _said(error))
+            failure = error
+    else:
+        _tell(failure)
         return None
     for name in counting:
         getattr(loaded, name).restype = ctypes.c_int64
     return loaded
+
+
+def _tell(failure: Exception | None) -> None:
+    """That numpy does the work, why, and what can be done: another compiler is of use where there is none, or where it was at fault."""
+    why = "no C compiler here" if failure is None else f"the C kernel cannot be built here ({_said(failure)})"
+    helps = (failure is None or isinstance(failure, subprocess.SubprocessError)) and find_spec("ziglang") is None
+    advice = "; pip install 'latentpack[kernel]' brings a compiler" if helps else ""
+    missing.info("%s: numpy reads, 7 times slower or more%s", why, advice)
+
+
+def _said(error: Exception) -> str:
+    """One line of a failure, the first error where a compiler tells of several."""
+    output: bytes = getattr(error, "stderr", None) or b""
+    lines = [line for line in output.decode(errors="replace").splitlines() if "error" in line]
+    return lines[0].strip() if lines else str(error)
 
 
 def agreeing(loaded: Any, source: Path, agrees: Callable[[Any], bool]) -> Any | None:
@@ -105,18 +169,24 @@ def _put(target: Path, fill: Callable[[str], object]) -> None:
         Path(name).unlink(missing_ok=True)
 
 
-def _compiled(compiler: str, source: Path) -> Path:
+def _compiled(compiler: Compiler, source: Path) -> Path:
     """A source as a shared object, compiled unless the cache has it by this compiler."""
-    flags = (*FLAGS, *LIBRARIES)
-    key = hashlib.sha256(b"\0".join((source.read_bytes(), os.path.realpath(compiler).encode(), *(f.encode() for f in flags)))).hexdigest()
+    said = (*compiler.command[1:], *FLAGS, *LIBRARIES)
+    key = hashlib.sha256(b"\0".join((source.read_bytes(), compiler.identity.encode(), *(word.encode() for word in said)))).hexdigest()
     folder = cache_folder()
     target = folder / f"{source.stem}-{key[:20]}.so"
     if target.exists():
         return target
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-    command = [compiler, *FLAGS, str(source), *LIBRARIES, "-o"]
-    _put(target, lambda name: subprocess.run([*command, name], check=True, capture_output=True, timeout=COMPILE_SECONDS))
+    _put(target, lambda name: _compile([*compiler.command, *FLAGS, str(source), *LIBRARIES, "-o", name]))
     return target
+
+
+def _compile(command: Sequence[str]) -> None:
+    """Run a compiler. What zig keeps for the next time is not for us to leave in the folder we happen to be in, or at home."""
+    with tempfile.TemporaryDirectory(prefix="latentpack-") as scratch:
+        environment = {**dict.fromkeys(ZIG_CACHES, scratch), **os.environ}
+        subprocess.run(command, check=True, capture_output=True, timeout=COMPILE_SECONDS, env=environment)
 
 
 def available() -> bool:
