@@ -14,11 +14,12 @@ ROOT = Path(__file__).resolve().parent.parent
 ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
 
 
-def ask(command: Sequence[str], **settings: str) -> str:
-    """Standard output of a process that has one thread and no Prefect server. Raises CalledProcessError."""
+def ask(command: Sequence[str], *, within_s: float | None = None, **settings: str) -> str:
+    """Standard output of a process that has one thread and no Prefect server. Raises CalledProcessError, or TimeoutExpired after
+    `within_s`, when the process is no more."""
     environment = {**os.environ, **ONE_THREAD, "LATENTPACK_SERVER": "off", **settings}
     environment["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
-    return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=True).stdout
+    return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=True, timeout=within_s).stdout
 
 
 def tell(found: Mapping[str, Any]) -> NoReturn:

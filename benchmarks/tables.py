@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 
+from benchmarks.ours import WITHOUT_KERNEL_S
 from benchmarks.results import OURS, WITHOUT_LATENTS
 
 Row = Mapping[str, str]
@@ -108,14 +109,14 @@ def read_table(rows: Sequence[Row]) -> str:
                 for unit in ("bytes", "s")
             ]
             seconds = f"{_number(row, 'full_read_s'):.2f}"
-            both = [f"{_number(row, key):.1f}" for key in ("decode_mb_s", "decode_mb_s_without_kernel")]
+            both = [f"{_number(row, key):.1f}" if row.get(key) else "–" for key in ("decode_mb_s", "decode_mb_s_without_kernel")]
             body.append([row["dataset"], _bound(row["bound"]), _group(row["full_read_bytes"]), seconds, *parts, *both])
     if not body:
         return ""
     head = ["dataset", "bound", "whole, bytes", "s", "one column, bytes", "s", "1,000 rows, bytes", "s", "MB/s, C kernel", "numpy"]
     return _table(head, body, 2) + (
         "\n\nThe first column, and 1,000 rows from the middle, in proportion to a full read; opening included. The CSV has the first "
-        "reading of each process, too."
+        f"reading of each process, too. –: more than {WITHOUT_KERNEL_S / 60:.0f} minutes."
     )
 
 
