@@ -8,6 +8,7 @@ from contextlib import suppress
 import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
+from test_entropy_singly import vectors_that_take
 from test_exact_cells import LAW, block, column_codes, earlier, fresh, numpy_alone
 
 from vae_core.entropy.rans import Decoder, Encoder
@@ -19,9 +20,9 @@ from vae_core.exact.cells import code_column
 @LAW
 @given(
     column_codes(), st.lists(st.tuples(st.sampled_from([0, 1, 33, 64, 700, 5000]), st.booleans()), min_size=1, max_size=4),
-    st.integers(0, 2**32), st.booleans(),
+    st.integers(0, 2**32), st.booleans(), st.sampled_from([0.0, 30.0, 1e9]),
 )  # fmt: skip
-def test_a_column_of_several_blocks_read_abreast_is_what_each_block_holds(code, sizes, seed, garbled):
+def test_a_column_of_several_blocks_read_abreast_is_what_each_block_holds(code, sizes, seed, garbled, microseconds):
     rng = np.random.default_rng(seed)
     known = [earlier(n, rng) for n, _ in sizes]
     cells = [block(code, n, rng, stateful) for n, stateful in sizes]
@@ -43,6 +44,7 @@ def test_a_column_of_several_blocks_read_abreast_is_what_each_block_holds(code, 
                 decoder.finish()
                 continue
             broken = True
+    with numpy_alone(), vectors_that_take(microseconds):
         try:
             decoders = [Decoder(bytes(stream)) for stream in streams]
             found = [read_columns(decoders, code, [fresh(decoded) for decoded in known]) for _ in range(2)]

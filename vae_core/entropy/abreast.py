@@ -8,8 +8,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from vae_core.entropy.rans import SHIFT, SLOT_BITS, SLOT_MASK, Decoder, Sums, Words, ended, placed, tables_of
-from vae_core.entropy.states import HALF, LOWER
+from vae_core.entropy.rans import SHIFT, SLOT_MASK, Decoder, Sums, Words, placed, tables_of
+from vae_core.entropy.singly import likely_symbols
+from vae_core.entropy.states import HALF, LOWER, SLOT_BITS, ended
 
 Ints = NDArray[np.int64]
 Some = slice | Ints
@@ -77,8 +78,14 @@ class Abreast:
 
     def code_running(self, sums: Sums, n_symbols: int, table: Ints, counts: tuple[int, ...]) -> Ints:
         """As Decoder.code_running."""
-        tables, found = tables_of(sums, n_symbols), np.empty(len(table), np.int64)
-        for tile in self._begin(counts):
+        tables, found, tiles = tables_of(sums, n_symbols), np.empty(len(table), np.int64), self._begin(counts)
+        lanes = -(-len(table) // max(1, len(tiles)))
+        if (likely := likely_symbols(sums, n_symbols, table, lanes)) is not None:
+            starts = np.cumsum([0, *counts]).tolist()
+            for decoder, first, rows in zip(self._decoders, self._firsts, map(slice, starts, starts[1:]), strict=False):
+                found[rows] = decoder.one_by_one(self._state[first : first + decoder.lanes], sums, table[rows], likely.of(rows))
+            return found
+        for tile in tiles:
             x = self._state[tile.lanes]
             found[tile.rows], width, above = placed(tables, table[tile.rows], (x & SLOT_MASK).view(np.int64))
             self._advance(tile, x, width, above)

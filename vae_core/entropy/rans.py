@@ -19,10 +19,10 @@ from numpy.typing import NDArray
 from vae_core.entropy import kernel
 from vae_core.entropy.lanes import KernelWalk
 from vae_core.entropy.passes import N_RAW_STEPS, RAW_BITS, Contexts, PassTables, Room, Slots
-from vae_core.entropy.states import FULL, HALF, LOWER, pack_states, unpack_states
+from vae_core.entropy.singly import Likely, likely_symbols, read_one_by_one
+from vae_core.entropy.states import FULL, HALF, LOWER, SLOT_BITS, ended, pack_states, unpack_states
 from vae_core.errors import CorruptArchive
 
-SLOT_BITS = 24
 SLOTS = 1 << SLOT_BITS
 SLOTS_64, SLOT_MASK = np.uint64(SLOTS), np.uint64(SLOTS - 1)
 SHIFT = np.uint64(SLOT_BITS)
@@ -279,6 +279,8 @@ class Decoder(Channel):
     def code_running(self, sums: Sums, n_symbols: int, table: Ints, symbols: Ints | None) -> Ints:
         if len(table):
             self._begin()
+        if (likely := likely_symbols(sums, n_symbols, table, self.lanes)) is not None:
+            return self.one_by_one(self.state, sums, table, likely)
         tables, found = tables_of(sums, n_symbols), np.empty(len(table), np.int64)
         for start in range(0, len(table), self.lanes):
             tile = slice(start, start + self.lanes)
@@ -286,6 +288,11 @@ class Decoder(Channel):
             found[tile], width, above = placed(tables, table[tile], (x & SLOT_MASK).view(np.int64))
             self._advance(x, width, above)
         found -= table * n_symbols
+        return found
+
+    def one_by_one(self, state: NDArray[np.uint64], sums: Sums, table: Ints, likely: Likely) -> Ints:
+        """As code_running, for a step that has begun, symbol after symbol; state: (lanes,) that of this stream, changed in place."""
+        found, self.position = read_one_by_one(state, self.words, self.position, sums, table, likely)
         return found
 
     def raw(self, n_bits: Ints, symbols: Ints | None) -> Ints:
@@ -380,11 +387,6 @@ def placed(tables: tuple[Sums, Sums, Ints, NDArray[np.float64]], table: Ints, sl
     low = ((sums.take(at) - before) * factor).astype(np.int64)
     width -= low
     return at, width, slot - low
-
-
-def ended() -> CorruptArchive:
-    """The error of a stream that has too few words."""
-    return CorruptArchive("rANS stream ends before its last symbol")
 
 
 def _misfolded() -> CorruptArchive:

@@ -1,4 +1,4 @@
-"""States of rANS lanes as a stream begins with them (FORMAT.md, "Entropy coding")."""
+"""States of rANS lanes, as a stream begins with them (FORMAT.md, "Entropy coding")."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from numpy.typing import NDArray
 
 from vae_core.errors import CorruptArchive
 
+SLOT_BITS = 24  # a state's lowest bits are its slot
 HALF, FULL = np.uint64(32), np.uint64(40)
 LOWER = np.uint64(1 << 32)
 
@@ -36,3 +37,8 @@ def unpack_states(data: bytes, lanes: int) -> tuple[NDArray[np.uint64], int]:
     if pack_states(state) != data[:stop] or (state < LOWER).any():
         raise CorruptArchive("rANS stream begins with states that no encoder ends with")
     return state, stop
+
+
+def ended() -> CorruptArchive:
+    """The error of a stream that has too few words."""
+    return CorruptArchive("rANS stream ends before its last symbol")
