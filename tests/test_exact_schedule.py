@@ -49,6 +49,10 @@ def test_chunks_are_what_their_plan_says_and_what_older_plans_said_is_half_of_th
     assert [Chunks(1024, 2).counted(500), Chunks(256, 16).counted(500)] == [0, 500]
 
 
+def test_counts_of_large_tables_are_learned_less_often():
+    assert [Chunks.over(256, n) for n in (0, 200_000, 200_001)] == [Chunks(256, 32), Chunks(256, 32), Chunks(256, 8)]
+
+
 @given(st.builds(Chunks, st.sampled_from(LAST_CHUNKS), st.sampled_from(PARTS)))
 def test_chunks_come_back_from_json(chunks):
     assert Chunks.from_json(chunks.to_json()) == chunks

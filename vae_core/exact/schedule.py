@@ -22,6 +22,7 @@ STRIDE = 32
 FIRST_CHUNK, OLD_FIRST_CHUNK = 8, 64
 LAST_CHUNKS = tuple(1 << k for k in range(6, 15))  # 64 ... 16384
 DEFAULT_CHUNK, LONG_CHUNK = 1024, 8192
+FEW_ROWS = 200_000  # of more there is less to be gained by learning soon than it takes to read them
 PARTS = (2, 4, 8, 16, 32, 64)
 OLD_PART = PARTS[0]
 STEPS = tuple(1 << k for k in range(STRIDE.bit_length() - 1, -1, -1))  # 32 (anchors), 16, 8, 4, 2, 1
@@ -86,6 +87,11 @@ class Chunks:
         start = found[-1] if found else n_rows
         rest = np.arange(start + self.last, n_rows + self.last, self.last, dtype=np.int64)
         return np.concatenate([np.array(found, np.int64), np.minimum(rest, n_rows)])
+
+    @classmethod
+    def over(cls, last: int, n_rows: int) -> Chunks:
+        """Those of a column of so many rows in all."""
+        return cls(last) if n_rows <= FEW_ROWS else cls(last, 8)
 
     @property
     def first(self) -> int:

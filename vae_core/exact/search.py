@@ -113,7 +113,7 @@ def _in_chunks(sampled: Sampled, plan: CellPlan, own: Ints, active: NDArray[np.b
         return plan
     best = _coded_bits(sampled, plan, own, active)
     for last in SHORTER_CHUNKS:
-        shorter = replace(plan, chunks=Chunks(last))
+        shorter = replace(plan, chunks=replace(plan.chunks, last=last))
         bits = _coded_bits(sampled, shorter, own, active)
         if bits > (1 - WORTH_SHORTER) * best:
             break
