@@ -28,6 +28,7 @@ from vae_core.exact.lanes import Lanes
 from vae_core.exact.linear import MOST_AROUND, MOST_MIXED, MOST_POWER, MOST_QUARTERS, MOST_REFERENCES, UNITS, Linear, Mixed, Simple, Term
 from vae_core.exact.linear import from_json as linear_from_json
 from vae_core.exact.plans import CellPlan, ColumnCode, DigitPlan, column_code_from_json
+from vae_core.exact.schedule import Chunks
 from vae_core.exact.tensors import Planes, TensorCode, code_tensors, tensor_code_from_json
 from vae_core.shard import encode_shard
 
@@ -64,7 +65,7 @@ def test_the_kernel_mixes_as_numpy_does_whatever_the_values(linear, mixed, n, pi
 def plan_of(mixed: Mixed, linear: Linear, scheme: Any) -> CellPlan:
     first = DigitPlan((Feature("apart", -1, 0, NOISE_LEVELS), Feature("around", -1, 0, NOISE_LEVELS)), (16, 4, 4))
     second = DigitPlan((Feature("digit", -1, 0, scheme.sizes[0]), Feature("around", -1, 0, NOISE_LEVELS)), (8, 2, 2))
-    return CellPlan(scheme, replace(linear, mixed=mixed), (first, second)[: len(scheme.sizes)], 64, ())
+    return CellPlan(scheme, replace(linear, mixed=mixed), (first, second)[: len(scheme.sizes)], Chunks(64), ())
 
 
 def code_of(mixed: Mixed) -> TensorCode:

@@ -26,6 +26,7 @@ from vae_core.exact.grids import planes_of
 from vae_core.exact.lanes import Lanes
 from vae_core.exact.linear import Linear, Term
 from vae_core.exact.plans import CellPlan, ColumnCode, DigitPlan
+from vae_core.exact.schedule import Chunks
 from vae_core.exact.tensor_search import search_tensor
 from vae_core.exact.tensors import Planes, TensorCode, code_tensors, tensor_code_from_json
 from vae_core.fitting import refresh
@@ -51,7 +52,7 @@ def plan_of(width: int, dense: Dense | None, terms: tuple[Term, ...], scheme: An
     first = DigitPlan((rough, Feature("place", -1, 7, 3)), (16, 4, 4))
     second = (Feature("digit", -1, 0, scheme.sizes[0]), back, Feature("class", -1, 3, 2, (1, 0, 1)))
     digits = (first, DigitPlan(second, (8, 2, 2, 1)))[: len(scheme.sizes)]
-    return CellPlan(scheme, Linear(terms, 1 << 15, (), 7, dense), digits, 64, ())
+    return CellPlan(scheme, Linear(terms, 1 << 15, (), 7, dense), digits, Chunks(64), ())
 
 
 @LAW
