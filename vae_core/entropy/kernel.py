@@ -103,15 +103,15 @@ def load(source: Path, counting: Sequence[str]) -> Any | None:
     for compiler in compilers():
         try:
             loaded = ctypes.CDLL(str(_compiled(compiler, source)))
+            for name in counting:
+                getattr(loaded, name).restype = ctypes.c_int64
             break
-        except (OSError, subprocess.SubprocessError) as error:
+        except (OSError, AttributeError, subprocess.SubprocessError) as error:  # AttributeError: what it made has no such function
             log.info("no %s by %s: %s", source.name, compiler.command[0], _said(error))
             failure = error
     else:
         _tell(failure)
         return None
-    for name in counting:
-        getattr(loaded, name).restype = ctypes.c_int64
     return loaded
 
 
