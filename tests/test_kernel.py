@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
+import shlex
+import shutil
 import sys
+import time
 from functools import cache
 from pathlib import Path
 
@@ -16,7 +20,6 @@ from vae_core.exact import tally
 
 ARCHIVE = Path(__file__).parent / "golden" / "1.11" / "fractions" / "archive"
 PARTS = (kernel, serial, tally)
-HAS_KERNEL = kernel.library() is not None
 # writes beside itself what it was told; what it makes is no library
 FAKE = """#!/bin/sh
 printf '%s\\n' "$PWD" "$ZIG_LOCAL_CACHE_DIR" "$ZIG_GLOBAL_CACHE_DIR" "$@" >> "${0%/*}/told"
@@ -35,6 +38,10 @@ def program(path: Path, text: str) -> Path:
     path.write_text(text)
     path.chmod(0o755)
     return path
+
+
+def agreed(c: object) -> bool:
+    raise AssertionError("what the fake compilers make is no library")
 
 
 def fresh(patch: pytest.MonkeyPatch) -> None:
@@ -76,7 +83,7 @@ def zig(place: Path, monkeypatch: pytest.MonkeyPatch, release: str = "7.7") -> P
 
 def test_zig_makes_the_kernel_where_the_system_has_no_compiler_and_leaves_nothing_behind(bare, monkeypatch):
     told = zig(bare / "site", monkeypatch)
-    assert kernel.load(kernel.SOURCE, ()) is None and "ziglang" not in sys.modules
+    assert kernel.load(kernel.SOURCE, (), agreed) is None and "ziglang" not in sys.modules
     folder, *caches, command = told.read_text().split("\n", 3)
     words = command.split()
     assert words[0] == "cc" and str(kernel.SOURCE) in words
@@ -90,7 +97,7 @@ def test_zig_makes_the_kernel_where_the_system_has_no_compiler_and_leaves_nothin
 def test_caches_of_zig_that_somebody_has_named_are_used(bare, monkeypatch):
     told = zig(bare / "site", monkeypatch)
     monkeypatch.setenv("ZIG_GLOBAL_CACHE_DIR", "/of/mine")
-    kernel.load(kernel.SOURCE, ())
+    kernel.load(kernel.SOURCE, (), agreed)
     assert told.read_text().splitlines()[2] == "/of/mine"
 
 
@@ -100,14 +107,14 @@ def test_compilers_of_the_system_come_first_and_those_that_fail_are_followed_by_
     (bare / "bin" / "cc").symlink_to(gcc)
     clang = program(bare / "bin" / "clang", FAKE)
     assert [Path(compiler.command[0]).name for compiler in kernel.compilers()] == ["cc", "clang", "zig"]
-    kernel.load(kernel.SOURCE, ())
+    kernel.load(kernel.SOURCE, (), agreed)
     said = (clang.parent / "told").read_text().split()
     assert str(kernel.SOURCE) in said and not set(kernel.ZIG_FLAGS) & set(said) and told.exists()
 
 
 def test_what_is_in_the_cache_is_of_one_compiler_in_one_release(bare, monkeypatch):
     def made() -> set[str]:
-        kernel.load(kernel.SOURCE, ())
+        kernel.load(kernel.SOURCE, (), agreed)
         return {path.name for path in (bare / "cache").glob("*.so")}
 
     with monkeypatch.context() as patch:
@@ -124,7 +131,6 @@ def test_what_is_in_the_cache_is_of_one_compiler_in_one_release(bare, monkeypatc
     assert len(made()) == 3 > len(second)
 
 
-@pytest.mark.skipif(kernel.find_spec("ziglang") is None, reason="the package ziglang is not installed")
 def test_the_real_zig_makes_what_passes_its_tests_and_knows_the_processor(bare):
     had = [part.library() for part in PARTS]
     assert None not in had and len(list((bare / "cache").glob("*.passed"))) == len(PARTS)
@@ -141,7 +147,6 @@ def means_of_this_processor() -> int:
     return 0 if not {"avx2", "fma", "popcnt"} <= set(flags) else 2 if {"avx512f", "avx512vl"} <= set(flags) else 1
 
 
-@pytest.mark.skipif(not HAS_KERNEL, reason="no C compiler here")
 def test_the_kernel_knows_what_the_processor_has():
     assert kernel.library().lp_means() == means_of_this_processor()
 
@@ -187,7 +192,6 @@ def test_nobody_is_told_who_asked_for_numpy_or_for_quiet_or_does_not_decode(with
     assert told(capsys, "read", str(ARCHIVE), "out.parquet")[1] == []
 
 
-@pytest.mark.skipif(not HAS_KERNEL, reason="no C compiler here")
 def test_nobody_is_told_where_there_is_a_kernel(tmp_path, capsys, monkeypatch):
     fresh(monkeypatch)
     assert told(capsys, "read", str(ARCHIVE), str(tmp_path / "out.parquet"))[1] == []
@@ -205,3 +209,51 @@ def test_another_compiler_is_not_advised_where_the_cache_is_what_fails(without_z
     monkeypatch.setenv("LATENTPACK_CACHE", str(without_zig / "file" / "cache"))
     (line,) = told(capsys, "read", str(ARCHIVE), "out.parquet")[1]
     assert os.strerror(20) in line and "latentpack[kernel]" not in line
+
+
+def by(real: kernel.Compiler, path: Path, text: str) -> Path:
+    """A compiler of that name that calls a real one in the middle of a script."""
+    return program(path, "#!/bin/sh\n" + text.replace("REAL", " ".join(map(shlex.quote, real.command))))
+
+
+@pytest.mark.parametrize(
+    ("script", "fault"),
+    [
+        ('for last; do :; done\necho "int x;" > "$last.c"\nexec REAL -shared "$last.c" -o "$last"\n', "has no lp_read"),
+        ('exec REAL "$@" -DSLOT_BITS=23 -w\n', "does not give the specification's bits"),
+    ],
+)  # fmt: skip
+def test_a_compiler_whose_kernel_is_not_that_of_the_source_is_followed_by_the_next(bare, monkeypatch, caplog, script, fault):
+    monkeypatch.undo()  # the real compilers are found by the real PATH
+    real = next(kernel.compilers())
+    monkeypatch.setenv("LATENTPACK_CACHE", str(bare / "cache"))
+    source = bare / "kernel.c"
+    source.write_text(kernel.SOURCE.read_text().replace("#define SLOT_BITS 24", "#ifndef SLOT_BITS\n#define SLOT_BITS 24\n#endif"))
+    wrong = kernel.Compiler((str(by(real, bare / "bin" / "cc", script)),), "wrong")
+    monkeypatch.setattr(kernel, "SOURCE", source)
+    monkeypatch.setattr(kernel, "compilers", lambda: iter([wrong, real]))
+    caplog.set_level(logging.INFO, kernel.__name__)
+    assert kernel.library.__wrapped__() is not None and fault in caplog.text and not caplog.text.count("numpy reads")
+    monkeypatch.setattr(kernel, "compilers", lambda: iter([wrong]))
+    assert kernel.library.__wrapped__() is None and caplog.text.count("numpy reads") == 1
+
+
+def test_a_compiler_that_takes_too_long_leaves_nothing_and_is_not_waited_for_again(bare, monkeypatch):
+    scratch = bare / "scratch"
+    scratch.mkdir()
+    sleep = shutil.which("sleep", path=os.defpath)
+    mkdir = shutil.which("mkdir", path=os.defpath)
+    program(bare / "bin" / "cc", f'''#!/bin/sh
+echo begun >> "{bare}/begun"
+for last; do :; done
+({sleep} 1; echo late > "$last"; {mkdir} -p "$ZIG_LOCAL_CACHE_DIR/late"; echo late > "{bare}/late") &
+wait
+''')
+    monkeypatch.setattr(kernel, "COMPILE_SECONDS", 0.3)
+    monkeypatch.setattr(kernel, "OVERDUE", set())
+    monkeypatch.setattr(kernel, "find_spec", lambda name: None)
+    monkeypatch.setattr(kernel.tempfile, "tempdir", str(scratch))
+    assert [kernel.load(part.SOURCE, (), agreed) for part in PARTS] == [None] * 3
+    time.sleep(1.2)
+    assert (bare / "begun").read_text() == "begun\n" and not (bare / "late").exists()
+    assert not list(scratch.iterdir()) and not list((bare / "cache").iterdir())

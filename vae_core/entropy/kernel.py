@@ -12,10 +12,12 @@ import hashlib
 import logging
 import os
 import shutil
+import signal
 import subprocess
 import sysconfig
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
 from importlib.util import find_spec
@@ -36,6 +38,7 @@ SYSTEM_COMPILERS = ("cc", "gcc", "clang")
 ZIG_FLAGS = ("-mcpu=baseline", "-rtlib=none", "-fno-sanitize=undefined", "-s")
 ZIG_CACHES = ("ZIG_LOCAL_CACHE_DIR", "ZIG_GLOBAL_CACHE_DIR")
 COMPILE_SECONDS = 60
+OVERDUE: set[str] = set()  # compilers that took longer: not waited for again, there are several sources
 ENDED = -1  # as in kernel.c
 ADDRESS = ctypes.c_void_p
 
@@ -87,16 +90,20 @@ def _release() -> str:
 @cache
 def library() -> Any | None:
     """The loaded kernel, None when there is none to be had."""
-    loaded = load(SOURCE, ("lp_read", "lp_write", "lp_read_forward", "lp_write_forward", "lp_means"))
-    if loaded is None:
-        return None
     from vae_core.entropy.agreement import agrees  # made of this module's pieces
 
-    return agreeing(loaded, SOURCE, agrees)
+    return load(SOURCE, ("lp_read", "lp_write", "lp_read_forward", "lp_write_forward", "lp_means"), agrees)
 
 
-def load(source: Path, counting: Sequence[str]) -> Any | None:
-    """A C source compiled and loaded, None where that cannot be; `counting` names its functions that return an int64."""
+class _Unfit(Exception):
+    """What a compiler made is not what the source says."""
+
+
+def load(source: Path, counting: Sequence[str], agrees: Callable[[Any], bool]) -> Any | None:
+    """A C source compiled, loaded and tested, by the first compiler that can; None where none can.
+
+    counting : names of its functions that return an int64        agrees : its self-test
+    """
     if os.environ.get("LATENTPACK_KERNEL", "on") == "off":
         return None
     failure: Exception | None = None
@@ -104,21 +111,23 @@ def load(source: Path, counting: Sequence[str]) -> Any | None:
         try:
             loaded = ctypes.CDLL(str(_compiled(compiler, source)))
             for name in counting:
+                if not hasattr(loaded, name):
+                    raise _Unfit(f"what {compiler.command[0]} made of {source.name} has no {name}")
                 getattr(loaded, name).restype = ctypes.c_int64
-            break
-        except (OSError, AttributeError, subprocess.SubprocessError) as error:  # AttributeError: what it made has no such function
+            if agreeing(loaded, source, agrees) is not None:
+                return loaded
+            raise _Unfit(f"{source.name} as {compiler.command[0]} compiles it does not give the specification's bits")
+        except (OSError, _Unfit, subprocess.SubprocessError) as error:
             log.info("no %s by %s: %s", source.name, compiler.command[0], _said(error))
             failure = error
-    else:
-        _tell(failure)
-        return None
-    return loaded
+    _tell(failure)
+    return None
 
 
 def _tell(failure: Exception | None) -> None:
     """That numpy does the work, why, and what can be done: another compiler is of use where there is none, or where it was at fault."""
     why = "no C compiler here" if failure is None else f"the C kernel cannot be built here ({_said(failure)})"
-    helps = (failure is None or isinstance(failure, subprocess.SubprocessError)) and find_spec("ziglang") is None
+    helps = not isinstance(failure, OSError) and find_spec("ziglang") is None
     advice = "; pip install 'latentpack[kernel]' brings a compiler" if helps else ""
     missing.info("%s: numpy reads, 7 times slower or more%s", why, advice)
 
@@ -142,7 +151,6 @@ def agreeing(loaded: Any, source: Path, agrees: Callable[[Any], bool]) -> Any | 
     except (OSError, ValueError):
         pass  # not tested yet, or the mark is damaged: tested again
     if not agrees(loaded):
-        log.warning("%s as compiled here does not give the specification's bits: numpy does the work", source.name)
         return None
     try:
         digest = _tested(path, source)
@@ -177,16 +185,34 @@ def _compiled(compiler: Compiler, source: Path) -> Path:
     target = folder / f"{source.stem}-{key[:20]}.so"
     if target.exists():
         return target
+    if compiler.identity in OVERDUE:
+        raise subprocess.TimeoutExpired(compiler.command, COMPILE_SECONDS)
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-    _put(target, lambda name: _compile([*compiler.command, *FLAGS, str(source), *LIBRARIES, "-o", name]))
+    try:
+        _put(target, lambda name: _compile([*compiler.command, *FLAGS, str(source), *LIBRARIES, "-o", name]))
+    except subprocess.TimeoutExpired:
+        OVERDUE.add(compiler.identity)
+        raise
     return target
 
 
 def _compile(command: Sequence[str]) -> None:
     """Run a compiler. What zig keeps for the next time is not for us to leave in the folder we happen to be in, or at home."""
-    with tempfile.TemporaryDirectory(prefix="latentpack-") as scratch:
+    with tempfile.TemporaryDirectory(prefix="latentpack-", ignore_cleanup_errors=True) as scratch:
         environment = {**dict.fromkeys(ZIG_CACHES, scratch), **os.environ}
-        subprocess.run(command, check=True, capture_output=True, timeout=COMPILE_SECONDS, env=environment)
+        process = subprocess.Popen(
+            command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, env=environment, start_new_session=True
+        )
+        try:
+            _, said = process.communicate(timeout=COMPILE_SECONDS)
+        except BaseException:
+            # a compiler has the work done by children, which would write on into folders that are gone
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            process.communicate()
+            raise
+    if process.returncode:
+        raise subprocess.CalledProcessError(process.returncode, command, stderr=said)
 
 
 def available() -> bool:

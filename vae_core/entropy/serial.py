@@ -26,8 +26,7 @@ CODED = bytes.fromhex("a6208e5f3eed5fcd4476beacb2ebcf8000000000000d05f97ffffffff
 @cache
 def library() -> Any | None:
     """The loaded functions, None when there are none to be had."""
-    loaded = kernel.load(SOURCE, ("lp_links",))
-    return None if loaded is None else kernel.agreeing(loaded, SOURCE, agrees)
+    return kernel.load(SOURCE, ("lp_links",), agrees)
 
 
 def links(c: Any, columns: Sequence[Ints], active: Bools | None) -> Ints | None:

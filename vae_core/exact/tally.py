@@ -29,8 +29,7 @@ _own = threading.local()
 @cache
 def library() -> Any | None:
     """The loaded functions, None when there are none to be had."""
-    loaded = kernel.load(SOURCE, ("lp_workspace", "lp_extend", "lp_number"))
-    return None if loaded is None else kernel.agreeing(loaded, SOURCE, agrees)
+    return kernel.load(SOURCE, ("lp_workspace", "lp_extend", "lp_number"), agrees)
 
 
 def above(
