@@ -23,7 +23,7 @@ sys.path.insert(0, str(ROOT))
 from benchmarks.children import ask, tell  # noqa: E402
 
 SOME_ROWS = 1_000
-WITHOUT_KERNEL_S = 600.0  # a full read by numpy alone that takes longer is not waited for
+WITHOUT_KERNEL_S = 600.0  # a process that reads by numpy alone and takes longer is not waited for
 FULL_READS = 3  # by one process: the first one opens libraries and makes tables as well
 
 
@@ -32,7 +32,7 @@ def measure_ours(
 ) -> dict[str, Any]:
     """A run with these `--tolerance` options, then the reads by one thread.
 
-    reads : also one column, 1,000 rows, and a full decode without the C kernel, unless that takes longer than WITHOUT_KERNEL_S
+    reads : also one column, 1,000 rows, and a full decode without the C kernel, unless its process takes longer than WITHOUT_KERNEL_S
     """
     with tempfile.TemporaryDirectory() as scratch:
         archive, report_path = os.path.join(scratch, "archive"), os.path.join(scratch, "report.json")

@@ -87,3 +87,15 @@ def test_the_readme_table_states_the_bound_the_machine_and_the_commit(tmp_path):
     assert text.startswith("before\n") and text.endswith("\nafter\n") and "old" not in text
     assert "| d | ±1 % | – | – | – | 1,500 | **1,000** | 1.50 | 98.0 % of bound | 40 |" in text
     assert "`abc1234`" in text and "a cpu" in text and "2026-01-01" in text
+
+
+def test_a_reading_by_numpy_that_was_not_waited_for_is_a_dash_and_said_to_be_one():
+    tables = load("tables")
+    row = {
+        "dataset": "t", "bound": "lossless", "codec": "latentpack", "decode_mb_s": "12.3", "decode_mb_s_without_kernel": "4.5",
+        **{f"{part}_read_{unit}": "10" for part in ("full", "one_column", "thousand_rows") for unit in ("bytes", "s")},
+    }  # fmt: skip
+    known = tables.read_table([row])
+    assert "| 12.3 | 4.5 |" in known and "–" not in known
+    missing = tables.read_table([row | {"decode_mb_s_without_kernel": ""}])
+    assert "| 12.3 | – |" in missing and "not done after 10 minutes" in missing

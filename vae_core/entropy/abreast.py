@@ -78,13 +78,14 @@ class Abreast:
 
     def code_running(self, sums: Sums, n_symbols: int, table: Ints, counts: tuple[int, ...]) -> Ints:
         """As Decoder.code_running."""
-        tables, found, tiles = tables_of(sums, n_symbols), np.empty(len(table), np.int64), self._begin(counts)
+        found, tiles = np.empty(len(table), np.int64), self._begin(counts)
         lanes = -(-len(table) // max(1, len(tiles)))
         if (likely := likely_symbols(sums, n_symbols, table, lanes)) is not None:
             starts = np.cumsum([0, *counts]).tolist()
             for decoder, first, rows in zip(self._decoders, self._firsts, map(slice, starts, starts[1:]), strict=False):
                 found[rows] = decoder.one_by_one(self._state[first : first + decoder.lanes], sums, table[rows], likely.of(rows))
             return found
+        tables = tables_of(sums, n_symbols)
         for tile in tiles:
             x = self._state[tile.lanes]
             found[tile.rows], width, above = placed(tables, table[tile.rows], (x & SLOT_MASK).view(np.int64))
