@@ -27,7 +27,7 @@ from benchmarks.children import ask  # noqa: E402
 from benchmarks.codecs.dataset import NUMERIC, csv_bytes, load, says_something, specs  # noqa: E402
 from benchmarks.ours import measure_ours  # noqa: E402
 from benchmarks.peers import ALL, BUDGET_S, LOSSLESS, Peer  # noqa: E402
-from benchmarks.results import OURS, WITHOUT_LATENTS, complete, machine, read_csv, write_csv  # noqa: E402
+from benchmarks.results import FOR_READING, OURS, WITHOUT_LATENTS, complete, machine, read_csv, write_csv  # noqa: E402
 from storage.sources import open_source  # noqa: E402
 from vae_core.errors import LatentpackError  # noqa: E402
 
@@ -117,6 +117,8 @@ def _cases(arguments: argparse.Namespace, schema: Any) -> list[tuple[str, list[P
     peers: list[Peer | str] = [p for p in wanted if arguments.full or arguments.peers is not None or not p.trained]
     named = arguments.bounds.split(",") if arguments.bounds else FULL_BOUNDS if arguments.full else BOUNDS
     cases = [(bound, [*peers, WITHOUT_LATENTS, OURS]) for bound in ([LOSSLESS] if arguments.quick else named)]
+    for bound, codecs in cases:
+        codecs += [FOR_READING] if bound == LOSSLESS and not arguments.quick else []
     if arguments.deepsqueeze:
         few: list[Peer | str] = [p for p in ALL if p.name in DEEPSQUEEZE_PEERS]
         cases += [(bound, [*few, OURS]) for bound in DEEPSQUEEZE_BOUNDS]
@@ -151,7 +153,8 @@ def _measured(codec: Peer | str, source: str, bound: str, arguments: argparse.Na
             asked = specs(opened.schema, bound)
         quick = 10.0 if arguments.quick and arguments.time_budget is None else arguments.time_budget
         preview = "off" if codec == WITHOUT_LATENTS else "auto"
-        return measure_ours(source, asked, preview=preview, budget_s=quick, reads=codec == OURS)
+        favour, reads = "reading" if codec == FOR_READING else "size", codec != WITHOUT_LATENTS
+        return measure_ours(source, asked, preview=preview, favour=favour, budget_s=quick, reads=reads)
     except subprocess.CalledProcessError as error:
         last = ((error.stderr or "").strip().splitlines() or [f"exit {error.returncode}"])[-1]
         # the CSV is committed: it names no path of the machine it was measured on

@@ -28,7 +28,7 @@ FULL_READS = 3  # by one process: the first one opens libraries and makes tables
 
 
 def measure_ours(
-    source: str, specs: Sequence[str], *, preview: str = "auto", budget_s: float | None = None, reads: bool = True
+    source: str, specs: Sequence[str], *, preview: str = "auto", favour: str = "size", budget_s: float | None = None, reads: bool = True
 ) -> dict[str, Any]:
     """A run with these `--tolerance` options, then the reads by one thread.
 
@@ -36,7 +36,8 @@ def measure_ours(
     """
     with tempfile.TemporaryDirectory() as scratch:
         archive, report_path = os.path.join(scratch, "archive"), os.path.join(scratch, "report.json")
-        command = [sys.executable, "-m", "flows.cli", "run", source, archive, "--json", report_path, "--quiet", "--preview", preview]
+        command = [sys.executable, "-m", "flows.cli", "run", source, archive, "--json", report_path, "--quiet"]
+        command += ["--preview", preview, "--favour", favour]
         for spec in specs:
             command += ["--tolerance", spec]
         command += [] if budget_s is None else ["--time-budget", str(budget_s)]

@@ -15,7 +15,7 @@ ROOT = HERE.parent
 sys.path.insert(0, str(ROOT))
 
 from benchmarks.results import read_csv  # noqa: E402
-from benchmarks.tables import deepsqueeze_table, main_table, peer_table, preview_table, read_table, speed_table  # noqa: E402
+from benchmarks.tables import deepsqueeze_table, favour_table, main_table, peer_table, preview_table, read_table, speed_table  # noqa: E402
 
 BEGIN, END = "<!-- results: written by `make bench` -->", "<!-- /results -->"
 RESULTS = HERE / "results" / "bench.csv"
@@ -31,7 +31,7 @@ def update(readme: Path, results: Path) -> None:
     if not begin or not end:
         raise SystemExit(f"{readme}: the markers {BEGIN} and {END} are missing")
     if rows:
-        parts = [main_table(rows), picture(results), peer_table(rows), speed_table(rows), read_table(rows)]
+        parts = [main_table(rows), picture(results), peer_table(rows), speed_table(rows), read_table(rows), favour_table(rows)]
         parts += [draw(read_csv(beside)) for name, draw in BESIDE.items() if (beside := results.with_name(name)).exists()]
         body = "\n\n".join(part for part in parts if part)
         readme.write_text(f"{before}{BEGIN}\n{body}\n{END}{after}", encoding="utf-8")

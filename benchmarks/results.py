@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-OURS, WITHOUT_LATENTS = "latentpack", "latentpack-without-latents"
+OURS, WITHOUT_LATENTS, FOR_READING = "latentpack", "latentpack-without-latents", "latentpack-for-reading"
 FIELDS = (
     "dataset", "rows", "columns", "arrow_bytes", "raw_bytes", "csv_bytes", "bound", "codec", "bytes", "conventional_bytes",
     "ratio_vs_conventional", "encode_mb_s", "decode_mb_s", "encode_ns_cell", "decode_ns_cell", "train_s", "budget_s",

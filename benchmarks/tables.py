@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 
 from benchmarks.ours import WITHOUT_KERNEL_S
-from benchmarks.results import OURS, WITHOUT_LATENTS
+from benchmarks.results import FOR_READING, OURS, WITHOUT_LATENTS
 
 Row = Mapping[str, str]
 
@@ -27,7 +27,7 @@ OTHERS = (
     (WITHOUT_LATENTS, "latentpack, preview off"),
     (OURS, "**latentpack**"),
 )
-EVERY = (("parquet-zstd-3", "Parquet zstd-3"), *SHOWN, *OTHERS)
+EVERY = (("parquet-zstd-3", "Parquet zstd-3"), *SHOWN, *OTHERS, (FOR_READING, "latentpack, `--favour reading`"))
 NUMERIC = "numeric:"
 
 
@@ -120,6 +120,28 @@ def read_table(rows: Sequence[Row]) -> str:
     return _table(head, body, 2) + (
         "\n\nThe first column, and 1,000 rows from the middle, in proportion to a full read; opening included. The CSV has the first "
         f"reading of each process, too.{missing}"
+    )
+
+
+def favour_table(rows: Sequence[Row]) -> str:
+    """What `--favour` is worth: bytes, and speeds with the C kernel and without."""
+    found, body, ratios = _by_case(rows), [], list[float]()
+    for dataset, bound in _cases(rows):
+        pair = [found.get((dataset, bound, codec)) for codec in (OURS, FOR_READING)]
+        if pair[1] is None:
+            continue
+        cells = [dataset, _bound(bound)]
+        for row in pair:
+            cells += [_bytes(row), *(f"{_number(row, key):.0f}" if _has(row, key) else "–" for key in ("decode_mb_s", SLOWLY))]
+        if (ratio := _number(pair[1], "ratio_vs_conventional")) > 0:
+            ratios.append(ratio)
+        body.append([*cells, f"{ratio:.2f}"])
+    if not body:
+        return ""
+    head = ["dataset", "bound", "`--favour size`, bytes", "MB/s, C kernel", "numpy"]
+    return _table([*head, "`--favour reading`, bytes", "MB/s, C kernel", "numpy", "ratio"], body, 2) + (
+        "\n\nAs above; size is the default. *ratio* is the best conventional coding over `--favour reading`; geometric mean "
+        f"{_mean(ratios):.2f}."
     )
 
 

@@ -156,6 +156,10 @@ def parser() -> argparse.ArgumentParser:
         "--time-budget", metavar="SECONDS", type=_positive_seconds, default=None,
         help="limit of the training time (default 90, up to 240 above 12 million cells)",
     )  # fmt: skip
+    run.add_argument(
+        "--favour", choices=("size", "reading"), default="size",
+        help="what a new model is made for: size (default), or reading: larger, but read as soon without a compiler as with one",
+    )  # fmt: skip
     run.add_argument("--seed", metavar="S", type=_natural, default=0, help="seed of sampling and training (default 0)")
     run.add_argument("--widen", action="store_true", help="let files disagree by int to float, int32 to int64, null to anything")
     run.add_argument(

@@ -81,6 +81,7 @@ def _run(arguments: argparse.Namespace, quiet: bool) -> int:
         archive=arguments.archive,
         tolerances=arguments.tolerance,
         preview=arguments.preview,
+        favour=arguments.favour,
         seed=arguments.seed,
         widen=arguments.widen,
         retrain=arguments.retrain,

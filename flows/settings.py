@@ -181,6 +181,11 @@ class TrainingSettings(_Settings):
         json_schema_extra={"pattern": PREVIEW_SHARE},
         description="Share of the archive its preview latents may take: auto, off, or a percentage such as 3%.",
     )
+    favour: Literal["size", "reading"] = Field(
+        default="size",
+        title="Favour",
+        description="What a new model is made for: size, or reading, larger but read as soon where there is no compiler as where there is.",
+    )
     seed: int = Field(default=0, ge=0, lt=2**63, title="Seed", description="Same seed, same data, same model.")
     sample_rows: int = Field(
         default=200_000,

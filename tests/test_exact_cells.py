@@ -5,6 +5,7 @@ import json
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -28,7 +29,7 @@ from vae_core.exact.forms import CLOCK, FORMS
 from vae_core.exact.matches import MAX_MATCHES
 from vae_core.exact.plans import FLAGS, MAX_SORT_KEYS, CellPlan, ColumnCode, DigitPlan, Recall, column_code_from_json
 from vae_core.exact.recall import MAX_KEYS
-from vae_core.exact.schedule import LAST_CHUNKS, LONG_CHUNK, PARTS, Chunks
+from vae_core.exact.schedule import LAST_CHUNKS, LONG_CHUNK, PARTS, USUAL_CHUNKS, Chunks
 
 LAW = settings(deadline=None, max_examples=40)
 N_EARLIER = 3
@@ -61,13 +62,22 @@ def column_codes(draw: st.DrawFn) -> ColumnCode:
         linear, own = draw(forward_linears(above)), tuple(kind for kind in OWN_KINDS if kind not in others)
         matches, leader = draw(matches_of(MAX_MATCHES)), draw(st.sampled_from([None, 0, MAX_MATCHES - 1]))
     value = CellPlan(scheme, linear, draw(digit_plans(scheme.sizes, (*COLUMN_KINDS, *own))), chunks, keys, matches, leader)
+    if keys is None:
+        value = draw(gathered_or_not(value))
     states = (N_STATES + 1,)
     state = CellPlan(Direct.over(0, N_STATES - 1), None, draw(digit_plans(states, (*COLUMN_KINDS, "left", "right", "level"))))
     recall = None
     if draw(st.booleans()):
         flags = CellPlan(FLAGS, None, draw(digit_plans(FLAGS.sizes, (*COLUMN_KINDS, "left", "right", "level"))))
-        recall = Recall(tuple(draw(st.lists(st.integers(0, N_EARLIER - 1), min_size=1, max_size=MAX_KEYS))), flags)
-    return ColumnCode(N_EARLIER, draw(st.sampled_from([0, -7, 2**63 - 1])), draw(st.sampled_from(FORMS)), state, value, recall)
+        keyed = tuple(draw(st.lists(st.integers(0, N_EARLIER - 1), min_size=1, max_size=MAX_KEYS)))
+        recall = Recall(keyed, draw(gathered_or_not(flags)))
+    fill, form = draw(st.sampled_from([0, -7, 2**63 - 1])), draw(st.sampled_from(FORMS))
+    return ColumnCode(N_EARLIER, fill, form, draw(gathered_or_not(state)), value, recall)
+
+
+def gathered_or_not(plan: CellPlan) -> st.SearchStrategy[CellPlan]:
+    gathered = replace(plan, digits=tuple(replace(digit, weights=()) for digit in plan.digits), chunks=USUAL_CHUNKS, gathered=True)
+    return st.sampled_from([plan, gathered])
 
 
 def block(code: ColumnCode, n: int, rng: np.random.Generator, stateful: bool) -> tuple[np.ndarray, np.ndarray | None]:

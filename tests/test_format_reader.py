@@ -57,11 +57,12 @@ class Stream:
         lanes, n_words = struct.unpack_from("<HI", data)
         self.folds: list[int] = []
         self.step = 0
+        self.records, gathers = b"", lanes >= 2**15 and bool(lanes & 2**14)
         if lanes < 2**15:
             self.states = list(struct.unpack_from(f"<{lanes}Q", data, 6))
             start = 6 + 8 * lanes
         else:
-            lanes -= 2**15
+            lanes %= 2**14
             start = 7 + 4 * data[6]
             self.folds = list(struct.unpack_from(f"<{data[6]}I", data, 7))
             low = struct.unpack_from(f"<{lanes}I", data, start)
@@ -72,7 +73,22 @@ class Stream:
                 self.states.append(low[i] + (int.from_bytes(data[start : start + n_bytes], "little") << 32))
                 start += n_bytes
         self.words = list(struct.unpack_from(f"<{n_words}I", data, start))
-        assert len(data) == start + 4 * n_words
+        self.records = data[start + 4 * n_words :]
+        assert (len(self.records) > 0) == gathers
+
+    def record(self, n: int, n_symbols: int) -> tuple[int, list[int]]:
+        """Gathered symbols."""
+        if self.records[0] == 255:
+            symbol, self.records = int.from_bytes(self.records[1:3], "little"), self.records[3:]
+            assert symbol < n_symbols
+            return 0, [symbol] * n
+        depth, n_bytes = struct.unpack_from("<BI", self.records)
+        packed, self.records = self.records[5 : 5 + n_bytes], self.records[5 + n_bytes :]
+        assert zstandard.frame_content_size(packed) == (n if n_symbols <= 256 else 2 * n)
+        found = zstandard.ZstdDecompressor().decompress(packed)
+        symbols = list(found) if n_symbols <= 256 else [low + 256 * high for low, high in zip(found[:n], found[n:], strict=True)]
+        assert all(symbol < n_symbols for symbol in symbols)
+        return depth, symbols
 
     def _begin(self, n_symbols: int) -> None:
         while n_symbols and self.folds and self.folds[0] == self.step:
@@ -109,8 +125,16 @@ class Stream:
             found.append(s)
         return found
 
+    def raw_bits(self, widths: list[int]) -> list[int]:
+        found = [0] * len(widths)
+        for shift in (0, 16, 32, 48):
+            some = [p for p, b in enumerate(widths) if b > shift]
+            for p, piece in zip(some, self.raw([min(16, widths[p] - shift) for p in some]), strict=True):
+                found[p] |= piece << shift
+        return found
+
     def ended(self) -> bool:
-        return not self.words and not self.folds and set(self.states) == {2**32}
+        return not self.words and not self.folds and set(self.states) == {2**32} and not self.records
 
 
 class Digit:
@@ -424,10 +448,39 @@ class Block:
                 found += weight * wrap(x[i] - bend)
         return wrap(found)
 
+    def passes(self, by_level: bool) -> list[tuple[int, Any]]:
+        if not by_level:
+            return [(0, range(self.n_rows))]
+        return [(32, range(0, self.n_rows, 32)), *((s, range(s, self.n_rows, 2 * s)) for s in (16, 8, 4, 2, 1))]
+
+    def near(self, i: int, step: int) -> tuple[int, int] | None:
+        return (i - step, i + step if i + step < self.n_rows else i - step) if 0 < step < 32 else None
+
+    def gathered(self, stream: Stream, plan: list[Any], own: list[int], active: list[bool], by_level: bool) -> None:
+        scheme, prediction, digit_plans, *_ = plan
+        assert all(weights == [] for _, weights in digit_plans) and len(plan) == 4
+        records = [stream.record(sum(active), n_symbols) for n_symbols in sizes_of(scheme)]
+        assert all(depth <= len(features) for (depth, _), (features, _) in zip(records, digit_plans, strict=True))
+        done = 0
+        for step, all_rows in self.passes(by_level):
+            rows = [i for i in all_rows if active[i]]
+            totals = {i: None if prediction is None else self.total(prediction, by_level, i, self.near(i, step), own, None) for i in rows}
+            digits: list[dict[int, int]] = []
+            for (depth, symbols), (features, _) in zip(records, digit_plans, strict=True):
+                levels = {
+                    i: [digits[0][i] if f[0] == "digit" else self.level(f, i, self.near(i, step), own, step, totals[i], None)
+                        for f in features[:depth]]
+                    for i in rows
+                }  # fmt: skip
+                digits.append(dict(zip(sorted(rows, key=lambda i: levels[i]), symbols[done : done + len(rows)], strict=True)))
+            raw = stream.raw_bits([raw_bits(scheme, digits[0][i]) for i in rows])
+            for i, bits in zip(rows, raw, strict=True):
+                own[i] = integer(scheme, [digit[i] for digit in digits], bits, 0 if totals[i] is None else totals[i] >> 16)
+            done += len(rows)
+
     def read(self, stream: Stream, plan: list[Any], own: list[int], active: list[bool]) -> None:
         scheme, prediction, digit_plans, longest, *keys = plan
         n_symbols = sizes_of(scheme)
-        digits = [Digit(n, weights) for n, (_, weights) in zip(n_symbols, digit_plans, strict=True)]
         features = [found for found, _ in digit_plans]
         above = any(f[0] in ("above", "off") for found in features for f in found)
         above |= prediction is not None and any(kind.startswith("above") for kind, _, _ in prediction[0])
@@ -435,11 +488,13 @@ class Block:
         by_level = any(f[0] in NEAR for found in features for f in found)
         by_level |= prediction is not None and any(kind != "at" for kind, _, _ in prediction[0])
         by_level &= lanes is None
+        if longest is None:
+            self.gathered(stream, plan, own, active, by_level)
+            return
+        digits = [Digit(n, weights) for n, (_, weights) in zip(n_symbols, digit_plans, strict=True)]
         longest, part = longest if isinstance(longest, list) else (longest, 2)
         done = 0
-        passes = [(0, range(self.n_rows))]
-        if by_level:
-            passes = [(32, range(0, self.n_rows, 32)), *((s, range(s, self.n_rows, 2 * s)) for s in (16, 8, 4, 2, 1))]
+        passes = self.passes(by_level)
         if lanes is not None:
             passes = [(0, rows) for rows in lanes.steps]
         for step, all_rows in passes:
@@ -449,7 +504,7 @@ class Block:
             while start < len(rows):
                 chunk = rows[start : start + min(longest, max(8 if part > 2 else 64, (before + start) // part))]
                 start += len(chunk)
-                near = {i: (i - step, i + step if i + step < self.n_rows else i - step) if 0 < step < 32 else None for i in chunk}
+                near = {i: self.near(i, step) for i in chunk}
                 totals = {i: None if prediction is None else self.total(prediction, by_level, i, near[i], own, lanes) for i in chunk}
                 known |= totals
                 got: list[list[int]] = []
@@ -462,12 +517,7 @@ class Block:
                     tables = {c: digit.table(c) for c in set(contexts)}
                     got.append(stream.symbols([tables[c] for c in contexts]))
                     learned.append(contexts)
-                widths = [raw_bits(scheme, first) for first in got[0]]
-                raw = [0] * len(chunk)
-                for shift in (0, 16, 32, 48):
-                    some = [p for p, b in enumerate(widths) if b > shift]
-                    for p, piece in zip(some, stream.raw([min(16, widths[p] - shift) for p in some]), strict=True):
-                        raw[p] |= piece << shift
+                raw = stream.raw_bits([raw_bits(scheme, first) for first in got[0]])
                 for place, i in enumerate(chunk):
                     own[i] = integer(scheme, [g[place] for g in got], raw[place], 0 if totals[i] is None else totals[i] >> 16)
                 for digit, contexts, symbols in zip(digits, learned, got, strict=True):

@@ -31,7 +31,7 @@ CASES = {
     "1.0": EVERY, "1.1": LATER, "1.2": LATER, "1.3": LATER, "1.4": LATER, "1.5": LATER | {"history"},
     "1.6": LATER | {"history", "tensors"}, "1.7": {"history", "types", "tolerance"},
     "1.8": {"counted", "codings", "history"}, "1.9": {"leaves", "mixed", "fields"}, "1.10": {"above", "lists"},
-    "1.11": {"contexts", "fractions"}, "1.12": {"contexts", "above"},
+    "1.11": {"contexts", "fractions"}, "1.12": {"contexts", "above"}, "1.13": {"gathered"},
 }  # fmt: skip
 WITH_PREVIEW = {"tolerance", "distortion"}
 OLDER = {"1.0", "1.1", "1.2", "1.3", "1.4", "1.5", "1.7"}  # those with nothing that no later one has
@@ -119,7 +119,7 @@ def test_the_golden_archives_use_all_that_this_release_can_read():
                 kinds |= {f"{len(mixed.references)} references" for mixed in mixes if mixed is not None}
             for code in model.codes:
                 for plan in (code.state, code.value):
-                    kinds |= {f"chunks of {plan.chunks.last}", f"chunks a {plan.chunks.part}th"}
+                    kinds |= {"gathered"} if plan.gathered else {f"chunks of {plan.chunks.last}", f"chunks a {plan.chunks.part}th"}
                     kinds |= {feature.kind for digit in plan.digits for feature in digit.features} | {plan.scheme.to_json()[0]}
                     if plan.linear is not None:
                         kinds |= {term.kind for term in (*plan.linear.terms, *plan.linear.anchor_terms)}
@@ -127,7 +127,8 @@ def test_the_golden_archives_use_all_that_this_release_can_read():
                 kinds |= {"sorted"} if code.value.forward else set()
                 kinds |= ({f"form {code.form}"} if code.form else set()) | ({"recall"} if code.recall else set())
     assert set(CODINGS) | {"learned", "latent"} <= codings and any(coding.startswith("uniform/") for coding in codings)
-    assert {*COLUMN_KINDS, *OWN_KINDS, *TERM_KINDS, "digit", "direct", "residual", "recall", "forward", "sorted", "lead1"} <= kinds
+    assert {*COLUMN_KINDS, *OWN_KINDS, *TERM_KINDS, "digit", "direct", "residual"} <= kinds
+    assert {"recall", "forward", "sorted", "gathered", "lead1"} <= kinds
     assert {f"{n} references" for n in range(3)} <= kinds
     assert {*(f"chunks of {n}" for n in LAST_CHUNKS), *(f"chunks a {n}th" for n in PARTS)} <= kinds
     assert {f"form {form}" for form in FORMS if form} <= kinds

@@ -22,6 +22,7 @@ from vae_core.exact.arrange import Arrangement, arranged_before
 from vae_core.exact.drafts import drafted, is_ample, rows_for, whole_search
 from vae_core.exact.ordering import SampleColumn, orders
 from vae_core.exact.plans import ColumnCode
+from vae_core.exact.price import price_of
 from vae_core.exact.sampled import Sampled, decoded_sample
 from vae_core.exact.tensors import TensorCode
 from vae_core.layers import PreviewRefresh, Progress, Report, fit_distortion, fit_preview, still_fits, thinned
@@ -174,7 +175,8 @@ def _fit_exact(
     if not picked or not len(picked[0].values):
         return (), 0.0
     above, run = None, RUN
-    if any(code.reads_above for code in known) or has_above(plans, sample, amounts_of(picked), forms):
+    price = price_of(config.for_reading, n_total)
+    if not price.is_high and (any(code.reads_above for code in known) or has_above(plans, sample, amounts_of(picked), forms)):
         run = ABOVE_RUN
         if table.num_rows < sample.table.num_rows:
             table, runs = thinned(sample, EXACT_ROWS, run)
@@ -207,7 +209,7 @@ def _fit_exact(
         patience = began + SHARE_OF_PRICES * (deadline - began)
         candidates, gains = orders(picked, rng, each, lambda: now() < patience)
         amounts = frozenset(c.column for c in picked if not c.categorical)
-        sampled = Sampled(n, n_total, decoded_sample(picked, above), gains=gains, numeric=amounts, each=each)
+        sampled = Sampled(n, n_total, decoded_sample(picked, above), gains=gains, numeric=amounts, each=each, price=price)
         if known:
             best = arranged_before(known, dataclasses.replace(sampled, remembers=True), picked, tick, now)
             best = best.searched_again(dataclasses.replace(sampled, remembers=True), picked)
@@ -256,7 +258,9 @@ def _fit_exact(
             if len(picked[0].values) > n:
                 above = None if above is None else above_of_runs([c.values for c in amounts_of(picked)], runs)
             n = len(picked[0].values)
-            whole = Sampled(n, n_total, decoded_sample(picked, above), gains=gains, numeric=amounts, each=each, remembers=True)
+            whole = Sampled(
+                n, n_total, decoded_sample(picked, above), gains=gains, numeric=amounts, each=each, remembers=True, price=price,
+            )  # fmt: skip
             best = best.searched_again(whole, picked)
             report("exact contexts", len(best.order), best.bits / n, best.bits / n)
         best.tune(config.threads, now() + TUNING_SHARE * budget)

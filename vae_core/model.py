@@ -28,7 +28,7 @@ from vae_core.phrases import compressed, decompressed
 from vae_core.shorthand import blob_bytes, shorten, spell_out
 
 PLAN, DECODER, ENCODER = "plan.json.zst", "decoder.safetensors", "encoder.safetensors"
-MODEL_VERSION = 12
+MODEL_VERSION = 13
 COLUMNS, COLUMNS_PACKED = "columns", "columns.zstd"
 MAX_PLAN_BYTES = 1 << 28
 MOST_WEIGHTS = 1 << 25  # of vectors, of all columns: 128 MiB while they are read
@@ -50,12 +50,14 @@ class FitConfig:
     """What is asked of a fit. preview: "auto", "off" or the share of the archive its latents and networks may take.
 
     threads : that the search for contexts counts in; what it finds does not depend on them
+    for_reading : tables are to be read soon by numpy alone, for some more bytes
     """
 
     seed: int = 0
     time_budget_s: float = 90.0
     preview: str | float = "auto"
     threads: int = 1
+    for_reading: bool = False
 
 
 @dataclass(frozen=True, slots=True)

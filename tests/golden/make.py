@@ -337,6 +337,43 @@ def every_context(n: int) -> tuple[pa.Table, Callable[[Model], Model]]:
     return pa.table(columns), changed
 
 
+def gathered(n: int) -> tuple[pa.Table, Callable[[Model], Model]]:
+    """Columns of integers, and a change of their model's codes by which their symbols are gathered by context."""
+    rng = np.random.default_rng(31)
+    t = np.arange(n)
+    walk, kind = np.round(rng.normal(size=n).cumsum() * 4).astype(np.int64), rng.integers(0, 5, n)
+    columns = {
+        "kind": pa.array(kind, mask=rng.random(n) < 0.1),
+        "same": pa.array(np.full(n, 3)),
+        "broad": pa.array(np.where(rng.random(n) < 0.8, 65_000 - 13_000 * kind, rng.integers(0, 65_536, n))),
+        "walk": pa.array(walk, mask=rng.random(n) < 0.05),
+        "told": pa.array(np.where(rng.random(n) < 0.01, 2**50, walk * 3 + kind + t // 40)),
+        "again": pa.array(np.where(rng.random(n) < 0.2, rng.integers(0, 99, n), kind * 11)),
+    }
+
+    def plan(scheme: Digits, linear: Linear | None, *features: Feature) -> CellPlan:
+        before = [[], *([Feature("digit", -1, 0, size)] for size in scheme.sizes[:-1])]
+        digits = [DigitPlan((*first, *features), ()) for first in before]
+        return CellPlan(scheme, linear, tuple(digits), gathered=True)
+
+    def changed(model: Model) -> Model:
+        value = Feature("value", 0, 0, 6)
+        beside = Feature("left", -1, 0, 6, (-40, -10, 0, 25)), Feature("level", -1, 0, FIXED_SIZES["level"])
+        plans = [
+            plan(Direct.over(0, 5), None), plan(Direct.over(0, 9), None, value), plan(Direct.over(0, 65_535), None, value),
+            plan(Residual(6), Linear((Term("mean", -1, 65_536),), 0), *beside),
+            plan(Residual(30), Linear((Term("at", 3, 196_608),), 0), value, Feature("guess", -1, 0, 4, (-9, 0, 300))),
+            plan(Direct.over(0, 99), None, value),
+        ]  # fmt: skip
+        flags, states = plan(FLAGS, None, value), plan(Direct.over(0, N_STATES - 1), None)
+        codes = [
+            ColumnCode(j, model.columns[j].fill, 0, states, one, Recall((0,), flags) if j == 5 else None) for j, one in enumerate(plans)
+        ]
+        return Model.from_files(replace(model, codes=tuple(codes)).to_files())
+
+    return pa.table(columns), changed
+
+
 def tensors(n: int) -> pa.Table:
     """Images in colours, grids with holes, vectors of elements that tell each other, sounds."""
     rng = np.random.default_rng(21)
@@ -613,6 +650,9 @@ def main() -> None:
         mock.patch.multiple(encoding, OWN_STREAM_BYTES=300, OWN_SECTION_BYTES=200),
     ):
         write("contexts", [table], block_rows=900, changed=changed)
+    table, changed = gathered(2600)
+    with measured_as(lambda *_: [("ipc", 1 << 40)]):
+        write("gathered", [table], block_rows=1300, changed=changed)
     table, changed = lines_of_a_map(2400)
     with measured_as(lambda *_: [("ipc", 1 << 40)]):
         write("above", [table], block_rows=1200, changed=changed)

@@ -16,23 +16,23 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from vae_core.entropy import kernel
+from vae_core.entropy import gathered, kernel
+from vae_core.entropy.gathered import Records
 from vae_core.entropy.lanes import KernelWalk
 from vae_core.entropy.passes import N_RAW_STEPS, RAW_BITS, Contexts, PassTables, Room, Slots
 from vae_core.entropy.singly import Likely, likely_symbols, read_one_by_one
-from vae_core.entropy.states import FULL, HALF, LOWER, SLOT_BITS, ended, pack_states, unpack_states
+from vae_core.entropy.states import HALF, LOWER, SLOT_BITS, ended, pack_states, unpack_states
+from vae_core.entropy.work import FOLD, MAX_FOLDS, Work, lanes_for
 from vae_core.errors import CorruptArchive
 
 SLOTS = 1 << SLOT_BITS
-SLOTS_64, SLOT_MASK = np.uint64(SLOTS), np.uint64(SLOTS - 1)
+SLOT_MASK = np.uint64(SLOTS - 1)
 SHIFT = np.uint64(SLOT_BITS)
 # A product with an inverse this much too large is never below the true quotient, and with quotients and divisors up to 2**24
 # never reaches the next integer: truncated, it is the floor of the quotient.
 UP = 1.0 + 2.0**-50
 MAX_LANES = 4096
-FOLDED = 1 << 15  # beside the lane count
-MAX_FOLDS = 12
-FOLD = 16  # lanes at the start of a stream for each at its end, as this release writes them
+FOLDED, GATHERED = 1 << 15, 1 << 14  # beside the lane count
 MAX_RAW_BITS = RAW_BITS
 
 Ints = NDArray[np.int64]
@@ -78,15 +78,23 @@ class Channel(ABC):
         """Code n values of rows one after another by the kernel, (n,) in coding order; returns them. Contexts: what is known of all
         rows before."""
 
+    @abstractmethod
+    def code_gathered(self, n: int, n_symbols: int, orders: Sequence[Ints] | None) -> tuple[int, Ints]:
+        """Code n symbols gathered by context: of those in the order of contexts of each depth, `orders`, None when reading, the ones
+        that take the fewest bytes. Returns the depth and these."""
+
 
 class Encoder(Channel):
     """Collects the slots of every symbol; `finish` runs the coder backwards over them."""
 
     writes = True
 
-    def __init__(self) -> None:
+    def __init__(self, quickly: bool = False) -> None:
+        """quickly: gather symbols so, for an estimate."""
         self._slots: list[Slots] = []
+        self._quickly = quickly
         self._bits, self._n_counted = 0.0, 0
+        self._gathered = b""
 
     def code_running(self, sums: Sums, n_symbols: int, table: Ints, symbols: Ints | None) -> Ints:
         assert symbols is not None
@@ -134,9 +142,16 @@ class Encoder(Channel):
         self._slots.append(room.slots(n_steps))
         return values
 
+    def code_gathered(self, n: int, n_symbols: int, orders: Sequence[Ints] | None) -> tuple[int, Ints]:
+        assert orders is not None
+        depth, record = gathered.packed(orders, n_symbols, self._quickly)
+        self._gathered += record
+        return depth, orders[depth]
+
     def absorb(self, other: Encoder) -> None:
         """Append what another encoder collected."""
         self._slots.extend(other._slots)
+        self._gathered += other._gathered
 
     @property
     def bits(self) -> float:
@@ -144,81 +159,18 @@ class Encoder(Channel):
         for _, width, _ in self._slots[self._n_counted :]:
             self._bits += SLOT_BITS * len(width) - float(np.log2(width).sum())
         self._n_counted = len(self._slots)
-        return self._bits
+        return self._bits + 8 * len(self._gathered)
 
     def finish(self) -> bytes:
         """The stream, folded (FORMAT.md, "Entropy coding")."""
-        most = lanes_for(self.bits / 8)
-        work = _Work(self._slots, max(1, most // FOLD), most)
+        most = lanes_for(self.bits / 8 - len(self._gathered))
+        work = Work(self._slots, max(1, most // FOLD), most)
         (work.encode if kernel.library() is None else work.encode_by_kernel)()
         folds = np.array(work.folds[::-1], "<u4")
-        head = np.array([FOLDED | work.lanes], "<u2").tobytes() + np.array([len(work.words) - work.position], "<u4").tobytes()
+        flags = FOLDED | GATHERED if self._gathered else FOLDED
+        head = np.array([flags | work.lanes], "<u2").tobytes() + np.array([len(work.words) - work.position], "<u4").tobytes()
         states = pack_states(work.state[: work.lanes])
-        return head + bytes([len(folds)]) + folds.tobytes() + states + work.words[work.position :].astype("<u4").tobytes()
-
-
-class _Work:
-    """A stream in the making: states, words from `position` on, and where lanes doubled (the last doubling first in the stream)."""
-
-    def __init__(self, slots: list[Slots], lanes: int, most: int) -> None:
-        self.slots, self.lanes, self.most = slots, lanes, most
-        self.state = np.full(most, LOWER, np.uint64)
-        self.words = np.empty(sum(len(low) for low, _, _ in slots), np.uint32)  # a symbol emits one word at most
-        self.position = len(self.words)
-        self.n_steps = sum(int(np.count_nonzero(lengths)) for _, _, lengths in slots)
-        self.folds: list[int] = []
-
-    def encode(self) -> None:
-        step = self.n_steps
-        for low, width, lengths in reversed(self.slots):
-            low_64, width_64 = low.astype(np.uint64), width.astype(np.uint64)
-            end = len(low)
-            for n in lengths[lengths > 0][::-1].tolist():
-                end -= n
-                for start in range((n - 1) // self.lanes * self.lanes, -1, -self.lanes):
-                    tile = slice(end + start, end + min(n, start + self.lanes))
-                    self._tile(low_64[tile], width_64[tile])
-                step -= 1
-                while step and self.lanes < self.most and len(self.words) - self.position >= self.lanes:
-                    payload = self.words[self.position : self.position + self.lanes]
-                    self.state[self.lanes : 2 * self.lanes] = payload.astype(np.uint64) + LOWER
-                    self.position += self.lanes
-                    self.lanes *= 2
-                    self.folds.append(step)
-
-    def _tile(self, low: NDArray[np.uint64], width: NDArray[np.uint64]) -> None:
-        x = self.state[: len(width)]
-        full = (x >> FULL >= width).nonzero()[0]
-        if len(full):
-            high = x.take(full)
-            self.position -= len(full)
-            self.words[self.position : self.position + len(full)] = high.astype(np.uint32)
-            x[full] = high >> HALF
-        quotient = x // width
-        x += quotient * (SLOTS_64 - width)  # quotient * 2^24 + remainder
-        x += low
-
-    def encode_by_kernel(self) -> None:
-        c = kernel.library()
-        assert c is not None
-        folds, at = np.empty(MAX_FOLDS, np.int64), np.array([self.position, self.lanes, self.n_steps, 0], np.int64)
-        for low, width, lengths in reversed(self.slots):
-            c.lp_encode(
-                kernel.pointer(low), kernel.pointer(width), kernel.pointer(lengths), kernel.size(len(lengths)),
-                kernel.pointer(self.state), kernel.size(self.most), kernel.pointer(self.words), kernel.size(len(self.words)),
-                kernel.pointer(folds), kernel.pointer(at),
-            )  # fmt: skip
-        self.position, self.lanes = int(at[0]), int(at[1])
-        self.folds = folds[: at[3]].tolist()
-
-
-def lanes_for(n_bytes: float) -> int:
-    """The lane count for a stream of about n_bytes: a lane costs near 3/4 of a byte, those not folded 4 more; together that shall
-    stay near 0.4 % of the stream."""
-    lanes = 4
-    while lanes < 512 and lanes * 2 * (0.75 + 4 / FOLD) <= 0.004 * n_bytes:
-        lanes *= 2
-    return lanes
+        return head + bytes([len(folds)]) + folds.tobytes() + states + work.words[work.position :].astype("<u4").tobytes() + self._gathered
 
 
 class Decoder(Channel):
@@ -231,7 +183,7 @@ class Decoder(Channel):
             raise CorruptArchive(f"rANS stream has {len(stream)} bytes, fewer than its 6-byte head")
         first = int(np.frombuffer(stream, "<u2", 1)[0])
         n_words = int(np.frombuffer(stream, "<u4", 1, 2)[0])
-        self.lanes, self._folds = first & (FOLDED - 1), np.empty(0, np.int64)
+        self.lanes, self._folds = first & (GATHERED - 1), np.empty(0, np.int64)
         start = 6 + 8 * self.lanes
         if first & FOLDED:
             n_folds = stream[6] if len(stream) > 6 else 0
@@ -246,8 +198,10 @@ class Decoder(Channel):
             start += taken
         else:
             self.state = np.frombuffer(stream, "<u8", self.lanes, 6).astype(np.uint64)
-        if len(stream) != start + 4 * n_words:
+        stop = start + 4 * n_words
+        if len(stream) < stop or (len(stream) > stop) != bool(first & GATHERED):
             raise CorruptArchive(f"rANS stream of {len(stream)} bytes claims {self.lanes} lanes and {n_words} words")
+        self._records = Records(stream[stop:])
         # folded lanes bring words that are read next: there is room for all of them before those of the stream
         self.position = self.lanes
         self.words = np.concatenate([np.zeros(self.lanes, np.uint32), np.frombuffer(stream, "<u4", n_words, start)])
@@ -336,6 +290,9 @@ class Decoder(Channel):
         self._moved(at, outcome)
         return values
 
+    def code_gathered(self, n: int, n_symbols: int, orders: Sequence[Ints] | None) -> tuple[int, Ints]:
+        return self._records.next(n, n_symbols)
+
     def _moved(self, at: Ints, outcome: int) -> None:
         """Where the kernel left the stream. Raises CorruptArchive where it says so."""
         if outcome:
@@ -361,6 +318,7 @@ class Decoder(Channel):
         """Raise CorruptArchive unless every word was used and every lane is back at its start."""
         if self.position != len(self.words) or (self.state != LOWER).any() or self._fold != len(self._folds):
             raise CorruptArchive("rANS stream does not end where its encoder began")
+        self._records.finish()
 
 
 def tables_of(sums: Sums, n_symbols: int) -> tuple[Sums, Sums, Ints, NDArray[np.float64]]:

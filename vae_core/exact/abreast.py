@@ -46,7 +46,7 @@ def read_columns(
 
 def _read_cells(decoders: Sequence[Decoder], decoded: Sequence[Decoded], cells: Sequence[Cells]) -> None:
     plan = cells[0].plan
-    if len(cells) == 1 or plan.matches or plan.reads_above or (plan.linear is not None and plan.linear.dense is not None):
+    if len(cells) == 1 or plan.gathered or plan.matches or plan.reads_above or (plan.linear is not None and plan.linear.dense is not None):
         for decoder, block, own in zip(decoders, decoded, cells, strict=True):
             code_cells(decoder, own.plan, block, own.values, own.active)
     elif plan.forward is not None:

@@ -106,8 +106,14 @@ class Arrangement:
             again = found._search(column, self.order[: self.order.index(column)])
             if not self._tick() and more != 1:
                 break
-            if more != 1 or again[1] < found.found[column][1]:
+            before = found.found[column]
+            if more != 1 and kernel.available() and not sampled.price.is_high:
+                # of more rows, other ways to write the column come first, and not always the better ones
+                before = coded_again(before[0], sampled, found._columns[column])
+            if again[1] < before[1] or (more != 1 and before is found.found[column]):
                 found.found[column] = again
+            else:
+                found.found[column] = before
         return found
 
     def tune(self, threads: int, until: float) -> None:
@@ -207,8 +213,10 @@ class Arrangement:
         columns = [
             replace(c, values=c.values[rows], state=None if c.state is None else c.state[rows]) for c in self._columns.values()
         ]
-        few = Sampled(len(rows), self._sampled.n_total, decoded_sample(columns), gains=self._sampled.gains, effort=QUICK)
-        return replace(few, numeric=self._sampled.numeric, each=self._sampled.each), {c.column: c for c in columns}
+        whole = self._sampled
+        few = Sampled(len(rows), whole.n_total, decoded_sample(columns), gains=whole.gains, effort=QUICK)
+        few = replace(few, numeric=whole.numeric, each=whole.each, price=whole.price)
+        return few, {c.column: c for c in columns}
 
     def _moves_to_the_end(self, column: int, heir: int | None) -> bool:
         children = self._children(column)
@@ -240,6 +248,15 @@ def some_rows(n: int, n_rows: int, run: int) -> NDArray[np.int64]:
     return np.asarray((starts[:, None] + np.arange(run)).reshape(-1), np.int64)
 
 
+def coded_again(code: ColumnCode, sampled: Sampled, column: SampleColumn) -> Found:
+    """A code that was found on other rows, and what it takes of these."""
+    encoder, whole = Encoder(), sampled.decoded
+    seen = Decoded(sampled.n_rows, dict(whole.values), dict(whole.states), above=whole.above)
+    form = column.form if is_stepped(code.form) else code.form
+    code_column(encoder, code := replace(code, fill=column.fill, form=form), seen, column.values, column.state)
+    return code, encoder.bits
+
+
 def arranged_before(
     known: Sequence[ColumnCode], sampled: Sampled, picked: Sequence[SampleColumn], tick: Callable[[], bool],
     now: Callable[[], float] = time.monotonic,
@@ -250,12 +267,8 @@ def arranged_before(
         column, reads = columns.get(code.column), code.columns
         if column is None or not reads.issubset(found.found):
             continue
-        encoder, whole = Encoder(), sampled.decoded
-        seen = Decoded(sampled.n_rows, dict(whole.values), dict(whole.states), above=whole.above)
-        form = column.form if is_stepped(code.form) else code.form
-        code_column(encoder, code := replace(code, fill=column.fill, form=form), seen, column.values, column.state)
         found.order.append(code.column)
-        found.found[code.column] = code, encoder.bits
+        found.found[code.column] = coded_again(code, sampled, column)
     for column in picked:
         if column.column not in found.found and not found.late:
             found.add(column.column)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,6 +25,7 @@ from vae_core.exact.plans import CellPlan, ColumnCode, DigitPlan, Recall
 from vae_core.exact.raw import code_raw
 from vae_core.exact.recall import Recalled
 from vae_core.exact.schedule import STRIDE, every, neighbours, passes, taken
+from vae_core.exact.sorting import by_number
 
 Ints = NDArray[np.int64]
 _NONE = np.empty(0, np.int64)
@@ -39,6 +40,9 @@ def code_cells(
     """
     if plan.forward is not None:
         _code_forward(channel, plan, decoded, own, active)
+        return
+    if plan.gathered:
+        (_write_gathered if channel.writes else _read_gathered)(channel, plan, decoded, own, active)
         return
     with _kernel_tables(plan, decoded.n_rows, decoded.n_rows) if kernel.available() else nullcontext(_numpy_tables(plan)) as tables:
         before = 0
@@ -84,6 +88,49 @@ def pass_of(
     guess, fraction = (None, None) if plan.linear is None else plan.linear.guess(decoded, picked, own, left, right)
     around = Surroundings(step, None if left is None else own.take(left), None if right is None else own.take(right), guess, fraction)
     return Pass(picked, len(rows), guess, [_contexts(digit, decoded, picked, len(rows), around, kind) for digit in plan.digits])
+
+
+def _write_gathered(channel: Channel, plan: CellPlan, decoded: Decoded, own: Ints, active: NDArray[np.bool_] | None) -> None:
+    """As code_cells, of symbols gathered by context: pass by pass, then of each digit those of all passes."""
+    orders: list[list[list[Ints]]] = [[[_NONE] for _ in range(len(digit.features) + 1)] for digit in plan.digits]
+    for step, all_rows in passes(decoded.n_rows, plan.by_level):
+        found = pass_of(plan, step, all_rows, decoded, own, active)
+        if found is None:
+            continue
+        digits, _, raw = plan.scheme.split(taken(own, found.rows), found.guess)
+        before = None
+        for contexts, symbols, depths in zip(found.contexts, digits, orders, strict=True):
+            for numbers, parts in zip(contexts.numbers(slice(None), found.n, before), depths, strict=True):
+                parts.append(symbols.take(by_number(numbers)))
+            before = symbols
+        code_raw(channel, plan.scheme.n_raw(digits), raw)
+    for size, depths in zip(plan.scheme.sizes, orders, strict=True):
+        joined = [np.concatenate(parts) for parts in depths]
+        channel.code_gathered(len(joined[0]), size, joined)
+
+
+def _read_gathered(channel: Channel, plan: CellPlan, decoded: Decoded, own: Ints, active: NDArray[np.bool_] | None) -> None:
+    """The inverse of _write_gathered: of the features, those are looked at that the encoder sorted by."""
+    n_rows = decoded.n_rows if active is None else int(np.count_nonzero(active))
+    records = [channel.code_gathered(n_rows, size, None) for size in plan.scheme.sizes]
+    if any(depth > len(digit.features) for (depth, _), digit in zip(records, plan.digits, strict=True)):
+        raise CorruptArchive("stream gathers symbols by more features than their plan has")
+    digits_used = [replace(digit, features=digit.features[:depth]) for digit, (depth, _) in zip(plan.digits, records, strict=True)]
+    used, start = replace(plan, digits=tuple(digits_used)), 0
+    for step, all_rows in passes(decoded.n_rows, plan.by_level):
+        found = pass_of(used, step, all_rows, decoded, own, active)
+        if found is None:
+            continue
+        digits = list[Ints]()
+        for contexts, (depth, symbols) in zip(found.contexts, records, strict=True):
+            gathered = digit = symbols[start : start + found.n]
+            if depth:
+                digit = np.empty(found.n, np.int64)
+                digit[by_number(contexts.numbers(slice(None), found.n, digits[-1] if digits else None)[-1])] = gathered
+            digits.append(digit)
+        raw = code_raw(channel, plan.scheme.n_raw(digits), None)
+        own[found.rows] = plan.scheme.join(digits, raw, found.guess)
+        start += found.n
 
 
 def lanes_of(plan: CellPlan, decoded: Decoded, active: NDArray[np.bool_] | None) -> Lanes:

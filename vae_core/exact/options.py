@@ -50,17 +50,18 @@ def options(
     valid = np.arange(len(values)) if active is None else np.flatnonzero(active)
     if hi - lo < 1 << 16:
         found.append(Option(Direct.over(lo, hi)))
-        if sampled.decoded.above is not None and not alone and len(valid):
+        if sampled.decoded.above is not None and not alone and not sampled.price.is_high and len(valid):
             found.append(Option(Direct.over(lo, hi), Linear((), _bias(values[valid])), ()))
     if hi - lo >= 8 and not (column.categorical and hi - lo < 1 << 16):
         predicted = _predictions(sampled, column.column, values, valid, hi - lo, alone, hurried)
-        forward = [] if alone or hi - lo >= 1 << 44 else _forward(sampled, column.column, values, valid, predicted[0])
+        in_order = not (alone or sampled.price.is_high) and hi - lo < 1 << 44
+        forward = _forward(sampled, column.column, values, valid, predicted[0]) if in_order else []
         spread = min(62, max(2, (hi - lo).bit_length()))
         for linear, keys in [*((linear, None) for linear in predicted), *forward]:
             found.append(Option(Residual(spread), linear, keys))
             if hi - lo < 1 << 8:
                 found.append(Option(Direct.over(lo, hi), linear, keys))
-    if not alone and 8 <= hi - lo < 1 << 44 and len(valid) and sampled.remembers:
+    if not alone and not sampled.price.is_high and 8 <= hi - lo < 1 << 44 and len(valid) and sampled.remembers:
         bare = Linear((), _bias(values[valid]))
         for linear, keys in forward or [(bare, ())]:
             lanes = Lanes(sampled.decoded, keys, valid, above=linear.reads_above)

@@ -40,6 +40,7 @@ class CellPlan:
     """How the integers of one column are coded.
 
     forward : None, or rows are coded one after another (`forward`), sorted by these earlier columns
+    gathered : symbols are gathered by context, and no counts are learned of them: digits have no weights then
     matches : of those, what is remembered of rows before      leader : None, or the number of the match that is the prediction
     """
 
@@ -50,6 +51,7 @@ class CellPlan:
     forward: tuple[int, ...] | None = None
     matches: tuple[Match, ...] = ()
     leader: int | None = None
+    gathered: bool = False
 
     @property
     def by_level(self) -> bool:
@@ -79,7 +81,7 @@ class CellPlan:
 
     def to_json(self) -> list[Any]:
         linear = None if self.linear is None else self.linear.to_json()
-        found = [self.scheme.to_json(), linear, [d.to_json() for d in self.digits], self.chunks.to_json()]
+        found = [self.scheme.to_json(), linear, [d.to_json() for d in self.digits], None if self.gathered else self.chunks.to_json()]
         if self.forward is None:
             return found
         matches = [[match.to_json() for match in self.matches]] if self.matches else []
@@ -100,18 +102,21 @@ def cell_plan_from_json(parts: Any, n_columns: int) -> CellPlan:
         forward = tuple(int(j) for j in forward_parts[0]) if forward_parts else None
         matches = matches_module.from_json(forward_parts[1], n_columns) if forward_parts[1:] else ()
         leader = int(forward_parts[2]) if forward_parts[2:] else None
+        gathered = chunks is None
     except (TypeError, ValueError, IndexError, KeyError, OverflowError) as error:
         raise CorruptArchive(f"model holds a malformed column code: {str(parts)[:60]}") from error
     if len(found) != len(scheme.sizes) or (scheme.to_json()[0] == "residual" and linear is None):
         raise CorruptArchive("model holds a column code whose digits do not fit its scheme")
     for size, digit in zip(scheme.sizes, found, strict=True):
         sizes = [f.size for f in digit.features]
-        if len(sizes) > MAX_FEATURES or n_contexts(sizes) * size > MAX_CELLS or len(digit.weights) != len(sizes) + 1:
+        if len(sizes) > MAX_FEATURES or n_contexts(sizes) * size > MAX_CELLS or len(digit.weights) != (0 if gathered else len(sizes) + 1):
             raise CorruptArchive(f"model asks for a table of {n_contexts(sizes)} contexts by {size} symbols")
         if any(not 1 <= w < 1 << 16 for w in digit.weights):
             raise CorruptArchive(f"model holds smoothing weights outside 1..65535: {digit.weights}")
     if len(forward_parts) > 3 or (forward is None and linear is not None and linear.is_forward):
         raise CorruptArchive("model holds a column code that predicts from rows before, of rows in no order")
+    if gathered and forward is not None:
+        raise CorruptArchive("model gathers symbols of rows coded one after another")
     if forward is not None:
         around = any(f.kind in AROUND_KINDS for d in found for f in d.features)
         if linear is None or linear.by_level or around or len(forward) > MAX_SORT_KEYS or not all(0 <= j < n_columns for j in forward):
@@ -125,7 +130,8 @@ def cell_plan_from_json(parts: Any, n_columns: int) -> CellPlan:
         raise CorruptArchive("model holds a column code conditioned on a match that it does not describe")
     if leader is not None and not 0 <= leader < len(matches):
         raise CorruptArchive(f"model predicts a column by match {leader} of {len(matches)}")
-    return CellPlan(scheme, linear, tuple(found), Chunks.from_json(chunks), forward, matches, leader)
+    learned = USUAL_CHUNKS if gathered else Chunks.from_json(chunks)
+    return CellPlan(scheme, linear, tuple(found), learned, forward, matches, leader, gathered)
 
 
 @dataclass(frozen=True, slots=True)

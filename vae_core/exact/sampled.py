@@ -17,6 +17,7 @@ from vae_core.exact.features import Decoded, Feature
 from vae_core.exact.lags import Spectrum, lagged_copies, spectrum
 from vae_core.exact.ordering import WIDE, SampleColumn, edges_of
 from vae_core.exact.plans import ColumnCode
+from vae_core.exact.price import FREE, Price
 from vae_core.exact.regress import Regression
 from vae_core.exact.schedule import neighbours, passes
 from vae_core.exact.tally import Narrow, narrow
@@ -32,6 +33,7 @@ class Sampled:
     gains   : as ordering.orders has them                     ordered : the placed ones that gain from their neighbouring rows
     numeric : the columns that are amounts                    each    : how work on each of many features is done
     remembers : whether matches are looked for             effort : how much a search looks at
+    price   : what a code that is read sooner is worth
     widths  : rows are cells of tensors, with the cell above so many before (grids.planes_of)      dense : of vectors, their prediction
     searched, regressions, _edges, _levels, _copies, _spectra, _sorted : of columns, what other searches found that this may ask for again
     """
@@ -47,6 +49,7 @@ class Sampled:
     remembers: bool = False
     widths: tuple[int, ...] = ()
     effort: Effort = FULL
+    price: Price = FREE
     dense: Dense | None = None
     searched: dict[tuple[int, tuple[int, ...], frozenset[int], frozenset[int]], tuple[ColumnCode, float]] = field(default_factory=dict)
     regressions: dict[int, Regression] = field(default_factory=dict)

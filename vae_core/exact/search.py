@@ -21,14 +21,14 @@ from vae_core.exact.options import options as options_of
 from vae_core.exact.ordering import SampleColumn
 from vae_core.exact.parents import MIN_GAIN_BITS, quick_bits, search_digits
 from vae_core.exact.plans import FLAGS, CellPlan, ColumnCode, DigitPlan, Recall
+from vae_core.exact.price import cells_made
 from vae_core.exact.recall import Recalled
 from vae_core.exact.sampled import Sampled, looks_like_clock
-from vae_core.exact.schedule import DEFAULT_CHUNK, OLD_PART, Chunks
+from vae_core.exact.schedule import DEFAULT_CHUNK, LONG_CHUNK, OLD_PART, Chunks
 
 Ints = NDArray[np.int64]
 KEYED, KEY_ROWS = 12, 30_000  # columns that keys are made of, and rows they are looked for on
-FORWARD_BITS = 0.04  # a row that steps have to save: they take their time
-MIXED_BITS = 0.02  # a row that several predictions have to save: half of what a cell takes is theirs
+MOST_QUICK = 0.85  # of the bits that symbols gathered quickly take, what they take at least
 MOST_TRIALS = 4  # schemes that are searched for contexts
 STATELESS = CellPlan(Direct.over(0, N_STATES - 1), None, (DigitPlan((), (16,)),), Chunks(part=OLD_PART))  # FORMAT.md: a plan of 0
 SHORTER_CHUNKS, WORTH_SHORTER = (256, 64), 0.006  # of a column's bits
@@ -100,6 +100,10 @@ def _search_recall(
     value, bits = _search_cells(sampled, column.column, values, rest, tried, tick, alone=True)
     if bits + flag_bits > plain[1] - MIN_GAIN_BITS / scale:
         return None, *plain
+    if kernel.available() and not sampled.remembers:  # else what they take is known by coding: estimates think too much of flags
+        coded = _coded_bits(sampled, flags, same, recalled.seen) + _coded_bits(sampled, value, values, rest)
+        if coded > _coded_bits(sampled, plain[0], values, active) - MIN_GAIN_BITS / scale:
+            return None, *plain
     flags, value = _in_chunks(sampled, flags, same, recalled.seen), _in_chunks(sampled, value, values, rest)
     return Recall(keys, flags), value, bits + flag_bits
 
@@ -109,7 +113,9 @@ def _in_chunks(sampled: Sampled, plan: CellPlan, own: Ints, active: NDArray[np.b
 
     No estimate shows it: the sample is coded. Without a kernel that takes long, and counts stay as they are.
     """
-    if sampled.effort.is_quick or plan.forward is not None or plan.chunks.last != DEFAULT_CHUNK or not kernel.available():
+    if plan.forward is not None or plan.gathered or plan.chunks.last != DEFAULT_CHUNK or sampled.effort.is_quick:
+        return plan
+    if sampled.price.is_high or not kernel.available():
         return plan
     best = _coded_bits(sampled, plan, own, active)
     for last in SHORTER_CHUNKS:
@@ -121,8 +127,8 @@ def _in_chunks(sampled: Sampled, plan: CellPlan, own: Ints, active: NDArray[np.b
     return plan
 
 
-def _coded_bits(sampled: Sampled, plan: CellPlan, own: Ints, active: NDArray[np.bool_] | None) -> float:
-    encoder = Encoder()
+def _coded_bits(sampled: Sampled, plan: CellPlan, own: Ints, active: NDArray[np.bool_] | None, quickly: bool = False) -> float:
+    encoder = Encoder(quickly)
     code_cells(encoder, plan, sampled.decoded, own.copy(), active)
     return encoder.bits
 
@@ -140,20 +146,24 @@ def _search_cells(
     benches = [Bench(rows, option) for option in options]
     trials = sorted(((quick_bits(bench), bench) for bench in benches), key=lambda t: t[0])
     plain, mixed = [trial for trial in trials if not trial[1].is_mixed], [trial for trial in trials if trial[1].is_mixed]
-    best: tuple[CellPlan, float] | None = None
+    best: tuple[CellPlan, float, float] | None = None
     for quick, bench in [*plain[:MOST_TRIALS], *mixed]:
         if best is not None and (quick > 1.15 * plain[0][0] or not tick()):
             continue
         plan, bits = search_digits(bench, tick)
-        if sampled.remembers and kernel.available():
+        if sampled.price.is_high:
+            plan = replace(plan, chunks=Chunks(LONG_CHUNK, 8))
+        if (sampled.remembers or sampled.price.is_high) and kernel.available():
             bits = _coded_bits(sampled, plan, own, active)  # at last: estimates are off by more than near choices are apart
-        if best is None or _priced(plan, bits, len(rows.active)) < _priced(*best, len(rows.active)):
-            best = plan, bits
+        made = cells_made(sampled.decoded, plan, own, active) if sampled.price.numpy else []
+        priced = bits + len(rows.active) * sampled.price.of(plan, made)
+        if plan.forward is None:
+            gathered = replace(plan, digits=tuple(replace(digit, weights=()) for digit in plan.digits), gathered=True)
+            if MOST_QUICK * _coded_bits(sampled, gathered, own, active, quickly=True) < priced:
+                gathered_bits = _coded_bits(sampled, gathered, own, active)
+                if gathered_bits < priced:
+                    plan, bits, priced = gathered, gathered_bits, gathered_bits
+        if best is None or priced < best[2]:
+            best = plan, bits, priced
     assert best is not None
-    return best
-
-
-def _priced(plan: CellPlan, bits: float, n_rows: int) -> float:
-    """Bits, and what decoding step by step is taken to cost."""
-    mixed = MIXED_BITS if plan.linear is not None and plan.linear.mixed is not None else 0.0
-    return bits + (FORWARD_BITS + mixed) * n_rows if plan.forward is not None else bits
+    return best[0], best[2] if sampled.price.is_high else best[1]  # where time has a price, orders are chosen by it, too

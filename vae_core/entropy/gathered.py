@@ -1,0 +1,83 @@
+"""Symbols gathered by context: all of one context behind one another, as bytes, packed by zstd.
+
+Where symbols are alike they stand together then, and a Huffman code of each stretch of them does most of what a distribution for each
+context does. No symbol is looked up: a reader sorts its rows by their contexts, and puts what it unpacks where they are. FORMAT.md,
+"Gathered symbols".
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import zstandard
+from numpy.typing import NDArray
+
+from vae_core.errors import CorruptArchive
+
+Ints = NDArray[np.int64]
+LEVEL, TRIAL_LEVEL = 19, 9  # of zstd: what is kept, and what tells which depth is best
+HEAD = 5  # bytes of a record before its frame
+ALL_ONE = 255  # in place of a depth, where all symbols are one
+BYTE = 256  # symbols that one byte tells apart
+
+
+def packed(orders: Sequence[Ints], n_symbols: int, quickly: bool = False) -> tuple[int, bytes]:
+    """(depth, record) of (n,) symbols in one or more orders, those of contexts of each depth: the one that takes the fewest bytes.
+
+    quickly: a few per cent more of them, in a tenth of the time
+    """
+    if len(orders[0]) and (orders[0] == orders[0][0]).all():
+        return 0, bytes([ALL_ONE]) + int(orders[0][0]).to_bytes(2, "little")
+    planes = [_planes(order, n_symbols) for order in orders]
+    sizes = [len(zstandard.ZstdCompressor(level=TRIAL_LEVEL).compress(one)) for one in planes] if len(planes) > 1 else [0]
+    depth = sizes.index(min(sizes))
+    frame = zstandard.ZstdCompressor(level=TRIAL_LEVEL if quickly else LEVEL).compress(planes[depth])
+    return depth, bytes([depth]) + len(frame).to_bytes(4, "little") + frame
+
+
+def _planes(symbols: Ints, n_symbols: int) -> bytes:
+    """The low byte of every symbol, then the high bytes where there are symbols of two."""
+    low = symbols.astype(np.uint8).tobytes()
+    return low if n_symbols <= BYTE else low + (symbols >> 8).astype(np.uint8).tobytes()
+
+
+def _checked(symbols: Ints, n_symbols: int) -> Ints:
+    if len(symbols) and int(symbols.max()) >= n_symbols:
+        raise CorruptArchive(f"stream holds gathered symbol {int(symbols.max())} of {n_symbols}")
+    return symbols
+
+
+class Records:
+    """Records behind one another, as a stream ends with them."""
+
+    def __init__(self, data: bytes = b"") -> None:
+        self._rest = data
+
+    def next(self, n: int, n_symbols: int) -> tuple[int, Ints]:
+        """(depth, n symbols) of the next record. Raises CorruptArchive where it is none of so many symbols."""
+        if self._rest[:1] == bytes([ALL_ONE]) and len(self._rest) > 2:
+            symbol, self._rest = int.from_bytes(self._rest[1:3], "little"), self._rest[3:]
+            return 0, _checked(np.full(n, symbol), n_symbols)
+        head, rest = self._rest[:HEAD], self._rest[HEAD:]
+        n_bytes = int.from_bytes(head[1:], "little")
+        if len(head) < HEAD or len(rest) < n_bytes:
+            raise CorruptArchive(f"stream ends within gathered symbols: {len(self._rest)} bytes are left")
+        frame, self._rest = rest[:n_bytes], rest[n_bytes:]
+        n_planes = 1 if n_symbols <= BYTE else 2
+        try:
+            if zstandard.frame_content_size(frame) != n * n_planes:  # before any memory is taken for them
+                raise CorruptArchive(f"stream holds {zstandard.frame_content_size(frame)} bytes of {n} gathered symbols")
+            data = zstandard.ZstdDecompressor().decompress(frame, max_output_size=n * n_planes, allow_extra_data=False)
+        except zstandard.ZstdError as error:
+            raise CorruptArchive(f"gathered symbols are damaged ({error})") from None
+        planes = np.frombuffer(data, np.uint8).reshape(n_planes, n)
+        symbols = planes[0].astype(np.int64)
+        if n_planes > 1:
+            symbols |= planes[1].astype(np.int64) << 8
+        return head[0], _checked(symbols, n_symbols)
+
+    def finish(self) -> None:
+        """Raises CorruptArchive unless every record was read."""
+        if self._rest:
+            raise CorruptArchive(f"stream has {len(self._rest)} bytes of gathered symbols that no column has")

@@ -1,0 +1,83 @@
+"""What the time of reading is worth when a column's code is chosen: bits that what takes it has to save.
+
+The kernel reads rows one after another as fast as any others but for what is done once a step; numpy takes some 0.3 microseconds a row
+for that, and for a symbol that is looked up in counts 0.05 to 0.3, most of it where the table of its chunk is made. Symbols gathered by
+context take next to nothing by either.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vae_core.exact.cells import pass_of
+from vae_core.exact.counts import SMALL_TABLE, n_contexts
+from vae_core.exact.features import Decoded
+from vae_core.exact.plans import CellPlan
+from vae_core.exact.schedule import FEW_ROWS, passes, taken
+
+Ints = NDArray[np.int64]
+TYPICAL_CHUNK = 1_500  # rows
+SYMBOL_US, CELL_US, STEP_US = 0.045, 0.009, 0.3  # that numpy takes a row: for a symbol, a cell of a table made for it, a row of lanes
+
+
+@dataclass(frozen=True, slots=True)
+class Price:
+    """What reading sooner is worth.
+
+    steps  : bits a row that rows coded one after another have to save        mixed : that a mix of their predictions has to, beside that
+    numpy  : bits that a microsecond is worth of those numpy takes; 0 for no look at symbols gathered by context
+    is_high : no look at what numpy takes long for: rows one after another, short chunks
+    """
+
+    steps: float = 0.04
+    mixed: float = 0.02
+    numpy: float = 0.0
+    is_high: bool = False
+
+    def of(self, plan: CellPlan, n_cells: Sequence[float]) -> float:
+        """Bits a row that a plan has to save whose counts are learned. n_cells: as cells_made gives them."""
+        found = self.numpy * sum(SYMBOL_US + CELL_US * n for n in n_cells)
+        if plan.forward is not None:
+            found += self.steps + self.numpy * STEP_US
+            if plan.linear is not None and plan.linear.mixed is not None:
+                found += self.mixed
+        return found
+
+
+FREE = Price()
+FOR_SIZE = Price(numpy=0.02)
+FOR_READING = Price(numpy=2.0, is_high=True)
+
+
+def price_of(for_reading: bool, n_rows: int) -> Price:
+    """What is asked of a table of so many rows."""
+    if for_reading:
+        return FOR_READING
+    return FOR_SIZE if n_rows > FEW_ROWS else FREE
+
+
+def cells_made(decoded: Decoded, plan: CellPlan, own: Ints, active: NDArray[np.bool_] | None) -> list[float]:
+    """Cells of tables that numpy makes a row to read each digit: of all contexts, or where there are many, of those in a chunk.
+
+    decoded, own : columns of a sample, and the one that the plan is of        active : its rows that hold a value, None for all
+    """
+    if plan.forward is not None:
+        return [0.0] * len(plan.digits)
+    step, rows = passes(decoded.n_rows, plan.by_level)[-1]
+    found = pass_of(plan, step, rows, decoded, own, active)
+    if found is None:
+        return []
+    chunk = slice(found.n // 2, min(found.n, found.n // 2 + TYPICAL_CHUNK))
+    n, before, made = chunk.stop - chunk.start, None, list[float]()
+    digits, _, _ = plan.scheme.split(taken(own, found.rows)[chunk], None if found.guess is None else found.guess[chunk])
+    for size, digit, contexts, symbols in zip(plan.scheme.sizes, plan.digits, found.contexts, digits, strict=True):
+        n_cells = n_contexts([f.size for f in digit.features]) * size
+        if n_cells > SMALL_TABLE:
+            n_cells = len(np.unique(contexts.numbers(chunk, n, before)[-1])) * size
+        made.append(n_cells / max(1, n))
+        before = symbols
+    return made
