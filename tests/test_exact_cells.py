@@ -26,6 +26,7 @@ from vae_core.exact.counts import MAX_CELLS, n_contexts
 from vae_core.exact.digits import Direct, Residual
 from vae_core.exact.features import ABOVE_KINDS, AROUND_KINDS, COLUMN_KINDS, MIXED_KINDS, N_STATES, OWN_KINDS, Decoded, Feature
 from vae_core.exact.forms import CLOCK, FORMS
+from vae_core.exact.linear import Linear, Term
 from vae_core.exact.matches import MAX_MATCHES
 from vae_core.exact.plans import FLAGS, MAX_SORT_KEYS, CellPlan, ColumnCode, DigitPlan, Recall, column_code_from_json
 from vae_core.exact.recall import MAX_KEYS
@@ -287,6 +288,8 @@ def plan_of(code: ColumnCode, **parts: Any) -> list[Any]:
         {"digits": [[[["value", 0, 0, 1 << 16, []]] * 2, [1, 1, 1]]]},
         {"digits": [[[["value", 0, 0, 2, []]] * 9, [1] * 10]]},
         {"digits": [[[["digit", -1, 0, 8, []]], [1, 1]]]},
+        {"last": None},
+        {"digits": [[[], []]]},
     ],
 )
 def test_a_plan_that_could_not_be_decoded_in_bounded_memory_is_refused(parts):
@@ -294,6 +297,43 @@ def test_a_plan_that_could_not_be_decoded_in_bounded_memory_is_refused(parts):
     assert column_code_from_json(plan_of(code), 2) == code
     with pytest.raises(CorruptArchive):
         column_code_from_json(plan_of(code, **parts), 2)
+
+
+def test_symbols_are_gathered_without_weights_and_not_of_rows_one_after_another():
+    gathered = CellPlan(Direct.over(0, 7), Linear((), 0), (DigitPlan((), ()),), gathered=True)
+    code = ColumnCode(1, 0, 0, PLAIN_STATE, gathered)
+    parts = json.loads(json.dumps(code.to_json()))
+    assert parts[4][3] is None and column_code_from_json(parts, 2) == code
+    parts[4].append([])
+    with pytest.raises(CorruptArchive, match="gathers symbols of rows coded one after another"):
+        column_code_from_json(parts, 2)
+
+
+def test_symbols_gathered_by_more_features_than_there_are_are_refused():
+    encoder, plan = Encoder(), CellPlan(Direct.over(0, 7), None, (DigitPlan((), ()),), gathered=True)
+    encoder.raw(np.ones(1, np.int64), np.zeros(1, np.int64))
+    encoder.code_gathered(9, 9, [np.arange(9)[::-1], np.arange(9)])
+    stream = bytearray(encoder.finish())
+    stream[stream.index(b"\x28\xb5\x2f\xfd") - 5] = 1  # the depth stands before the frame and its length
+    with pytest.raises(CorruptArchive, match="more features than their plan has"):
+        code_column(Decoder(bytes(stream)), ColumnCode(0, 0, 0, PLAIN_STATE, plan), Decoded(9), None, None)
+
+
+def test_what_own_rows_around_tell_is_gathered_pass_by_pass_with_the_kernel_and_without():
+    rng = np.random.default_rng(8)
+    n, edges = 3001, tuple(range(-60, 60, 12))
+    values = rng.integers(-3, 4, n).cumsum()
+    beside = Feature("left", -1, 0, len(edges) + 2, edges), Feature("right", -1, 0, len(edges) + 2, edges)
+    scheme = Residual(12)
+    digits = DigitPlan(beside, ()), DigitPlan((Feature("digit", -1, 0, scheme.sizes[0]),), ())
+    code = ColumnCode(0, 0, 0, PLAIN_STATE, CellPlan(scheme, Linear((Term("mean", -1, 1 << 16),), 0), digits, gathered=True))
+    encoder = Encoder()
+    code_column(encoder, code, Decoded(n), values, None)
+    stream = encoder.finish()
+    assert len(stream) < n  # of some three bits a row
+    assert np.array_equal(code_column(Decoder(stream), code, Decoded(n), None, None)[0], values)
+    with numpy_alone():
+        assert np.array_equal(code_column(Decoder(stream), code, Decoded(n), None, None)[0], values)
 
 
 def test_states_have_an_alphabet_of_their_own():

@@ -150,6 +150,14 @@ def test_a_preview_share_is_a_fraction_for_the_codec():
     assert fit_config(RunRequest(source="a", archive="b", preview="off"), profile).preview == "off"
 
 
+def test_what_is_favoured_is_size_unless_it_is_told():
+    profile = TableProfile(pa.schema([("x", pa.int64())]))
+    assert not fit_config(RunRequest(source="a", archive="b"), profile).for_reading
+    assert fit_config(RunRequest(source="a", archive="b", favour="reading"), profile).for_reading
+    with pytest.raises(ValidationError, match="size"):
+        RunRequest(source="a", archive="b", favour="beauty")
+
+
 def test_training_takes_longer_for_large_datasets_up_to_a_bound_unless_it_is_told():
     profile, request = TableProfile(pa.schema([(f"x{k}", pa.int64()) for k in range(50)])), RunRequest(source="a", archive="b")
     for n_rows, seconds in ((1000, 90), (200_000, 90), (400_000, 150), (10**9, 240)):

@@ -1,0 +1,115 @@
+"""Symbols gathered by context: what is packed comes back, and what no encoder wrote is refused."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import zstandard
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+
+from vae_core.entropy.gathered import Records, packed
+from vae_core.entropy.rans import Decoder, Encoder
+from vae_core.errors import CorruptArchive
+
+LAW = settings(deadline=None, max_examples=60)
+ALPHABETS = st.sampled_from([1, 2, 255, 256, 257, 300])
+
+
+def record(depth: int, data: bytes) -> bytes:
+    frame = zstandard.ZstdCompressor().compress(data)
+    return bytes([depth]) + len(frame).to_bytes(4, "little") + frame
+
+
+@LAW
+@given(st.data(), ALPHABETS, st.integers(0, 400), st.booleans())
+def test_what_is_packed_comes_back(data, n_symbols, n, quickly):
+    drawn = [data.draw(arrays(np.int64, n, elements=st.integers(0, n_symbols - 1))) for _ in range(2)]
+    orders = [*drawn, np.sort(drawn[0])]
+    depth, found = packed(orders, n_symbols, quickly)
+    records = Records(found)
+    told, symbols = records.next(n, n_symbols)
+    records.finish()
+    assert told == depth and symbols.dtype == np.int64 and np.array_equal(symbols, orders[depth])
+
+
+def test_the_order_that_takes_fewest_bytes_is_kept():
+    rng = np.random.default_rng(5)
+    mixed = rng.integers(0, 40, 5000)
+    depth, found = packed([mixed, np.sort(mixed), mixed[::-1]], 40)
+    assert depth == 1 and len(found) < 200 < len(packed([mixed], 40)[1])
+
+
+@pytest.mark.parametrize("symbol", [0, 7, 256])
+def test_symbols_that_are_all_one_take_three_bytes(symbol):
+    depth, found = packed([np.full(100_000, symbol)] * 3, 257)
+    assert depth == 0 and len(found) == 3
+    assert np.array_equal(Records(found).next(100_000, 257)[1], np.full(100_000, symbol))
+
+
+@pytest.mark.parametrize(
+    ("data", "n_symbols", "says"),
+    [
+        (b"", 9, "ends within gathered symbols"),
+        (b"\xff\x01", 9, "ends within gathered symbols"),
+        (record(1, bytes(5))[:-1], 9, "ends within gathered symbols"),
+        (record(1, bytes(4)), 9, "holds 4 bytes of 5 gathered symbols"),
+        (record(1, bytes(5)), 300, "holds 5 bytes of 5 gathered symbols"),
+        (record(1, b"\0\0\x09\0\0"), 9, "gathered symbol 9 of 9"),
+        (record(1, bytes(4) + b"\x2c" + bytes(4) + b"\x01"), 300, "gathered symbol 300 of 300"),
+        (b"\xff\x09\x00", 9, "gathered symbol 9 of 9"),
+        (b"\x01\x05\x00\x00\x00hello", 9, "damaged"),
+        (record(1, bytes(5))[:9] + b"\xee" * 20, 9, "gathered symbols"),
+    ],
+)
+def test_a_record_that_no_encoder_wrote_is_refused(data, n_symbols, says):
+    with pytest.raises(CorruptArchive, match=says):
+        Records(data).next(5, n_symbols)
+
+
+def test_a_claim_of_much_memory_is_refused_before_it_is_taken():
+    frame = zstandard.ZstdCompressor(level=1).compress(bytes(1 << 28))
+    with pytest.raises(CorruptArchive, match="holds 268435456 bytes of 5 gathered symbols"):
+        Records(b"\0" + len(frame).to_bytes(4, "little") + frame).next(5, 9)
+
+
+def stream_of(*gathered: np.ndarray) -> bytes:
+    encoder = Encoder()
+    encoder.raw(np.array([3, 9]), np.array([5, 300]))
+    for symbols in gathered:
+        encoder.code_gathered(len(symbols), 9, [symbols])
+    return encoder.finish()
+
+
+def test_a_stream_ends_with_its_records_and_says_so():
+    first, second = np.arange(8) % 5, np.arange(30) % 9
+    a, b = Encoder(), Encoder()
+    a.raw(np.array([3]), np.array([5]))
+    a.code_gathered(8, 9, [first])
+    before = a.bits
+    b.raw(np.array([9]), np.array([300]))
+    b.code_gathered(30, 9, [second])
+    a.absorb(b)
+    assert a.bits > before > 8 * 13
+    decoder = Decoder(a.finish())
+    assert decoder.raw(np.array([3]), None).tolist() == [5] and decoder.raw(np.array([9]), None).tolist() == [300]
+    assert [decoder.code_gathered(n, 9, None)[1].tolist() for n in (8, 30)] == [first.tolist(), second.tolist()]
+    decoder.finish()
+
+
+def test_a_record_that_no_column_reads_is_refused():
+    decoder = Decoder(stream_of(np.arange(8)))
+    decoder.raw(np.array([3, 9]), None)
+    with pytest.raises(CorruptArchive, match="gathered symbols that no column has"):
+        decoder.finish()
+
+
+def test_a_stream_with_records_it_does_not_tell_of_or_none_that_it_tells_of_is_refused():
+    plain, gathered = stream_of(), stream_of(np.arange(8))
+    told = int.from_bytes(plain[:2], "little") | 1 << 14
+    for stream in (plain + b"\0" * 9, told.to_bytes(2, "little") + plain[2:], gathered[:-15]):
+        with pytest.raises(CorruptArchive):
+            decoder = Decoder(stream)
+            decoder.raw(np.array([3, 9]), None)
+            decoder.code_gathered(8, 9, None)

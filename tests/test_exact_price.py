@@ -1,0 +1,106 @@
+"""What reading sooner is worth when columns' codes are chosen."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from telemetry import profiled
+
+from vae_core.decoding import decode_block
+from vae_core.entropy import kernel
+from vae_core.exact.digits import Direct, Residual
+from vae_core.exact.features import Decoded, Feature
+from vae_core.exact.linear import Linear, Mixed, Simple, Term
+from vae_core.exact.plans import CellPlan, DigitPlan
+from vae_core.exact.price import FOR_READING, FOR_SIZE, FREE, Price, cells_made, price_of
+from vae_core.fitting import fit
+from vae_core.model import FitConfig, Model, Sample
+from vae_core.shard import encode_shard
+
+N = 12_000
+
+
+def telling_rows() -> pa.Table:
+    """What is one after another, what another column tells, and what recurs."""
+    rng = np.random.default_rng(17)
+    walk = rng.integers(-2, 3, N).cumsum()
+    place = rng.integers(0, 200, N)
+    return pa.table({
+        "walk": walk, "place": place, "zone": place // 7, "twice": 2 * walk + place, "noise": rng.integers(0, 90, N),
+    })  # fmt: skip
+
+
+def fitted(table: pa.Table, *, for_reading: bool) -> Model:
+    config = FitConfig(time_budget_s=20, preview="off", for_reading=for_reading)
+    return fit(Sample(table, (table.num_rows,)), profiled(table), table.schema, {}, config).model
+
+
+@contextmanager
+def without_kernel() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(kernel, "library", lambda: None)
+        yield
+
+
+def size(model: Model, table: pa.Table) -> int:
+    """Bytes of the table as one block, which comes back as it was, with the kernel and without."""
+    shard = encode_shard(model, table, block_rows=table.num_rows)
+    (block,) = shard.blocks
+    parts = model, shard.layout, block.n_rows, block.natives, block.payloads
+    assert decode_block(*parts).equals(table)
+    with without_kernel():
+        assert decode_block(*parts).equals(table)
+    return sum(map(len, block.payloads.values()))
+
+
+def test_what_is_for_reading_has_no_rows_one_after_another():
+    table = telling_rows()
+    small, soon = fitted(table, for_reading=False), fitted(table, for_reading=True)
+    plans = [code.value for code in soon.codes]
+    assert plans and not any(plan.forward is not None for plan in plans) and any(plan.gathered for plan in plans)
+    assert any(code.value.forward is not None for code in small.codes)  # or there was nothing to leave out
+    assert size(soon, table) < 1.5 * size(small, table)
+
+
+def test_what_time_is_worth_counts_for_tables_of_many_rows(monkeypatch):
+    table = telling_rows()
+    assert price_of(False, 200_000) == FREE and price_of(False, 200_001) == FOR_SIZE and price_of(True, 10) == FOR_READING
+    monkeypatch.setattr("vae_core.exact.price.FOR_SIZE", Price(numpy=0.5))
+    config, gathered = FitConfig(time_budget_s=20, preview="off"), []
+    for times in (1, 100):
+        profile = profiled(table)
+        for column in profile.columns.values():
+            column.n_rows *= times
+        model = fit(Sample(table, (N,)), profile, table.schema, {}, config).model
+        gathered.append({code.column for code in model.codes if code.value.gathered})
+    assert gathered[0] < gathered[1]
+
+
+def test_a_price_is_of_digits_tables_and_steps():
+    digits = (DigitPlan((), (1,)),)
+    plain, price = CellPlan(Direct.over(0, 9), None, digits), Price(steps=0.5, mixed=0.25, numpy=2.0)
+    linear = Linear((Term("lag1", -1, 1 << 16),), 0)
+    forward = CellPlan(Residual(1), linear, digits, forward=())
+    assert price.of(plain, [0.0]) == pytest.approx(0.09)
+    assert price.of(plain, [10.0, 0.0]) == pytest.approx(0.36)
+    assert price.of(forward, [0.0]) == pytest.approx(0.09 + 0.5 + 0.6)
+    mixed = Mixed((), (Simple(0, ((1, 4),)),), (1,), 8, 1)
+    assert price.of(CellPlan(Residual(1), Linear((), 0, mixed=mixed), digits, forward=()), []) == pytest.approx(0.5 + 0.6 + 0.25)
+    assert FREE.of(plain, [10.0]) == 0.0
+
+
+def test_cells_are_those_of_all_contexts_or_where_these_are_many_of_the_ones_in_a_chunk():
+    rng = np.random.default_rng(3)
+    decoded = Decoded(N, {0: rng.integers(0, 30, N), 1: rng.integers(0, 5, N)}, {0: None, 1: None})
+    few, many = Feature("value", 0, 0, 31), Feature("value", 0, 0, 4000)
+    scheme = Direct.over(0, 8)
+    assert scheme.sizes == (10,)
+    own = np.zeros(N, np.int64)
+    plans = [CellPlan(scheme, None, (DigitPlan((feature,), (1, 1)),)) for feature in (few, many)]
+    assert cells_made(decoded, plans[0], own, None) == [pytest.approx(31 * 10 / 1500)]
+    assert cells_made(decoded, plans[1], own, None) == [pytest.approx(30 * 10 / 1500)]
+    assert cells_made(decoded, plans[0], own, np.zeros(N, np.bool_)) == []
