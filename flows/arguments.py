@@ -41,6 +41,7 @@ examples:
   latentpack run flights/ archive/
   latentpack run 'sensors/2024-*.parquet' s3://bucket/sensors --tolerance '*=0.1%' --json savings.json
   latentpack run images.npy archive/ --tolerance 'value=psnr:30' --time-budget 300
+  latentpack run flights/ archive/ --favour reading                        for readers that have no compiler
   latentpack run flights/ archive/ --retrain --tolerance 'dep_delay=5'     other tolerances need a new generation
 """
 
@@ -158,7 +159,8 @@ def parser() -> argparse.ArgumentParser:
     )  # fmt: skip
     run.add_argument(
         "--favour", choices=("size", "reading"), default="size",
-        help="what a new model is made for: size (default), or reading: larger, but read as soon without a compiler as with one",
+        help="what a model is made for: size (default), or reading: larger by some per cent, and read many times as fast where there is no "
+        "C kernel (images and vectors as ever); an archive that has a model keeps it until it is refreshed, or --retrain",
     )  # fmt: skip
     run.add_argument("--seed", metavar="S", type=_natural, default=0, help="seed of sampling and training (default 0)")
     run.add_argument("--widen", action="store_true", help="let files disagree by int to float, int32 to int64, null to anything")

@@ -68,6 +68,14 @@ def test_a_record_that_no_encoder_wrote_is_refused(data, n_symbols, says):
         Records(data).next(5, n_symbols)
 
 
+def test_a_record_of_no_symbols_is_checked_like_any_other():
+    for data in (b"\xff\x09\x00", record(0, b"")[:-1] + b"\x00\x00"):
+        with pytest.raises(CorruptArchive):
+            records = Records(data)
+            records.next(0, 9)
+            records.finish()
+
+
 def test_a_claim_of_much_memory_is_refused_before_it_is_taken():
     frame = zstandard.ZstdCompressor(level=1).compress(bytes(1 << 28))
     with pytest.raises(CorruptArchive, match="holds 268435456 bytes of 5 gathered symbols"):
@@ -108,6 +116,9 @@ def test_a_record_that_no_column_reads_is_refused():
 def test_a_stream_with_records_it_does_not_tell_of_or_none_that_it_tells_of_is_refused():
     plain, gathered = stream_of(), stream_of(np.arange(8))
     told = int.from_bytes(plain[:2], "little") | 1 << 14
+    unfolded = (1 << 14 | 1).to_bytes(2, "little") + bytes(4) + (1 << 32).to_bytes(8, "little") + b"\xff\0\0"
+    with pytest.raises(CorruptArchive, match="not folded"):
+        Decoder(unfolded)
     for stream in (plain + b"\0" * 9, told.to_bytes(2, "little") + plain[2:], gathered[:-15]):
         with pytest.raises(CorruptArchive):
             decoder = Decoder(stream)

@@ -7,7 +7,7 @@ import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from telemetry import fitted
+from telemetry import fitted, profiled
 from test_exact_cells import numpy_alone
 from test_exact_linear import any_int64s, forward_linears
 
@@ -22,8 +22,9 @@ from vae_core.exact.features import Decoded, steps_above
 from vae_core.exact.forward import known_of_rows
 from vae_core.exact.lanes import STEPS, Lanes
 from vae_core.exact.plans import column_code_from_json
+from vae_core.fitting import refresh
 from vae_core.layout import ABOVE, Layout
-from vae_core.model import Model
+from vae_core.model import FitConfig, Model, Sample
 from vae_core.sampling import sample_rows
 
 LAW = settings(deadline=None, max_examples=40)
@@ -214,6 +215,13 @@ def test_a_model_of_rows_above_is_read_from_its_files_and_draws_rows(model):
     assert drawn.num_rows == 500 and drawn.schema == MAP.schema
     heights = encode_column(model.columns[0], MAP["height"]).values
     assert heights.min() <= drawn["height"].to_numpy().min() and drawn["height"].to_numpy().max() <= heights.max()
+
+
+def test_a_model_that_looks_above_is_refreshed_for_reading(model):
+    config = FitConfig(time_budget_s=10, preview="off", for_reading=True)
+    again = refresh(model, Sample(MAP, (MAP.num_rows,)), profiled(MAP), config).model
+    (block,) = (shard := encode_shard(again, MAP, preview=False)).blocks
+    assert decode_block(again, shard.layout, block.n_rows, block.natives, block.payloads).equals(MAP)
 
 
 def test_a_plan_of_rows_above_in_another_order_is_refused(model):

@@ -17,7 +17,7 @@ from vae_core.exact.features import Decoded, Feature
 from vae_core.exact.linear import Linear, Mixed, Simple, Term
 from vae_core.exact.plans import CellPlan, DigitPlan
 from vae_core.exact.price import FOR_READING, FOR_SIZE, FREE, Price, cells_made, price_of
-from vae_core.fitting import fit
+from vae_core.fitting import fit, refresh
 from vae_core.model import FitConfig, Model, Sample
 from vae_core.shard import encode_shard
 
@@ -64,6 +64,28 @@ def test_what_is_for_reading_has_no_rows_one_after_another():
     assert plans and not any(plan.forward is not None for plan in plans) and any(plan.gathered for plan in plans)
     assert any(code.value.forward is not None for code in small.codes)  # or there was nothing to leave out
     assert size(soon, table) < 1.5 * size(small, table)
+
+
+def refreshed(model: Model, table: pa.Table, *, for_reading: bool) -> Model:
+    config = FitConfig(time_budget_s=20, preview="off", for_reading=for_reading)
+    return refresh(model, Sample(table, (table.num_rows,)), profiled(table), config).model
+
+
+def test_a_refresh_makes_a_model_for_reading_and_one_for_reading_stays_so():
+    table = telling_rows()
+    small, soon = fitted(table, for_reading=False), fitted(table, for_reading=True)
+    for model in (refreshed(small, table, for_reading=True), refreshed(soon, table, for_reading=False)):
+        read = Model.from_files(model.to_files())
+        assert read.for_reading and not any(code.value.forward is not None for code in read.codes)
+        assert any(code.value.gathered for code in read.codes)
+    again = refreshed(small, table, for_reading=False)
+    assert not again.for_reading and any(code.value.forward is not None for code in again.codes)
+
+
+def test_the_rate_of_a_model_for_reading_is_of_its_bits_alone():
+    table = telling_rows()
+    model = fitted(table, for_reading=True)
+    assert model.rate_bits_per_row == pytest.approx(8 * size(model, table) / N, rel=0.05)
 
 
 def test_what_time_is_worth_counts_for_tables_of_many_rows(monkeypatch):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -15,6 +16,7 @@ from hypothesis import strategies as st
 from strategies import tables
 from telemetry import SENSORS, fitted, profiled, stored_again, telemetry, without_rows
 
+from storage import open_archive
 from vae_core.columns import plan_columns
 from vae_core.errors import UsageError
 from vae_core.model import Model
@@ -166,3 +168,13 @@ def test_columns_of_every_type_that_nothing_codes_are_rows_of_the_data(table, n_
     if table.num_rows:
         rows = {digest(table.slice(k, 1).to_batches()) for k in range(table.num_rows)}
         assert {digest(drawn.slice(k, 1).to_batches()) for k in range(n_rows)} <= rows
+
+
+def test_rows_are_drawn_where_symbols_are_gathered():
+    archive = open_archive(str(Path(__file__).parent / "golden" / "1.13" / "gathered" / "archive"))
+    model, table = archive.model(archive.entries()[0].model), archive.to_table()
+    assert all(code.value.gathered and code.state.gathered for code in model.codes)
+    drawn = sample_rows(model, table, 500, seed=3)
+    assert drawn.num_rows == 500 and drawn.schema.equals(table.schema)
+    assert pc.unique(drawn["same"]).to_pylist() == [3]
+    assert total_variation(drawn["kind"], table["kind"]) < 0.1

@@ -79,7 +79,7 @@ def fit(
     draft = Model(schema, plans, codes, None, distortion, rate, tensors=tensors)
     preview, previews = fit_preview(draft, sample, config, n_total, report)
     fallback = {j: uniform[j] for j in sorted(taken)}
-    model = Model(schema, plans, codes, preview, distortion, rate, fallback, n_total, tensors).unranged()
+    model = Model(schema, plans, codes, preview, distortion, rate, fallback, n_total, tensors, config.for_reading).unranged()
     summary = {
         "rate_bits_per_row": rate, "n_learned": len(model.learned), "n_columns": len(plans),
         "seconds": report.curve[-1]["seconds"] if report.curve else 0.0,
@@ -106,6 +106,7 @@ def refresh(
     else another is fitted, from the window and kind that were best. Where that tells less than the old one, the old one stays after all.
     """
     report = Report(progress)
+    config = dataclasses.replace(config, for_reading=config.for_reading or model.for_reading)
     n_total = max(profile_rows(profile), sample.table.num_rows)
     tolerances = {plan.name: plan.tolerance for plan in model.columns if not plan.tolerance.is_lossless}
     tolerances |= {name: Tolerance("rmse", value) for name, value in (targets or {}).items()}
@@ -135,7 +136,7 @@ def refresh(
             older.append(code)
     tensors, rate = (*older, *tensors), rate + tensor_rate
     preview, previews = sketch.settled(Model(model.schema, plans, codes, None, distortion, rate, tensors=tensors), n_total, report)
-    refreshed = Model(model.schema, plans, codes, preview, distortion, rate, fallback, n_total, tensors).unranged()
+    refreshed = Model(model.schema, plans, codes, preview, distortion, rate, fallback, n_total, tensors, config.for_reading).unranged()
     summary = {
         "rate_bits_per_row": rate, "refreshed": True, "n_learned": len(refreshed.learned),
         "distortion_compared": compared, "preview_compared": previews,
@@ -176,7 +177,8 @@ def _fit_exact(
         return (), 0.0
     above, run = None, RUN
     price = price_of(config.for_reading, n_total)
-    if not price.is_high and (any(code.reads_above for code in known) or has_above(plans, sample, amounts_of(picked), forms)):
+    told = any(code.reads_above for code in known)
+    if told or (not price.is_high and has_above(plans, sample, amounts_of(picked), forms)):
         run = ABOVE_RUN
         if table.num_rows < sample.table.num_rows:
             table, runs = thinned(sample, EXACT_ROWS, run)
@@ -214,6 +216,7 @@ def _fit_exact(
             best = arranged_before(known, dataclasses.replace(sampled, remembers=True), picked, tick, now)
             best = best.searched_again(dataclasses.replace(sampled, remembers=True), picked)
             best.relieve(alone)
+            best.forget_prices()
             report("exact", len(best.order), best.bits / n, best.bits / n)
             return _with_rate(best, picked, n, alone)
         patience = began + SHARE_OF_ORDERS * (deadline - began)
@@ -263,6 +266,7 @@ def _fit_exact(
             )  # fmt: skip
             best = best.searched_again(whole, picked)
             report("exact contexts", len(best.order), best.bits / n, best.bits / n)
+        best.forget_prices()
         best.tune(config.threads, now() + TUNING_SHARE * budget)
         report("exact weights", len(best.order), best.bits / n, best.bits / n)
     _drop_idle(best, picked, n_total / n)

@@ -102,6 +102,7 @@ class Model:
     rate_bits_per_row  : what the exact layer estimated on its sample, all learned columns
     n_rows             : rows of the dataset it was fitted for
     tensors            : the learned columns of tensors, each on its own
+    for_reading        : codes were chosen for that, and will be when the model is refreshed
     """
 
     schema: pa.Schema
@@ -113,6 +114,7 @@ class Model:
     uniform: dict[int, ColumnPlan] = field(default_factory=dict)
     n_rows: int = 0
     tensors: tuple[TensorCode, ...] = ()
+    for_reading: bool = False
     _dictionary_bytes: dict[int, int] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def unranged(self) -> Model:
@@ -134,6 +136,8 @@ class Model:
             "rate": round(self.rate_bits_per_row, 3),
             "rows": self.n_rows,
         }
+        if self.for_reading:
+            plan["for_reading"] = True
         if self.uniform:
             plan["uniform"] = [c.to_json() for c in self.uniform.values()]
         tensors: dict[str, NDArray[Any]] = {}
@@ -200,11 +204,11 @@ class Model:
             rate = float(plan["rate"])
             other = {name.removeprefix("uniform."): blob for name, blob in blobs.items() if name.startswith("uniform.")}
             uniform = [ColumnPlan.from_json(c, other, schema) for c in plan.get("uniform", [])]
-            n_rows = int(plan["rows"])
+            n_rows, for_reading = int(plan["rows"]), bool(plan.get("for_reading", False))
         except _UNREADABLE as error:
             raise CorruptArchive(f"model cannot be read: {type(error).__name__}: {str(error)[:120]}") from error
         layers = bases["preview"], bases["distortion"]
-        model = cls(schema, columns, codes, *layers, rate, {c.index: c for c in uniform}, n_rows, tensor_codes)
+        model = cls(schema, columns, codes, *layers, rate, {c.index: c for c in uniform}, n_rows, tensor_codes, for_reading)
         model.check()
         return model
 

@@ -41,6 +41,7 @@ from vae_core.model import Base, Model
 Ints = NDArray[np.int64]
 Bools = NDArray[np.bool_]
 DRAWN_AT_ONCE = 4096  # cells: each holds a row of frequencies meanwhile
+GATHERED_WEIGHT = 16  # sixteenths of a count, of contexts whose counts no stream learns
 TRIES = 8  # draws of a cell until it is in the range of the known ones
 
 
@@ -227,7 +228,10 @@ class _Cells:
     def __init__(self, plan: CellPlan, scene: _Scene, own: Ints, active: Bools) -> None:
         """own: (n_known + n_new,) values, the known ones filled in. active: (n_known,) rows to learn from."""
         self._plan, self._scene = plan, scene
-        counts = [AdaptiveCounts(n, [f.size for f in d.features], d.weights) for n, d in zip(plan.scheme.sizes, plan.digits, strict=True)]
+        counts = [
+            AdaptiveCounts(n, [f.size for f in d.features], d.weights or (GATHERED_WEIGHT,) * (len(d.features) + 1))
+            for n, d in zip(plan.scheme.sizes, plan.digits, strict=True)
+        ]
         likely = [np.zeros(size, np.bool_) for size in plan.scheme.sizes]
         rows = np.flatnonzero(active)
         self._course = None if plan.forward is None or plan.linear is None else _Course(plan, scene, own, rows)

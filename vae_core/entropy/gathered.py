@@ -42,28 +42,30 @@ def _planes(symbols: Ints, n_symbols: int) -> bytes:
     return low if n_symbols <= BYTE else low + (symbols >> 8).astype(np.uint8).tobytes()
 
 
-def _checked(symbols: Ints, n_symbols: int) -> Ints:
-    if len(symbols) and int(symbols.max()) >= n_symbols:
-        raise CorruptArchive(f"stream holds gathered symbol {int(symbols.max())} of {n_symbols}")
-    return symbols
+def _check(symbol: int, n_symbols: int) -> None:
+    if symbol >= n_symbols:
+        raise CorruptArchive(f"stream holds gathered symbol {symbol} of {n_symbols}")
 
 
 class Records:
     """Records behind one another, as a stream ends with them."""
 
-    def __init__(self, data: bytes = b"") -> None:
-        self._rest = data
+    def __init__(self, data: bytes) -> None:
+        self._data, self._at = data, 0
 
     def next(self, n: int, n_symbols: int) -> tuple[int, Ints]:
         """(depth, n symbols) of the next record. Raises CorruptArchive where it is none of so many symbols."""
-        if self._rest[:1] == bytes([ALL_ONE]) and len(self._rest) > 2:
-            symbol, self._rest = int.from_bytes(self._rest[1:3], "little"), self._rest[3:]
-            return 0, _checked(np.full(n, symbol), n_symbols)
-        head, rest = self._rest[:HEAD], self._rest[HEAD:]
-        n_bytes = int.from_bytes(head[1:], "little")
-        if len(head) < HEAD or len(rest) < n_bytes:
-            raise CorruptArchive(f"stream ends within gathered symbols: {len(self._rest)} bytes are left")
-        frame, self._rest = rest[:n_bytes], rest[n_bytes:]
+        head = self._data[self._at : self._at + HEAD]
+        if head[:1] == bytes([ALL_ONE]) and len(head) > 2:
+            self._at += 3
+            symbol = int.from_bytes(head[1:3], "little")
+            _check(symbol, n_symbols)
+            return 0, np.full(n, symbol)
+        start = self._at + HEAD
+        stop = start + int.from_bytes(head[1:], "little")
+        if len(head) < HEAD or len(self._data) < stop:
+            raise CorruptArchive(f"stream ends within gathered symbols: {len(self._data) - self._at} bytes are left")
+        frame, self._at = self._data[start:stop], stop
         n_planes = 1 if n_symbols <= BYTE else 2
         try:
             if zstandard.frame_content_size(frame) != n * n_planes:  # before any memory is taken for them
@@ -75,9 +77,10 @@ class Records:
         symbols = planes[0].astype(np.int64)
         if n_planes > 1:
             symbols |= planes[1].astype(np.int64) << 8
-        return head[0], _checked(symbols, n_symbols)
+        _check(int(symbols.max(initial=0)), n_symbols)
+        return head[0], symbols
 
     def finish(self) -> None:
         """Raises CorruptArchive unless every record was read."""
-        if self._rest:
-            raise CorruptArchive(f"stream has {len(self._rest)} bytes of gathered symbols that no column has")
+        if self._at < len(self._data):
+            raise CorruptArchive(f"stream has {len(self._data) - self._at} bytes of gathered symbols that no column has")

@@ -94,7 +94,7 @@ class Encoder(Channel):
         self._slots: list[Slots] = []
         self._quickly = quickly
         self._bits, self._n_counted = 0.0, 0
-        self._gathered = b""
+        self._gathered: list[bytes] = []
 
     def code_running(self, sums: Sums, n_symbols: int, table: Ints, symbols: Ints | None) -> Ints:
         assert symbols is not None
@@ -145,13 +145,13 @@ class Encoder(Channel):
     def code_gathered(self, n: int, n_symbols: int, orders: Sequence[Ints] | None) -> tuple[int, Ints]:
         assert orders is not None
         depth, record = gathered.packed(orders, n_symbols, self._quickly)
-        self._gathered += record
+        self._gathered.append(record)
         return depth, orders[depth]
 
     def absorb(self, other: Encoder) -> None:
         """Append what another encoder collected."""
         self._slots.extend(other._slots)
-        self._gathered += other._gathered
+        self._gathered.extend(other._gathered)
 
     @property
     def bits(self) -> float:
@@ -159,18 +159,18 @@ class Encoder(Channel):
         for _, width, _ in self._slots[self._n_counted :]:
             self._bits += SLOT_BITS * len(width) - float(np.log2(width).sum())
         self._n_counted = len(self._slots)
-        return self._bits + 8 * len(self._gathered)
+        return self._bits + 8 * sum(map(len, self._gathered))
 
     def finish(self) -> bytes:
         """The stream, folded (FORMAT.md, "Entropy coding")."""
-        most = lanes_for(self.bits / 8 - len(self._gathered))
+        most = lanes_for(self.bits / 8 - sum(map(len, self._gathered)))
         work = Work(self._slots, max(1, most // FOLD), most)
         (work.encode if kernel.library() is None else work.encode_by_kernel)()
         folds = np.array(work.folds[::-1], "<u4")
         flags = FOLDED | GATHERED if self._gathered else FOLDED
         head = np.array([flags | work.lanes], "<u2").tobytes() + np.array([len(work.words) - work.position], "<u4").tobytes()
-        states = pack_states(work.state[: work.lanes])
-        return head + bytes([len(folds)]) + folds.tobytes() + states + work.words[work.position :].astype("<u4").tobytes() + self._gathered
+        states, records = pack_states(work.state[: work.lanes]), b"".join(self._gathered)
+        return head + bytes([len(folds)]) + folds.tobytes() + states + work.words[work.position :].astype("<u4").tobytes() + records
 
 
 class Decoder(Channel):
@@ -185,6 +185,8 @@ class Decoder(Channel):
         n_words = int(np.frombuffer(stream, "<u4", 1, 2)[0])
         self.lanes, self._folds = first & (GATHERED - 1), np.empty(0, np.int64)
         start = 6 + 8 * self.lanes
+        if first & GATHERED and not first & FOLDED:
+            raise CorruptArchive("rANS stream has gathered symbols behind lanes that are not folded, which no encoder writes")
         if first & FOLDED:
             n_folds = stream[6] if len(stream) > 6 else 0
             start = 7 + 4 * n_folds

@@ -21,6 +21,7 @@ from vae_core.exact.forms import is_stepped
 from vae_core.exact.ordering import WIDE, SampleColumn
 from vae_core.exact.parents import MIN_GAIN_BITS
 from vae_core.exact.plans import ColumnCode
+from vae_core.exact.price import column_price
 from vae_core.exact.sampled import Sampled, decoded_sample
 from vae_core.exact.search import search_column
 from vae_core.exact.tuning import TUNED_ROWS, TUNED_RUN, tuned
@@ -107,14 +108,18 @@ class Arrangement:
             if not self._tick() and more != 1:
                 break
             before = found.found[column]
-            if more != 1 and kernel.available() and not sampled.price.is_high:
-                # of more rows, other ways to write the column come first, and not always the better ones
-                before = coded_again(before[0], sampled, found._columns[column])
-            if again[1] < before[1] or (more != 1 and before is found.found[column]):
-                found.found[column] = again
-            else:
-                found.found[column] = before
+            if more == 1 or sampled.price.is_high or not kernel.available():
+                found.found[column] = again if more != 1 or again[1] < before[1] else before
+                continue
+            # of more rows, other ways to write the column come first, and not always the better ones
+            both = [coded_again(code, sampled, found._columns[column]) for code, _ in (before, again)]
+            found.found[column] = min(both, key=lambda one: one[1])
         return found
+
+    def forget_prices(self) -> None:
+        """Bits are what codes take, no longer what reading them is worth, too."""
+        if self._sampled.price.is_high:
+            self.found = {j: coded_again(code, self._sampled, self._columns[j]) for j, (code, _) in self.found.items()}
 
     def tune(self, threads: int, until: float) -> None:
         """Weights by coding rows of the sample, the dearest columns first, while there is time: at least until then."""
@@ -125,7 +130,7 @@ class Arrangement:
         states = {j: None if state is None else state[rows] for j, state in whole.states.items()}
         above = None if whole.above is None else whole.above[rows]
         some = Decoded(len(rows), {j: values[rows] for j, values in whole.values.items()}, states, above=above)
-        dear = [j for j in self.order if self.found[j][1] * scale > WORTH_TUNING]
+        dear = [j for j in self.order if self.found[j][1] * scale > WORTH_TUNING and not self.found[j][0].is_gathered]
 
         def tick() -> bool:
             return self._now() < until or self._tick()
@@ -248,13 +253,13 @@ def some_rows(n: int, n_rows: int, run: int) -> NDArray[np.int64]:
     return np.asarray((starts[:, None] + np.arange(run)).reshape(-1), np.int64)
 
 
-def coded_again(code: ColumnCode, sampled: Sampled, column: SampleColumn) -> Found:
-    """A code that was found on other rows, and what it takes of these."""
+def coded_again(code: ColumnCode, sampled: Sampled, column: SampleColumn, priced: bool = False) -> Found:
+    """A code, and what it takes of these rows; priced: and what reading it is worth."""
     encoder, whole = Encoder(), sampled.decoded
     seen = Decoded(sampled.n_rows, dict(whole.values), dict(whole.states), above=whole.above)
     form = column.form if is_stepped(code.form) else code.form
     code_column(encoder, code := replace(code, fill=column.fill, form=form), seen, column.values, column.state)
-    return code, encoder.bits
+    return code, encoder.bits + (sampled.n_rows * column_price(sampled.price, whole, code) if priced else 0.0)
 
 
 def arranged_before(
@@ -268,7 +273,7 @@ def arranged_before(
         if column is None or not reads.issubset(found.found):
             continue
         found.order.append(code.column)
-        found.found[code.column] = coded_again(code, sampled, column)
+        found.found[code.column] = coded_again(code, sampled, column, sampled.price.is_high)
     for column in picked:
         if column.column not in found.found and not found.late:
             found.add(column.column)

@@ -174,6 +174,11 @@ class ColumnCode:
         return self.value.reads_above
 
     @property
+    def is_gathered(self) -> bool:
+        """Whether no counts are learned of its values, nor of which of them repeat."""
+        return self.value.gathered and (self.recall is None or self.recall.same.gathered)
+
+    @property
     def in_order(self) -> bool:
         """Whether its values, or which of them repeat, are told by neighbouring rows."""
         return self.value.in_order or (self.recall is not None and self.recall.same.in_order)

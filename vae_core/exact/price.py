@@ -16,11 +16,11 @@ from numpy.typing import NDArray
 from vae_core.exact.cells import pass_of
 from vae_core.exact.counts import SMALL_TABLE, n_contexts
 from vae_core.exact.features import Decoded
-from vae_core.exact.plans import CellPlan
+from vae_core.exact.plans import CellPlan, ColumnCode
 from vae_core.exact.schedule import FEW_ROWS, passes, taken
 
 Ints = NDArray[np.int64]
-TYPICAL_CHUNK = 1_500  # rows
+TYPICAL_CHUNK, TYPICAL_STEP = 1_500, 600  # rows
 SYMBOL_US, CELL_US, STEP_US = 0.045, 0.009, 0.3  # that numpy takes a row: for a symbol, a cell of a table made for it, a row of lanes
 
 
@@ -29,7 +29,7 @@ class Price:
     """What reading sooner is worth.
 
     steps  : bits a row that rows coded one after another have to save        mixed : that a mix of their predictions has to, beside that
-    numpy  : bits that a microsecond is worth of those numpy takes; 0 for no look at symbols gathered by context
+    numpy  : bits that a microsecond is worth of those numpy takes
     is_high : no look at what numpy takes long for: rows one after another, short chunks
     """
 
@@ -65,8 +65,9 @@ def cells_made(decoded: Decoded, plan: CellPlan, own: Ints, active: NDArray[np.b
 
     decoded, own : columns of a sample, and the one that the plan is of        active : its rows that hold a value, None for all
     """
-    if plan.forward is not None:
-        return [0.0] * len(plan.digits)
+    if plan.forward is not None:  # a table a step: of all contexts, or of at most one a row
+        tables = [n_contexts([f.size for f in digit.features]) for digit in plan.digits]
+        return [size * min(n / TYPICAL_STEP, 1.0) for n, size in zip(tables, plan.scheme.sizes, strict=True)]
     step, rows = passes(decoded.n_rows, plan.by_level)[-1]
     found = pass_of(plan, step, rows, decoded, own, active)
     if found is None:
@@ -81,3 +82,12 @@ def cells_made(decoded: Decoded, plan: CellPlan, own: Ints, active: NDArray[np.b
         made.append(n_cells / max(1, n))
         before = symbols
     return made
+
+
+def column_price(price: Price, decoded: Decoded, code: ColumnCode) -> float:
+    """Bits a row that a column's code has to save, as if all rows held values. decoded: a sample, this column too."""
+    own, found = decoded.values[code.column], 0.0
+    for plan in (code.value, *([] if code.recall is None else [code.recall.same])):
+        if not plan.gathered:
+            found += price.of(plan, cells_made(decoded, plan, own, None))
+    return found
