@@ -49,7 +49,7 @@ class Price:
 
 
 FREE = Price()
-FOR_SIZE = Price(numpy=0.02)
+FOR_SIZE = Price(numpy=0.01)
 FOR_READING = Price(numpy=2.0, is_high=True)
 
 
