@@ -184,8 +184,8 @@ class TrainingSettings(_Settings):
     favour: Literal["size", "reading"] = Field(
         default="size",
         title="Favour",
-        description="What a model is made for: size, or reading: larger by some per cent, and read many times as fast where there is no C "
-        "kernel; images and vectors as ever. A model that is there is kept until it is refreshed.",
+        description="What a model is made for: size, or reading: mostly 2 to 13 % larger, and read several times as fast where there is "
+        "no C kernel; images and vectors as ever. A model that is there is kept until it is refreshed.",
     )
     seed: int = Field(default=0, ge=0, lt=2**63, title="Seed", description="Same seed, same data, same model.")
     sample_rows: int = Field(

@@ -41,11 +41,11 @@ def test_the_order_that_takes_fewest_bytes_is_kept():
     assert depth == 1 and len(found) < 200 < len(packed([mixed], 40)[1])
 
 
-@pytest.mark.parametrize("symbol", [0, 7, 256])
-def test_symbols_that_are_all_one_take_three_bytes(symbol):
-    depth, found = packed([np.full(100_000, symbol)] * 3, 257)
+@pytest.mark.parametrize(("symbol", "n"), [(0, 100_000), (7, 100_000), (256, 100_000), (7, 1), (0, 0)])
+def test_symbols_that_are_all_one_take_three_bytes_and_so_do_none(symbol, n):
+    depth, found = packed([np.full(n, symbol)] * 3, 257)
     assert depth == 0 and len(found) == 3
-    assert np.array_equal(Records(found).next(100_000, 257)[1], np.full(100_000, symbol))
+    assert np.array_equal(Records(found).next(n, 257)[1], np.full(n, symbol))
 
 
 @pytest.mark.parametrize(

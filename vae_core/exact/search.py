@@ -100,10 +100,6 @@ def _search_recall(
     value, bits = _search_cells(sampled, column.column, values, rest, tried, tick, alone=True)
     if bits + flag_bits > plain[1] - MIN_GAIN_BITS / scale:
         return None, *plain
-    if kernel.available() and not sampled.remembers:  # else what they take is known by coding: estimates think too much of flags
-        coded = _coded_bits(sampled, flags, same, recalled.seen) + _coded_bits(sampled, value, values, rest)
-        if coded > _coded_bits(sampled, plain[0], values, active) - MIN_GAIN_BITS / scale:
-            return None, *plain
     flags, value = _in_chunks(sampled, flags, same, recalled.seen), _in_chunks(sampled, value, values, rest)
     return Recall(keys, flags), value, bits + flag_bits
 
