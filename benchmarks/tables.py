@@ -138,9 +138,9 @@ def favour_table(rows: Sequence[Row]) -> str:
         body.append([*cells, f"{ratio:.2f}"])
     if not body:
         return ""
-    head = ["dataset", "bound", "`--favour size`, bytes", "MB/s, C kernel", "numpy"]
+    head = ["dataset", "bound", "default, bytes", "MB/s, C kernel", "numpy"]
     return _table([*head, "`--favour reading`, bytes", "MB/s, C kernel", "numpy", "ratio"], body, 2) + (
-        "\n\nAs above; size is the default. *ratio* is the best conventional coding over `--favour reading`; geometric mean "
+        "\n\nAs above; the default is `--favour balance`. *ratio* is the best conventional coding over `--favour reading`; geometric mean "
         f"{_mean(ratios):.2f}."
     )
 

@@ -200,7 +200,7 @@ def fit_config(request: RunRequest, profile: TableProfile) -> FitConfig:
         seed=request.training.seed,
         time_budget_s=time_budget_s(request, profile),
         preview=request.training.preview_share,
-        for_reading=request.training.favour == "reading",
+        favour=request.training.favour,
         threads=len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1,
     )
 

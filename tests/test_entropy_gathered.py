@@ -3,31 +3,40 @@
 from __future__ import annotations
 
 import numpy as np
+import pyarrow as pa
 import pytest
 import zstandard
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from vae_core.entropy.gathered import Records, packed
+from vae_core.entropy.gathered import Records, estimated, packed
 from vae_core.entropy.rans import Decoder, Encoder
 from vae_core.errors import CorruptArchive
 
 LAW = settings(deadline=None, max_examples=60)
-ALPHABETS = st.sampled_from([1, 2, 255, 256, 257, 300])
+ALPHABETS = st.sampled_from([1, 2, 3, 5, 7, 16, 17, 255, 256, 257, 300])
 
 
 def record(depth: int, data: bytes) -> bytes:
+    """As before format 1.14."""
     frame = zstandard.ZstdCompressor().compress(data)
     return bytes([depth]) + len(frame).to_bytes(4, "little") + frame
 
 
+def by_brotli(data: bytes, base: int = 0, depth: int = 1) -> bytes:
+    stream = pa.Codec("brotli").compress(data, asbytes=True)
+    return bytes([128 + depth]) + len(stream).to_bytes(4, "little") + bytes([base]) + stream
+
+
 @LAW
-@given(st.data(), ALPHABETS, st.integers(0, 400), st.booleans())
-def test_what_is_packed_comes_back(data, n_symbols, n, quickly):
-    drawn = [data.draw(arrays(np.int64, n, elements=st.integers(0, n_symbols - 1))) for _ in range(2)]
+@given(st.data(), ALPHABETS, st.integers(0, 400))
+def test_what_is_packed_comes_back(data, n_symbols, n):
+    rare = data.draw(st.booleans())
+    elements = st.integers(0, n_symbols - 1)
+    drawn = [data.draw(arrays(np.int64, n, elements=elements, fill=elements if rare else st.nothing())) for _ in range(2)]
     orders = [*drawn, np.sort(drawn[0])]
-    depth, found = packed(orders, n_symbols, quickly)
+    depth, found = packed(orders, n_symbols)
     records = Records(found)
     told, symbols = records.next(n, n_symbols)
     records.finish()
@@ -39,6 +48,26 @@ def test_the_order_that_takes_fewest_bytes_is_kept():
     mixed = rng.integers(0, 40, 5000)
     depth, found = packed([mixed, np.sort(mixed), mixed[::-1]], 40)
     assert depth == 1 and len(found) < 200 < len(packed([mixed], 40)[1])
+
+
+@pytest.mark.parametrize(("share", "n_symbols"), [(0.001, 2), (0.01, 2), (0.1, 2), (0.1, 3), (0.1, 16)])
+def test_what_is_likely_takes_less_than_a_bit(share, n_symbols):
+    rng, n = np.random.default_rng(7), 50_000
+    symbols = np.where(rng.random(n) < share, rng.integers(1, n_symbols, n), 0)
+    counted = np.bincount(symbols, minlength=n_symbols) / n
+    entropy = -float((counted * np.log2(counted)).sum())
+    assert 8 * len(packed([symbols], n_symbols)[1]) < 1.25 * entropy * n + 600
+
+
+@pytest.mark.parametrize("n_symbols", [2, 7, 40, 256])
+def test_an_estimate_is_about_what_is_packed_and_of_the_same_order(n_symbols):
+    rng = np.random.default_rng(8)
+    context = np.sort(rng.integers(0, 12, 20_000))
+    symbols = rng.binomial(n_symbols - 1, (context + 0.5) / 13)
+    orders = [rng.permutation(symbols), symbols]
+    (depth, record), (told, n_bytes) = packed(orders, n_symbols), estimated(orders, n_symbols)
+    assert depth == told == 1 and 0.7 * len(record) < n_bytes < 1.45 * len(record)
+    assert estimated([symbols[:0]], n_symbols) == (0, 3.0)
 
 
 @pytest.mark.parametrize(("symbol", "n"), [(0, 100_000), (7, 100_000), (256, 100_000), (7, 1), (0, 0)])
@@ -54,13 +83,34 @@ def test_symbols_that_are_all_one_take_three_bytes_and_so_do_none(symbol, n):
         (b"", 9, "ends within gathered symbols"),
         (b"\xff\x01", 9, "ends within gathered symbols"),
         (record(1, bytes(5))[:-1], 9, "ends within gathered symbols"),
-        (record(1, bytes(4)), 9, "holds 4 bytes of 5 gathered symbols"),
-        (record(1, bytes(5)), 300, "holds 5 bytes of 5 gathered symbols"),
+        (record(1, bytes(4)), 9, "holds 4 bytes of gathered symbols where there are 5"),
+        (record(1, bytes(5)), 300, "holds 5 bytes of gathered symbols where there are 10"),
         (record(1, b"\0\0\x09\0\0"), 9, "gathered symbol 9 of 9"),
         (record(1, bytes(4) + b"\x2c" + bytes(4) + b"\x01"), 300, "gathered symbol 300 of 300"),
         (b"\xff\x09\x00", 9, "gathered symbol 9 of 9"),
         (b"\x01\x05\x00\x00\x00hello", 9, "damaged"),
         (record(1, bytes(5))[:9] + b"\xee" * 20, 9, "gathered symbols"),
+        (by_brotli(bytes(5))[:-1], 9, "ends within gathered symbols"),
+        (by_brotli(bytes(5))[:5], 9, "ends within gathered symbols"),
+        (by_brotli(bytes(4)), 9, "holds 4 bytes of gathered symbols where there are 5"),
+        (by_brotli(bytes(6)), 9, "holds more bytes of gathered symbols where there are 5"),
+        (by_brotli(bytes(5)), 300, "holds 5 bytes of gathered symbols where there are 10"),
+        (by_brotli(b"\0\0\x09\0\0"), 9, "gathered symbol 9 of 9"),
+        (by_brotli(b"\0\x50\0", 16), 5, "gathered symbol 5 of 5"),
+        (by_brotli(bytes(5), 2), 9, "holds more bytes of gathered symbols where there are 1"),
+        (by_brotli(bytes(5), 1), 9, "form 1, which there is not"),
+        (by_brotli(bytes(5), 17), 17, "form 17, which there is not"),
+        (by_brotli(bytes(5), 255), 9, "holds 5 bytes of gathered symbols where there are 21"),
+        (by_brotli(bytes(5) + b"\x05", 255)[:-1], 9, "ends within"),
+        (by_brotli(bytes(5) + b"\x04", 255), 9, "runs of gathered symbols that are not of 5"),
+        (by_brotli(bytes(5) + b"\xff", 255), 9, "runs of gathered symbols that are not of 5"),
+        (by_brotli(bytes(5) + b"\x05\x00", 255), 9, "runs of gathered symbols that are not of 5"),
+        (by_brotli(b"\0\1\0\0\0" + b"\x01\x05", 255), 9, "runs of gathered symbols that are not of 5"),
+        (by_brotli(b"\0\xff\xff\xff\xff" + b"\x01\x05", 255), 9, "runs of gathered symbols that are not of 5"),
+        (by_brotli(b"\x09\0\0\0\0" + b"\x05", 255), 9, "gathered symbol 9 of 9"),
+        (by_brotli(b"\0\1\0\0\0" + b"\x09\x03\x01", 255), 9, "gathered symbol 9 of 9"),
+        (b"\x81\x00\x00\x00\x00\x00", 9, "holds 0 bytes"),
+        (b"\x81\x05\x00\x00\x00\x00hello", 9, "damaged"),
     ],
 )
 def test_a_record_that_no_encoder_wrote_is_refused(data, n_symbols, says):
@@ -78,8 +128,31 @@ def test_a_record_of_no_symbols_is_checked_like_any_other():
 
 def test_a_claim_of_much_memory_is_refused_before_it_is_taken():
     frame = zstandard.ZstdCompressor(level=1).compress(bytes(1 << 28))
-    with pytest.raises(CorruptArchive, match="holds 268435456 bytes of 5 gathered symbols"):
+    with pytest.raises(CorruptArchive, match="holds 268435456 bytes of gathered symbols where there are 5"):
         Records(b"\0" + len(frame).to_bytes(4, "little") + frame).next(5, 9)
+    with pytest.raises(CorruptArchive, match="holds more bytes of gathered symbols where there are 5"):
+        Records(by_brotli(bytes(1 << 28))).next(5, 9)
+
+
+def test_records_of_format_1_13_are_read():
+    """Two symbols a record, the second of two planes."""
+    records = Records(record(2, b"\x07\x03") + record(0, b"\x2c\x05\x01\x00") + b"\xff\x04\x00")
+    found = [(depth, symbols.tolist()) for depth, symbols in (records.next(2, 9), records.next(2, 301), records.next(2, 9))]
+    assert found == [(2, [7, 3]), (0, [300, 5]), (0, [4, 4])]
+    records.finish()
+
+
+def test_symbols_that_share_bytes_stand_the_first_one_lowest():
+    assert Records(by_brotli(b"\x21\x03", 16)).next(3, 16)[1].tolist() == [1, 2, 3]
+    assert Records(by_brotli(bytes([0 + 3 * 1 + 9 * 2]), 3)).next(3, 3)[1].tolist() == [0, 1, 2]
+
+
+def test_runs_say_how_many_stand_before_each_other_symbol():
+    data = b"\x04" + b"\x02\0\0\0" + b"\x07\x03" + b"\x02\xff\x01\x00"
+    assert Records(by_brotli(data, 255)).next(260, 9)[1].tolist() == [4, 4, 7, *[4] * 256, 3]
+    symbols = np.zeros(1000, np.int64)
+    symbols[[0, 256, 511, 767, 999]] = [1, 2, 1, 3, 1]  # runs of 0, 255, 254, 255 and 231
+    assert np.array_equal(Records(packed([symbols], 9)[1]).next(1000, 9)[1], symbols)
 
 
 def stream_of(*gathered: np.ndarray) -> bytes:

@@ -218,7 +218,7 @@ def test_a_model_of_rows_above_is_read_from_its_files_and_draws_rows(model):
 
 
 def test_a_model_that_looks_above_is_refreshed_for_reading(model):
-    config = FitConfig(time_budget_s=10, preview="off", for_reading=True)
+    config = FitConfig(time_budget_s=10, preview="off", favour="reading")
     again = refresh(model, Sample(MAP, (MAP.num_rows,)), profiled(MAP), config).model
     (block,) = (shard := encode_shard(again, MAP, preview=False)).blocks
     assert decode_block(again, shard.layout, block.n_rows, block.natives, block.payloads).equals(MAP)

@@ -17,6 +17,7 @@ from test_exact_features import features
 from test_exact_linear import any_int64s, forward_linears, linears, matches_of
 
 from vae_core.entropy import kernel
+from vae_core.entropy.gathered import packed
 from vae_core.entropy.passes import GROUND
 from vae_core.entropy.rans import Decoder, Encoder
 from vae_core.errors import CorruptArchive
@@ -312,9 +313,11 @@ def test_symbols_are_gathered_without_weights_and_not_of_rows_one_after_another(
 def test_symbols_gathered_by_more_features_than_there_are_are_refused():
     encoder, plan = Encoder(), CellPlan(Direct.over(0, 7), None, (DigitPlan((), ()),), gathered=True)
     encoder.raw(np.ones(1, np.int64), np.zeros(1, np.int64))
-    encoder.code_gathered(9, 9, [np.arange(9)[::-1], np.arange(9)])
+    encoder.code_gathered(9, 9, [np.arange(9)])
     stream = bytearray(encoder.finish())
-    stream[stream.index(b"\x28\xb5\x2f\xfd") - 5] = 1  # the depth stands before the frame and its length
+    record = packed([np.arange(9)], 9)[1]
+    assert record[0] == 128  # beside the depth
+    stream[stream.index(record)] = 129
     with pytest.raises(CorruptArchive, match="more features than their plan has"):
         code_column(Decoder(bytes(stream)), ColumnCode(0, 0, 0, PLAIN_STATE, plan), Decoded(9), None, None)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 
 import numpy as np
 import pyarrow as pa
@@ -15,8 +16,9 @@ from vae_core.entropy import kernel
 from vae_core.exact.digits import Direct, Residual
 from vae_core.exact.features import Decoded, Feature
 from vae_core.exact.linear import Linear, Mixed, Simple, Term
-from vae_core.exact.plans import CellPlan, DigitPlan
-from vae_core.exact.price import FOR_READING, FOR_SIZE, FREE, Price, cells_made, price_of
+from vae_core.exact.plans import CellPlan, ColumnCode, DigitPlan
+from vae_core.exact.price import BALANCE, FOR_READING, FREE, OF_MANY_ROWS, READING, SIZE, Price, cells_made, column_price, price_of
+from vae_core.exact.search import STATELESS
 from vae_core.fitting import fit, refresh
 from vae_core.model import FitConfig, Model, Sample
 from vae_core.shard import encode_shard
@@ -34,8 +36,8 @@ def telling_rows() -> pa.Table:
     })  # fmt: skip
 
 
-def fitted(table: pa.Table, *, for_reading: bool) -> Model:
-    config = FitConfig(time_budget_s=20, preview="off", for_reading=for_reading)
+def fitted(table: pa.Table, *, favour: str) -> Model:
+    config = FitConfig(time_budget_s=20, preview="off", favour=favour)
     return fit(Sample(table, (table.num_rows,)), profiled(table), table.schema, {}, config).model
 
 
@@ -59,39 +61,40 @@ def size(model: Model, table: pa.Table) -> int:
 
 def test_what_is_for_reading_has_no_rows_one_after_another():
     table = telling_rows()
-    small, soon = fitted(table, for_reading=False), fitted(table, for_reading=True)
+    small, soon = fitted(table, favour=BALANCE), fitted(table, favour=READING)
     plans = [code.value for code in soon.codes]
     assert plans and not any(plan.forward is not None for plan in plans) and any(plan.gathered for plan in plans)
     assert any(code.value.forward is not None for code in small.codes)  # or there was nothing to leave out
     assert size(soon, table) < 1.5 * size(small, table)
 
 
-def refreshed(model: Model, table: pa.Table, *, for_reading: bool) -> Model:
-    config = FitConfig(time_budget_s=20, preview="off", for_reading=for_reading)
+def refreshed(model: Model, table: pa.Table, *, favour: str) -> Model:
+    config = FitConfig(time_budget_s=20, preview="off", favour=favour)
     return refresh(model, Sample(table, (table.num_rows,)), profiled(table), config).model
 
 
 def test_a_refresh_makes_a_model_for_reading_and_one_for_reading_stays_so():
     table = telling_rows()
-    small, soon = fitted(table, for_reading=False), fitted(table, for_reading=True)
-    for model in (refreshed(small, table, for_reading=True), refreshed(soon, table, for_reading=False)):
+    small, soon = fitted(table, favour=BALANCE), fitted(table, favour=READING)
+    for model in (refreshed(small, table, favour=READING), refreshed(soon, table, favour=BALANCE)):
         read = Model.from_files(model.to_files())
-        assert read.for_reading and not any(code.value.forward is not None for code in read.codes)
+        assert read.favour == READING and not any(code.value.forward is not None for code in read.codes)
         assert any(code.value.gathered for code in read.codes)
-    again = refreshed(small, table, for_reading=False)
-    assert not again.for_reading and any(code.value.forward is not None for code in again.codes)
+    again = refreshed(small, table, favour=BALANCE)
+    assert again.favour == BALANCE and any(code.value.forward is not None for code in again.codes)
 
 
 def test_the_rate_of_a_model_for_reading_is_of_its_bits_alone():
     table = telling_rows()
-    model = fitted(table, for_reading=True)
+    model = fitted(table, favour=READING)
     assert model.rate_bits_per_row == pytest.approx(8 * size(model, table) / N, rel=0.05)
 
 
-def test_what_time_is_worth_counts_for_tables_of_many_rows(monkeypatch):
+def test_what_time_is_worth_counts_for_tables_of_many_rows():
     table = telling_rows()
-    assert price_of(False, 200_000) == FREE and price_of(False, 200_001) == FOR_SIZE and price_of(True, 10) == FOR_READING
-    monkeypatch.setattr("vae_core.exact.price.FOR_SIZE", Price(numpy=0.5))
+    for favour in (SIZE, BALANCE):
+        assert price_of(favour, 200_000) == FREE and price_of(favour, 200_001) == OF_MANY_ROWS[favour]
+    assert price_of(READING, 10) == FOR_READING
     config, gathered = FitConfig(time_budget_s=20, preview="off"), []
     for times in (1, 100):
         profile = profiled(table)
@@ -100,6 +103,29 @@ def test_what_time_is_worth_counts_for_tables_of_many_rows(monkeypatch):
         model = fit(Sample(table, (N,)), profile, table.schema, {}, config).model
         gathered.append({code.column for code in model.codes if code.value.gathered})
     assert gathered[0] < gathered[1]
+
+
+def test_what_a_model_favours_is_kept_and_told_of_models_before_it_had_a_name():
+    table = telling_rows().slice(0, 400)
+    for favour in (SIZE, BALANCE, READING):
+        model = fitted(table, favour=favour)
+        assert Model.from_files(model.to_files()).favour == favour
+        assert refreshed(model, table, favour=BALANCE).favour == favour
+
+
+def test_a_column_pays_for_what_reading_it_takes():
+    """Rows one after another or looked up in counts do, gathered ones do not."""
+    rng = np.random.default_rng(3)
+    decoded = Decoded(N, {0: rng.integers(0, 9, N), 1: rng.integers(0, 9, N)}, {0: None, 1: None})
+    counted = CellPlan(Direct.over(0, 9), None, (DigitPlan((Feature("value", 0, 0, 10),), (8, 8)),))
+    forward = replace(counted, linear=Linear((Term("lag1", -1, 1 << 16),), 0), forward=())
+    codes = [ColumnCode(1, 0, 0, STATELESS, plan) for plan in (counted.as_gathered(), counted, forward)]
+    price = OF_MANY_ROWS[BALANCE]
+    costs = [column_price(price, decoded, code) for code in codes]
+    assert costs[0] == 0 < costs[1] < costs[2] and not any(column_price(FREE, decoded, code) for code in codes)
+    decoded.states[1] = (rng.random(N) < 0.1).astype(np.uint8)
+    assert 0 < column_price(price, decoded, codes[0]) < costs[1]
+    assert column_price(price, decoded, replace(codes[0], state=STATELESS.as_gathered())) == 0
 
 
 def test_a_price_is_of_digits_tables_and_steps():

@@ -22,6 +22,7 @@ from flows.settings import (
 from flows.train import fit_config
 from storage.agreement import WIDEN
 from vae_core.columns import TableProfile
+from vae_core.exact.price import FAVOURS
 
 
 def test_the_flat_spelling_of_the_command_line_and_the_nested_one_of_the_form_are_the_same_request():
@@ -150,10 +151,10 @@ def test_a_preview_share_is_a_fraction_for_the_codec():
     assert fit_config(RunRequest(source="a", archive="b", preview="off"), profile).preview == "off"
 
 
-def test_what_is_favoured_is_size_unless_it_is_told():
+def test_what_is_favoured_is_a_balance_unless_it_is_told():
     profile = TableProfile(pa.schema([("x", pa.int64())]))
-    assert not fit_config(RunRequest(source="a", archive="b"), profile).for_reading
-    assert fit_config(RunRequest(source="a", archive="b", favour="reading"), profile).for_reading
+    assert fit_config(RunRequest(source="a", archive="b"), profile).favour == "balance"
+    assert [fit_config(RunRequest(source="a", archive="b", favour=one), profile).favour for one in FAVOURS] == list(FAVOURS)
     with pytest.raises(ValidationError, match="size"):
         RunRequest(source="a", archive="b", favour="beauty")
 

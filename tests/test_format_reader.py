@@ -83,12 +83,38 @@ class Stream:
             assert symbol < n_symbols
             return 0, [symbol] * n
         depth, n_bytes = struct.unpack_from("<BI", self.records)
+        if depth >= 128:
+            return depth - 128, self.brotli(n_bytes, n, n_symbols)
         packed, self.records = self.records[5 : 5 + n_bytes], self.records[5 + n_bytes :]
         assert zstandard.frame_content_size(packed) == (n if n_symbols <= 256 else 2 * n)
         found = zstandard.ZstdDecompressor().decompress(packed)
         symbols = list(found) if n_symbols <= 256 else [low + 256 * high for low, high in zip(found[:n], found[n:], strict=True)]
         assert all(symbol < n_symbols for symbol in symbols)
         return depth, symbols
+
+    def brotli(self, n_bytes: int, n: int, n_symbols: int) -> list[int]:
+        """What brotli packed: a byte each or two, as many of `base` in a byte as it has room for, or runs of the commonest."""
+        base, packed, self.records = self.records[5], self.records[6 : 6 + n_bytes], self.records[6 + n_bytes :]
+        found = pa.CompressedInputStream(pa.BufferReader(packed), "brotli").read()
+        if base == 255:
+            common, n_others = struct.unpack_from("<BI", found)
+            others, symbols = list(found[5 : 5 + n_others]), []
+            for run in found[5 + n_others :]:
+                symbols += [common] * run
+                if run < 255:
+                    symbols.append(others.pop(0) if others else -1)
+            assert symbols.pop() == -1 and len(symbols) == n and not others and -1 not in symbols
+            return symbols
+        if base:
+            assert 2 <= base <= 16
+            sharing = max(k for k in range(1, 9) if base**k <= 256)
+            assert len(found) == (n + sharing - 1) // sharing
+            symbols = [byte // base**k % base for byte in found for k in range(sharing)][:n]
+        else:
+            assert len(found) == (n if n_symbols <= 256 else 2 * n)
+            symbols = list(found) if n_symbols <= 256 else [low + 256 * high for low, high in zip(found[:n], found[n:], strict=True)]
+        assert all(symbol < n_symbols for symbol in symbols)
+        return symbols
 
     def _begin(self, n_symbols: int) -> None:
         while n_symbols and self.folds and self.folds[0] == self.step:

@@ -17,6 +17,7 @@ from storage import open_archive
 from storage.archive import Archive
 from storage.version import FORMAT_VERSION
 from vae_core.coders.conventional import CODINGS
+from vae_core.entropy import gathered
 from vae_core.exact.features import COLUMN_KINDS, OWN_KINDS
 from vae_core.exact.forms import FORMS
 from vae_core.exact.linear import TERM_KINDS
@@ -31,7 +32,7 @@ CASES = {
     "1.0": EVERY, "1.1": LATER, "1.2": LATER, "1.3": LATER, "1.4": LATER, "1.5": LATER | {"history"},
     "1.6": LATER | {"history", "tensors"}, "1.7": {"history", "types", "tolerance"},
     "1.8": {"counted", "codings", "history"}, "1.9": {"leaves", "mixed", "fields"}, "1.10": {"above", "lists"},
-    "1.11": {"contexts", "fractions"}, "1.12": {"contexts", "above"}, "1.13": {"gathered"},
+    "1.11": {"contexts", "fractions"}, "1.12": {"contexts", "above"}, "1.13": {"gathered"}, "1.14": {"gathered"},
 }  # fmt: skip
 WITH_PREVIEW = {"tolerance", "distortion"}
 OLDER = {"1.0", "1.1", "1.2", "1.3", "1.4", "1.5", "1.7"}  # those with nothing that no later one has
@@ -98,6 +99,13 @@ def test_rows_and_columns_of_a_golden_archive_are_those_of_the_whole(version, ca
 @pytest.mark.parametrize(("version", "case"), [found for found in FOUND if found[1] in WITH_PREVIEW])
 def test_a_golden_preview_decodes_to_the_bit(version, case):
     assert_same(archive_of(version, case).to_table(preview=True), expected(version, case, "preview"))
+
+
+def test_golden_symbols_are_gathered_in_every_form(monkeypatch):
+    forms, read = set(), gathered._from_brotli
+    monkeypatch.setattr(gathered, "_from_brotli", lambda stream, form, *rest: (forms.add(form), read(stream, form, *rest))[1])
+    archive_of("1.14", "gathered").to_table()
+    assert {0, 2, 16, gathered.RUNS} <= forms
 
 
 def test_the_golden_archives_use_all_that_this_release_can_read():

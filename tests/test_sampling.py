@@ -171,7 +171,7 @@ def test_columns_of_every_type_that_nothing_codes_are_rows_of_the_data(table, n_
 
 
 def test_rows_are_drawn_where_symbols_are_gathered():
-    archive = open_archive(str(Path(__file__).parent / "golden" / "1.13" / "gathered" / "archive"))
+    archive = open_archive(str(Path(__file__).parent / "golden" / "1.14" / "gathered" / "archive"))
     model, table = archive.model(archive.entries()[0].model), archive.to_table()
     assert all(code.value.gathered and code.state.gathered for code in model.codes)
     drawn = sample_rows(model, table, 500, seed=3)

@@ -22,7 +22,7 @@ from vae_core.exact.arrange import Arrangement, arranged_before
 from vae_core.exact.drafts import drafted, is_ample, rows_for, whole_search
 from vae_core.exact.ordering import SampleColumn, orders
 from vae_core.exact.plans import ColumnCode
-from vae_core.exact.price import price_of
+from vae_core.exact.price import BALANCE, price_of
 from vae_core.exact.sampled import Sampled, decoded_sample
 from vae_core.exact.tensors import TensorCode
 from vae_core.layers import PreviewRefresh, Progress, Report, fit_distortion, fit_preview, still_fits, thinned
@@ -79,7 +79,7 @@ def fit(
     draft = Model(schema, plans, codes, None, distortion, rate, tensors=tensors)
     preview, previews = fit_preview(draft, sample, config, n_total, report)
     fallback = {j: uniform[j] for j in sorted(taken)}
-    model = Model(schema, plans, codes, preview, distortion, rate, fallback, n_total, tensors, config.for_reading).unranged()
+    model = Model(schema, plans, codes, preview, distortion, rate, fallback, n_total, tensors, config.favour).unranged()
     summary = {
         "rate_bits_per_row": rate, "n_learned": len(model.learned), "n_columns": len(plans),
         "seconds": report.curve[-1]["seconds"] if report.curve else 0.0,
@@ -106,7 +106,7 @@ def refresh(
     else another is fitted, from the window and kind that were best. Where that tells less than the old one, the old one stays after all.
     """
     report = Report(progress)
-    config = dataclasses.replace(config, for_reading=config.for_reading or model.for_reading)
+    config = dataclasses.replace(config, favour=model.favour if config.favour == BALANCE else config.favour)
     n_total = max(profile_rows(profile), sample.table.num_rows)
     tolerances = {plan.name: plan.tolerance for plan in model.columns if not plan.tolerance.is_lossless}
     tolerances |= {name: Tolerance("rmse", value) for name, value in (targets or {}).items()}
@@ -136,7 +136,7 @@ def refresh(
             older.append(code)
     tensors, rate = (*older, *tensors), rate + tensor_rate
     preview, previews = sketch.settled(Model(model.schema, plans, codes, None, distortion, rate, tensors=tensors), n_total, report)
-    refreshed = Model(model.schema, plans, codes, preview, distortion, rate, fallback, n_total, tensors, config.for_reading).unranged()
+    refreshed = Model(model.schema, plans, codes, preview, distortion, rate, fallback, n_total, tensors, config.favour).unranged()
     summary = {
         "rate_bits_per_row": rate, "refreshed": True, "n_learned": len(refreshed.learned),
         "distortion_compared": compared, "preview_compared": previews,
@@ -176,7 +176,7 @@ def _fit_exact(
     if not picked or not len(picked[0].values):
         return (), 0.0
     above, run = None, RUN
-    price = price_of(config.for_reading, n_total)
+    price = price_of(config.favour, n_total)
     told = any(code.reads_above for code in known)
     if told or (not price.is_high and has_above(plans, sample, amounts_of(picked), forms)):
         run = ABOVE_RUN
@@ -252,6 +252,7 @@ def _fit_exact(
         best = min(close, key=whole_bits)
         # what takes many rows to be seen: more of them are to come
         best.put_first({c.column for c in picked if c.periods})
+        best = best.priced(picked) if price.numpy and not price.is_high else best
         n_more = rows_for((deadline - now()) / (WORTH_MORE_ROWS * len(picked)), quick_s)
         if tick() and n_more >= LEAST_AGAIN * n:
             more, runs = thinned(sample, max(n, min(n_more, EXACT_CELLS // len(picked))), run)

@@ -22,13 +22,14 @@ from vae_core.columns import ColumnPlan
 from vae_core.errors import CorruptArchive
 from vae_core.exact.forms import is_stepped, stepped
 from vae_core.exact.plans import ColumnCode, column_code_from_json
+from vae_core.exact.price import BALANCE, FAVOURS, READING
 from vae_core.exact.tensors import TensorCode, tensor_code_from_json
 from vae_core.packing import unzstd, zstd
 from vae_core.phrases import compressed, decompressed
 from vae_core.shorthand import blob_bytes, shorten, spell_out
 
 PLAN, DECODER, ENCODER = "plan.json.zst", "decoder.safetensors", "encoder.safetensors"
-MODEL_VERSION = 13
+MODEL_VERSION = 14
 COLUMNS, COLUMNS_PACKED = "columns", "columns.zstd"
 MAX_PLAN_BYTES = 1 << 28
 MOST_WEIGHTS = 1 << 25  # of vectors, of all columns: 128 MiB while they are read
@@ -50,14 +51,14 @@ class FitConfig:
     """What is asked of a fit. preview: "auto", "off" or the share of the archive its latents and networks may take.
 
     threads : that the search for contexts counts in; what it finds does not depend on them
-    for_reading : tables are to be read soon by numpy alone, for some more bytes
+    favour  : "size", "reading" where numpy alone is to read tables soon, for some more bytes, or "balance" of the two where rows are many
     """
 
     seed: int = 0
     time_budget_s: float = 90.0
     preview: str | float = "auto"
     threads: int = 1
-    for_reading: bool = False
+    favour: str = BALANCE
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +103,7 @@ class Model:
     rate_bits_per_row  : what the exact layer estimated on its sample, all learned columns
     n_rows             : rows of the dataset it was fitted for
     tensors            : the learned columns of tensors, each on its own
-    for_reading        : codes were chosen for that, and will be when the model is refreshed
+    favour             : what codes were chosen for, and will be when the model is refreshed
     """
 
     schema: pa.Schema
@@ -114,7 +115,7 @@ class Model:
     uniform: dict[int, ColumnPlan] = field(default_factory=dict)
     n_rows: int = 0
     tensors: tuple[TensorCode, ...] = ()
-    for_reading: bool = False
+    favour: str = BALANCE
     _dictionary_bytes: dict[int, int] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def unranged(self) -> Model:
@@ -136,8 +137,8 @@ class Model:
             "rate": round(self.rate_bits_per_row, 3),
             "rows": self.n_rows,
         }
-        if self.for_reading:
-            plan["for_reading"] = True
+        if self.favour != BALANCE:
+            plan["favour"] = self.favour
         if self.uniform:
             plan["uniform"] = [c.to_json() for c in self.uniform.values()]
         tensors: dict[str, NDArray[Any]] = {}
@@ -204,11 +205,13 @@ class Model:
             rate = float(plan["rate"])
             other = {name.removeprefix("uniform."): blob for name, blob in blobs.items() if name.startswith("uniform.")}
             uniform = [ColumnPlan.from_json(c, other, schema) for c in plan.get("uniform", [])]
-            n_rows, for_reading = int(plan["rows"]), bool(plan.get("for_reading", False))
+            n_rows, favour = int(plan["rows"]), plan.get("favour", READING if plan.get("for_reading", False) else BALANCE)
+            if favour not in FAVOURS:
+                raise CorruptArchive(f"model favours {str(favour)[:40]}, none of {', '.join(FAVOURS)}")
         except _UNREADABLE as error:
             raise CorruptArchive(f"model cannot be read: {type(error).__name__}: {str(error)[:120]}") from error
         layers = bases["preview"], bases["distortion"]
-        model = cls(schema, columns, codes, *layers, rate, {c.index: c for c in uniform}, n_rows, tensor_codes, for_reading)
+        model = cls(schema, columns, codes, *layers, rate, {c.index: c for c in uniform}, n_rows, tensor_codes, favour)
         model.check()
         return model
 

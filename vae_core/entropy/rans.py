@@ -90,7 +90,7 @@ class Encoder(Channel):
     writes = True
 
     def __init__(self, quickly: bool = False) -> None:
-        """quickly: gather symbols so, for an estimate."""
+        """quickly: what symbols take that are gathered is estimated, for `bits`; there is no stream then."""
         self._slots: list[Slots] = []
         self._quickly = quickly
         self._bits, self._n_counted = 0.0, 0
@@ -144,8 +144,12 @@ class Encoder(Channel):
 
     def code_gathered(self, n: int, n_symbols: int, orders: Sequence[Ints] | None) -> tuple[int, Ints]:
         assert orders is not None
-        depth, record = gathered.packed(orders, n_symbols, self._quickly)
-        self._gathered.append(record)
+        if self._quickly:
+            depth, n_bytes = gathered.estimated(orders, n_symbols)
+            self._bits += 8 * n_bytes
+        else:
+            depth, record = gathered.packed(orders, n_symbols)
+            self._gathered.append(record)
         return depth, orders[depth]
 
     def absorb(self, other: Encoder) -> None:
@@ -163,7 +167,7 @@ class Encoder(Channel):
 
     def finish(self) -> bytes:
         """The stream, folded (FORMAT.md, "Entropy coding")."""
-        most = lanes_for(self.bits / 8 - sum(map(len, self._gathered)))
+        most = lanes_for(self.bits / 8)
         work = Work(self._slots, max(1, most // FOLD), most)
         (work.encode if kernel.library() is None else work.encode_by_kernel)()
         folds = np.array(work.folds[::-1], "<u4")

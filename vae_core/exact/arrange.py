@@ -65,6 +65,11 @@ class Arrangement:
         return sum(bits for _, bits in self.found.values())
 
     @property
+    def _costs(self) -> dict[int, float]:
+        """Of each column, with what reading it is worth."""
+        return {j: bits + column_price(self._sampled.price, self._sampled.decoded, code) for j, (code, bits) in self.found.items()}
+
+    @property
     def late(self) -> bool:
         """Whether what is not found yet had better not be learned: of very many columns even a hasty search each takes long."""
         return len(self._columns) > WIDE and not self._tick()
@@ -96,25 +101,36 @@ class Arrangement:
                 self.found[column] = again
             report()
 
-    def searched_again(self, sampled: Sampled, columns: Sequence[SampleColumn]) -> Arrangement:
-        """The same order with the codes that another sample of the columns asks for, the dearest columns first while there is time."""
+    def searched_again(self, sampled: Sampled, columns: Sequence[SampleColumn], only: Collection[int] | None = None) -> Arrangement:
+        """The same order with the codes that another sample of the columns asks for, the dearest columns first while there is time.
+
+        only: columns to search, None for all
+        """
         found = Arrangement(sampled, columns, self._tick, self._now)
         more = sampled.n_rows / max(1, self._sampled.n_rows)
         found.order, found.found = self.order, {j: (code, bits * more) for j, (code, bits) in self.found.items()}
-        for column in sorted(self.order, key=lambda j: -self.found[j][1]):
+        costs = self._costs
+        for column in sorted(self.order if only is None else only, key=lambda j: -costs[j]):
             if not self._tick():
                 break
             again = found._search(column, self.order[: self.order.index(column)])
             if not self._tick() and more != 1:
                 break
             before = found.found[column]
-            if more == 1 or sampled.price.is_high or not kernel.available():
+            if sampled.price.is_high or not kernel.available():
                 found.found[column] = again if more != 1 or again[1] < before[1] else before
                 continue
             # of more rows, other ways to write the column come first, and not always the better ones
             both = [coded_again(code, sampled, found._columns[column]) for code, _ in (before, again)]
-            found.found[column] = min(both, key=lambda one: one[1])
+            found.found[column] = min(both, key=lambda one: one[1] + column_price(sampled.price, sampled.decoded, one[0]))
         return found
+
+    def priced(self, columns: Sequence[SampleColumn]) -> Arrangement:
+        """The same with other codes of columns whose rows are coded one after another, where these are worth less than reading them takes.
+        That symbols are gathered instead of looked up is for `tune` to try."""
+        sampled = replace(self._sampled, remembers=True, searched={})
+        slow = [j for j, (code, _) in self.found.items() if code.value.forward is not None]
+        return self.searched_again(sampled, columns, slow)
 
     def forget_prices(self) -> None:
         """Bits are what codes take, no longer what reading them is worth, too."""
@@ -130,7 +146,8 @@ class Arrangement:
         states = {j: None if state is None else state[rows] for j, state in whole.states.items()}
         above = None if whole.above is None else whole.above[rows]
         some = Decoded(len(rows), {j: values[rows] for j, values in whole.values.items()}, states, above=above)
-        dear = [j for j in self.order if self.found[j][1] * scale > WORTH_TUNING and not self.found[j][0].is_gathered]
+        costs = self._costs
+        dear = [j for j in self.order if costs[j] * scale > WORTH_TUNING and not self.found[j][0].is_gathered]
 
         def tick() -> bool:
             return self._now() < until or self._tick()
@@ -139,7 +156,7 @@ class Arrangement:
             code, bits = self.found[column]
             if not tick():
                 return code, bits
-            code, share = tuned(some, code, tick)
+            code, share = tuned(some, code, tick, self._sampled.price)
             return code, bits * share
 
         dear.sort(key=lambda j: -self.found[j][1])
@@ -259,7 +276,7 @@ def coded_again(code: ColumnCode, sampled: Sampled, column: SampleColumn, priced
     seen = Decoded(sampled.n_rows, dict(whole.values), dict(whole.states), above=whole.above)
     form = column.form if is_stepped(code.form) else code.form
     code_column(encoder, code := replace(code, fill=column.fill, form=form), seen, column.values, column.state)
-    return code, encoder.bits + (sampled.n_rows * column_price(sampled.price, whole, code) if priced else 0.0)
+    return code, encoder.bits + (column_price(sampled.price, whole, code) if priced else 0.0)
 
 
 def arranged_before(

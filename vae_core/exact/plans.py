@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from vae_core.errors import CorruptArchive
@@ -78,6 +78,10 @@ class CellPlan:
         found = {f.column for d in self.digits for f in d.features if f.column >= 0} | set(self.forward or ())
         found |= {j for match in self.matches for j in match.others}
         return found | (self.linear.columns if self.linear else set())
+
+    def as_gathered(self) -> CellPlan:
+        """The same of symbols gathered by context. Not of a forward plan."""
+        return replace(self, digits=tuple(replace(digit, weights=()) for digit in self.digits), chunks=USUAL_CHUNKS, gathered=True)
 
     def to_json(self) -> list[Any]:
         linear = None if self.linear is None else self.linear.to_json()

@@ -48,16 +48,17 @@ class Price:
         return found
 
 
+FAVOURS = BALANCE, SIZE, READING = "balance", "size", "reading"
 FREE = Price()
-FOR_SIZE = Price(numpy=0.01)
+OF_MANY_ROWS = {SIZE: Price(numpy=0.01), BALANCE: Price(numpy=1.0)}
 FOR_READING = Price(numpy=2.0, is_high=True)
 
 
-def price_of(for_reading: bool, n_rows: int) -> Price:
-    """What is asked of a table of so many rows."""
-    if for_reading:
+def price_of(favour: str, n_rows: int) -> Price:
+    """What is asked of a table of so many rows. favour: one of FAVOURS"""
+    if favour == READING:
         return FOR_READING
-    return FOR_SIZE if n_rows > FEW_ROWS else FREE
+    return OF_MANY_ROWS[favour] if n_rows > FEW_ROWS else FREE
 
 
 def cells_made(decoded: Decoded, plan: CellPlan, own: Ints, active: NDArray[np.bool_] | None) -> list[float]:
@@ -85,9 +86,12 @@ def cells_made(decoded: Decoded, plan: CellPlan, own: Ints, active: NDArray[np.b
 
 
 def column_price(price: Price, decoded: Decoded, code: ColumnCode) -> float:
-    """Bits a row that a column's code has to save, as if all rows held values. decoded: a sample, this column too."""
-    own, found = decoded.values[code.column], 0.0
-    for plan in (code.value, *([] if code.recall is None else [code.recall.same])):
+    """Bits that a column's code has to save over a sample, as if all rows held values. decoded: the sample, this column too."""
+    if not price.numpy:
+        return 0.0
+    own, state, found = decoded.values[code.column], decoded.states[code.column], 0.0
+    plans = [(code.value, own), *([] if code.recall is None else [(code.recall.same, np.zeros_like(own))])]
+    for plan, values in plans if state is None else [*plans, (code.state, state.astype(np.int64))]:
         if not plan.gathered:
-            found += price.of(plan, cells_made(decoded, plan, own, None))
-    return found
+            found += price.of(plan, cells_made(decoded, plan, values, None))
+    return found * decoded.n_rows

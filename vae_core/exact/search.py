@@ -28,7 +28,8 @@ from vae_core.exact.schedule import DEFAULT_CHUNK, LONG_CHUNK, OLD_PART, Chunks
 
 Ints = NDArray[np.int64]
 KEYED, KEY_ROWS = 12, 30_000  # columns that keys are made of, and rows they are looked for on
-MOST_QUICK = 0.85  # of the bits that symbols gathered quickly take, what they take at least
+MOST_QUICK = 0.85  # of the bits that symbols gathered are estimated to take, what they take at least
+TUNED_SHARE = 0.98  # of the bits by counts whose weights are not tuned yet, those by counts whose weights are
 MOST_TRIALS = 4  # schemes that are searched for contexts
 STATELESS = CellPlan(Direct.over(0, N_STATES - 1), None, (DigitPlan((), (16,)),), Chunks(part=OLD_PART))  # FORMAT.md: a plan of 0
 SHORTER_CHUNKS, WORTH_SHORTER = (256, 64), 0.006  # of a column's bits
@@ -153,13 +154,17 @@ def _search_cells(
             bits = _coded_bits(sampled, plan, own, active)  # at last: estimates are off by more than near choices are apart
         made = cells_made(sampled.decoded, plan, own, active) if sampled.price.numpy else []
         priced = bits + len(rows.active) * sampled.price.of(plan, made)
-        if plan.forward is None:
-            gathered = replace(plan, digits=tuple(replace(digit, weights=()) for digit in plan.digits), gathered=True)
-            if MOST_QUICK * _coded_bits(sampled, gathered, own, active, quickly=True) < priced:
-                gathered_bits = _coded_bits(sampled, gathered, own, active)
-                if gathered_bits < priced:
-                    plan, bits, priced = gathered, gathered_bits, gathered_bits
+        if plan.forward is None and (sampled.remembers or sampled.price.is_high):
+            gathered = plan.as_gathered()
+            gathered_bits, most = _coded_bits(sampled, gathered, own, active, quickly=True), priced
+            if sampled.remembers:
+                most *= 1 if sampled.price.is_high else TUNED_SHARE
+                if MOST_QUICK * gathered_bits < most:
+                    gathered_bits = _coded_bits(sampled, gathered, own, active)
+            if gathered_bits < most:
+                plan, bits, priced = gathered, gathered_bits, gathered_bits
         if best is None or priced < best[2]:
             best = plan, bits, priced
     assert best is not None
-    return best[0], best[2] if sampled.price.is_high else best[1]  # where time has a price, orders are chosen by it, too
+    # where time has a high price, orders are chosen by it, too
+    return best[0], best[2] if sampled.price.is_high or (sampled.price.numpy and sampled.remembers) else best[1]

@@ -16,8 +16,10 @@ from vae_core.entropy.rans import Encoder
 from vae_core.exact.cells import code_cells
 from vae_core.exact.features import Decoded
 from vae_core.exact.plans import CellPlan, ColumnCode
+from vae_core.exact.price import FREE, Price, cells_made
 from vae_core.exact.recall import Recalled
 
+Ints = NDArray[np.int64]
 TUNED_ROWS, TUNED_RUN = 65_536, 16_384
 MOST_WEIGHT = 1 << 15
 WORTH_A_WEIGHT = 5e-5  # of the bits: what one more trial has to save
@@ -25,25 +27,43 @@ WORTH_A_WEIGHT = 5e-5  # of the bits: what one more trial has to save
 Cost = Callable[[CellPlan], float]
 
 
-def tuned(decoded: Decoded, code: ColumnCode, tick: Callable[[], bool]) -> tuple[ColumnCode, float]:
-    """The code with the weights by which it takes the fewest bits, as far as there is time, and what share of the bits that is.
+def tuned(decoded: Decoded, code: ColumnCode, tick: Callable[[], bool], price: Price = FREE) -> tuple[ColumnCode, float]:
+    """The code with the weights by which it takes the fewest bits, as far as there is time, or gathered where that takes fewer still,
+    and what share of the bits that is.
 
     decoded : all columns of a sample as the coder knows them, this one, too
     """
     own, state = decoded.values[code.column], decoded.states[code.column]
     active = None if state is None else state == 0
     before = after = 0.0
+    if state is not None and price.numpy:  # rows that hold values are states, too, mostly told whole
+        plan, first, bits = _cheapest(decoded, code.state, state.astype(np.int64), None, tick, price)
+        before, after, code = before + first, after + bits, replace(code, state=plan)
     if code.recall is not None:
         recalled = Recalled(decoded, code.recall.keys, active)
         same = recalled.same(own)
-        plan, first, bits = _descended(_coded(decoded, same, recalled.seen), code.recall.same, tick)
+        plan, first, bits = _cheapest(decoded, code.recall.same, same, recalled.seen, tick, price)
         before, after = before + first, after + bits
         code = replace(code, recall=replace(code.recall, same=plan))
         fresh = same == 0
         own, active = np.where(fresh, own, code.fill), fresh if active is None else fresh & active
-    plan, first, bits = _descended(_coded(decoded, own, active), code.value, tick)
+    plan, first, bits = _cheapest(decoded, code.value, own, active, tick, price)
     before, after = before + first, after + bits
     return replace(code, value=plan), after / max(1.0, before)
+
+
+def _cheapest(
+    decoded: Decoded, plan: CellPlan, own: Ints, active: NDArray[np.bool_] | None, tick: Callable[[], bool], price: Price
+) -> tuple[CellPlan, float, float]:
+    """The plan tuned or gathered; its bits before and after."""
+    cost = _coded(decoded, own, active)
+    found, first, bits = _descended(cost, plan, tick)
+    if plan.forward is None and not plan.gathered and tick():
+        gathered, made = plan.as_gathered(), cells_made(decoded, found, own, active) if price.numpy else []
+        n = len(own) if active is None else int(np.count_nonzero(active))
+        if (packed := cost(gathered)) < bits + n * price.of(found, made):
+            return gathered, first, packed
+    return found, first, bits
 
 
 def _coded(decoded: Decoded, own: NDArray[np.int64], active: NDArray[np.bool_] | None) -> Cost:
