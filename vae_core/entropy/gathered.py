@@ -177,7 +177,7 @@ def _from_brotli(stream: bytes, form: int, n: int, n_symbols: int) -> Ints:
     if form == RUNS:
         return _from_runs(data, n)
     if form:
-        told: Ints = np.arange(BYTE)[:, None] // sharing % form  # symbols of each byte
+        told = np.arange(BYTE)[:, None] // sharing % form  # symbols of each byte
         found: Ints = told.take(np.frombuffer(data, np.uint8), axis=0).reshape(-1)[:n]
         return found
     return _from_planes(data, n, n_symbols)
@@ -202,7 +202,7 @@ def _n_planes(n_symbols: int) -> int:
 
 def _from_planes(data: bytes, n: int, n_symbols: int) -> Ints:
     planes = np.frombuffer(data, np.uint8).reshape(_n_planes(n_symbols), n)
-    symbols = planes[0].astype(np.int64)
+    symbols: Ints = planes[0].astype(np.int64)
     if len(planes) > 1:
         symbols |= planes[1].astype(np.int64) << 8
     return symbols
