@@ -206,8 +206,7 @@ class Model:
             other = {name.removeprefix("uniform."): blob for name, blob in blobs.items() if name.startswith("uniform.")}
             uniform = [ColumnPlan.from_json(c, other, schema) for c in plan.get("uniform", [])]
             n_rows, favour = int(plan["rows"]), plan.get("favour", READING if plan.get("for_reading", False) else BALANCE)
-            if favour not in FAVOURS:
-                raise CorruptArchive(f"model favours {str(favour)[:40]}, none of {', '.join(FAVOURS)}")
+            favour = favour if favour in FAVOURS else BALANCE  # no matter to a reader
         except _UNREADABLE as error:
             raise CorruptArchive(f"model cannot be read: {type(error).__name__}: {str(error)[:120]}") from error
         layers = bases["preview"], bases["distortion"]

@@ -177,6 +177,12 @@ class Race:
             near = sorted(first, key=lambda name: whole(name, first[name], share))[:MOST_TOLD]
             others = min((whole(name, self._scaled(name, STORED), self.dictionary) for name in near), default=math.inf)
             told = others if others < CLOSE * told else told
+            # what recurs far apart the part does not show: no coding may be below the stream by a look at all rows
+            for name in _untwinned(sorted(first, key=lambda name: first[name]), first, tuple(LOOKS)):
+                looks = TEXT_LOOKS if self.mostly_new and name.startswith("parquet-") else LOOKS
+                least = looks[parquet_encoding(name)][0][1] * self.weighed.sizes([name], FAST)[name] - SLACK[parquet_encoding(name)]
+                if whole(name, least, self.dictionary) <= learned:
+                    return None
         return told if LARGE < told < math.inf and learned < CLEAR * told - self.dictionary else None
 
     def _beside(self) -> float:

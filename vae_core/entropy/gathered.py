@@ -15,10 +15,11 @@ import pyarrow as pa
 import zstandard
 from numpy.typing import NDArray
 
-from vae_core.errors import CorruptArchive
+from vae_core.errors import CorruptArchive, UsageError
 
 Ints = NDArray[np.int64]
-TRIAL_LEVEL = 3  # of zstd, which tells which depth is best
+TRIAL_LEVEL = 3  # of zstd, which tells depth and form
+STRETCH = 1 << 12  # symbols
 QUALITY = 10  # of brotli: below it are much more bytes, above it a per cent less in three times as long
 PIECE = 1 << 14  # bytes, about
 QUICK_SHARE = 0.85  # of what zstd takes in a trial, what brotli does
@@ -36,7 +37,10 @@ def packed(orders: Sequence[Ints], n_symbols: int) -> tuple[int, bytes]:
     if only is not None:
         return depth, bytes([ALL_ONE]) + only.to_bytes(2, "little")
     _, depth, form = _cheapest(orders, n_symbols)
-    stream = _by_brotli(_data(orders[depth], n_symbols, form))
+    # zstd looks for what recurs, brotli splits what does not into stretches that are alike, too: where these tell of another order, both
+    trials = {(depth, form), (_most_even(orders), form)} if form == 0 and len(orders) > 1 else {(depth, form)}
+    found = [(_by_brotli(_data(orders[depth], n_symbols, form)), depth, form) for depth, form in sorted(trials)]
+    stream, depth, form = min(found, key=lambda one: len(one[0]))
     return depth, bytes([BROTLI + depth]) + len(stream).to_bytes(4, "little") + bytes([form]) + stream
 
 
@@ -52,6 +56,20 @@ def _cheapest(orders: Sequence[Ints], n_symbols: int) -> tuple[int, int, int]:
     """(bytes by zstd, depth, form) of the fewest bytes."""
     forms = _forms(orders[0], n_symbols)
     return min((_trial(_data(order, n_symbols, form)), depth, form) for form in forms for depth, order in enumerate(orders))
+
+
+def _most_even(orders: Sequence[Ints]) -> int:
+    """The order whose stretches of symbols have the least entropy, each by itself."""
+    return int(np.argmin([_entropy_of_stretches(order) for order in orders]))
+
+
+def _entropy_of_stretches(symbols: Ints) -> float:
+    """Bits of all symbols by how often each is met in its stretch."""
+    size = int(symbols.max()) + 1
+    n_stretches = -(-len(symbols) // STRETCH)
+    counted = np.bincount(np.arange(len(symbols)) // STRETCH * size + symbols, minlength=n_stretches * size).reshape(n_stretches, size)
+    total = counted.sum(axis=1)
+    return float((total * np.log2(total)).sum() - (counted * np.log2(np.maximum(counted, 1))).sum())
 
 
 def _by_brotli(data: bytes) -> bytes:
@@ -73,8 +91,8 @@ def _forms(symbols: Ints, n_symbols: int) -> list[int]:
     return [*found, RUNS] if n_symbols <= BYTE and counted.max() >= (1 - FEW_OTHERS) * len(symbols) else found
 
 
-def _trial(form: bytes) -> int:
-    return len(zstandard.ZstdCompressor(level=TRIAL_LEVEL).compress(form))
+def _trial(data: bytes) -> int:
+    return len(zstandard.ZstdCompressor(level=TRIAL_LEVEL).compress(data))
 
 
 def _sharing(base: int) -> Ints:
@@ -163,7 +181,7 @@ class Records:
 
 def _from_brotli(stream: bytes, form: int, n: int, n_symbols: int) -> Ints:
     """(n,) symbols."""
-    if form == 1 or (form > MOST_SHARING and form != RUNS):
+    if form == 1 or (form > MOST_SHARING and form != RUNS) or (form == RUNS and n_symbols > BYTE):
         raise CorruptArchive(f"stream gathers symbols in form {form}, which there is not")
     sharing = _sharing(form) if 0 < form < RUNS else np.ones(1, np.int64)
     most = HEAD + 3 * n + 1 if form == RUNS else n * _n_planes(n_symbols) if form == 0 else -(-n // len(sharing))
@@ -172,6 +190,8 @@ def _from_brotli(stream: bytes, form: int, n: int, n_symbols: int) -> Ints:
         data: bytes = pa.CompressedInputStream(pa.BufferReader(stream), "brotli").read(most + 1)
     except OSError as error:
         raise CorruptArchive(f"gathered symbols are damaged ({error})") from None
+    except pa.ArrowNotImplementedError:
+        raise UsageError("this build of pyarrow has no brotli, which columns are packed by: install pyarrow from PyPI") from None
     if len(data) > most or len(data) < (HEAD + 1 if form == RUNS else most):
         raise CorruptArchive(f"stream holds {'more' if len(data) > most else len(data)} bytes of gathered symbols where there are {most}")
     if form == RUNS:

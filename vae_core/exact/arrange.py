@@ -117,7 +117,7 @@ class Arrangement:
             if not self._tick() and more != 1:
                 break
             before = found.found[column]
-            if sampled.price.is_high or not kernel.available():
+            if not kernel.available():
                 found.found[column] = again if more != 1 or again[1] < before[1] else before
                 continue
             # of more rows, other ways to write the column come first, and not always the better ones
@@ -138,7 +138,8 @@ class Arrangement:
             self.found = {j: coded_again(code, self._sampled, self._columns[j]) for j, (code, _) in self.found.items()}
 
     def tune(self, threads: int, until: float) -> None:
-        """Weights by coding rows of the sample, the dearest columns first, while there is time: at least until then."""
+        """Weights by coding rows of the sample, or symbols gathered instead of counted, the dearest columns first, while there is time: at
+        least until then."""
         scale, whole = self._sampled.n_total / max(1, self._sampled.n_rows), self._sampled.decoded
         if not kernel.available():
             return  # it would take minutes
@@ -147,7 +148,8 @@ class Arrangement:
         above = None if whole.above is None else whole.above[rows]
         some = Decoded(len(rows), {j: values[rows] for j, values in whole.values.items()}, states, above=above)
         costs = self._costs
-        dear = [j for j in self.order if costs[j] * scale > WORTH_TUNING and not self.found[j][0].is_gathered]
+        counted = {j for j, (code, _) in self.found.items() if not (code.is_gathered and (states[j] is None or code.state.gathered))}
+        dear = [j for j in self.order if costs[j] * scale > WORTH_TUNING and j in counted]
 
         def tick() -> bool:
             return self._now() < until or self._tick()

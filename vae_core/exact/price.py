@@ -86,12 +86,13 @@ def cells_made(decoded: Decoded, plan: CellPlan, own: Ints, active: NDArray[np.b
 
 
 def column_price(price: Price, decoded: Decoded, code: ColumnCode) -> float:
-    """Bits that a column's code has to save over a sample, as if all rows held values. decoded: the sample, this column too."""
+    """Bits that a column's code has to save over a sample. decoded: the sample, this column too."""
     if not price.numpy:
         return 0.0
     own, state, found = decoded.values[code.column], decoded.states[code.column], 0.0
-    plans = [(code.value, own), *([] if code.recall is None else [(code.recall.same, np.zeros_like(own))])]
-    for plan, values in plans if state is None else [*plans, (code.state, state.astype(np.int64))]:
+    n_values = decoded.n_rows if state is None else int(np.count_nonzero(state == 0))
+    plans = [(code.value, own, n_values), *([] if code.recall is None else [(code.recall.same, np.zeros_like(own), n_values)])]
+    for plan, values, n in plans if state is None else [*plans, (code.state, state.astype(np.int64), decoded.n_rows)]:
         if not plan.gathered:
-            found += price.of(plan, cells_made(decoded, plan, values, None))
-    return found * decoded.n_rows
+            found += n * price.of(plan, cells_made(decoded, plan, values, None))
+    return found

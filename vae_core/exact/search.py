@@ -28,7 +28,7 @@ from vae_core.exact.schedule import DEFAULT_CHUNK, LONG_CHUNK, OLD_PART, Chunks
 
 Ints = NDArray[np.int64]
 KEYED, KEY_ROWS = 12, 30_000  # columns that keys are made of, and rows they are looked for on
-MOST_QUICK = 0.85  # of the bits that symbols gathered are estimated to take, what they take at least
+MOST_QUICK = 0.75  # of the bits that symbols gathered are estimated to take, what they take at least, nearly always
 TUNED_SHARE = 0.98  # of the bits by counts whose weights are not tuned yet, those by counts whose weights are
 MOST_TRIALS = 4  # schemes that are searched for contexts
 STATELESS = CellPlan(Direct.over(0, N_STATES - 1), None, (DigitPlan((), (16,)),), Chunks(part=OLD_PART))  # FORMAT.md: a plan of 0
@@ -167,4 +167,5 @@ def _search_cells(
             best = plan, bits, priced
     assert best is not None
     # where time has a high price, orders are chosen by it, too
-    return best[0], best[2] if sampled.price.is_high or (sampled.price.numpy and sampled.remembers) else best[1]
+    is_priced = sampled.price.is_high or (sampled.price.numpy and sampled.remembers and kernel.available())
+    return best[0], best[2] if is_priced else best[1]
