@@ -28,7 +28,7 @@ FULL_READS = 3  # by one process: the first one opens libraries and makes tables
 
 
 def measure_ours(
-    source: str, specs: Sequence[str], *, preview: str = "auto", favour: str = "balance", budget_s: float | None = None, reads: bool = True
+    source: str, specs: Sequence[str], *, preview: str = "auto", favour: str = "size", budget_s: float | None = None, reads: bool = True
 ) -> dict[str, Any]:
     """A run with these `--tolerance` options, then the reads by one thread.
 

@@ -140,7 +140,7 @@ def favour_table(rows: Sequence[Row]) -> str:
         return ""
     head = ["dataset", "bound", "default, bytes", "MB/s, C kernel", "numpy"]
     return _table([*head, "`--favour reading`, bytes", "MB/s, C kernel", "numpy", "ratio"], body, 2) + (
-        "\n\nAs above; the default is `--favour balance`. *ratio* is the best conventional coding over `--favour reading`; geometric mean "
+        "\n\nAs above; the default is `--favour size`. *ratio* is the best conventional coding over `--favour reading`; geometric mean "
         f"{_mean(ratios):.2f}."
     )
 

@@ -22,7 +22,7 @@ from vae_core.columns import ColumnPlan
 from vae_core.errors import CorruptArchive
 from vae_core.exact.forms import is_stepped, stepped
 from vae_core.exact.plans import ColumnCode, column_code_from_json
-from vae_core.exact.price import BALANCE, FAVOURS, READING
+from vae_core.exact.price import FAVOURS, READING, SIZE
 from vae_core.exact.tensors import TensorCode, tensor_code_from_json
 from vae_core.packing import unzstd, zstd
 from vae_core.phrases import compressed, decompressed
@@ -51,14 +51,14 @@ class FitConfig:
     """What is asked of a fit. preview: "auto", "off" or the share of the archive its latents and networks may take.
 
     threads : that the search for contexts counts in; what it finds does not depend on them
-    favour  : "size", "reading" where numpy alone is to read tables soon, for some more bytes, or "balance" of the two where rows are many
+    favour  : "size", "reading" where numpy alone is to read tables soon, for some more bytes, or a "balance" of the two where rows are many
     """
 
     seed: int = 0
     time_budget_s: float = 90.0
     preview: str | float = "auto"
     threads: int = 1
-    favour: str = BALANCE
+    favour: str = SIZE
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,7 +115,7 @@ class Model:
     uniform: dict[int, ColumnPlan] = field(default_factory=dict)
     n_rows: int = 0
     tensors: tuple[TensorCode, ...] = ()
-    favour: str = BALANCE
+    favour: str = SIZE
     _dictionary_bytes: dict[int, int] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def unranged(self) -> Model:
@@ -137,7 +137,7 @@ class Model:
             "rate": round(self.rate_bits_per_row, 3),
             "rows": self.n_rows,
         }
-        if self.favour != BALANCE:
+        if self.favour != SIZE:
             plan["favour"] = self.favour
         if self.uniform:
             plan["uniform"] = [c.to_json() for c in self.uniform.values()]
@@ -205,8 +205,8 @@ class Model:
             rate = float(plan["rate"])
             other = {name.removeprefix("uniform."): blob for name, blob in blobs.items() if name.startswith("uniform.")}
             uniform = [ColumnPlan.from_json(c, other, schema) for c in plan.get("uniform", [])]
-            n_rows, favour = int(plan["rows"]), plan.get("favour", READING if plan.get("for_reading", False) else BALANCE)
-            favour = favour if favour in FAVOURS else BALANCE  # no matter to a reader
+            n_rows, favour = int(plan["rows"]), plan.get("favour", READING if plan.get("for_reading", False) else SIZE)
+            favour = favour if favour in FAVOURS else SIZE  # no matter to a reader
         except _UNREADABLE as error:
             raise CorruptArchive(f"model cannot be read: {type(error).__name__}: {str(error)[:120]}") from error
         layers = bases["preview"], bases["distortion"]

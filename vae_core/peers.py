@@ -46,8 +46,6 @@ TWINS = 1.03  # of a first look: what so little tells apart
 SLACK = {"plain": 64, "split": 64, "dictionary": 1024, "delta": 1024}  # bytes: what is smaller has ratios of its own, and these are quick
 LONG, PART_ROWS, PART_RUNS = 131_072, 32_768, 8  # rows from which a part of them, in so many runs, tells of everything
 LARGE = 32_768  # bytes: of a column that takes less, no sample tells enough
-CLEAR = 0.7  # of what the part says of the best coding: of a stream that takes less, the part will do for what is reported
-MOST_TOLD, CLOSE = 2, 0.97  # codings, by a first look; of pcodec, what the part has to say of others: it is surer of that
 STEADY = 0.995  # of the best so far: what a sample puts below this is measured on every row
 SAMPLED_LESS = 0.985  # a sampled rival is reported at so much of what its sample says
 
@@ -98,8 +96,6 @@ class Race:
 
     def about(self, learned: float) -> float | None:
         """About the bytes of the best to report, rather too few than too many; None where a stream of `learned` bytes may take more."""
-        if len(self.array) > LONG and (told := self._told_by_part(learned)) is not None:
-            return told
         found = {name: whole(name, n, self.dictionary) for name, n in self.weighed.sizes(self.quick).items()}
         best = min(found.values(), default=0.0)
         hopeful = [name for name in self.slow if self._is_kept(learned, best) and not self._is_hopeless(name, best)]
@@ -166,24 +162,6 @@ class Race:
         n_bytes = self.part.sizes([name])[name]
         beside = whole(name, n_bytes, self.dictionary * len(self.part.array) / len(self.array)) * self._beside()
         return min(beside, whole(name, self._scaled(name, STORED), self.dictionary))
-
-    def _told_by_part(self, learned: float) -> float | None:
-        """What the part says of the best coding: of pcodec by the rows, of others by what all rows take at a first look. None where a
-        stream of `learned` bytes is not far below that."""
-        rows, share = len(self.array) / len(self.part.array), self.dictionary * len(self.part.array) / len(self.array)
-        told = min((whole(name, n, share) * rows for name, n in self.part.sizes(self.quick).items()), default=math.inf)
-        if told > LARGE and learned < CLEAR * told - self.dictionary:
-            first = self.part.sizes(self.slow, FAST)
-            near = sorted(first, key=lambda name: whole(name, first[name], share))[:MOST_TOLD]
-            others = min((whole(name, self._scaled(name, STORED), self.dictionary) for name in near), default=math.inf)
-            told = others if others < CLOSE * told else told
-            # what recurs far apart the part does not show: no coding may be below the stream by a look at all rows
-            for name in _untwinned(sorted(first, key=lambda name: first[name]), first, tuple(LOOKS)):
-                looks = TEXT_LOOKS if self.mostly_new and name.startswith("parquet-") else LOOKS
-                least = looks[parquet_encoding(name)][0][1] * self.weighed.sizes([name], FAST)[name] - SLACK[parquet_encoding(name)]
-                if whole(name, least, self.dictionary) <= learned:
-                    return None
-        return told if LARGE < told < math.inf and learned < CLEAR * told - self.dictionary else None
 
     def _beside(self) -> float:
         """Bytes of the best of pcodec over those on the part."""

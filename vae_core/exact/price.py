@@ -48,7 +48,7 @@ class Price:
         return found
 
 
-FAVOURS = BALANCE, SIZE, READING = "balance", "size", "reading"
+FAVOURS = SIZE, BALANCE, READING = "size", "balance", "reading"
 FREE = Price()
 OF_MANY_ROWS = {SIZE: Price(numpy=0.01), BALANCE: Price(numpy=1.0)}
 FOR_READING = Price(numpy=2.0, is_high=True)
