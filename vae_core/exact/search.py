@@ -157,10 +157,10 @@ def _search_cells(
         if plan.forward is None and (sampled.remembers or sampled.price.is_high):
             gathered = plan.as_gathered()
             gathered_bits, most = _coded_bits(sampled, gathered, own, active, quickly=True), priced
-            if sampled.remembers:
-                most *= 1 if sampled.price.is_high else TUNED_SHARE
-                if MOST_QUICK * gathered_bits < most:
-                    gathered_bits = _coded_bits(sampled, gathered, own, active)
+            if not sampled.price.is_high:
+                most *= TUNED_SHARE
+            if MOST_QUICK * gathered_bits < most:
+                gathered_bits = _coded_bits(sampled, gathered, own, active)
             if gathered_bits < most:
                 plan, bits, priced = gathered, gathered_bits, gathered_bits
         if best is None or priced < best[2]:
