@@ -10,9 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
+from vae_core.entropy import gathered
 from vae_core.entropy.gathered import Records, estimated, packed
 from vae_core.entropy.rans import Decoder, Encoder
-from vae_core.errors import CorruptArchive
+from vae_core.errors import CorruptArchive, UsageError
 
 LAW = settings(deadline=None, max_examples=60)
 ALPHABETS = st.sampled_from([1, 2, 3, 5, 7, 16, 17, 255, 256, 257, 300])
@@ -151,6 +152,16 @@ def test_records_of_format_1_13_are_read():
     found = [(depth, symbols.tolist()) for depth, symbols in (records.next(2, 9), records.next(2, 301), records.next(2, 9))]
     assert found == [(2, [7, 3]), (0, [300, 5]), (0, [4, 4])]
     records.finish()
+
+
+def test_a_build_of_pyarrow_without_brotli_is_told_what_to_install(monkeypatch):
+    assert gathered.has_brotli()
+    _, one = packed([np.arange(9)], 9)
+    monkeypatch.setattr(gathered, "has_brotli", lambda: False)
+    for work in (lambda: packed([np.arange(9)], 9), lambda: Records(one).next(9, 9)):
+        with pytest.raises(UsageError, match="no brotli, which columns are packed by: install pyarrow from PyPI"):
+            work()
+    assert Records(record(0, bytes(range(9)))).next(9, 9)[1].tolist() == list(range(9))  # format 1.13 has none of it
 
 
 def test_symbols_that_share_bytes_stand_the_first_one_lowest():

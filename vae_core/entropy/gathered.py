@@ -20,7 +20,7 @@ from vae_core.errors import CorruptArchive, UsageError
 Ints = NDArray[np.int64]
 TRIAL_LEVEL = 3  # of zstd, which tells depth and form
 STRETCH = 1 << 12  # symbols
-QUALITY = 10  # of brotli: below it are much more bytes, above it a per cent less in three times as long
+QUALITY = 10  # of brotli: below it are many more bytes, above it, in pieces, no fewer in three times as long
 PIECE = 1 << 14  # bytes, about
 QUICK_SHARE = 0.85  # of what zstd takes in a trial, what brotli does
 HEAD = 5  # bytes of a record before its frame, and one more where brotli packed it
@@ -74,8 +74,20 @@ def _entropy_of_stretches(symbols: Ints) -> float:
 
 def _by_brotli(data: bytes) -> bytes:
     """In pieces, each a stream of its own: what their contents have in common is little, and the time grows faster than they do."""
+    _need_brotli()
     codec, n = pa.Codec("brotli", compression_level=QUALITY), -(-len(data) // max(1, round(len(data) / PIECE)))
     return b"".join(codec.compress(data[start : start + n], asbytes=True) for start in range(0, len(data), n))
+
+
+def has_brotli() -> bool:
+    """Whether this build of pyarrow has it: those on PyPI and conda-forge do."""
+    return bool(pa.Codec.is_available("brotli"))
+
+
+def _need_brotli() -> None:
+    """Raises UsageError where columns can be neither packed nor unpacked."""
+    if not has_brotli():
+        raise UsageError("this build of pyarrow has no brotli, which columns are packed by: install pyarrow from PyPI")
 
 
 def _only(symbols: Ints) -> int | None:
@@ -181,6 +193,7 @@ class Records:
 
 def _from_brotli(stream: bytes, form: int, n: int, n_symbols: int) -> Ints:
     """(n,) symbols."""
+    _need_brotli()
     if form == 1 or (form > MOST_SHARING and form != RUNS) or (form == RUNS and n_symbols > BYTE):
         raise CorruptArchive(f"stream gathers symbols in form {form}, which there is not")
     sharing = _sharing(form) if 0 < form < RUNS else np.ones(1, np.int64)
@@ -190,8 +203,6 @@ def _from_brotli(stream: bytes, form: int, n: int, n_symbols: int) -> Ints:
         data: bytes = pa.CompressedInputStream(pa.BufferReader(stream), "brotli").read(most + 1)
     except OSError as error:
         raise CorruptArchive(f"gathered symbols are damaged ({error})") from None
-    except pa.ArrowNotImplementedError:
-        raise UsageError("this build of pyarrow has no brotli, which columns are packed by: install pyarrow from PyPI") from None
     if len(data) > most or len(data) < (HEAD + 1 if form == RUNS else most):
         raise CorruptArchive(f"stream holds {'more' if len(data) > most else len(data)} bytes of gathered symbols where there are {most}")
     if form == RUNS:
