@@ -82,6 +82,7 @@ def _run(arguments: argparse.Namespace, quiet: bool) -> int:
         tolerances=arguments.tolerance,
         preview=arguments.preview,
         favour=arguments.favour,
+        compare=arguments.compare,
         seed=arguments.seed,
         widen=arguments.widen,
         retrain=arguments.retrain,

@@ -9,10 +9,11 @@ import json
 import logging
 import os
 import threading
+import time
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import asdict
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any
 
 import pyarrow as pa
@@ -21,7 +22,7 @@ from pydantic import BaseModel, ConfigDict
 from flows import ingest
 from flows.ingest import Plan, run_folder
 from flows.progress import Progress
-from flows.settings import ArchiveSettings, EncodingSettings, RunRequest
+from flows.settings import SAMPLED, ArchiveSettings, EncodingSettings, RunRequest
 from flows.train import Trained, parts_of
 from storage.entries import ModelRef, ShardRef
 from storage.objects import ObjectStore
@@ -30,7 +31,7 @@ from storage.sources import Source, SourceFile, SourcePart
 from storage.version import FORMAT_VERSION
 from storage.writer import find_pending, load_model, shard_id, stage_shard
 from vae_core.model import Model
-from vae_core.shard import encode_shard
+from vae_core.shard import EncodedShard, encode_shard, measured
 
 log = logging.getLogger(__name__)
 
@@ -67,7 +68,10 @@ class PartPlan(BaseModel):
 
 
 class PartResult(BaseModel):
-    """What encoding one part came to: a reference and counts. ref: ShardRef as JSON, model: digest."""
+    """What encoding one part came to: a reference and counts. ref: ShardRef as JSON, model: digest.
+
+    encode_s, compare_s : seconds for the shard, and for what conventional codings would take, which is for the report alone
+    """
 
     model_config = ConfigDict(frozen=True)
 
@@ -76,6 +80,8 @@ class PartResult(BaseModel):
     n_rows: int
     n_bytes: int
     reused: bool
+    encode_s: float = 0.0
+    compare_s: float = 0.0
 
     @property
     def shard(self) -> ShardRef:
@@ -83,7 +89,7 @@ class PartResult(BaseModel):
         return ShardRef.from_json(self.ref, [self.model], "run folder")
 
     @classmethod
-    def of(cls, entry: ShardEntry, reused: bool) -> "PartResult":
+    def of(cls, entry: ShardEntry, reused: bool, encode_s: float = 0.0, compare_s: float = 0.0) -> "PartResult":
         """The reference to a staged shard."""
         return cls(
             ref=entry.ref.to_json([entry.model]),
@@ -91,6 +97,8 @@ class PartResult(BaseModel):
             n_rows=entry.n_rows,
             n_bytes=entry.n_bytes,
             reused=reused,
+            encode_s=encode_s,
+            compare_s=compare_s,
         )
 
 
@@ -181,17 +189,31 @@ def part(planned: PartPlan, request: RunRequest) -> PartResult:
         return PartResult.of(found, reused=True)
     sliced = SourcePart.from_json(planned.part)
     with ingest.source_of(request.source, planned.run) as source, planned.held(source):
-        encoded = encode_shard(
+        encode = partial(
+            encode_shard,
             model_of(request.archive, planned.model),
             source.table(sliced),  # some of it may be mapped, and read when it is encoded
             block_rows=planned.block_rows,
             preview={"auto": None, "off": False}.get(str(request.training.preview), True),
             targets=planned.targets,
         )
+        began = time.monotonic()
+        shard = encode(measure=False)
+        compares = time.monotonic()
+        compared = measured(shard, by_part=request.encoding.compare == SAMPLED)
+        ends = time.monotonic()
+        if request.encoding.compare != SAMPLED and _is_beaten(shard, compared):
+            compared, compares = encode(), compares + time.monotonic() - ends
     ref = ModelRef.from_json(dict(planned.model), "run folder")
-    entry = stage_shard(store, ref, planned.shard, encoded, sliced.slices)
+    entry = stage_shard(store, ref, planned.shard, compared, sliced.slices)
     log.info("encoded part %s: %d rows, %d bytes, shard %s", planned.name, entry.n_rows, entry.n_bytes, planned.shard[:12])
-    return PartResult.of(entry, reused=False)
+    compare_s = ends - compares
+    return PartResult.of(entry, reused=False, encode_s=time.monotonic() - began - compare_s, compare_s=compare_s)
+
+
+def _is_beaten(shard: EncodedShard, compared: EncodedShard) -> bool:
+    """Whether a column is learned that a conventional coding takes fewer bytes for: its rows are not like those looked at."""
+    return any(o.name in shard.rivals and o.n_bytes > o.conventional_bytes for o in compared.outcomes)
 
 
 def save_parts(run: str, parts: list[PartPlan]) -> None:
@@ -210,6 +232,14 @@ def load_results(run: str) -> list[PartResult]:
     """What encoding the parts of a run came to, in the order of the parts."""
     text = run_folder(run).joinpath("encoded.json").read_text(encoding="utf-8")
     return [PartResult.model_validate(item) for item in json.loads(text)]
+
+
+def apart(run: str, seconds: float) -> dict[str, float]:
+    """Seconds of the stage that went into shards, and into what they are compared with."""
+    results = load_results(run)
+    compare_s, both_s = sum(r.compare_s for r in results), sum(r.encode_s + r.compare_s for r in results)
+    compare = seconds * compare_s / both_s if both_s else 0.0
+    return {"encode": seconds - compare, "compare": compare}
 
 
 def encode_all(request: RunRequest, run: str, mapped: Callable[[list[PartPlan], Progress], list[PartResult]]) -> int:

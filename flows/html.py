@@ -284,7 +284,7 @@ def _proof_rows(report: RunReport) -> list[tuple[str, str]]:
     if report.drift.ratio is not None:
         action = "model refreshed" if report.drift.refreshed else "model kept"
         rows.append(("drift", f"new data costs {report.drift.ratio:.2f}× the bits of training data; {action}"))
-    timing = " · ".join(f"{name} {getattr(seconds, name):.1f}" for name in ("ingest", "train", "encode", "verify"))
+    timing = " · ".join(f"{name} {getattr(seconds, name):.1f}" for name in ("ingest", "train", "encode", "compare", "verify"))
     rows += [("seconds", timing), ("peak memory", human_bytes(report.peak_rss_bytes))]
     return rows
 

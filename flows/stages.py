@@ -79,6 +79,7 @@ def _run_stages(request: RunRequest, run: str, stages: Stages, now: datetime, ui
                 stages.train(request, run)
             with timed("encode", "planning"):
                 stages.encode(request, run)
+            seconds |= encode.apart(run, seconds["encode"])
             with timed("verify", "decoding"):
                 stages.verify(request, run)
             with timed("commit", "committing"):

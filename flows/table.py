@@ -319,7 +319,7 @@ def _facts(report: RunReport) -> list[str]:
         action = "model refreshed" if report.drift.refreshed else "model kept"
         lines.append(f"drift         new data costs {report.drift.ratio:.2f}× the bits of training data: {action}")
     seconds = report.seconds
-    timing = ", ".join(f"{name} {getattr(seconds, name):.1f} s" for name in ("ingest", "train", "encode", "verify"))
+    timing = ", ".join(f"{name} {getattr(seconds, name):.1f} s" for name in ("ingest", "train", "encode", "compare", "verify"))
     lines.append(f"time          {timing}; peak memory {human_bytes(report.peak_rss_bytes)}")
     if report.report_html:
         lines.append(f"report        {printable(report.report_html)}")

@@ -20,8 +20,9 @@ from vae_core.exact import above as rows_above
 from vae_core.exact.above import STRICT, find_above, pack_above, tells, unpack_above
 from vae_core.exact.features import Decoded, steps_above
 from vae_core.exact.forward import known_of_rows
-from vae_core.exact.lanes import STEPS, Lanes
+from vae_core.exact.lanes import Lanes
 from vae_core.exact.plans import column_code_from_json
+from vae_core.exact.schedule import STRETCH as STEPS
 from vae_core.fitting import refresh
 from vae_core.layout import ABOVE, Layout
 from vae_core.model import FitConfig, Model, Sample

@@ -15,9 +15,10 @@ from vae_core.errors import CorruptArchive
 from vae_core.exact.features import Decoded
 from vae_core.exact.forward import known_of_rows
 from vae_core.exact.lags import forward_terms, sort_orders
-from vae_core.exact.lanes import MOST_LANES, STEPS, Lanes
+from vae_core.exact.lanes import Lanes
 from vae_core.exact.linear import SHIFT, Linear
 from vae_core.exact.matches import Match
+from vae_core.exact.schedule import STRETCH as STEPS
 from vae_core.shard import encode_shard
 
 LAW = settings(deadline=None, max_examples=40)
@@ -61,9 +62,9 @@ def test_what_stands_rows_before_or_behind_is_what_the_row_number_says(n, piece,
 
 
 def test_long_blocks_have_longer_lanes_not_more():
-    n = MOST_LANES * STEPS * 2
+    n = STEPS * STEPS * 2
     lanes = Lanes(Decoded(n), (), np.arange(n))
-    assert lanes.n_lanes == MOST_LANES and lanes.n_steps == 2 * STEPS
+    assert lanes.n_lanes == STEPS and lanes.n_steps == 2 * STEPS
 
 
 @LAW

@@ -222,13 +222,14 @@ class Lanes:
     """Rows of a forward plan."""
 
     def __init__(
-        self, block: Block, prediction: list[Any], active: list[bool], above: bool, keys: list[int], matches: list[Any], leader: int | None
+        self, block: Block, prediction: list[Any], active: list[bool], above: bool, least: int, keys: list[int], matches: list[Any],
+        leader: int | None,
     ) -> None:
         values = block.values
         self.values, self.matches, self.leader, self.active, self.dense = values, matches, leader, active, block.dense
         self.rows = sorted((i for i, a in enumerate(active) if a or block.piece), key=lambda i: tuple(values[j][i] for j in keys))
         n = len(self.rows)
-        self.length = max(512, -(-n // 512))
+        self.length = max(least, -(-n * least // 2**18))
         if block.piece:
             lags = [lag for mix in prediction[4:] for _, terms in mix[1] for lag, _ in terms]
             reach = max([0, *lags, *(int(kind[3:]) for kind, column, _ in prediction[0] if column < 0)])
@@ -510,7 +511,9 @@ class Block:
         features = [found for found, _ in digit_plans]
         above = any(f[0] in ("above", "off") for found in features for f in found)
         above |= prediction is not None and any(kind.startswith("above") for kind, _, _ in prediction[0])
-        lanes = Lanes(self, prediction, active, above, keys[0], *([*keys[1:], *[[], None][len(keys) - 1 :]])) if keys else None
+        longest, part, *least = longest if isinstance(longest, list) else (longest, 2)
+        beside = [*keys[1:], *[[], None][len(keys) - 1 :]]
+        lanes = Lanes(self, prediction, active, above, *(least or [512]), keys[0], *beside) if keys else None
         by_level = any(f[0] in NEAR for found in features for f in found)
         by_level |= prediction is not None and any(kind != "at" for kind, _, _ in prediction[0])
         by_level &= lanes is None
@@ -518,7 +521,6 @@ class Block:
             self.gathered(stream, plan, own, active, by_level)
             return
         digits = [Digit(n, weights) for n, (_, weights) in zip(n_symbols, digit_plans, strict=True)]
-        longest, part = longest if isinstance(longest, list) else (longest, 2)
         done = 0
         passes = self.passes(by_level)
         if lanes is not None:

@@ -21,7 +21,7 @@ from vae_core.entropy import gathered
 from vae_core.exact.features import COLUMN_KINDS, OWN_KINDS
 from vae_core.exact.forms import FORMS
 from vae_core.exact.linear import TERM_KINDS
-from vae_core.exact.schedule import LAST_CHUNKS, PARTS
+from vae_core.exact.schedule import LAST_CHUNKS, PARTS, SHORT_STRETCHES, STRETCH
 from vae_core.quality import compare, digest
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -33,6 +33,7 @@ CASES = {
     "1.6": LATER | {"history", "tensors"}, "1.7": {"history", "types", "tolerance"},
     "1.8": {"counted", "codings", "history"}, "1.9": {"leaves", "mixed", "fields"}, "1.10": {"above", "lists"},
     "1.11": {"contexts", "fractions"}, "1.12": {"contexts", "above"}, "1.13": {"gathered"}, "1.14": {"gathered"},
+    "1.15": {"lanes"},
 }  # fmt: skip
 WITH_PREVIEW = {"tolerance", "distortion"}
 OLDER = {"1.0", "1.1", "1.2", "1.3", "1.4", "1.5", "1.7"}  # those with nothing that no later one has
@@ -131,6 +132,7 @@ def test_the_golden_archives_use_all_that_this_release_can_read():
                     kinds |= {feature.kind for digit in plan.digits for feature in digit.features} | {plan.scheme.to_json()[0]}
                     if plan.linear is not None:
                         kinds |= {term.kind for term in (*plan.linear.terms, *plan.linear.anchor_terms)}
+                kinds |= {f"lanes of {code.value.chunks.stretch}"} if code.value.forward is not None else set()
                 kinds |= {"forward"} if code.value.forward is not None else set()
                 kinds |= {"sorted"} if code.value.forward else set()
                 kinds |= ({f"form {code.form}"} if code.form else set()) | ({"recall"} if code.recall else set())
@@ -139,6 +141,7 @@ def test_the_golden_archives_use_all_that_this_release_can_read():
     assert {"recall", "forward", "sorted", "gathered", "lead1"} <= kinds
     assert {f"{n} references" for n in range(3)} <= kinds
     assert {*(f"chunks of {n}" for n in LAST_CHUNKS), *(f"chunks a {n}th" for n in PARTS)} <= kinds
+    assert {f"lanes of {n}" for n in (STRETCH, *SHORT_STRETCHES)} <= kinds
     assert {f"form {form}" for form in FORMS if form} <= kinds
     assert layers == {"preview", "network"} and streams > 1
 

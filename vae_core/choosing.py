@@ -1,7 +1,8 @@
 """How a column is stored where it is not learned, and what the report holds the learned coding against.
 
 Exact wherever it decides what is stored. A column whose stream takes less than any conventional coding is not stored another way: there
-the figure is for the report alone, and about right will do (`peers`).
+the figure is for the report alone, and about right will do (`peers`). Where it takes far less a part of the rows shows it, and what is
+to be reported can be measured, or told, when the shard is made.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 
 import pyarrow as pa
 
@@ -51,14 +53,23 @@ def prepare(model: Model, j: int, chunked: pa.ChunkedArray, target: float | None
     return ColumnState(array, codes, tuple(ways), holds=holds)
 
 
-def settle(model: Model, j: int, column: ColumnState, learned: float = math.inf, spans: Sequence[tuple[int, int]] = ()) -> None:
+def settle(
+    model: Model,
+    j: int,
+    column: ColumnState,
+    learned: float = math.inf,
+    spans: Sequence[tuple[int, int]] = (),
+    by_part: bool = False,
+) -> None:
     """Find the column's conventional coding and its bytes, and ours for texts and nested values that nobody filters on (`packed_texts`,
     `packed_nested`).
 
     learned : bytes of its stream; where it takes less than any coding, that is left open
     spans   : (first row, rows) of the blocks it would be stored in; what is reported is measured in one piece
+    by_part : where looks at some of the rows, or quick ones, show that the stream takes less, leave it to the column's `rival` to tell what
+              is reported
     """
-    _conventional(model, j, column, learned, spans)
+    _conventional(model, j, column, learned, spans, by_part)
     plan, array = model.columns[j], storage_of(column.array)
     encoding = conventional.parquet_encoding(column.coding) if column.coding.startswith("parquet-") else None
     blocks, most = spans or [(0, len(array))], min(learned, column.conventional_bytes)
@@ -71,7 +82,9 @@ def settle(model: Model, j: int, column: ColumnState, learned: float = math.inf,
         column.packed = {span: Stored(None, payload) for span, payload in zip(blocks, payloads, strict=True)}
 
 
-def _conventional(model: Model, j: int, column: ColumnState, learned: float, spans: Sequence[tuple[int, int]]) -> None:
+def _conventional(
+    model: Model, j: int, column: ColumnState, learned: float, spans: Sequence[tuple[int, int]], by_part: bool
+) -> None:
     """Find the column's conventional coding and its bytes, or as `lattices`."""
     # the dictionary behind codes is in the model, whatever this shard does: it weighs in what is reported, not in the choice
     dictionary = model.dictionary_bytes(j) * min(1.0, len(column.array) / max(1, model.n_rows))
@@ -80,7 +93,12 @@ def _conventional(model: Model, j: int, column: ColumnState, learned: float, spa
     races = {id(way): peers.Race(way, column.array, dictionary) for way in column.ways if way.plan.width == 1}
     steps = any(not way.raw and lattices.worth_trying(way.plan, way.codes) for way in column.ways)
     if learned < math.inf and len(column.ways) == 1 and first.codes is not None and races and not of_texts and not steps:
-        reported = races[id(first)].about(learned)
+        race = races[id(first)]
+        reported = (race.far_above(learned) or race.above(learned)) if by_part else None
+        if reported is not None:
+            column.rival = partial(race.reported, learned)
+        else:
+            reported = race.about(learned)
         if reported is not None:
             column.conventional_bytes = column.reported_bytes = round(reported)
             return

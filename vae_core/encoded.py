@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -50,7 +51,11 @@ class ColumnOutcome:
 
 @dataclass(frozen=True, slots=True)
 class EncodedShard:
-    """A shard before it is written. `layout` is JSON: what decoding needs beyond the model."""
+    """A shard before it is written.
+
+    layout : JSON, what decoding needs beyond the model
+    rivals : columns of which `outcomes` have too few conventional_bytes, enough to choose by, and what tells them (`encoding.measured`)
+    """
 
     layout: dict[str, Any]
     natives: tuple[NativeColumn, ...]
@@ -58,6 +63,7 @@ class EncodedShard:
     blocks: tuple[EncodedBlock, ...]
     outcomes: tuple[ColumnOutcome, ...]
     bits_per_value: dict[str, float] = field(default_factory=dict)
+    rivals: Mapping[str, Callable[[bool], int]] = field(default_factory=dict, compare=False, repr=False)
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,7 +22,7 @@ from vae_core.exact.arrange import Arrangement, arranged_before
 from vae_core.exact.drafts import drafted, is_ample, rows_for, whole_search
 from vae_core.exact.ordering import SampleColumn, orders
 from vae_core.exact.plans import ColumnCode
-from vae_core.exact.price import BALANCE, SIZE, price_of
+from vae_core.exact.price import BALANCE, OF_MANY_ROWS, SIZE, USUAL, price_of
 from vae_core.exact.sampled import Sampled, decoded_sample
 from vae_core.exact.tensors import TensorCode
 from vae_core.layers import PreviewRefresh, Progress, Report, fit_distortion, fit_preview, still_fits, thinned
@@ -106,7 +106,7 @@ def refresh(
     else another is fitted, from the window and kind that were best. Where that tells less than the old one, the old one stays after all.
     """
     report = Report(progress)
-    config = dataclasses.replace(config, favour=model.favour if config.favour == SIZE else config.favour)
+    config = dataclasses.replace(config, favour=model.favour if config.favour == USUAL else config.favour)
     n_total = max(profile_rows(profile), sample.table.num_rows)
     tolerances = {plan.name: plan.tolerance for plan in model.columns if not plan.tolerance.is_lossless}
     tolerances |= {name: Tolerance("rmse", value) for name, value in (targets or {}).items()}
@@ -184,6 +184,8 @@ def _fit_exact(
             table, runs = thinned(sample, EXACT_ROWS, run)
             picked = picked_columns(plans, table, taken, forms)
         above = above_of_runs([c.values for c in amounts_of(picked)], runs)
+        if config.favour == BALANCE:
+            price = price_of(SIZE, n_total)  # what rows above tell numpy reads slowly, whatever else is spared
     n = len(picked[0].values)
     now, budget = report.now, config.time_budget_s
     began = now()
@@ -252,7 +254,7 @@ def _fit_exact(
         best = min(close, key=whole_bits)
         # what takes many rows to be seen: more of them are to come
         best.put_first({c.column for c in picked if c.periods})
-        best = best.priced(picked) if config.favour == BALANCE and price.numpy else best
+        best = best.priced(picked) if price is OF_MANY_ROWS[BALANCE] else best
         n_more = rows_for((deadline - now()) / (WORTH_MORE_ROWS * len(picked)), quick_s)
         if tick() and n_more >= LEAST_AGAIN * n:
             more, runs = thinned(sample, max(n, min(n_more, EXACT_CELLS // len(picked))), run)

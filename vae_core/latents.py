@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -47,6 +47,8 @@ class ColumnState:
     coding : the best conventional one, "" as long as that is open; stored : what it stores where it stores codes: of the uniform plan, say
     conventional_bytes : what it costs in this shard     reported_bytes : with this shard's share of a dictionary it needs
     packed : (first row, rows) -> that block of the column by its coding, where that took long to find
+    rival  : what is to be reported, measured or (True) told by a part of the rows, where that was not needed to know that it is more
+             than the column's stream takes
     """
 
     array: pa.Array
@@ -58,6 +60,7 @@ class ColumnState:
     packed: Mapping[tuple[int, int], Stored] = field(default_factory=dict)
     conventional_bytes: int = 0
     reported_bytes: int = 0
+    rival: Callable[[bool], int] | None = None
     n_bytes: float = 0.0
 
 

@@ -22,14 +22,15 @@ from vae_core.columns import ColumnPlan
 from vae_core.errors import CorruptArchive
 from vae_core.exact.forms import is_stepped, stepped
 from vae_core.exact.plans import ColumnCode, column_code_from_json
-from vae_core.exact.price import FAVOURS, READING, SIZE
+from vae_core.exact.price import FAVOURS, READING, SIZE, USUAL
 from vae_core.exact.tensors import TensorCode, tensor_code_from_json
 from vae_core.packing import unzstd, zstd
 from vae_core.phrases import compressed, decompressed
 from vae_core.shorthand import blob_bytes, shorten, spell_out
 
 PLAN, DECODER, ENCODER = "plan.json.zst", "decoder.safetensors", "encoder.safetensors"
-MODEL_VERSION = 14
+MODEL_VERSION = 15
+FAVOUR_TOLD = 15  # the version of plans from which on balance need not be told, before it was size
 COLUMNS, COLUMNS_PACKED = "columns", "columns.zstd"
 MAX_PLAN_BYTES = 1 << 28
 MOST_WEIGHTS = 1 << 25  # of vectors, of all columns: 128 MiB while they are read
@@ -51,14 +52,15 @@ class FitConfig:
     """What is asked of a fit. preview: "auto", "off" or the share of the archive its latents and networks may take.
 
     threads : that the search for contexts counts in; what it finds does not depend on them
-    favour  : "size", "reading" where numpy alone is to read tables soon, for some more bytes, or a "balance" of the two where rows are many
+    favour  : "size"; "reading" where numpy alone is to read tables soon, for some more bytes; or a "balance" of the two where rows are
+              many. That is asked for where nothing is, so that a refresh keeps to what its model favours
     """
 
     seed: int = 0
     time_budget_s: float = 90.0
     preview: str | float = "auto"
     threads: int = 1
-    favour: str = SIZE
+    favour: str = USUAL
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,7 +117,7 @@ class Model:
     uniform: dict[int, ColumnPlan] = field(default_factory=dict)
     n_rows: int = 0
     tensors: tuple[TensorCode, ...] = ()
-    favour: str = SIZE
+    favour: str = USUAL
     _dictionary_bytes: dict[int, int] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def unranged(self) -> Model:
@@ -137,7 +139,7 @@ class Model:
             "rate": round(self.rate_bits_per_row, 3),
             "rows": self.n_rows,
         }
-        if self.favour != SIZE:
+        if self.favour != USUAL:
             plan["favour"] = self.favour
         if self.uniform:
             plan["uniform"] = [c.to_json() for c in self.uniform.values()]
@@ -205,8 +207,8 @@ class Model:
             rate = float(plan["rate"])
             other = {name.removeprefix("uniform."): blob for name, blob in blobs.items() if name.startswith("uniform.")}
             uniform = [ColumnPlan.from_json(c, other, schema) for c in plan.get("uniform", [])]
-            n_rows, favour = int(plan["rows"]), plan.get("favour", READING if plan.get("for_reading", False) else SIZE)
-            favour = favour if favour in FAVOURS else SIZE  # no matter to a reader
+            n_rows, favour = int(plan["rows"]), plan.get("favour", _favoured(plan))
+            favour = favour if favour in FAVOURS else USUAL  # no matter to a reader
         except _UNREADABLE as error:
             raise CorruptArchive(f"model cannot be read: {type(error).__name__}: {str(error)[:120]}") from error
         layers = bases["preview"], bases["distortion"]
@@ -245,6 +247,13 @@ class Model:
         """Column index -> how the exact layer codes it, in coding order."""
         found: dict[int, ColumnCode | TensorCode] = {code.column: code for code in self.codes}
         return found | {code.column: code for code in self.tensors}
+
+
+def _favoured(plan: Mapping[str, Any]) -> str:
+    """What a plan that does not say it was made for."""
+    if plan.get("for_reading", False):
+        return READING
+    return SIZE if plan["version"] < FAVOUR_TOLD else USUAL
 
 
 def _base(

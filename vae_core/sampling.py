@@ -173,7 +173,7 @@ class _Course:
         """own: (n_known + n_new,) values, the known ones filled in. active: (n,) known rows that hold one."""
         assert plan.linear is not None and plan.forward is not None
         self._linear, self._matches, self._leader, self._scene, keys = plan.linear, plan.matches, plan.leader, scene, plan.forward
-        self._lanes = Lanes(scene.decoded, keys, active, self._linear, above=plan.reads_above)
+        self._lanes = Lanes(scene.decoded, keys, active, self._linear, above=plan.reads_above, stretch=plan.chunks.stretch)
         self._known = np.zeros((4 + len(self._matches) + plan.reads_above, scene.n_known), np.int64)
         self._known[:, self._lanes.rows] = known_of_rows(self._lanes, self._linear, scene.decoded, own, self._matches, self._leader)
         numbers = key_numbers([scene.decoded.values[j] for j in keys]) if keys else np.zeros(scene.decoded.n_rows, np.int64)

@@ -2,7 +2,7 @@
 
 from vae_core.decoding import blocks_at_once, decode_block, decode_blocks, needs
 from vae_core.encoded import ColumnOutcome, EncodedBlock, EncodedShard, NativeColumn, Needs
-from vae_core.encoding import encode_shard
+from vae_core.encoding import encode_shard, measured
 from vae_core.sampling import nulls, sample_rows
 
 __all__ = [
@@ -15,6 +15,7 @@ __all__ = [
     "decode_block",
     "decode_blocks",
     "encode_shard",
+    "measured",
     "needs",
     "nulls",
     "sample_rows",

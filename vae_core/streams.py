@@ -46,23 +46,25 @@ Streamed = Encoder | Stream
 
 
 def chosen(
-    model: Model, columns: Sequence[ColumnState], spans: Sequence[tuple[int, int]], by_layer: set[int]
+    model: Model, columns: Sequence[ColumnState], spans: Sequence[tuple[int, int]], by_layer: set[int], by_part: bool = False
 ) -> tuple[dict[int, list[Streamed]], list[bytes]]:
     """Column -> an encoder a block, for the columns the exact layer takes fewer bytes for than anything else does; and what each block
     tells of rows above, nothing where no column looks at them.
 
     What is told of rows above is of as many bytes as the columns that look at them save in all, or that there are none. But for that
     nothing is coded twice: a column that is dropped is known to readers all the same, so that the streams of others stay as they are.
+
+    by_part : as of `choosing.settle`
     """
     excluded = by_layer | {j for j, column in enumerate(columns) if not column.holds}
     _exclude_unreadable(model, columns, excluded)
     above = _rows_above(model, columns, spans)
-    learned, saved = _compared(model, columns, spans, excluded, above)
+    learned, saved = _compared(model, columns, spans, excluded, above, by_part)
     silent = [pack_above(np.zeros(n, np.int64)) for _, n in spans] if above else []
     while True:
         readers = [code.column for code in model.codes if code.reads_above and code.column in learned]
         if readers and above != silent and sum(max(0.0, saved[j]) for j in readers) <= sum(map(len, above)):
-            learned, saved = _compared(model, columns, spans, excluded, above := silent)
+            learned, saved = _compared(model, columns, spans, excluded, above := silent, by_part)
         gained = {j: saved[j] for j in learned}
         excluded |= {j for j in model.learned if gained.get(j, 0.0) <= 0} - _kept_for_counts(model, gained)
         _exclude_unreadable(model, columns, excluded)
@@ -70,7 +72,7 @@ def chosen(
         if not dropped:
             return learned, above if readers else []
         if _tell_by_counts(model, dropped, set(learned) - dropped):
-            learned, saved = _compared(model, columns, spans, excluded, above)
+            learned, saved = _compared(model, columns, spans, excluded, above, by_part)
             continue
         for j in dropped:
             del learned[j]
@@ -87,13 +89,18 @@ def _rows_above(model: Model, columns: Sequence[ColumnState], spans: Sequence[tu
 
 
 def _compared(
-    model: Model, columns: Sequence[ColumnState], spans: Sequence[tuple[int, int]], excluded: set[int], above: Sequence[bytes]
+    model: Model,
+    columns: Sequence[ColumnState],
+    spans: Sequence[tuple[int, int]],
+    excluded: set[int],
+    above: Sequence[bytes],
+    by_part: bool,
 ) -> tuple[dict[int, list[Streamed]], dict[int, float]]:
     """Column -> an encoder a block for all that are not excluded; how many bytes each saves of its conventional coding."""
     learned = _learned_blocks(model, columns, spans, excluded, above)
     sizes = {j: sum(e.bits for e in found) / 8 + misfit_bytes(columns[j]) for j, found in learned.items()}
     unsettled = [j for j, column in enumerate(columns) if not column.coding]
-    each(lambda j: choosing.settle(model, j, columns[j], sizes.get(j, math.inf), spans), unsettled)
+    each(lambda j: choosing.settle(model, j, columns[j], sizes.get(j, math.inf), spans, by_part), unsettled)
     return learned, {j: columns[j].conventional_bytes - size for j, size in sizes.items()}
 
 

@@ -59,7 +59,7 @@ from vae_core.exact.features import (  # noqa: E402
 from vae_core.exact.linear import Linear, Mixed, Simple, Term  # noqa: E402
 from vae_core.exact.matches import Match  # noqa: E402
 from vae_core.exact.plans import FLAGS, MAX_FEATURES, CellPlan, ColumnCode, DigitPlan  # noqa: E402
-from vae_core.exact.schedule import LAST_CHUNKS, PARTS, Chunks  # noqa: E402
+from vae_core.exact.schedule import LAST_CHUNKS, PARTS, SHORT_STRETCHES, Chunks  # noqa: E402
 from vae_core.model import Model  # noqa: E402
 from vae_core.shard import encode_shard  # noqa: E402
 
@@ -332,6 +332,36 @@ def every_context(n: int) -> tuple[pa.Table, Callable[[Model], Model]]:
             codes.append(ColumnCode(
                 j, model.columns[j].fill, j == 1, CellPlan(Direct.over(0, N_STATES - 1), None, (state,)), forward.get(j, value), recall
             ))  # fmt: skip
+        return Model.from_files(replace(model, codes=tuple(codes)).to_files())
+
+    return pa.table(columns), changed
+
+
+def short_lanes(n: int) -> tuple[pa.Table, Callable[[Model], Model]]:
+    """Columns of integers, and a change of their model's codes by which rows one after another are cut into lanes of few places."""
+    rng = np.random.default_rng(32)
+    walks = [np.round(rng.normal(size=n).cumsum() * 3).astype(np.int64) for _ in SHORT_STRETCHES]
+    columns = {
+        "key": pa.array(rng.integers(0, 9, n)),
+        "all": pa.array(walks[0]),
+        "some": pa.array(walks[1], mask=rng.random(n) < 0.2),
+        "sorted": pa.array(walks[2] + 100 * np.arange(n) % 7, mask=rng.random(n) < 0.05),
+    }
+
+    def changed(model: Model) -> Model:
+        scheme = Residual(20)
+        states = CellPlan(Direct.over(0, N_STATES - 1), None, (DigitPlan((), (16,)),), Chunks(64, 4))
+        digits = (
+            DigitPlan((Feature("noise", -1, 0, FIXED_SIZES["noise"]),), (9, 5)),
+            DigitPlan((Feature("digit", -1, 0, scheme.sizes[0]),), (7, 70)),
+        )
+        codes = [ColumnCode(0, model.columns[0].fill, 0, states, CellPlan(Direct.over(0, 8), None, (DigitPlan((), (16,)),), Chunks(64, 4)))]
+        for j, stretch in enumerate(SHORT_STRETCHES, 1):
+            terms = (Term("lag1", -1, 65_536), *[Term("lag2", -1, 9_000), Term("lead1", 1, 500)][: j - 1])
+            linear, keys = Linear(terms, 1 << 15, (Term("at", 0, 70_000),), -3), (0,) if j == 3 else ()
+            matches = (Match((0,), (1,)),) if j == 2 else ()
+            plan = CellPlan(scheme, linear, digits, Chunks(256, 8, stretch), keys, matches)
+            codes.append(ColumnCode(j, model.columns[j].fill, 0, states, plan))
         return Model.from_files(replace(model, codes=tuple(codes)).to_files())
 
     return pa.table(columns), changed
@@ -653,6 +683,9 @@ def main() -> None:
     table, changed = gathered(2600)
     with measured_as(lambda *_: [("ipc", 1 << 40)]):
         write("gathered", [table], block_rows=1300, changed=changed)
+    table, changed = short_lanes(1500)
+    with measured_as(lambda *_: [("ipc", 1 << 40)]):
+        write("lanes", [table], block_rows=750, changed=changed)
     table, changed = lines_of_a_map(2400)
     with measured_as(lambda *_: [("ipc", 1 << 40)]):
         write("above", [table], block_rows=1200, changed=changed)

@@ -22,12 +22,15 @@ TRIAL_LEVEL = 3  # of zstd, which tells depth and form
 STRETCH = 1 << 12  # symbols
 QUALITY = 10  # of brotli: below it are many more bytes, above it, in pieces, no fewer in three times as long
 PIECE = 1 << 14  # bytes, about
+SOME_PIECES = 3
+OTHER_SHARE = 0.99  # of the bytes of some pieces, for the others to be packed in another order, too
 QUICK_SHARE = 0.85  # of what zstd takes in a trial, what brotli does
 HEAD = 5  # bytes of a record before its frame, and one more where brotli packed it
 ALL_ONE, BROTLI = 255, 128  # in place of a depth, where all symbols are one; beside it
 BYTE = 256  # symbols that one byte tells apart
 MOST_SHARING = 16  # symbols, of which two share a byte
 RUNS, MOST_RUN = 255, 255  # in place of how many share a byte: runs of one symbol, of so many at most
+BYTE_US, RECURRING_US = 0.45, 7.5  # of packing: for a byte, and for one less than by entropy
 FEW_OTHERS = 0.2  # of all symbols, those that are not the commonest, for runs of it to be tried
 
 
@@ -37,10 +40,13 @@ def packed(orders: Sequence[Ints], n_symbols: int) -> tuple[int, bytes]:
     if only is not None:
         return depth, bytes([ALL_ONE]) + only.to_bytes(2, "little")
     _, depth, form = _cheapest(orders, n_symbols)
-    # zstd looks for what recurs, brotli splits what does not into stretches that are alike, too: where these tell of another order, both
-    trials = {(depth, form), (_most_even(orders), form)} if form == 0 and len(orders) > 1 else {(depth, form)}
-    found = [(_by_brotli(_data(orders[depth], n_symbols, form)), depth, form) for depth, form in sorted(trials)]
-    stream, depth, form = min(found, key=lambda one: len(one[0]))
+    packed = _Pieces(_data(orders[depth], n_symbols, form))
+    if form == 0 and len(orders) > 1 and (even := _most_even(orders)) != depth:
+        # zstd looks for what recurs, brotli splits what does not into stretches that are alike, too: these tell of another order
+        other = _Pieces(_data(orders[even], n_symbols, form))
+        if other.some < OTHER_SHARE * packed.some and len(other.stream) < len(packed.stream):
+            depth, packed = even, other
+    stream = packed.stream
     return depth, bytes([BROTLI + depth]) + len(stream).to_bytes(4, "little") + bytes([form]) + stream
 
 
@@ -50,6 +56,16 @@ def estimated(orders: Sequence[Ints], n_symbols: int) -> tuple[int, float]:
         return 0, 3.0
     size, depth, _ = _cheapest(orders, n_symbols)
     return depth, HEAD + 1 + QUICK_SHARE * size
+
+
+def packing_us(symbols: Ints, n_symbols: int, n_bytes: float) -> float:
+    """Microseconds that `packed` takes for a record of so many bytes, about: brotli spends most where it finds much that recurs, and
+    then takes less than the entropy of stretches."""
+    if _only(symbols) is not None:
+        return 0.0
+    form = _cheapest([symbols], n_symbols)[2]
+    recurring = max(0.0, _entropy_of_stretches(symbols) / 8 - n_bytes) if form == 0 else 0.0
+    return BYTE_US * len(_data(symbols, n_symbols, form)) + RECURRING_US * recurring
 
 
 def _cheapest(orders: Sequence[Ints], n_symbols: int) -> tuple[int, int, int]:
@@ -72,11 +88,31 @@ def _entropy_of_stretches(symbols: Ints) -> float:
     return float((total * np.log2(total)).sum() - (counted * np.log2(np.maximum(counted, 1))).sum())
 
 
-def _by_brotli(data: bytes) -> bytes:
-    """In pieces, each a stream of its own: what their contents have in common is little, and the time grows faster than they do."""
-    _need_brotli()
-    codec, n = pa.Codec("brotli", compression_level=QUALITY), -(-len(data) // max(1, round(len(data) / PIECE)))
-    return b"".join(codec.compress(data[start : start + n], asbytes=True) for start in range(0, len(data), n))
+class _Pieces:
+    """Bytes packed by brotli in pieces, each a stream of its own: what their contents have in common is little, and the time grows faster
+    than they do."""
+
+    def __init__(self, data: bytes) -> None:
+        _need_brotli()
+        n = -(-len(data) // max(1, round(len(data) / PIECE)))
+        self._data = [data[start : start + n] for start in range(0, len(data), n)]
+        self._packed: dict[int, bytes] = {}
+
+    def _of(self, numbers: range) -> list[bytes]:
+        codec = pa.Codec("brotli", compression_level=QUALITY)
+        self._packed |= {k: codec.compress(self._data[k], asbytes=True) for k in numbers if k not in self._packed}
+        return [self._packed[k] for k in numbers]
+
+    @property
+    def some(self) -> int:
+        """Bytes that one piece in SOME_PIECES takes, all where there are few."""
+        n = len(self._data)
+        return sum(map(len, self._of(range(n) if n < SOME_PIECES else range(1, n, SOME_PIECES))))
+
+    @property
+    def stream(self) -> bytes:
+        """All of them."""
+        return b"".join(self._of(range(len(self._data))))
 
 
 def has_brotli() -> bool:

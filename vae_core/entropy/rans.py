@@ -89,12 +89,14 @@ class Encoder(Channel):
 
     writes = True
 
-    def __init__(self, quickly: bool = False) -> None:
-        """quickly: what symbols take that are gathered is estimated, for `bits`; there is no stream then."""
+    def __init__(self, quickly: bool = False, timed: bool = False) -> None:
+        """quickly: what symbols take that are gathered is estimated, for `bits`; there is no stream then. timed: so is what packing them
+        takes, `packing_us`"""
         self._slots: list[Slots] = []
         self._quickly = quickly
         self._bits, self._n_counted = 0.0, 0
         self._gathered: list[bytes] = []
+        self._timed, self.packing_us = timed, 0.0
 
     def code_running(self, sums: Sums, n_symbols: int, table: Ints, symbols: Ints | None) -> Ints:
         assert symbols is not None
@@ -150,6 +152,9 @@ class Encoder(Channel):
         else:
             depth, record = gathered.packed(orders, n_symbols)
             self._gathered.append(record)
+            n_bytes = len(record)
+        if self._timed and n:
+            self.packing_us += gathered.packing_us(orders[depth], n_symbols, n_bytes)
         return depth, orders[depth]
 
     def absorb(self, other: Encoder) -> None:

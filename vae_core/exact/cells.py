@@ -136,7 +136,8 @@ def _read_gathered(channel: Channel, plan: CellPlan, decoded: Decoded, own: Ints
 def lanes_of(plan: CellPlan, decoded: Decoded, active: NDArray[np.bool_] | None) -> Lanes:
     """The lanes that rows of a forward plan are coded in. active: rows that hold a value, None for all."""
     assert plan.forward is not None
-    return Lanes(decoded, plan.forward, None if active is None else np.flatnonzero(active), plan.linear, above=plan.reads_above)
+    rows = None if active is None else np.flatnonzero(active)
+    return Lanes(decoded, plan.forward, rows, plan.linear, above=plan.reads_above, stretch=plan.chunks.stretch)
 
 
 def _code_forward(channel: Channel, plan: CellPlan, decoded: Decoded, own: Ints, active: NDArray[np.bool_] | None) -> None:

@@ -12,12 +12,11 @@ from numpy.typing import NDArray
 from vae_core.errors import CorruptArchive
 from vae_core.exact.features import MOST_BESIDE, Decoded, steps_above
 from vae_core.exact.linear import Linear
+from vae_core.exact.schedule import STRETCH
 from vae_core.exact.sorting import by_columns
 
 Ints = NDArray[np.int64]
 S = TypeVar("S", bound=np.generic)
-STEPS = 512  # rows of a lane, unless there are more rows than MOST_LANES of them
-MOST_LANES = 512
 TILE = 64  # steps transposed at once
 APART = 8  # places between lanes that are: at distances of powers of two they would fall on the same places of a cache
 REACHES, LEAST_LANES = 16, 16  # of lanes of tensors: lengths of what a prediction looks back, and how many for that at least
@@ -35,11 +34,12 @@ class Lanes:
     """
 
     def __init__(
-        self, decoded: Decoded, keys: Sequence[int], active: Ints | None, linear: Linear | None = None, *, above: bool = False
+        self, decoded: Decoded, keys: Sequence[int], active: Ints | None, linear: Linear | None = None, *, above: bool = False,
+        stretch: int = STRETCH,
     ) -> None:
         """active: (n,) row numbers, ascending, None for all. keys: earlier columns the rows are sorted by, the first one above all; ties
         keep their order. linear: the prediction, which lanes of tensors are made for. above: they are made for rows above.
-        Raises CorruptArchive when a key is not decoded, or nothing is told of rows above."""
+        stretch: places of a lane at least. Raises CorruptArchive when a key is not decoded, or nothing is told of rows above."""
         missing = [j for j in keys if j not in decoded.values]
         if missing:
             raise CorruptArchive(f"model sorts a column by column {missing[0]}, which is not decoded before it")
@@ -50,7 +50,7 @@ class Lanes:
             order = by_columns([decoded.values[j] if self._sorted is None else decoded.values[j].take(self._sorted) for j in keys])
             self._sorted = order if self._sorted is None else self._sorted.take(order)
         self.n_places = n = decoded.n_rows if self._sorted is None else len(self._sorted)
-        length = max(STEPS, -(-n // MOST_LANES))
+        length = max(stretch, -(-n * stretch // STRETCH**2))
         if decoded.piece and linear is not None:
             # long enough for rows above, and whole tensors where these are shorter; of vectors one each
             length = max(length, min(REACHES * linear.reach, n // LEAST_LANES))

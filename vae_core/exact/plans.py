@@ -17,7 +17,7 @@ from vae_core.exact.forms import FORMS
 from vae_core.exact.linear import Linear
 from vae_core.exact.matches import Match
 from vae_core.exact.recall import MAX_KEYS
-from vae_core.exact.schedule import USUAL_CHUNKS, Chunks
+from vae_core.exact.schedule import STRETCH, USUAL_CHUNKS, Chunks
 
 MAX_FEATURES = 4
 MAX_SORT_KEYS = 2
@@ -83,6 +83,10 @@ class CellPlan:
         """The same of symbols gathered by context. Not of a forward plan."""
         return replace(self, digits=tuple(replace(digit, weights=()) for digit in self.digits), chunks=USUAL_CHUNKS, gathered=True)
 
+    def stretched(self, places: int) -> CellPlan:
+        """The same in lanes of so many places at least. Of a forward plan."""
+        return replace(self, chunks=replace(self.chunks, stretch=places))
+
     def to_json(self) -> list[Any]:
         linear = None if self.linear is None else self.linear.to_json()
         found = [self.scheme.to_json(), linear, [d.to_json() for d in self.digits], None if self.gathered else self.chunks.to_json()]
@@ -135,6 +139,8 @@ def cell_plan_from_json(parts: Any, n_columns: int) -> CellPlan:
     if leader is not None and not 0 <= leader < len(matches):
         raise CorruptArchive(f"model predicts a column by match {leader} of {len(matches)}")
     learned = USUAL_CHUNKS if gathered else Chunks.from_json(chunks)
+    if learned.stretch != STRETCH and (forward is None or beside):
+        raise CorruptArchive("model cuts rows into short lanes that are in none, or look at rows above")
     return CellPlan(scheme, linear, tuple(found), learned, forward, matches, leader, gathered)
 
 
@@ -205,6 +211,8 @@ def column_code_from_json(parts: Any, n_columns: int, of_tensor: bool = False) -
             raise CorruptArchive(f"model holds a malformed column code: {str(parts)[:60]}")
     if code.value.linear is not None and code.value.linear.mixed is not None and not of_tensor:
         raise CorruptArchive(f"model mixes predictions of column {column}, which is no tensor")
+    if of_tensor and code.value.chunks.stretch != STRETCH:
+        raise CorruptArchive(f"model cuts the cells of column {column}, which is a tensor, into short lanes")
     if code.reads_above and (of_tensor or code.state.reads_above or (code.recall is not None and code.recall.same.reads_above)):
         raise CorruptArchive(f"model tells the states, flags or cells of column {column} by rows above")
     if code.state.linear is not None or code.state.scheme.sizes != (N_STATES + 1,):

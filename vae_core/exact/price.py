@@ -1,8 +1,8 @@
 """What the time of reading is worth when a column's code is chosen: bits that what takes it has to save.
 
 The kernel reads rows one after another as fast as any others but for what is done once a step; numpy takes some 0.3 microseconds a row
-for that, and for a symbol that is looked up in counts 0.05 to 0.3, most of it where the table of its chunk is made. Symbols gathered by
-context take next to nothing by either.
+for that, less in short lanes, and for a symbol that is looked up in counts 0.05 to 0.3, most of it where the table of its chunk is
+made. Symbols gathered by context take next to nothing by either.
 """
 
 from __future__ import annotations
@@ -17,11 +17,13 @@ from vae_core.exact.cells import pass_of
 from vae_core.exact.counts import SMALL_TABLE, n_contexts
 from vae_core.exact.features import Decoded
 from vae_core.exact.plans import CellPlan, ColumnCode
-from vae_core.exact.schedule import FEW_ROWS, passes, taken
+from vae_core.exact.schedule import FEW_ROWS, SHORT_STRETCHES, STRETCH, passes, taken
 
 Ints = NDArray[np.int64]
-TYPICAL_CHUNK, TYPICAL_STEP = 1_500, 600  # rows
+TYPICAL_STEP = 600  # rows
 SYMBOL_US, CELL_US, STEP_US = 0.045, 0.009, 0.3  # that numpy takes a row: for a symbol, a cell of a table made for it, a row of lanes
+CHUNK_US = 60.0  # a chunk, beside that
+WORTH_SHORT_LANES = 0.5  # of what a microsecond is worth
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,28 +31,35 @@ class Price:
     """What reading sooner is worth.
 
     steps  : bits a row that rows coded one after another have to save        mixed : that a mix of their predictions has to, beside that
-    numpy  : bits that a microsecond is worth of those numpy takes
+    numpy  : bits that a microsecond is worth of those numpy takes      packing : of those that packing gathered symbols takes
     is_high : no look at what numpy takes long for: rows one after another, short chunks
     """
 
     steps: float = 0.04
     mixed: float = 0.02
     numpy: float = 0.0
+    packing: float = 0.0
     is_high: bool = False
+
+    def of_short(self, plan: CellPlan, n_cells: Sequence[float]) -> float:
+        """The same of lanes that are as short as they are likely to become (`tuning.in_short_lanes`)."""
+        is_long = plan.forward is not None and plan.chunks.stretch == STRETCH and not plan.reads_above
+        return self.of(plan.stretched(SHORT_STRETCHES[0]) if is_long and self.numpy >= WORTH_SHORT_LANES else plan, n_cells)
 
     def of(self, plan: CellPlan, n_cells: Sequence[float]) -> float:
         """Bits a row that a plan has to save whose counts are learned. n_cells: as cells_made gives them."""
-        found = self.numpy * sum(SYMBOL_US + CELL_US * n for n in n_cells)
+        found = self.numpy * sum(SYMBOL_US + CELL_US * n + CHUNK_US / plan.chunks.last for n in n_cells)
         if plan.forward is not None:
-            found += self.steps + self.numpy * STEP_US
+            found += self.steps + self.numpy * STEP_US * plan.chunks.stretch / STRETCH
             if plan.linear is not None and plan.linear.mixed is not None:
                 found += self.mixed
         return found
 
 
 FAVOURS = SIZE, BALANCE, READING = "size", "balance", "reading"
+USUAL = BALANCE
 FREE = Price()
-OF_MANY_ROWS = {SIZE: Price(numpy=0.01), BALANCE: Price(numpy=1.0)}
+OF_MANY_ROWS = {SIZE: Price(numpy=0.01), BALANCE: Price(numpy=1.0, packing=0.2)}
 FOR_READING = Price(numpy=2.0, is_high=True)
 
 
@@ -73,7 +82,8 @@ def cells_made(decoded: Decoded, plan: CellPlan, own: Ints, active: NDArray[np.b
     found = pass_of(plan, step, rows, decoded, own, active)
     if found is None:
         return []
-    chunk = slice(found.n // 2, min(found.n, found.n // 2 + TYPICAL_CHUNK))
+    typical = min(plan.chunks.last, max(plan.chunks.first, found.n // 2 // plan.chunks.part))
+    chunk = slice(found.n // 2, min(found.n, found.n // 2 + typical))
     n, before, made = chunk.stop - chunk.start, None, list[float]()
     digits, _, _ = plan.scheme.split(taken(own, found.rows)[chunk], None if found.guess is None else found.guess[chunk])
     for size, digit, contexts, symbols in zip(plan.scheme.sizes, plan.digits, found.contexts, digits, strict=True):

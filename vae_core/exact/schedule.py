@@ -25,6 +25,8 @@ DEFAULT_CHUNK, LONG_CHUNK = 1024, 8192
 FEW_ROWS = 200_000  # of more there is less to be gained by learning soon than it takes to read them
 PARTS = (2, 4, 8, 16, 32, 64)
 OLD_PART = PARTS[0]
+STRETCH = 512  # places of a lane, unless there are more rows than so many lanes of them
+SHORT_STRETCHES = (256, 128, 64)
 STEPS = tuple(1 << k for k in range(STRIDE.bit_length() - 1, -1, -1))  # 32 (anchors), 16, 8, 4, 2, 1
 
 Ints = NDArray[np.int64]
@@ -64,10 +66,12 @@ class Chunks:
     part : a chunk is this part of the rows before it, but FIRST_CHUNK at least: where much is to be learned, fresh counts are worth
            more than long vectors. 2, before format 1.12, is of the rows of a pass alone where these are not one after another, and of
            OLD_FIRST_CHUNK at least
+    stretch : places of a lane at least, where rows are coded one after another: few where numpy is to take few steps
     """
 
     last: int = DEFAULT_CHUNK
     part: int = 32
+    stretch: int = STRETCH
 
     def slices(self, n_rows: int, before: int = 0) -> Iterator[slice]:
         """The chunks of a pass of n_rows rows, so many rows having been coded `before`."""
@@ -104,16 +108,20 @@ class Chunks:
 
     def to_json(self) -> Any:
         """What a plan says of them."""
-        return self.last if self.part == OLD_PART else [self.last, self.part]
+        if self.part == OLD_PART:
+            return self.last
+        return [self.last, self.part] if self.stretch == STRETCH else [self.last, self.part, self.stretch]
 
     @classmethod
     def from_json(cls, said: Any) -> Chunks:
         """The inverse. Raises CorruptArchive for what to_json does not say."""
-        is_old = not (isinstance(said, list) and len(said) == 2)
-        last, part = (said, OLD_PART) if is_old else said
+        is_old = not (isinstance(said, list) and len(said) in (2, 3))
+        last, part, *stretch = (said, OLD_PART) if is_old else said
         if type(last) is not int or type(part) is not int or last not in LAST_CHUNKS or part not in PARTS or (part == OLD_PART) != is_old:
             raise CorruptArchive(f"model learns in chunks of {str(said)[:40]} rows: at most one of {LAST_CHUNKS}, a part of {PARTS[1:]}")
-        return cls(last, part)
+        if stretch and (type(stretch[0]) is not int or stretch[0] not in SHORT_STRETCHES):
+            raise CorruptArchive(f"model cuts rows into lanes of {str(stretch[0])[:40]} places: one of {SHORT_STRETCHES}")
+        return cls(last, part, *stretch)
 
 
 USUAL_CHUNKS = Chunks()

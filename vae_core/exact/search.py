@@ -9,9 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vae_core.entropy import kernel
-from vae_core.entropy.rans import Encoder
 from vae_core.exact.bench import Bench, Rows
-from vae_core.exact.cells import code_cells
 from vae_core.exact.digits import Direct
 from vae_core.exact.features import N_STATES
 from vae_core.exact.forms import CLOCK
@@ -25,6 +23,7 @@ from vae_core.exact.price import cells_made
 from vae_core.exact.recall import Recalled
 from vae_core.exact.sampled import Sampled, looks_like_clock
 from vae_core.exact.schedule import DEFAULT_CHUNK, LONG_CHUNK, OLD_PART, Chunks
+from vae_core.exact.tuning import coded, in_long_chunks, in_short_lanes
 
 Ints = NDArray[np.int64]
 KEYED, KEY_ROWS = 12, 30_000  # columns that keys are made of, and rows they are looked for on
@@ -125,9 +124,7 @@ def _in_chunks(sampled: Sampled, plan: CellPlan, own: Ints, active: NDArray[np.b
 
 
 def _coded_bits(sampled: Sampled, plan: CellPlan, own: Ints, active: NDArray[np.bool_] | None, quickly: bool = False) -> float:
-    encoder = Encoder(quickly)
-    code_cells(encoder, plan, sampled.decoded, own.copy(), active)
-    return encoder.bits
+    return coded(sampled.decoded, plan, own, active, quickly=quickly).bits
 
 
 def _search_cells(
@@ -152,17 +149,21 @@ def _search_cells(
             plan = replace(plan, chunks=Chunks(LONG_CHUNK, 8))
         if (sampled.remembers or sampled.price.is_high) and kernel.available():
             bits = _coded_bits(sampled, plan, own, active)  # at last: estimates are off by more than near choices are apart
+            if not sampled.widths:
+                plan, bits = in_short_lanes(lambda one: _coded_bits(sampled, one, own, active), plan, bits, len(rows.active), sampled.price)
+                plan, bits = in_long_chunks(sampled.decoded, plan, own, active, bits, sampled.price)
         made = cells_made(sampled.decoded, plan, own, active) if sampled.price.numpy else []
-        priced = bits + len(rows.active) * sampled.price.of(plan, made)
+        priced = bits + len(rows.active) * sampled.price.of_short(plan, made)
         if plan.forward is None and (sampled.remembers or sampled.price.is_high):
             gathered = plan.as_gathered()
-            gathered_bits, most = _coded_bits(sampled, gathered, own, active, quickly=True), priced
-            if not sampled.price.is_high:
-                most *= TUNED_SHARE
-            if MOST_QUICK * gathered_bits < most:
-                gathered_bits = _coded_bits(sampled, gathered, own, active)
-            if gathered_bits < most:
-                plan, bits, priced = gathered, gathered_bits, gathered_bits
+            most, packing = priced if sampled.price.is_high else TUNED_SHARE * priced, sampled.price.packing
+            for quickly in (True, False):
+                encoder = coded(sampled.decoded, gathered, own, active, quickly=quickly, timed=packing > 0)
+                gathered_priced = encoder.bits + packing * encoder.packing_us
+                if (MOST_QUICK if quickly else 1) * gathered_priced >= most:
+                    break
+            else:
+                plan, bits, priced = gathered, encoder.bits, gathered_priced
         if best is None or priced < best[2]:
             best = plan, bits, priced
     assert best is not None

@@ -18,10 +18,12 @@ from vae_core.exact.features import Decoded
 from vae_core.exact.plans import CellPlan, ColumnCode
 from vae_core.exact.price import FREE, Price, cells_made
 from vae_core.exact.recall import Recalled
+from vae_core.exact.schedule import SHORT_STRETCHES
 
 Ints = NDArray[np.int64]
 TUNED_ROWS, TUNED_RUN = 65_536, 16_384
 MOST_WEIGHT = 1 << 15
+WORTH_LONG_CHUNKS, LONGER_CHUNKS = 0.5, (1024, 4096, 16384)  # of what a microsecond is worth; rows
 WORTH_A_WEIGHT = 5e-5  # of the bits: what one more trial has to save
 
 Cost = Callable[[CellPlan], float]
@@ -58,23 +60,64 @@ def _cheapest(
     """The plan tuned or gathered; its bits before and after."""
     cost = _coded(decoded, own, active)
     found, first, bits = _descended(cost, plan, tick)
+    n = len(own) if active is None else int(np.count_nonzero(active))
+    found, bits = in_short_lanes(cost, found, bits, n, price, tick)
+    found, bits = in_long_chunks(decoded, found, own, active, bits, price, tick)
     if plan.forward is None and not plan.gathered and tick():
         gathered, made = plan.as_gathered(), cells_made(decoded, found, own, active) if price.numpy else []
-        n = len(own) if active is None else int(np.count_nonzero(active))
-        if (packed := cost(gathered)) < bits + n * price.of(found, made):
-            return gathered, first, packed
+        encoder = coded(decoded, gathered, own, active, timed=price.packing > 0)
+        if encoder.bits + price.packing * encoder.packing_us < bits + n * price.of(found, made):
+            return gathered, first, encoder.bits
     return found, first, bits
+
+
+def in_short_lanes(
+    cost: Cost, plan: CellPlan, bits: float, n_rows: int, price: Price, tick: Callable[[], bool] = lambda: True
+) -> tuple[CellPlan, float]:
+    """A forward plan in shorter lanes where what their first rows take is less than what reading them sooner is worth, and its bits."""
+    if plan.forward is None or plan.reads_above or not price.numpy:
+        return plan, bits
+    for places in SHORT_STRETCHES:
+        shorter = plan.stretched(places)
+        if not tick() or (more := cost(shorter)) + n_rows * price.of(shorter, []) >= bits + n_rows * price.of(plan, []):
+            break
+        plan, bits = shorter, more
+    return plan, bits
+
+
+def in_long_chunks(
+    decoded: Decoded, plan: CellPlan, own: Ints, active: NDArray[np.bool_] | None, bits: float, price: Price,
+    tick: Callable[[], bool] = lambda: True,
+) -> tuple[CellPlan, float]:
+    """A plan whose counts are learned after more rows where that takes less than what reading it sooner is worth, and its bits."""
+    if plan.forward is not None or plan.gathered or price.numpy < WORTH_LONG_CHUNKS:
+        return plan, bits
+    n_rows = len(own) if active is None else int(np.count_nonzero(active))
+    best = bits + n_rows * price.of(plan, cells_made(decoded, plan, own, active))
+    for last in LONGER_CHUNKS:
+        longer = replace(plan, chunks=replace(plan.chunks, last=last))
+        if last <= plan.chunks.last or not tick():
+            continue
+        priced = (more := coded(decoded, longer, own, active).bits) + n_rows * price.of(longer, cells_made(decoded, longer, own, active))
+        if priced >= best:
+            break
+        plan, bits, best = longer, more, priced
+    return plan, bits
 
 
 def _coded(decoded: Decoded, own: NDArray[np.int64], active: NDArray[np.bool_] | None) -> Cost:
     """What a plan takes of cells, by coding them."""
 
-    def cost(plan: CellPlan) -> float:
-        encoder = Encoder()
-        code_cells(encoder, plan, decoded, own.copy(), active)
-        return encoder.bits
+    return lambda plan: coded(decoded, plan, own, active).bits
 
-    return cost
+
+def coded(
+    decoded: Decoded, plan: CellPlan, own: Ints, active: NDArray[np.bool_] | None, *, quickly: bool = False, timed: bool = False
+) -> Encoder:
+    """Cells coded by a plan; quickly, timed: as of Encoder."""
+    encoder = Encoder(quickly, timed)
+    code_cells(encoder, plan, decoded, own.copy(), active)
+    return encoder
 
 
 def _descended(cost: Cost, plan: CellPlan, tick: Callable[[], bool]) -> tuple[CellPlan, float, float]:
