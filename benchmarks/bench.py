@@ -153,7 +153,7 @@ def _measured(codec: Peer | str, source: str, bound: str, arguments: argparse.Na
             asked = specs(opened.schema, bound)
         quick = 10.0 if arguments.quick and arguments.time_budget is None else arguments.time_budget
         preview = "off" if codec == WITHOUT_LATENTS else "auto"
-        favour, reads = "reading" if codec == FOR_READING else "size", codec != WITHOUT_LATENTS
+        favour, reads = "reading" if codec == FOR_READING else "balance", codec != WITHOUT_LATENTS
         return measure_ours(source, asked, preview=preview, favour=favour, budget_s=quick, reads=reads)
     except subprocess.CalledProcessError as error:
         last = ((error.stderr or "").strip().splitlines() or [f"exit {error.returncode}"])[-1]

@@ -14,7 +14,7 @@ from typing import Any
 OURS, WITHOUT_LATENTS, FOR_READING = "latentpack", "latentpack-without-latents", "latentpack-for-reading"
 FIELDS = (
     "dataset", "rows", "columns", "arrow_bytes", "raw_bytes", "csv_bytes", "bound", "codec", "bytes", "conventional_bytes",
-    "ratio_vs_conventional", "encode_mb_s", "decode_mb_s", "encode_ns_cell", "decode_ns_cell", "train_s", "budget_s",
+    "ratio_vs_conventional", "encode_mb_s", "decode_mb_s", "encode_ns_cell", "decode_ns_cell", "train_s", "compare_s", "budget_s",
     "peak_rss_bytes", "worst_error_share", "violations", "reason", "latent_bytes", "model_bytes", "preview_bytes",
     "full_read_bytes", "full_read_s", "first_full_read_s", "one_column_read_bytes", "one_column_read_s", "thousand_rows_read_bytes",
     "thousand_rows_read_s", "decode_mb_s_without_kernel", "version", "commit", "date", "cpu", "cores",

@@ -91,7 +91,8 @@ def speed_table(rows: Sequence[Row]) -> str:
     head = ["peer", "encode MB/s", "decode MB/s", "encode ns a cell", "decode ns a cell", "training s", "peak MiB", "worst error / bound"]
     return _table(head, body, 1) + (
         "\n\nOne thread, each in its own process; geometric means, mean training, largest peak and error. Encoding includes "
-        "choosing the best of the codings a peer has; latentpack's is its encode stage, profiling and verification apart."
+        "choosing the best of the codings a peer has; latentpack's is making shards on one core. What its report says of conventional "
+        "codings is measured apart from that (`compare_s` in the CSV, nothing of it needed to store or read), and so is verification."
     )
 
 
@@ -140,7 +141,7 @@ def favour_table(rows: Sequence[Row]) -> str:
         return ""
     head = ["dataset", "bound", "default, bytes", "MB/s, C kernel", "numpy"]
     return _table([*head, "`--favour reading`, bytes", "MB/s, C kernel", "numpy", "ratio"], body, 2) + (
-        "\n\nAs above; the default is `--favour size`. *ratio* is the best conventional coding over `--favour reading`; geometric mean "
+        "\n\nAs above; the default is `--favour balance`. *ratio* is the best conventional coding over `--favour reading`; geometric mean "
         f"{_mean(ratios):.2f}."
     )
 

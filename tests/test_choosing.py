@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -18,7 +18,7 @@ from vae_core.columns import TableProfile, encode_column, one_array, plan_column
 from vae_core.columns.texts import DigitText
 from vae_core.latents import ColumnState, Way, slice_codes
 from vae_core.model import Model
-from vae_core.shard import encode_shard
+from vae_core.shard import encode_shard, measured
 
 
 def columns_of(n: int, seed: int) -> pa.Table:
@@ -90,6 +90,47 @@ def test_peers_of_learned_columns_are_reported_as_they_are_or_a_little_below(col
     assert 0.995 * full <= about <= 1.005 * full
 
 
+def recurring_columns_of(n: int, seed: int) -> pa.Table:
+    """What recurs so far apart that no part of the rows shows it."""
+    rng = np.random.default_rng(seed)
+    values, steps = np.resize(rng.integers(0, 9999, n // 4), n), np.resize(rng.integers(-50, 50, n // 4), n)
+    return pa.table({"values": values, "steps": steps.cumsum(), "halves": np.resize(rng.integers(0, 200, n // 2), n)})
+
+
+@pytest.mark.parametrize(("columns", "n"), [(columns_of, 70_000), (harder_columns_of, 140_000), (recurring_columns_of, 140_000)])
+def test_what_a_part_of_the_rows_leaves_out_takes_more_than_the_stream(columns, n):
+    """A stream that takes more than a conventional coding is never kept, and what it was held against is measured when it is asked for."""
+    model, first = states_of(columns(n, n + 2))
+    left = 0
+    for plan, state in zip(model.columns, first, strict=True):
+        best = exhaustive(model, state, plan.index)
+        stored = min(conventional.sizes(plan, state.array, state.codes, conventional.candidates_for(plan)).values())
+        for share in (0.02, 0.65, 0.9, 1.05):
+            found = choosing.prepare(model, plan.index, pa.chunked_array([state.array]), None)
+            choosing.settle(model, plan.index, found, learned := share * stored, by_part=True)
+            assert found.coding or found.conventional_bytes > learned, (plan.name, share)
+            assert share < 1 or found.coding, (plan.name, share)
+            assert found.conventional_bytes <= 1.25 * best + 64, (plan.name, share)
+            if found.rival is not None:
+                left += 1
+                assert found.conventional_bytes > learned and 0.98 * best <= found.rival(False) <= 1.03 * best + 1, (plan.name, share)
+                assert 0.5 * best - 64 <= found.rival(True) <= 1.25 * best + 64, (plan.name, share)
+    assert left > len(first)
+
+
+def test_a_shard_that_is_measured_later_is_the_same_shard():
+    table = columns_of(70_000, 3).select(["digits", "drift", "mixed", "clock"])
+    model = fitted(table, (), seconds=8).model
+    whole, apart = encode_shard(model, table, preview=False), encode_shard(model, table, preview=False, measure=False)
+    assert apart.rivals and not whole.rivals and not measured(apart).rivals
+    assert (apart.layout, apart.blocks, apart.bits_per_value) == (whole.layout, whole.blocks, whole.bits_per_value)
+    by_part = {outcome.name: outcome.conventional_bytes for outcome in measured(apart, by_part=True).outcomes}
+    for one, other in zip(measured(apart).outcomes, whole.outcomes, strict=True):
+        assert (one.name, one.coding, one.n_bytes) == (other.name, other.coding, other.n_bytes)
+        assert one.conventional_bytes == pytest.approx(other.conventional_bytes, rel=0.03)
+        assert by_part[one.name] == pytest.approx(other.conventional_bytes, rel=0.3, abs=64)
+
+
 @pytest.mark.parametrize(("columns", "n"), [(columns_of, 9_000), (columns_of, 40_000), (harder_columns_of, 30_000)])
 def test_of_a_column_that_is_not_learned_the_best_of_all_codings_is_found(columns, n):
     model, states = states_of(columns(n, n + 1))
@@ -151,8 +192,8 @@ def test_every_column_is_coded_once_and_every_dropped_one_measured(monkeypatch):
     dropped = sorted(learned)[::2]
     settle = choosing.settle
 
-    def settled(model: Model, j: int, column: ColumnState, learned: float = math.inf, spans: Sequence[tuple[int, int]] = ()) -> None:
-        settle(model, j, column, learned if model.columns[j].name not in dropped else math.inf, spans)
+    def settled(model: Model, j: int, column: ColumnState, learned: float = math.inf, *rest: Any, **options: Any) -> None:
+        settle(model, j, column, learned if model.columns[j].name not in dropped else math.inf, *rest, **options)
         if model.columns[j].name in dropped:
             column.conventional_bytes = 0
 

@@ -18,6 +18,7 @@ from vae_core.exact.lags import forward_terms, sort_orders
 from vae_core.exact.lanes import Lanes
 from vae_core.exact.linear import SHIFT, Linear
 from vae_core.exact.matches import Match
+from vae_core.exact.schedule import SHORT_STRETCHES
 from vae_core.exact.schedule import STRETCH as STEPS
 from vae_core.shard import encode_shard
 
@@ -33,10 +34,11 @@ def block(n: int, seed: int) -> tuple[Decoded, np.ndarray]:
 
 
 @LAW
-@given(SIZES, st.lists(st.integers(0, N_COLUMNS - 1), max_size=2), st.integers(0, 2**32))
-def test_lanes_take_every_row_once_and_none_before_the_row_it_follows(n, keys, seed):
+@given(SIZES, st.lists(st.integers(0, N_COLUMNS - 1), max_size=2), st.integers(0, 2**32), st.sampled_from((STEPS, *SHORT_STRETCHES)))
+def test_lanes_take_every_row_once_and_none_before_the_row_it_follows(n, keys, seed, stretch):
     decoded, active = block(n, seed)
-    lanes = Lanes(decoded, keys, active)
+    lanes = Lanes(decoded, keys, active, stretch=stretch)
+    assert lanes.n_steps <= stretch
     assert sorted(lanes.rows.tolist()) == active.tolist() and lanes.edges[-1] == len(active)
     order = lanes.sorted_rows.tolist()
     assert order == sorted(active.tolist(), key=lambda i: tuple(int(decoded.values[j][i]) for j in keys))
@@ -65,6 +67,9 @@ def test_long_blocks_have_longer_lanes_not_more():
     n = STEPS * STEPS * 2
     lanes = Lanes(Decoded(n), (), np.arange(n))
     assert lanes.n_lanes == STEPS and lanes.n_steps == 2 * STEPS
+    for stretch in SHORT_STRETCHES:  # half as long, twice as many
+        lanes = Lanes(Decoded(n), (), np.arange(n), stretch=stretch)
+        assert lanes.n_lanes == STEPS * STEPS // stretch and lanes.n_steps == 2 * stretch
 
 
 @LAW

@@ -17,8 +17,22 @@ from vae_core.exact.digits import Direct, Residual
 from vae_core.exact.features import Decoded, Feature
 from vae_core.exact.linear import Linear, Mixed, Simple, Term
 from vae_core.exact.plans import CellPlan, ColumnCode, DigitPlan
-from vae_core.exact.price import BALANCE, FOR_READING, FREE, OF_MANY_ROWS, READING, SIZE, Price, cells_made, column_price, price_of
+from vae_core.exact.price import (
+    BALANCE,
+    FOR_READING,
+    FREE,
+    OF_MANY_ROWS,
+    READING,
+    SIZE,
+    USUAL,
+    Price,
+    cells_made,
+    column_price,
+    price_of,
+)
+from vae_core.exact.schedule import SHORT_STRETCHES, STRETCH, Chunks
 from vae_core.exact.search import STATELESS
+from vae_core.exact.tuning import coded, in_long_chunks, in_short_lanes
 from vae_core.fitting import fit, refresh
 from vae_core.model import FitConfig, Model, Sample
 from vae_core.shard import encode_shard
@@ -76,11 +90,11 @@ def refreshed(model: Model, table: pa.Table, *, favour: str) -> Model:
 def test_a_refresh_makes_a_model_for_reading_and_one_for_reading_stays_so():
     table = telling_rows()
     small, soon = fitted(table, favour=SIZE), fitted(table, favour=READING)
-    for model in (refreshed(small, table, favour=READING), refreshed(soon, table, favour=SIZE)):
+    for model in (refreshed(small, table, favour=READING), refreshed(soon, table, favour=USUAL)):
         read = Model.from_files(model.to_files())
         assert read.favour == READING and not any(code.value.forward is not None for code in read.codes)
         assert any(code.value.gathered for code in read.codes)
-    again = refreshed(small, table, favour=SIZE)
+    again = refreshed(small, table, favour=USUAL)
     assert again.favour == SIZE and any(code.value.forward is not None for code in again.codes)
 
 
@@ -110,7 +124,7 @@ def test_what_a_model_favours_is_kept_and_told_of_models_before_it_had_a_name():
     for favour in (SIZE, BALANCE, READING):
         model = fitted(table, favour=favour)
         assert Model.from_files(model.to_files()).favour == favour
-        assert refreshed(model, table, favour=SIZE).favour == favour
+        assert refreshed(model, table, favour=USUAL).favour == favour
 
 
 def test_a_column_pays_for_what_reading_it_takes():
@@ -133,9 +147,13 @@ def test_a_price_is_of_digits_tables_and_steps():
     plain, price = CellPlan(Direct.over(0, 9), None, digits), Price(steps=0.5, mixed=0.25, numpy=2.0)
     linear = Linear((Term("lag1", -1, 1 << 16),), 0)
     forward = CellPlan(Residual(1), linear, digits, forward=())
-    assert price.of(plain, [0.0]) == pytest.approx(0.09)
-    assert price.of(plain, [10.0, 0.0]) == pytest.approx(0.36)
-    assert price.of(forward, [0.0]) == pytest.approx(0.09 + 0.5 + 0.6)
+    chunk = 2 * 60 / 1024
+    assert price.of(plain, [0.0]) == pytest.approx(0.09 + chunk)
+    assert price.of(plain, [10.0, 0.0]) == pytest.approx(0.36 + 2 * chunk)
+    assert price.of(replace(plain, chunks=Chunks(64, 8)), [0.0]) == pytest.approx(0.09 + 16 * chunk)
+    assert price.of(forward, [0.0]) == pytest.approx(0.09 + 0.5 + 0.6) and price.of_short(forward, [0.0]) == pytest.approx(0.09 + 0.5 + 0.3)
+    short = forward.stretched(64)
+    assert price.of(short, [0.0]) == price.of_short(short, [0.0]) == pytest.approx(0.09 + 0.5 + 0.6 / 8)
     mixed = Mixed((), (Simple(0, ((1, 4),)),), (1,), 8, 1)
     assert price.of(CellPlan(Residual(1), Linear((), 0, mixed=mixed), digits, forward=()), []) == pytest.approx(0.5 + 0.6 + 0.25)
     assert FREE.of(plain, [10.0]) == 0.0
@@ -148,7 +166,53 @@ def test_cells_are_those_of_all_contexts_or_where_these_are_many_of_the_ones_in_
     scheme = Direct.over(0, 8)
     assert scheme.sizes == (10,)
     own = np.zeros(N, np.int64)
-    plans = [CellPlan(scheme, None, (DigitPlan((feature,), (1, 1)),)) for feature in (few, many)]
-    assert cells_made(decoded, plans[0], own, None) == [pytest.approx(31 * 10 / 1500)]
-    assert cells_made(decoded, plans[1], own, None) == [pytest.approx(30 * 10 / 1500)]
+    plans = [CellPlan(scheme, None, (DigitPlan((feature,), (1, 1)),), Chunks(256, 8)) for feature in (few, many)]
+    assert cells_made(decoded, plans[0], own, None) == [pytest.approx(31 * 10 / 256)]
+    assert cells_made(decoded, plans[1], own, None) == [pytest.approx(30 * 10 / 256)]
+    growing = replace(plans[0], chunks=Chunks(16384, 8))
+    assert cells_made(decoded, growing, own, None) == [pytest.approx(31 * 10 / (N // 2 // 8))]
     assert cells_made(decoded, plans[0], own, np.zeros(N, np.bool_)) == []
+
+
+def order_of_rows() -> tuple[Decoded, CellPlan, np.ndarray]:
+    """A column told by the row before, and one by another column."""
+    rng = np.random.default_rng(8)
+    walk = rng.integers(-2, 3, N).cumsum()
+    plan = CellPlan(Residual(8), Linear((Term("lag1", -1, 1 << 16),), 0), (DigitPlan((), (8,)),) * 2, Chunks(1024, 8), ())
+    digits = plan.digits[0], DigitPlan((Feature("digit", -1, 0, plan.scheme.sizes[0]),), (8, 8))
+    return Decoded(N, {0: rng.integers(0, 40, N)}, {0: None}), replace(plan, digits=digits), walk
+
+
+@pytest.mark.parametrize("numpy", [0.0, 0.02, 1.0, 50.0])
+def test_lanes_are_as_short_as_pays(numpy):
+    decoded, plan, walk = order_of_rows()
+    price, tried = Price(numpy=numpy), [plan, *(plan.stretched(places) for places in SHORT_STRETCHES)]
+    costs = [coded(decoded, one, walk, None).bits + N * price.of(one, []) for one in tried]
+    found, bits = in_short_lanes(lambda one: coded(decoded, one, walk, None).bits, plan, coded(decoded, plan, walk, None).bits, N, price)
+    assert bits + N * price.of(found, []) == pytest.approx(min(costs)) and found == tried[int(np.argmin(costs))]
+    assert found.chunks.stretch == {0.0: STRETCH, 0.02: STRETCH}.get(numpy, found.chunks.stretch)
+    assert numpy < 50 or found.chunks.stretch == SHORT_STRETCHES[-1]
+
+
+@pytest.mark.parametrize("numpy", [0.0, 0.6, 1000.0])
+def test_counts_are_learned_after_as_many_rows_as_pays(numpy):
+    decoded, _, _ = order_of_rows()
+    own = (decoded.values[0] + np.arange(N) // 4000) % 40
+    plan = CellPlan(Direct.over(0, 39), None, (DigitPlan((Feature("value", 0, 0, 40),), (8, 8)),), Chunks(64, 64))
+    price, before = Price(numpy=numpy), coded(decoded, plan, own, None).bits
+    found, bits = in_long_chunks(decoded, plan, own, None, before, price)
+    assert bits == coded(decoded, found, own, None).bits
+    worth = [N * price.of(one, cells_made(decoded, one, own, None)) for one in (plan, found)]
+    assert bits + worth[1] <= before + worth[0]
+    assert found.chunks.last == {0.0: 64, 1000.0: 16384}.get(numpy, found.chunks.last) and found.chunks.last >= 64
+    gathered = plan.as_gathered()
+    assert in_long_chunks(decoded, gathered, own, None, 0.0, Price(numpy=9.0)) == (gathered, 0.0)
+
+
+def test_what_packing_takes_grows_with_what_recurs_and_not_with_what_is_one():
+    rng = np.random.default_rng(5)
+    decoded = Decoded(N, {0: np.zeros(N, np.int64)}, {0: None})
+    plan = CellPlan(Direct.over(0, 99), None, (DigitPlan((), (8,)),)).as_gathered()
+    kinds = np.full(N, 3), (rng.random(N) < 0.01).astype(np.int64), rng.integers(0, 99, N), np.resize(rng.integers(0, 99, N // 4), N)
+    times = [coded(decoded, plan, own, None, timed=True).packing_us for own in kinds]
+    assert times[0] == 0 < times[1] < times[2] < times[3] and coded(decoded, plan, kinds[3], None).packing_us == 0

@@ -1,12 +1,25 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from vae_core.errors import CorruptArchive
-from vae_core.exact.schedule import LAST_CHUNKS, PARTS, STRIDE, Chunks, every, neighbours, passes
+from vae_core.exact.schedule import (
+    LAST_CHUNKS,
+    OLD_PART,
+    PARTS,
+    SHORT_STRETCHES,
+    STRETCH,
+    STRIDE,
+    Chunks,
+    every,
+    neighbours,
+    passes,
+)
 
 SIZES = st.one_of(st.integers(0, 200), st.sampled_from([31, 32, 33, 63, 64, 65, 4096, 100_003]))
 
@@ -53,12 +66,20 @@ def test_counts_of_large_tables_are_learned_less_often():
     assert [Chunks.over(256, n) for n in (0, 200_000, 200_001)] == [Chunks(256, 32), Chunks(256, 32), Chunks(256, 8)]
 
 
-@given(st.builds(Chunks, st.sampled_from(LAST_CHUNKS), st.sampled_from(PARTS)))
-def test_chunks_come_back_from_json(chunks):
+@given(st.builds(Chunks, st.sampled_from(LAST_CHUNKS), st.sampled_from(PARTS)), st.sampled_from((STRETCH, *SHORT_STRETCHES)))
+def test_chunks_come_back_from_json(chunks, stretch):
     assert Chunks.from_json(chunks.to_json()) == chunks
+    if chunks.part != OLD_PART:
+        assert Chunks.from_json(replace(chunks, stretch=stretch).to_json()) == replace(chunks, stretch=stretch)
 
 
-WRONG = [0, 65, -64, 1024.0, "1024", None, True, [], [64], [64, 0], [64, 2], [64, 3], [64, 16, 1], [9, 16], [64, "4"], [64.0, 4], {}]
+@pytest.mark.parametrize("stretch", [512, 32, 100, 0, -64, 1 << 40, True, "64", None])
+def test_lanes_of_other_lengths_are_refused(stretch):
+    with pytest.raises(CorruptArchive, match="cuts rows into lanes of"):
+        Chunks.from_json([1024, 8, stretch])
+
+
+WRONG = [0, 65, -64, 1024.0, "1024", None, True, [], [64], [64, 0], [64, 2], [64, 3], [64, 16, 64, 1], [9, 16], [64, "4"], [64.0, 4], {}]
 
 
 @pytest.mark.parametrize("said", WRONG)

@@ -21,6 +21,7 @@ from flows.verify import verify_archive
 from storage import open_archive
 from storage.objects import ObjectStore
 from storage.writer import vacuum
+from vae_core import choosing
 from vae_core.errors import BadInput, Conflict, CorruptArchive, LatentpackError, Unreachable, UsageError, VerificationFailed
 
 N_ROWS = 700
@@ -360,3 +361,37 @@ def test_an_error_of_a_run_is_the_error_itself(place):
     with pytest.raises(LatentpackError, match="nowhere"):
         run_pipeline(RunRequest(source=str(place / "nowhere"), archive=str(place / "archive")))
     assert ingest.new_run() != ingest.new_run()
+
+
+def test_a_run_that_compares_by_a_sample_stores_the_same_and_reports_about_as_much(place):
+    n = 66_000
+    pq.write_table(table(3, n), place / "raw" / "day-3.parquet")
+    found = {}
+    for how in ("full", "sampled"):
+        asked = {"source": str(place / "raw" / "day-3.parquet"), "archive": str(place / how), "time_budget_s": 10, "preview": "off"}
+        found[how] = run_pipeline(RunRequest(**asked, compare=how))
+        assert open_archive(str(place / how)).to_table().equals(pq.read_table(place / "raw" / "day-3.parquet"))
+    full, sampled = found["full"], found["sampled"]
+    assert 0.6 * full.conventional_bytes < sampled.conventional_bytes < 1.1 * full.conventional_bytes
+    assert full.conventional_bytes != sampled.conventional_bytes  # or nothing was told by a sample
+    for report in found.values():
+        seconds = report.seconds
+        assert 0 < seconds.compare < seconds.total and 0 < seconds.encode < seconds.total
+
+
+def test_a_shard_whose_rows_are_not_like_those_looked_at_is_encoded_again(place, monkeypatch):
+    """Whatever a part of the rows says, no column is learned that a conventional coding takes fewer bytes for."""
+    pq.write_table(pa.table({"x": np.random.default_rng(1).integers(0, 1000, 70_000)}), place / "raw" / "noise.parquet")
+    monkeypatch.setattr(choosing.peers.Race, "far_above", lambda *_: 1e9)
+    calls, encode_shard = [], encode.encode_shard
+
+    def learned_at_any_price(model, rows, **options):
+        calls.append(options.get("measure", True))
+        return encode_shard(model, rows, **options)
+
+    monkeypatch.setattr(encode, "encode_shard", learned_at_any_price)
+    monkeypatch.setattr(choosing.peers.Race, "reported", lambda race, learned, by_part=False: round(learned) - 1)
+    source = str(place / "raw" / "noise.parquet")
+    report = run_pipeline(RunRequest(source=source, archive=str(place / "noise"), time_budget_s=3, preview="off"))
+    assert calls == [False, True]
+    assert all(line.bytes <= 1.005 * line.conventional_bytes + 64 for line in report.lines)

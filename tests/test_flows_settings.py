@@ -151,9 +151,9 @@ def test_a_preview_share_is_a_fraction_for_the_codec():
     assert fit_config(RunRequest(source="a", archive="b", preview="off"), profile).preview == "off"
 
 
-def test_what_is_favoured_is_size_unless_it_is_told():
+def test_what_is_favoured_is_a_balance_unless_it_is_told():
     profile = TableProfile(pa.schema([("x", pa.int64())]))
-    assert fit_config(RunRequest(source="a", archive="b"), profile).favour == "size"
+    assert fit_config(RunRequest(source="a", archive="b"), profile).favour == "balance"
     assert [fit_config(RunRequest(source="a", archive="b", favour=one), profile).favour for one in FAVOURS] == list(FAVOURS)
     with pytest.raises(ValidationError, match="size"):
         RunRequest(source="a", archive="b", favour="beauty")

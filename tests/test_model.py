@@ -142,12 +142,13 @@ def test_another_version_is_refused_by_name(files):
         Model.from_files(files.with_plan({**files.plan, "version": 99}))
 
 
-def test_what_a_plan_favours_is_read_as_format_1_13_said_it_and_is_no_matter_where_it_is_nothing(files):
-    assert "favour" not in files.plan and Model.from_files(files.files).favour == "size"
+def test_what_a_plan_favours_is_read_as_older_formats_said_it_and_is_no_matter_where_it_is_nothing(files):
+    assert "favour" not in files.plan and Model.from_files(files.files).favour == "balance"
+    assert Model.from_files(files.with_plan({**files.plan, "version": 14})).favour == "size"
     assert Model.from_files(files.with_plan({**files.plan, "for_reading": True})).favour == "reading"
-    assert Model.from_files(files.with_plan({**files.plan, "favour": "balance"})).favour == "balance"
+    assert Model.from_files(files.with_plan({**files.plan, "favour": "size"})).favour == "size"
     for wrong in ("beauty", 1, None, ["size"]):
-        assert Model.from_files(files.with_plan({**files.plan, "favour": wrong})).favour == "size"
+        assert Model.from_files(files.with_plan({**files.plan, "favour": wrong})).favour == "balance"
 
 
 @pytest.mark.parametrize("name", [PLAN, DECODER, ENCODER])

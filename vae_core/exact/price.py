@@ -48,7 +48,8 @@ class Price:
 
     def of(self, plan: CellPlan, n_cells: Sequence[float]) -> float:
         """Bits a row that a plan has to save whose counts are learned. n_cells: as cells_made gives them."""
-        found = self.numpy * sum(SYMBOL_US + CELL_US * n + CHUNK_US / plan.chunks.last for n in n_cells)
+        chunk_us = CHUNK_US / plan.chunks.last if plan.forward is None else 0.0
+        found = self.numpy * sum(SYMBOL_US + CELL_US * n + chunk_us for n in n_cells)
         if plan.forward is not None:
             found += self.steps + self.numpy * STEP_US * plan.chunks.stretch / STRETCH
             if plan.linear is not None and plan.linear.mixed is not None:

@@ -18,7 +18,7 @@ from vae_core.exact.features import Decoded
 from vae_core.exact.plans import CellPlan, ColumnCode
 from vae_core.exact.price import FREE, Price, cells_made
 from vae_core.exact.recall import Recalled
-from vae_core.exact.schedule import SHORT_STRETCHES
+from vae_core.exact.schedule import OLD_PART, SHORT_STRETCHES
 
 Ints = NDArray[np.int64]
 TUNED_ROWS, TUNED_RUN = 65_536, 16_384
@@ -75,7 +75,7 @@ def in_short_lanes(
     cost: Cost, plan: CellPlan, bits: float, n_rows: int, price: Price, tick: Callable[[], bool] = lambda: True
 ) -> tuple[CellPlan, float]:
     """A forward plan in shorter lanes where what their first rows take is less than what reading them sooner is worth, and its bits."""
-    if plan.forward is None or plan.reads_above or not price.numpy:
+    if plan.forward is None or plan.reads_above or plan.chunks.part == OLD_PART or not price.numpy:
         return plan, bits
     for places in SHORT_STRETCHES:
         shorter = plan.stretched(places)
