@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from telemetry import assert_kept, decoded, fitted, stored_again, telemetry
 
-from vae_core import choosing, peers, streams
+from vae_core import choosing, latents, peers, streams
 from vae_core.coders import conventional
 from vae_core.columns import TableProfile, encode_column, one_array, plan_columns
 from vae_core.columns.texts import DigitText
@@ -236,3 +237,13 @@ def test_the_plan_of_a_wide_table_does_not_list_what_pays_nowhere():
     assert_kept(table, decoded(stored_again(model), shard))
     few = table.select(["key", "of key", *(f"n{k}" for k in range(20))])
     assert len(fitted(few, preview="off").model.codes) == 22  # more rows may come for which they pay
+
+
+@pytest.mark.parametrize(("measured_bytes", "paid"), [(1_040, True), (1_001, False)])
+def test_a_preview_that_too_few_bytes_would_refuse_is_held_against_what_is_measured(measured_bytes, paid, monkeypatch):
+    monkeypatch.setattr(latents, "base_input", lambda *_: ())
+    monkeypatch.setattr(latents, "stored_bytes", lambda _: 30)
+    model = SimpleNamespace(preview=SimpleNamespace(layer=SimpleNamespace(encode=lambda *_: None)))
+    column = ColumnState(pa.array([1]), None, (), conventional_bytes=1_001, reported_bytes=1_001, rival=lambda by_part: measured_bytes)
+    assert latents.preview_paid(model, [column], [(0, 1)], {0: 1_000.0}) is paid
+    assert column.rival is None and column.reported_bytes == measured_bytes

@@ -112,12 +112,16 @@ def preview_paid(
     """Whether a shard with the preview's latents is within ALLOWANCE of its conventional coding; exact: bytes of learned columns."""
     if model.preview is None:
         return True
+    held, layer = sum(exact.get(j, c.conventional_bytes) for j, c in enumerate(columns)), model.preview.layer
     reported = sum(c.reported_bytes for c in columns)
-    spare = ALLOWANCE * reported - sum(exact.get(j, c.conventional_bytes) for j, c in enumerate(columns))
-    if spare > AMPLE * reported:
+    if ALLOWANCE * reported - held > AMPLE * reported:
         return True
-    layer = model.preview.layer
-    return sum(stored_bytes(layer.encode(*base_input(model, model.preview, columns, *span))) for span in spans) <= spare
+    n_bytes = sum(stored_bytes(layer.encode(*base_input(model, model.preview, columns, *span))) for span in spans)
+    if n_bytes > ALLOWANCE * reported - held:
+        for column in columns:  # too few so far, where it was not measured
+            if column.rival is not None:
+                column.reported_bytes, column.rival = column.rival(False), None
+    return n_bytes <= ALLOWANCE * sum(c.reported_bytes for c in columns) - held
 
 
 def preview_tells(model: Model, columns: Sequence[ColumnState], n_rows: int) -> bool:
