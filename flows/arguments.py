@@ -161,8 +161,8 @@ def parser() -> argparse.ArgumentParser:
         "--favour", choices=("size", "balance", "reading"), default="balance",
         help="what a model is made for: size; reading, several times as fast where there is no C kernel, mostly 2 to 11 %% more; or "
         "balance (default): size up to 200,000 rows, of more what is read sooner where it takes little more (images and vectors as ever); "
-        "an archive that has a model keeps it until it is refreshed, or --retrain, and a refresh keeps to what it favours unless another "
-        "is asked for",
+        "an archive that has a model keeps it until it is refreshed, or --retrain, and a refresh keeps to what it favours unless size "
+        "or reading is asked for",
     )  # fmt: skip
     run.add_argument(
         "--compare", choices=("full", "sampled"), default="full",

@@ -30,6 +30,7 @@ from storage.shards import ShardEntry
 from storage.sources import Source, SourceFile, SourcePart
 from storage.version import FORMAT_VERSION
 from storage.writer import find_pending, load_model, shard_id, stage_shard
+from vae_core.layout import LEARNED
 from vae_core.model import Model
 from vae_core.shard import EncodedShard, encode_shard, measured
 
@@ -197,23 +198,30 @@ def part(planned: PartPlan, request: RunRequest) -> PartResult:
             preview={"auto": None, "off": False}.get(str(request.training.preview), True),
             targets=planned.targets,
         )
-        began = time.monotonic()
-        shard = encode(measure=False)
-        compares = time.monotonic()
-        compared = measured(shard, by_part=request.encoding.compare == SAMPLED)
-        ends = time.monotonic()
-        if request.encoding.compare != SAMPLED and _is_beaten(shard, compared):
-            compared, compares = encode(), compares + time.monotonic() - ends
+        compared, encode_s, compare_s = _compared(encode, by_part=request.encoding.compare == SAMPLED)
+        del encode  # the rows, which are no longer held
+    began = time.monotonic()
     ref = ModelRef.from_json(dict(planned.model), "run folder")
     entry = stage_shard(store, ref, planned.shard, compared, sliced.slices)
     log.info("encoded part %s: %d rows, %d bytes, shard %s", planned.name, entry.n_rows, entry.n_bytes, planned.shard[:12])
-    compare_s = ends - compares
-    return PartResult.of(entry, reused=False, encode_s=time.monotonic() - began - compare_s, compare_s=compare_s)
+    return PartResult.of(entry, reused=False, encode_s=encode_s + time.monotonic() - began, compare_s=compare_s)
+
+
+def _compared(encode: Callable[..., EncodedShard], by_part: bool) -> tuple[EncodedShard, float, float]:
+    """A shard with what conventional codings would take, seconds that encoding it took, and those that comparing took."""
+    began = time.monotonic()
+    shard = encode(measure=False)
+    compares = time.monotonic()
+    compared = measured(shard, by_part=by_part)
+    ends = time.monotonic()
+    if not by_part and _is_beaten(shard, compared):
+        compared = encode()
+    return compared, compares - began + time.monotonic() - ends, ends - compares
 
 
 def _is_beaten(shard: EncodedShard, compared: EncodedShard) -> bool:
     """Whether a column is learned that a conventional coding takes fewer bytes for: its rows are not like those looked at."""
-    return any(o.name in shard.rivals and o.n_bytes > o.conventional_bytes for o in compared.outcomes)
+    return any(o.coding == LEARNED and o.name in shard.rivals and o.n_bytes > o.conventional_bytes for o in compared.outcomes)
 
 
 def save_parts(run: str, parts: list[PartPlan]) -> None:

@@ -243,7 +243,8 @@ class EncodingSettings(_Settings):
         default=FULL,
         title="Compare",
         description="What conventional codings would take, for the report: full is measured on every row; sampled, of columns that are "
-        "clearly smaller here, by a part of the rows, mostly 5 to 15 % too few bytes. What is stored is the same.",
+        "clearly smaller here, by a part of the rows, mostly 5 to 15 % too few bytes. What is stored is chosen alike, but that full "
+        "encodes a shard again where a column turns out to be smaller conventionally.",
     )
 
 

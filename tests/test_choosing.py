@@ -119,6 +119,23 @@ def test_what_a_part_of_the_rows_leaves_out_takes_more_than_the_stream(columns, 
     assert left > len(first)
 
 
+@pytest.mark.parametrize(("n", "apart"), [(600_000, 550_000), (1_000_000, 560_000), (1_100_000, 600_000)])
+def test_what_recurs_beyond_the_reach_of_a_first_look_is_not_left_out(n, apart):
+    """zstd looks back 2 MiB at level 3, 4 at 9, 8 at 19; a row of these is 4 bytes."""
+    model, (state,) = states_of(pa.table({"x": np.resize(np.random.default_rng(4).integers(0, 1 << 20, apart), n).astype(np.int32)}))
+    stored = min(conventional.sizes(model.columns[0], state.array, state.codes, ("codes-plain", "codes-split", "pco")).values())
+    choosing.settle(model, 0, state, 1.02 * stored, by_part=True)
+    assert state.coding and state.rival is None
+
+
+def test_a_column_that_is_stored_after_all_has_no_rival():
+    model, states = states_of(columns_of(70_000, 5))
+    for plan, state in zip(model.columns, states, strict=True):
+        choosing.settle(model, plan.index, state, 1.0, by_part=True)
+        choosing.settle(model, plan.index, state, by_part=True)
+        assert state.coding and state.rival is None
+
+
 def test_a_shard_that_is_measured_later_is_the_same_shard():
     table = columns_of(70_000, 3).select(["digits", "drift", "mixed", "clock"])
     model = fitted(table, (), seconds=8).model
@@ -246,4 +263,4 @@ def test_a_preview_that_too_few_bytes_would_refuse_is_held_against_what_is_measu
     model = SimpleNamespace(preview=SimpleNamespace(layer=SimpleNamespace(encode=lambda *_: None)))
     column = ColumnState(pa.array([1]), None, (), conventional_bytes=1_001, reported_bytes=1_001, rival=lambda by_part: measured_bytes)
     assert latents.preview_paid(model, [column], [(0, 1)], {0: 1_000.0}) is paid
-    assert column.rival is None and column.reported_bytes == measured_bytes
+    assert column.rival is not None and column.rival(True) == column.rival(False) == column.reported_bytes == measured_bytes

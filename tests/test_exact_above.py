@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Sequence
 
 import numpy as np
 import pyarrow as pa
@@ -248,6 +249,19 @@ def test_columns_without_values_stand_beside_rows_above():
     shard = encode_shard(model, table, preview=False, block_rows=5_000)
     found = [decode_block(model, shard.layout, b.n_rows, b.natives, b.payloads) for b in shard.blocks]
     assert pa.concat_tables(found).combine_chunks().equals(table.combine_chunks())
+
+
+@pytest.mark.parametrize("noise", [0.0, 0.02, 0.05])
+def test_what_rows_above_save_is_measured_before_it_is_held_against_telling_of_them(model, noise, monkeypatch):
+    find = streams.find_above
+
+    def find_most(values: Sequence[np.ndarray], n: int) -> np.ndarray:
+        found, rng = find(values, n), np.random.default_rng(3)
+        return np.where(rng.random(len(found)) < noise, rng.integers(0, np.arange(len(found)) + 1), found)
+
+    monkeypatch.setattr(streams, "find_above", find_most)
+    shards = [encode_shard(model, MAP, preview=False, measure=measure) for measure in (True, False)]
+    assert shards[0].blocks == shards[1].blocks and shards[0].layout == shards[1].layout
 
 
 def test_where_rows_above_save_less_than_telling_them_takes_nothing_is_told_of_them(model, monkeypatch):

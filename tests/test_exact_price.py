@@ -192,6 +192,8 @@ def test_lanes_are_as_short_as_pays(numpy):
     assert bits + N * price.of(found, []) == pytest.approx(min(costs)) and found == tried[int(np.argmin(costs))]
     assert found.chunks.stretch == {0.0: STRETCH, 0.02: STRETCH}.get(numpy, found.chunks.stretch)
     assert numpy < 50 or found.chunks.stretch == SHORT_STRETCHES[-1]
+    again, _ = in_short_lanes(lambda one: coded(decoded, one, walk, None).bits, found, bits, N, price)
+    assert again == found
 
 
 @pytest.mark.parametrize("numpy", [0.0, 0.6, 1000.0])

@@ -86,6 +86,7 @@ def _conventional(
     model: Model, j: int, column: ColumnState, learned: float, spans: Sequence[tuple[int, int]], by_part: bool
 ) -> None:
     """Find the column's conventional coding and its bytes, or as `lattices`."""
+    column.rival = None
     # the dictionary behind codes is in the model, whatever this shard does: it weighs in what is reported, not in the choice
     dictionary = model.dictionary_bytes(j) * min(1.0, len(column.array) / max(1, model.n_rows))
     first = column.ways[0]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -103,6 +104,11 @@ def distortion_latents(
     return latents, gain
 
 
+def _known(n_bytes: int, by_part: bool) -> int:
+    """What was measured, however it is asked for."""
+    return n_bytes
+
+
 def preview_paid(
     model: Model,
     columns: Sequence[ColumnState],
@@ -120,7 +126,8 @@ def preview_paid(
     if n_bytes > ALLOWANCE * reported - held:
         for column in columns:  # too few so far, where it was not measured
             if column.rival is not None:
-                column.reported_bytes, column.rival = column.rival(False), None
+                column.reported_bytes = column.rival(False)
+                column.rival = partial(_known, column.reported_bytes)
     return n_bytes <= ALLOWANCE * sum(c.reported_bytes for c in columns) - held
 
 

@@ -19,6 +19,7 @@ from vae_core.coders.conventional import STORED, Weighed, candidates_for, parque
 from vae_core.columns import Codes, one_array
 from vae_core.columns.dictionaries import ValueDictionary
 from vae_core.columns.integers import IntegerLattice
+from vae_core.columns.plan import storage_type
 from vae_core.latents import Way, slice_codes
 from vae_core.layout import is_native, uses_codes
 
@@ -49,6 +50,8 @@ LARGE = 32_768  # bytes: of a column that takes less, no sample tells enough
 STEADY = 0.995  # of the best so far: what a sample puts below this is measured on every row
 SAMPLED_LESS = 0.985  # a sampled rival is reported at so much of what its sample says
 TOLD_LESS = 0.9  # the same where nothing is measured on all rows: parts say 3 % too few bytes to 20 % too many
+WINDOWS = {3: 1 << 21, 9: 1 << 22}  # level of zstd -> bytes that it looks back, where 19 looks back 2**23
+FURTHER = 9  # a level that looks back further than a first look
 SURE = 0.92  # of what a part says of a coding, beside a first look at all rows
 FAR = 0.7  # of what a part of the rows says of every coding: a stream below this is learned, whatever all rows would say
 FAR_ROWS = 65_536  # from which on a part is much less than all rows
@@ -101,7 +104,7 @@ class Race:
     def far_above(self, learned: float) -> float | None:
         """Bytes, rather too few, of the best to report where a stream of `learned` bytes takes far less: by a part of the rows, a tenth
         of the time of `about`. None where it may not, or where rows are few."""
-        if len(self.array) < FAR_ROWS:
+        if len(self.array) < FAR_ROWS or self._n_bytes > WINDOWS[FURTHER]:
             return None
         scale = len(self.array) / len(self.part.array)
         share = scale * self._recurring(scale)
@@ -121,6 +124,8 @@ class Race:
     def above(self, learned: float) -> float | None:
         """Bytes, too few, of the best to store where a stream of `learned` bytes takes less; None where it may not. By looks at all rows
         that end where they tell; what 19 makes of these is told by a part of many rows, so far as that leaves no doubt."""
+        if self._n_bytes > WINDOWS[FAST]:
+            return None
         quick = self.weighed.sizes(self.quick)
         best: float = min(quick.values(), default=math.inf)
         if best <= learned or (self.ipc and self._ipc_is_near(quick)):
@@ -152,21 +157,28 @@ class Race:
         """About the bytes of the best to report: exactly where a stream of `learned` bytes may take more. by_part: as the part tells it,
         less what it may be too high."""
         if by_part:
-            return round(TOLD_LESS * self.by_part())
+            return max(round(TOLD_LESS * self.by_part()), math.ceil(learned))
         found = self.about(learned)
         if found is None:
             found = min(whole(name, n, self.dictionary) for name, n in self.exact().items())
         return round(found)
 
     def _recurring(self, scale: float) -> float:
-        """What a first look at all rows makes of what it makes of the part: less than 1 where they have in common what is far apart."""
-        found = 1.0
+        """What a look at all rows makes of what it makes of the part: less than 1 where they have in common what is far apart."""
+        found, level = 1.0, FAST if self._n_bytes <= WINDOWS[FAST] else FURTHER
         for encoding in ("plain", "delta"):
             name = next((name for name in self.slow if parquet_encoding(name) == encoding and uses_codes(name)), None)
             if name is not None:
-                seen, part = self.weighed.sizes([name], FAST), self.part.sizes([name], FAST)
+                seen, part = self.weighed.sizes([name], level), self.part.sizes([name], level)
                 found = min(found, seen[name] / max(1.0, scale * part[name]))
         return found
+
+    @cached_property
+    def _n_bytes(self) -> int:
+        """About the bytes that zstd is given of all rows where Parquet writes them plainly."""
+        kind = storage_type(self.array.type)
+        width = kind.bit_width // 8 if pa.types.is_primitive(kind) else 0
+        return max(len(self.array) * max(4, width), 0 if width else self.array.nbytes)
 
     def _least_of_part(self, name: str, goal: float) -> float:
         """The least that 19 makes of a coding of the part, by looks that end where they are above goal."""

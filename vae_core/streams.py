@@ -54,7 +54,7 @@ def chosen(
     What is told of rows above is of as many bytes as the columns that look at them save in all, or that there are none. But for that
     nothing is coded twice: a column that is dropped is known to readers all the same, so that the streams of others stay as they are.
 
-    by_part : as of `choosing.settle`
+    by_part : as of `choosing.settle`, of columns whose savings are of no matter to others
     """
     excluded = by_layer | {j for j, column in enumerate(columns) if not column.holds}
     _exclude_unreadable(model, columns, excluded)
@@ -100,8 +100,15 @@ def _compared(
     learned = _learned_blocks(model, columns, spans, excluded, above)
     sizes = {j: sum(e.bits for e in found) / 8 + misfit_bytes(columns[j]) for j, found in learned.items()}
     unsettled = [j for j, column in enumerate(columns) if not column.coding]
-    each(lambda j: choosing.settle(model, j, columns[j], sizes.get(j, math.inf), spans, by_part), unsettled)
+    weighed = _weighed_together(model) if by_part else set[int]()
+    each(lambda j: choosing.settle(model, j, columns[j], sizes.get(j, math.inf), spans, by_part and j not in weighed), unsettled)
     return learned, {j: columns[j].conventional_bytes - size for j, size in sizes.items()}
+
+
+def _weighed_together(model: Model) -> set[int]:
+    """Columns of which it matters how much they save: what is told of rows above has to pay, and counts that others are told by."""
+    counted = {code.column for code in model.codes if is_stepped(code.form)}
+    return counted | {code.column for code in model.codes if code.reads_above or code.columns & counted}
 
 
 def _kept_for_counts(model: Model, gained: Mapping[int, float]) -> set[int]:

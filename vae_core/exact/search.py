@@ -147,13 +147,15 @@ def _search_cells(
         plan, bits = search_digits(bench, tick)
         if sampled.price.is_high:
             plan = replace(plan, chunks=Chunks(LONG_CHUNK, 8))
+        worth = sampled.price.of_short
         if (sampled.remembers or sampled.price.is_high) and kernel.available():
+            worth = sampled.price.of
             bits = _coded_bits(sampled, plan, own, active)  # at last: estimates are off by more than near choices are apart
             if not sampled.widths:
                 plan, bits = in_short_lanes(lambda one: _coded_bits(sampled, one, own, active), plan, bits, len(rows.active), sampled.price)
                 plan, bits = in_long_chunks(sampled.decoded, plan, own, active, bits, sampled.price)
         made = cells_made(sampled.decoded, plan, own, active) if sampled.price.numpy else []
-        priced = bits + len(rows.active) * sampled.price.of_short(plan, made)
+        priced = bits + len(rows.active) * worth(plan, made)
         if plan.forward is None and (sampled.remembers or sampled.price.is_high):
             gathered = plan.as_gathered()
             most, packing = priced if sampled.price.is_high else TUNED_SHARE * priced, sampled.price.packing

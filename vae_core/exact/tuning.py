@@ -77,7 +77,7 @@ def in_short_lanes(
     """A forward plan in shorter lanes where what their first rows take is less than what reading them sooner is worth, and its bits."""
     if plan.forward is None or plan.reads_above or plan.chunks.part == OLD_PART or not price.numpy:
         return plan, bits
-    for places in SHORT_STRETCHES:
+    for places in [places for places in SHORT_STRETCHES if places < plan.chunks.stretch]:
         shorter = plan.stretched(places)
         if not tick() or (more := cost(shorter)) + n_rows * price.of(shorter, []) >= bits + n_rows * price.of(plan, []):
             break
