@@ -161,7 +161,7 @@ class Arrangement:
             code, share = tuned(some, code, tick, self._sampled.price)
             return code, bits * share
 
-        dear.sort(key=lambda j: -self.found[j][1])
+        dear.sort(key=lambda j: -costs[j])
         with ThreadPoolExecutor(max(1, threads)) as pool:
             self.found |= dict(zip(dear, pool.map(tuned_column, dear), strict=True))
 

@@ -6,6 +6,7 @@ features need only be right where the levels below know nothing yet.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -24,6 +25,7 @@ Ints = NDArray[np.int64]
 TUNED_ROWS, TUNED_RUN = 65_536, 16_384
 MOST_WEIGHT = 1 << 15
 WORTH_LONG_CHUNKS, LONGER_CHUNKS = 0.5, (1024, 4096, 16384)  # of what a microsecond is worth; rows
+MOST_TUNED = 0.97  # of the bits of a plan, what is left at least where its weights are tuned, nearly always
 WORTH_A_WEIGHT = 5e-5  # of the bits: what one more trial has to save
 
 Cost = Callable[[CellPlan], float]
@@ -58,17 +60,21 @@ def _cheapest(
     decoded: Decoded, plan: CellPlan, own: Ints, active: NDArray[np.bool_] | None, tick: Callable[[], bool], price: Price
 ) -> tuple[CellPlan, float, float]:
     """The plan tuned or gathered; its bits before and after."""
-    cost = _coded(decoded, own, active)
+    cost, n = _coded(decoded, own, active), len(own) if active is None else int(np.count_nonzero(active))
+    gathered, packed, priced = plan.as_gathered() if plan.forward is None else plan, math.inf, math.inf
+
+    def worth(one: CellPlan) -> float:
+        return n * price.of(one, cells_made(decoded, one, own, active)) if price.numpy else 0.0
+
+    if plan.forward is None and not plan.gathered and tick():
+        encoder = coded(decoded, gathered, own, active, timed=price.packing > 0)
+        packed, priced = encoder.bits, encoder.bits + price.packing * encoder.packing_us
+        if price.numpy >= WORTH_LONG_CHUNKS and priced < MOST_TUNED * (first := cost(plan)) + worth(plan):
+            return gathered, first, packed  # whatever tuning saves, which takes most of the time
     found, first, bits = _descended(cost, plan, tick)
-    n = len(own) if active is None else int(np.count_nonzero(active))
     found, bits = in_short_lanes(cost, found, bits, n, price, tick)
     found, bits = in_long_chunks(decoded, found, own, active, bits, price, tick)
-    if plan.forward is None and not plan.gathered and tick():
-        gathered, made = plan.as_gathered(), cells_made(decoded, found, own, active) if price.numpy else []
-        encoder = coded(decoded, gathered, own, active, timed=price.packing > 0)
-        if encoder.bits + price.packing * encoder.packing_us < bits + n * price.of(found, made):
-            return gathered, first, encoder.bits
-    return found, first, bits
+    return (gathered, first, packed) if priced < bits + worth(found) else (found, first, bits)
 
 
 def in_short_lanes(
