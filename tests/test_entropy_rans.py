@@ -17,8 +17,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from vae_core.entropy import kernel
-from vae_core.entropy.rans import FOLD, MAX_LANES, SLOTS, Channel, Decoder, Encoder, lanes_for
+from vae_core.entropy import kernel, rans
+from vae_core.entropy.rans import FOLD, MAX_LANES, SLOTS, Channel, Decoder, Encoder, _last_within, lanes_for
 from vae_core.errors import CorruptArchive
 
 LAW = settings(deadline=None, max_examples=40)
@@ -413,3 +413,32 @@ def test_a_kernel_with_other_bits_than_the_specification_is_not_used(tmp_path, m
     native = kernel.library()
     goes_there = native is None or native.lp_means() >= (means or PLAIN)  # else what is wrong never runs here, and all bits are right
     assert (changed_kernel(tmp_path, monkeypatch, *LESS.get(means, []), (right, wrong)) is None) == goes_there
+
+
+@given(st.integers(1, 300), st.integers(1, 40), st.integers(0, 2**32))
+@settings(deadline=None, max_examples=60)
+def test_a_symbol_is_found_within_its_table_as_among_all(n_symbols, n_tables, seed):
+    rng = np.random.default_rng(seed)
+    frequencies = rng.integers(1, rng.choice([2, 9, 5000]), n_tables * n_symbols)
+    sums = np.concatenate([[0], frequencies.cumsum()])
+    table = rng.integers(0, n_tables, 500)
+    first = sums[table * n_symbols]
+    target = first + rng.integers(0, sums[(table + 1) * n_symbols] - first)
+    found = _last_within(sums, n_symbols, table * n_symbols, target)
+    assert np.array_equal(found, sums.searchsorted(target, "right") - 1) and np.array_equal(found // n_symbols, table)
+
+
+@pytest.mark.parametrize("few", [0, 1 << 40])
+def test_streams_are_read_alike_however_symbols_are_searched_for(few, monkeypatch):
+    monkeypatch.setattr(rans, "FEW_ROWS", few)
+    monkeypatch.setattr(kernel, "library", lambda: None)
+    rng = np.random.default_rng(2)
+    cumulative = np.concatenate([np.zeros((700, 1), np.int64), rng.integers(1, 90, (700, 65)).cumsum(axis=1)], axis=1)
+    table, symbols = rng.integers(0, 700, 5_000), rng.integers(0, 65, 5_000)
+    encoder = Encoder()
+    for some in range(3):
+        encoder.code(cumulative, table, (symbols + some) % 65)
+    decoder = Decoder(encoder.finish())
+    for some in range(3):
+        assert np.array_equal(decoder.code(cumulative, table, None), (symbols + some) % 65)
+    decoder.finish()

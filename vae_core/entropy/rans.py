@@ -32,6 +32,7 @@ SHIFT = np.uint64(SLOT_BITS)
 # never reaches the next integer: truncated, it is the floor of the quotient.
 UP = 1.0 + 2.0**-50
 MAX_LANES = 4096
+FEW_ROWS = 200  # that are searched for among all tables at once; more, each in its own
 FOLDED, GATHERED = 1 << 15, 1 << 14  # beside the lane count
 MAX_RAW_BITS = RAW_BITS
 
@@ -332,16 +333,20 @@ class Decoder(Channel):
         self._records.finish()
 
 
-def tables_of(sums: Sums, n_symbols: int) -> tuple[Sums, Sums, Ints, NDArray[np.float64]]:
-    """What `placed` needs of tables: running sums (Channel.code_running), those each begins with, totals, slots of one of each total."""
+Tables = tuple[Sums, Sums, Ints, NDArray[np.float64], int]
+
+
+def tables_of(sums: Sums, n_symbols: int) -> Tables:
+    """What `placed` needs of tables: running sums (Channel.code_running), those each begins with, totals, slots of one of each total, and
+    how many symbols they have."""
     starts = sums[::n_symbols]
     total = starts[1:] - starts[:-1]
-    return sums, starts, total.astype(np.int64), (SLOTS * UP) / total
+    return sums, starts, total.astype(np.int64), (SLOTS * UP) / total, n_symbols
 
 
-def placed(tables: tuple[Sums, Sums, Ints, NDArray[np.float64]], table: Ints, slot: Ints) -> tuple[Ints, Ints, Ints]:
+def placed(tables: Tables, table: Ints, slot: Ints) -> tuple[Ints, Ints, Ints]:
     """(n,) where slots fall to under their tables: the symbol, counted through all tables, how many slots it has, and the place in them."""
-    sums, starts, total, scale = tables
+    sums, starts, total, scale, n_symbols = tables
     # the last symbol whose first slot, floor(2**24 sum / total), is not above this one
     target = slot + 1
     target *= total.take(table)
@@ -349,13 +354,26 @@ def placed(tables: tuple[Sums, Sums, Ints, NDArray[np.float64]], table: Ints, sl
     target >>= SLOT_BITS
     before = starts.take(table)
     target += before
-    at = sums.searchsorted(target.astype(sums.dtype), "right")
+    wanted: Sums = target.astype(np.int32) if sums.dtype == np.int32 else target
+    is_long = len(table) > FEW_ROWS
+    at: Ints = _last_within(sums, n_symbols, table * n_symbols, wanted) if is_long else sums.searchsorted(wanted, "right") - 1
     factor = scale.take(table)
-    width = ((sums.take(at) - before) * factor).astype(np.int64)
-    at -= 1
+    width = ((sums.take(at + 1) - before) * factor).astype(np.int64)
     low = ((sums.take(at) - before) * factor).astype(np.int64)
     width -= low
     return at, width, slot - low
+
+
+def _last_within(sums: Sums, n_symbols: int, at: Ints, target: Sums) -> Ints:
+    """(n,) of the sums from `at` on, those of a table each, the last one that is not above its target.
+
+    As a search of all sums finds it, one row after another, which goes through the tables first.
+    """
+    step = 1 << (n_symbols - 1).bit_length() >> 1
+    while step:
+        at = at + step * (sums.take(at + step, mode="clip") <= target)
+        step >>= 1
+    return at
 
 
 def _misfolded() -> CorruptArchive:
