@@ -19,7 +19,6 @@ from vae_core.coders.conventional import STORED, Weighed, candidates_for, parque
 from vae_core.columns import Codes, one_array
 from vae_core.columns.dictionaries import ValueDictionary
 from vae_core.columns.integers import IntegerLattice
-from vae_core.columns.plan import storage_type
 from vae_core.latents import Way, slice_codes
 from vae_core.layout import is_native, uses_codes
 
@@ -104,7 +103,7 @@ class Race:
     def far_above(self, learned: float) -> float | None:
         """Bytes, rather too few, of the best to report where a stream of `learned` bytes takes far less: by a part of the rows, a tenth
         of the time of `about`. None where it may not, or where rows are few."""
-        if len(self.array) < FAR_ROWS or self._n_bytes > WINDOWS[FURTHER]:
+        if len(self.array) < FAR_ROWS or self.weighed.plain_bytes > WINDOWS[FURTHER]:
             return None
         scale = len(self.array) / len(self.part.array)
         share = scale * self._recurring(scale)
@@ -124,7 +123,7 @@ class Race:
     def above(self, learned: float) -> float | None:
         """Bytes, too few, of the best to store where a stream of `learned` bytes takes less; None where it may not. By looks at all rows
         that end where they tell; what 19 makes of these is told by a part of many rows, so far as that leaves no doubt."""
-        if self._n_bytes > WINDOWS[FAST]:
+        if self.weighed.plain_bytes > WINDOWS[FAST]:
             return None
         quick = self.weighed.sizes(self.quick)
         best: float = min(quick.values(), default=math.inf)
@@ -165,20 +164,13 @@ class Race:
 
     def _recurring(self, scale: float) -> float:
         """What a look at all rows makes of what it makes of the part: less than 1 where they have in common what is far apart."""
-        found, level = 1.0, FAST if self._n_bytes <= WINDOWS[FAST] else FURTHER
+        found, level = 1.0, FAST if self.weighed.plain_bytes <= WINDOWS[FAST] else FURTHER
         for encoding in ("plain", "delta"):
             name = next((name for name in self.slow if parquet_encoding(name) == encoding and uses_codes(name)), None)
             if name is not None:
                 seen, part = self.weighed.sizes([name], level), self.part.sizes([name], level)
                 found = min(found, seen[name] / max(1.0, scale * part[name]))
         return found
-
-    @cached_property
-    def _n_bytes(self) -> int:
-        """About the bytes that zstd is given of all rows where Parquet writes them plainly."""
-        kind = storage_type(self.array.type)
-        width = kind.bit_width // 8 if pa.types.is_primitive(kind) else 0
-        return max(len(self.array) * max(4, width), 0 if width else self.array.nbytes)
 
     def _least_of_part(self, name: str, goal: float) -> float:
         """The least that 19 makes of a coding of the part, by looks that end where they are above goal."""

@@ -162,6 +162,12 @@ class Weighed:
             self._known[key] = len(stored.payload or b"") + chunk_bytes(stored.native, encoding, level)
         return self._known[key]
 
+    @property
+    def plain_bytes(self) -> int:
+        """Of the codes as Parquet gives them to zstd where it writes them plainly, 4 bytes each at least; 0 without any."""
+        stored = None if self.codes is None else self._native("codes")
+        return 0 if stored is None or stored.native is None else len(stored.native) * max(4, stored.native.type.bit_width // 8)
+
     def _sides(self) -> bytes:
         """States and misfits, for the codings that keep them in a payload."""
         if self._side is None:
