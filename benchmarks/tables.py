@@ -93,9 +93,11 @@ def speed_table(rows: Sequence[Row]) -> str:
         "\n\nOne thread, each in its own process; geometric means, mean training, largest peak and error. Encoding includes "
         "choosing the best of the codings a peer has; latentpack's is making shards on one core. What its report says of conventional "
         "codings is measured apart from that (`compare_s` in the CSV, nothing of it needed to store or read), and so is verification."
+        f"{_EARLIER if any(row['codec'].startswith(OURS) and not _has(row, 'compare_s') for row in rows) else ''}"
     )
 
 
+_EARLIER = " Rows of latentpack without `compare_s` are of releases before: their whole encode stage, comparing included, by two threads."
 SLOWLY = "decode_mb_s_without_kernel"
 _SPEEDS = ("encode_mb_s", "decode_mb_s", "encode_ns_cell", "decode_ns_cell")
 
