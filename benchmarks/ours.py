@@ -112,14 +112,14 @@ def reads_of(uri: str, times: int = 1) -> dict[str, Any]:
 def encoding_of(uri: str) -> dict[str, Any]:
     """Seconds that encoding the archive's rows by its models takes on one core, once the code is loaded: shards made, not compared."""
     from storage import open_archive
-    from vae_core.shard import encode_shard
+    from vae_core.shard import Measure, encode_shard
 
     if hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
     archive, first, seconds = open_archive(uri), 0, 0.0
     for entry in archive.entries():
         model, table = archive.model(entry.model, with_encoder=True), archive.to_table(rows=(first, first := first + entry.n_rows))
-        encode = partial(encode_shard, model, block_rows=max(entry.block_rows, default=1), preview=None, measure=False)
+        encode = partial(encode_shard, model, block_rows=max(entry.block_rows, default=1), preview=None, measure=Measure.LATER)
         encode(table.slice(0, WARMING_ROWS))
         began = time.perf_counter()
         encode(table)

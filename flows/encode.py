@@ -32,13 +32,14 @@ from storage.version import FORMAT_VERSION
 from storage.writer import find_pending, load_model, shard_id, stage_shard
 from vae_core.layout import LEARNED
 from vae_core.model import Model
-from vae_core.shard import EncodedShard, encode_shard, measured
+from vae_core.shard import EncodedShard, Measure, encode_shard, measured
 
 log = logging.getLogger(__name__)
 
 BLOCK_BYTES = 16 << 20
 LEAST_BLOCK_ROWS, MOST_BLOCK_ROWS = 131_072, 524_288
 BLOCK_CELLS = 4 << 20  # of tensors
+TRIFLE = 0.0005  # of conventional codings: so few bytes are not worth the time it takes to encode it again
 
 
 class PartPlan(BaseModel):
@@ -210,18 +211,20 @@ def part(planned: PartPlan, request: RunRequest) -> PartResult:
 def _compared(encode: Callable[..., EncodedShard], by_part: bool) -> tuple[EncodedShard, float, float]:
     """A shard with what conventional codings would take, seconds that encoding it took, and those that comparing took."""
     began = time.monotonic()
-    shard = encode(measure=False)
+    shard = encode(measure=Measure.IN_DOUBT if by_part else Measure.LATER)
     compares = time.monotonic()
     compared = measured(shard, by_part=by_part)
     ends = time.monotonic()
     if not by_part and _is_beaten(shard, compared):
-        compared = encode()
+        compared = encode(known={outcome.name: outcome.conventional_bytes for outcome in compared.outcomes})
     return compared, compares - began + time.monotonic() - ends, ends - compares
 
 
 def _is_beaten(shard: EncodedShard, compared: EncodedShard) -> bool:
-    """Whether a column is learned that a conventional coding takes fewer bytes for: its rows are not like those looked at."""
-    return any(o.coding == LEARNED and o.name in shard.rivals and o.n_bytes > o.conventional_bytes for o in compared.outcomes)
+    """Whether columns are learned that a conventional coding takes fewer bytes for, more than a trifle: their rows are not like those that
+    were looked at."""
+    lost = sum(max(0, o.n_bytes - o.conventional_bytes) for o in compared.outcomes if o.coding == LEARNED and o.name in shard.rivals)
+    return lost > TRIFLE * sum(o.conventional_bytes for o in compared.outcomes)
 
 
 def save_parts(run: str, parts: list[PartPlan]) -> None:

@@ -27,7 +27,7 @@ from storage.writer import load_model, stage_model
 from vae_core.columns import TableProfile
 from vae_core.fitting import fit, refresh
 from vae_core.model import FitConfig, FitResult, Model, Sample
-from vae_core.shard import encode_shard
+from vae_core.shard import Measure, encode_shard
 from vae_core.tolerance import Tolerance, resolve
 
 log = logging.getLogger(__name__)
@@ -244,7 +244,7 @@ def drift(model: Model, rows: pa.Table, first: Mapping[str, float], targets: Map
     """
     if not rows.num_rows or not first:
         return Drift()
-    probe = encode_shard(model, rows, preview=False, targets=targets, measure=False)
+    probe = encode_shard(model, rows, preview=False, targets=targets, measure=Measure.IN_DOUBT)
     # A column the model no longer codes best has drifted: what it costs now is its conventional coding.
     now = {o.name: 8.0 * o.conventional_bytes / rows.num_rows for o in probe.outcomes} | dict(probe.bits_per_value)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from unittest import mock
+
 import numpy as np
 import pyarrow as pa
 import pytest
@@ -9,9 +11,10 @@ import zstandard
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
+from pcodec import ChunkConfig, standalone
 
 from vae_core.entropy import gathered
-from vae_core.entropy.gathered import Records, estimated, packed
+from vae_core.entropy.gathered import Packed, Records, estimated, packed
 from vae_core.entropy.rans import Decoder, Encoder
 from vae_core.errors import CorruptArchive, UsageError
 
@@ -30,25 +33,34 @@ def by_brotli(data: bytes, base: int = 0, depth: int = 1) -> bytes:
     return bytes([128 + depth]) + len(stream).to_bytes(4, "little") + bytes([base]) + stream
 
 
+def by_pco(symbols: np.ndarray) -> bytes:
+    stream = standalone.simple_compress(symbols, ChunkConfig(enable_8_bit=True))
+    return b"\x81" + len(stream).to_bytes(4, "little") + b"\xfe" + stream
+
+
 @LAW
-@given(st.data(), ALPHABETS, st.integers(0, 400))
-def test_what_is_packed_comes_back(data, n_symbols, n):
+@given(st.data(), ALPHABETS, st.integers(0, 400), st.sampled_from([0.0, 0.2, 1e6]))
+def test_what_is_packed_comes_back(data, n_symbols, n, price):
     rare = data.draw(st.booleans())
     elements = st.integers(0, n_symbols - 1)
     drawn = [data.draw(arrays(np.int64, n, elements=elements, fill=elements if rare else st.nothing())) for _ in range(2)]
     orders = [*drawn, np.sort(drawn[0])]
-    depth, found = packed(orders, n_symbols)
-    records = Records(found)
+    with mock.patch.object(gathered, "PCO_LEAST", 1):
+        found = packed(orders, n_symbols, price)
+    records = Records(found.record)
     told, symbols = records.next(n, n_symbols)
     records.finish()
-    assert told == depth and symbols.dtype == np.int64 and np.array_equal(symbols, orders[depth])
+    assert told == found.depth and symbols.dtype == np.int64 and np.array_equal(symbols, orders[told])
+    assert found.n_bytes == len(found.record) and found.us >= 0
+    if price == 1e6 and n and len(found.record) > 3:
+        assert found.record[5] > 0  # pcodec, or where few symbols are told apart, what takes little time, too
 
 
 def test_the_order_that_takes_fewest_bytes_is_kept():
     rng = np.random.default_rng(5)
     mixed = rng.integers(0, 40, 5000)
-    depth, found = packed([mixed, np.sort(mixed), mixed[::-1]], 40)
-    assert depth == 1 and len(found) < 200 < len(packed([mixed], 40)[1])
+    found = packed([mixed, np.sort(mixed), mixed[::-1]], 40)
+    assert found.depth == 1 and found.n_bytes < 200 < packed([mixed], 40).n_bytes
 
 
 def test_the_order_is_kept_whose_stretches_are_alike_where_nothing_recurs():
@@ -57,8 +69,26 @@ def test_the_order_is_kept_whose_stretches_are_alike_where_nothing_recurs():
     context = rng.integers(0, 60, 65_536)
     symbols = (context + rng.geometric(0.12, len(context))) % 100
     orders = [symbols, symbols[np.argsort(context, kind="stable")]]
-    sizes = [len(packed([order], 100)[1]) for order in orders]
-    assert packed(orders, 100)[0] == 1 and len(packed(orders, 100)[1]) == sizes[1] < 0.9 * sizes[0]
+    sizes, found = [packed([order], 100).n_bytes for order in orders], packed(orders, 100)
+    assert found.depth == 1 and found.n_bytes == sizes[1] < 0.9 * sizes[0]
+
+
+def test_where_time_has_a_price_what_does_not_recur_is_packed_by_pcodec_for_a_few_bytes_more():
+    rng = np.random.default_rng(12)
+    context = np.sort(rng.integers(0, 60, 65_536))
+    symbols = (context + rng.geometric(0.12, len(context))) % 100
+    dear, cheap = packed([rng.permutation(symbols), symbols], 100), packed([rng.permutation(symbols), symbols], 100, 0.2)
+    assert dear.depth == cheap.depth == 1 and dear.record[5] == 0 and cheap.record[5] == gathered.PCO
+    assert cheap.n_bytes < 1.06 * dear.n_bytes and dear.us == 0 < cheap.us < 5_000
+    told = estimated([rng.permutation(symbols), symbols], 100, 0.2)
+    assert told.depth == 1 and told.us == cheap.us and 0.9 * cheap.n_bytes < told.n_bytes < 1.1 * cheap.n_bytes
+    assert np.array_equal(Records(cheap.record).next(len(symbols), 100)[1], symbols)
+
+
+def test_where_time_has_a_price_what_recurs_is_left_to_brotli():
+    rng = np.random.default_rng(13)
+    symbols = np.resize(rng.integers(0, 200, 3_000), 65_536)
+    assert packed([symbols], 200, 0.2).record == packed([symbols], 200).record
 
 
 @pytest.mark.parametrize(("share", "n_symbols"), [(0.001, 2), (0.01, 2), (0.1, 2), (0.1, 3), (0.1, 16)])
@@ -67,7 +97,7 @@ def test_what_is_likely_takes_less_than_a_bit(share, n_symbols):
     symbols = np.where(rng.random(n) < share, rng.integers(1, n_symbols, n), 0)
     counted = np.bincount(symbols, minlength=n_symbols) / n
     entropy = -float((counted * np.log2(counted)).sum())
-    assert 8 * len(packed([symbols], n_symbols)[1]) < 1.25 * entropy * n + 600
+    assert 8 * packed([symbols], n_symbols).n_bytes < 1.25 * entropy * n + 600
 
 
 @pytest.mark.parametrize("n_symbols", [2, 7, 40, 256])
@@ -76,16 +106,16 @@ def test_an_estimate_is_about_what_is_packed_and_of_the_same_order(n_symbols):
     context = np.sort(rng.integers(0, 12, 20_000))
     symbols = rng.binomial(n_symbols - 1, (context + 0.5) / 13)
     orders = [rng.permutation(symbols), symbols]
-    (depth, record), (told, n_bytes) = packed(orders, n_symbols), estimated(orders, n_symbols)
-    assert depth == told == 1 and 0.7 * len(record) < n_bytes < 1.45 * len(record)
-    assert estimated([symbols[:0]], n_symbols) == (0, 3.0)
+    found, told = packed(orders, n_symbols), estimated(orders, n_symbols)
+    assert found.depth == told.depth == 1 and 0.7 * found.n_bytes < told.n_bytes < 1.45 * found.n_bytes and told.record == b""
+    assert estimated([symbols[:0]], n_symbols) == Packed(0, 3.0, 0.0)
 
 
 @pytest.mark.parametrize(("symbol", "n"), [(0, 100_000), (7, 100_000), (256, 100_000), (7, 1), (0, 0)])
 def test_symbols_that_are_all_one_take_three_bytes_and_so_do_none(symbol, n):
-    depth, found = packed([np.full(n, symbol)] * 3, 257)
-    assert depth == 0 and len(found) == 3
-    assert np.array_equal(Records(found).next(n, 257)[1], np.full(n, symbol))
+    found = packed([np.full(n, symbol)] * 3, 257, 0.2)
+    assert found.depth == 0 and len(found.record) == 3
+    assert np.array_equal(Records(found.record).next(n, 257)[1], np.full(n, symbol))
 
 
 @pytest.mark.parametrize(
@@ -122,6 +152,14 @@ def test_symbols_that_are_all_one_take_three_bytes_and_so_do_none(symbol, n):
         (by_brotli(b"\0\0\0\0\0" + b"\x05", 255), 300, "form 255, which there is not"),
         (by_brotli(b"\0\1\0\0\0" + b"\x09\x03\x01", 255), 9, "gathered symbol 9 of 9"),
         (b"\x81\x00\x00\x00\x00\x00", 9, "holds 0 bytes"),
+        (by_pco(np.zeros(4, np.uint8)), 9, "does not hold exactly 5"),
+        (by_pco(np.zeros(6, np.uint8)), 9, "does not hold exactly 5"),
+        (by_pco(np.zeros(5, np.uint16)), 9, "pcodec stream"),
+        (by_pco(np.zeros(5, np.uint8)), 257, "pcodec stream"),
+        (by_pco(np.array([0, 0, 9, 0, 0], np.uint8)), 9, "gathered symbol 9 of 9"),
+        (by_pco(np.array([0, 0, 300, 0, 0], np.uint16)), 300, "gathered symbol 300 of 300"),
+        (by_pco(np.zeros(5, np.uint8))[:-1], 9, "ends within"),
+        (b"\x81\x05\x00\x00\x00\xfehello", 9, "pcodec stream"),
         (b"\x81\x05\x00\x00\x00\x00hello", 9, "damaged"),
     ],
 )
@@ -156,7 +194,7 @@ def test_records_of_format_1_13_are_read():
 
 def test_a_build_of_pyarrow_without_brotli_is_told_what_to_install(monkeypatch):
     assert gathered.has_brotli()
-    _, one = packed([np.arange(9)], 9)
+    one = packed([np.arange(9)], 9).record
     monkeypatch.setattr(gathered, "has_brotli", lambda: False)
     for work in (lambda: packed([np.arange(9)], 9), lambda: Records(one).next(9, 9)):
         with pytest.raises(UsageError, match="no brotli, which columns are packed by: install pyarrow from PyPI"):
@@ -174,7 +212,7 @@ def test_runs_say_how_many_stand_before_each_other_symbol():
     assert Records(by_brotli(data, 255)).next(260, 9)[1].tolist() == [4, 4, 7, *[4] * 256, 3]
     symbols = np.zeros(1000, np.int64)
     symbols[[0, 256, 511, 767, 999]] = [1, 2, 1, 3, 1]  # runs of 0, 255, 254, 255 and 231
-    assert np.array_equal(Records(packed([symbols], 9)[1]).next(1000, 9)[1], symbols)
+    assert np.array_equal(Records(packed([symbols], 9).record).next(1000, 9)[1], symbols)
 
 
 def stream_of(*gathered: np.ndarray) -> bytes:

@@ -27,6 +27,7 @@ from vae_core.exact.schedule import STRETCH as STEPS
 from vae_core.fitting import refresh
 from vae_core.layout import ABOVE, Layout
 from vae_core.model import FitConfig, Model, Sample
+from vae_core.peers import Measure
 from vae_core.sampling import sample_rows
 
 LAW = settings(deadline=None, max_examples=40)
@@ -260,8 +261,8 @@ def test_what_rows_above_save_is_measured_before_it_is_held_against_telling_of_t
         return np.where(rng.random(len(found)) < noise, rng.integers(0, np.arange(len(found)) + 1), found)
 
     monkeypatch.setattr(streams, "find_above", find_most)
-    shards = [encode_shard(model, MAP, preview=False, measure=measure) for measure in (True, False)]
-    assert shards[0].blocks == shards[1].blocks and shards[0].layout == shards[1].layout
+    shards = [encode_shard(model, MAP, preview=False, measure=measure) for measure in Measure]
+    assert all(shard.blocks == shards[0].blocks and shard.layout == shards[0].layout for shard in shards[1:])
 
 
 def test_where_rows_above_save_less_than_telling_them_takes_nothing_is_told_of_them(model, monkeypatch):

@@ -317,7 +317,7 @@ def test_symbols_gathered_by_more_features_than_there_are_are_refused():
     encoder.raw(np.ones(1, np.int64), np.zeros(1, np.int64))
     encoder.code_gathered(9, 9, [np.arange(9)])
     stream = bytearray(encoder.finish())
-    record = packed([np.arange(9)], 9)[1]
+    record = packed([np.arange(9)], 9).record
     assert record[0] == 128  # beside the depth
     stream[stream.index(record)] = 129
     with pytest.raises(CorruptArchive, match="more features than their plan has"):

@@ -23,6 +23,7 @@ from storage.objects import ObjectStore
 from storage.writer import vacuum
 from vae_core import choosing
 from vae_core.errors import BadInput, Conflict, CorruptArchive, LatentpackError, Unreachable, UsageError, VerificationFailed
+from vae_core.shard import Measure
 
 N_ROWS = 700
 
@@ -382,16 +383,16 @@ def test_a_run_that_compares_by_a_sample_stores_the_same_and_reports_about_as_mu
 def test_a_shard_whose_rows_are_not_like_those_looked_at_is_encoded_again(place, monkeypatch):
     """Whatever a part of the rows says, no column is learned that a conventional coding takes fewer bytes for."""
     pq.write_table(pa.table({"x": np.random.default_rng(1).integers(0, 1000, 70_000)}), place / "raw" / "noise.parquet")
-    monkeypatch.setattr(choosing.peers.Race, "far_above", lambda *_: 1e9)
+    monkeypatch.setattr(choosing.peers.Race, "likely_above", lambda *_: 1e9)
     calls, encode_shard = [], encode.encode_shard
 
     def learned_at_any_price(model, rows, **options):
-        calls.append(options.get("measure", True))
+        calls.append((options.get("measure"), "known" in options))
         return encode_shard(model, rows, **options)
 
     monkeypatch.setattr(encode, "encode_shard", learned_at_any_price)
-    monkeypatch.setattr(choosing.peers.Race, "reported", lambda race, learned, by_part=False: round(learned) - 1)
+    monkeypatch.setattr(choosing.peers.Race, "reported", lambda race, learned, by_part=False: round(0.99 * learned))
     source = str(place / "raw" / "noise.parquet")
     report = run_pipeline(RunRequest(source=source, archive=str(place / "noise"), time_budget_s=3, preview="off"))
-    assert calls == [False, True]
+    assert calls == [(Measure.LATER, False), (None, True)]
     assert all(line.bytes <= 1.005 * line.conventional_bytes + 64 for line in report.lines)

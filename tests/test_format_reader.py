@@ -93,8 +93,12 @@ class Stream:
         return depth, symbols
 
     def brotli(self, n_bytes: int, n: int, n_symbols: int) -> list[int]:
-        """What brotli packed: a byte each or two, as many of `base` in a byte as it has room for, or runs of the commonest."""
+        """What brotli or pcodec packed: a byte each or two, as many of `base` in a byte as it has room for, or runs of the commonest."""
         base, packed, self.records = self.records[5], self.records[6 : 6 + n_bytes], self.records[6 + n_bytes :]
+        if base == 254:
+            symbols = standalone.simple_decompress(packed)
+            assert len(symbols) == n and symbols.dtype == ("u1" if n_symbols <= 256 else "u2") and symbols.max() < n_symbols
+            return [int(symbol) for symbol in symbols]
         found = pa.CompressedInputStream(pa.BufferReader(packed), "brotli").read()
         if base == 255:
             common, n_others = struct.unpack_from("<BI", found)
@@ -691,7 +695,10 @@ def rows_above(data: bytes) -> list[int]:
     return [above for length, above in zip(lengths, itertools.accumulate(steps), strict=True) for _ in range(length)]
 
 
-@pytest.mark.parametrize("folder", sorted([*GOLDEN.glob("1.*/contexts"), *GOLDEN.glob("1.*/above")]), ids=lambda folder: str(folder)[-12:])
+EXACT = sorted(folder for case in ("contexts", "above", "gathered", "lanes") for folder in GOLDEN.glob(f"1.*/{case}"))
+
+
+@pytest.mark.parametrize("folder", EXACT, ids=lambda folder: f"{folder.parent.name}-{folder.name}")
 def test_a_reader_written_from_the_format_document_sees_the_same_data(folder):
     wanted, plan, record, payloads = golden(folder)
     layout, n_blocks = record["layout"], len(record["block_rows"])

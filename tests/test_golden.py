@@ -33,7 +33,7 @@ CASES = {
     "1.6": LATER | {"history", "tensors"}, "1.7": {"history", "types", "tolerance"},
     "1.8": {"counted", "codings", "history"}, "1.9": {"leaves", "mixed", "fields"}, "1.10": {"above", "lists"},
     "1.11": {"contexts", "fractions"}, "1.12": {"contexts", "above"}, "1.13": {"gathered"}, "1.14": {"gathered"},
-    "1.15": {"lanes"},
+    "1.15": {"lanes"}, "1.16": {"gathered"},
 }  # fmt: skip
 WITH_PREVIEW = {"tolerance", "distortion"}
 OLDER = {"1.0", "1.1", "1.2", "1.3", "1.4", "1.5", "1.7"}  # those with nothing that no later one has
@@ -103,10 +103,13 @@ def test_a_golden_preview_decodes_to_the_bit(version, case):
 
 
 def test_golden_symbols_are_gathered_in_every_form(monkeypatch):
-    forms, read = set(), gathered._from_brotli
+    forms, units, read, unpco = set(), set(), gathered._from_brotli, gathered.unpco
     monkeypatch.setattr(gathered, "_from_brotli", lambda stream, form, *rest: (forms.add(form), read(stream, form, *rest))[1])
+    monkeypatch.setattr(gathered, "unpco", lambda stream, unit, n: (units.add(unit.name), unpco(stream, unit, n))[1])
     archive_of("1.14", "gathered").to_table()
-    assert {0, 2, 16, gathered.RUNS} <= forms
+    assert {0, 2, 16, gathered.RUNS} <= forms and not units
+    archive_of("1.16", "gathered").to_table()
+    assert units == {"uint8", "uint16"}
 
 
 def test_the_golden_archives_use_all_that_this_release_can_read():

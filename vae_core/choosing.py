@@ -18,12 +18,14 @@ from vae_core import packed_nested, packed_texts, peers
 from vae_core.coders import conventional, lattices, nested
 from vae_core.coders.conventional import Stored, Weighed
 from vae_core.columns import Codes, decode_column, encode_column, one_array
+from vae_core.columns.dictionaries import ValueDictionary
 from vae_core.columns.profile import storage_of
 from vae_core.columns.recode import with_worst_kept
 from vae_core.columns.texts import DigitText
 from vae_core.latents import ColumnState, Way, slice_codes
 from vae_core.layout import UNIFORM, is_native, uses_codes
 from vae_core.model import Model
+from vae_core.peers import Measure
 from vae_core.tables import rmse_of
 from vae_core.tolerance import LOSSLESS
 
@@ -59,18 +61,21 @@ def settle(
     column: ColumnState,
     learned: float = math.inf,
     spans: Sequence[tuple[int, int]] = (),
-    by_part: bool = False,
+    measure: Measure = Measure.NOW,
+    known: int | None = None,
 ) -> None:
     """Find the column's conventional coding and its bytes, and ours for texts and nested values that nobody filters on (`packed_texts`,
     `packed_nested`).
 
     learned : bytes of its stream; where it takes less than any coding, that is left open
     spans   : (first row, rows) of the blocks it would be stored in; what is reported is measured in one piece
-    by_part : where looks at some of the rows, or quick ones, show that the stream takes less, leave it to the column's `rival` to tell what
-              is reported
+    measure : where the stream takes less, so far as that has to be known, leave it to the column's `rival` to tell what is reported
+    known   : what is reported, where it has been measured; what is stored by it is not
     """
-    _conventional(model, j, column, learned, spans, by_part)
+    _conventional(model, j, column, learned, spans, measure, known)
     plan, array = model.columns[j], storage_of(column.array)
+    if not column.coding and isinstance(plan.transform, ValueDictionary) and peers.recur(plan, len(array)):
+        return  # texts that recur, by a stream of which is which: where they are written out they take far more
     encoding = conventional.parquet_encoding(column.coding) if column.coding.startswith("parquet-") else None
     blocks, most = spans or [(0, len(array))], min(learned, column.conventional_bytes)
     pack = packed_nested.packed if nested.holds(array.type) else packed_texts.packed
@@ -83,19 +88,28 @@ def settle(
 
 
 def _conventional(
-    model: Model, j: int, column: ColumnState, learned: float, spans: Sequence[tuple[int, int]], by_part: bool
+    model: Model,
+    j: int,
+    column: ColumnState,
+    learned: float,
+    spans: Sequence[tuple[int, int]],
+    measure: Measure,
+    known: int | None,
 ) -> None:
     """Find the column's conventional coding and its bytes, or as `lattices`."""
     column.rival = None
     # the dictionary behind codes is in the model, whatever this shard does: it weighs in what is reported, not in the choice
     dictionary = model.dictionary_bytes(j) * min(1.0, len(column.array) / max(1, model.n_rows))
+    if known is not None and learned < known - dictionary:
+        column.conventional_bytes = column.reported_bytes = known
+        return
     first = column.ways[0]
     of_texts = isinstance(first.plan.transform, DigitText)
     races = {id(way): peers.Race(way, column.array, dictionary) for way in column.ways if way.plan.width == 1}
     steps = any(not way.raw and lattices.worth_trying(way.plan, way.codes) for way in column.ways)
     if learned < math.inf and len(column.ways) == 1 and first.codes is not None and races and not of_texts and not steps:
         race = races[id(first)]
-        reported = (race.far_above(learned) or race.above(learned)) if by_part else None
+        reported = race.left_open(learned, measure)
         if reported is not None:
             column.rival = partial(race.reported, learned)
         else:
@@ -119,7 +133,7 @@ def _conventional(
         return
     if len(spans) > 1:
         near = [(way, name) for n, way, name in sizes if n <= NEAR_BEST * n_bytes + SLACK][:IN_BLOCKS]
-        n_bytes, way, coding = _best_in_blocks(near, {(id(way), name): n for n, way, name in sizes}, column.array, spans)
+        n_bytes, way, coding, column.packed = _best_in_blocks(near, {(id(way), name): n for n, way, name in sizes}, column.array, spans)
     for tried in column.ways:
         if steps and not tried.raw and lattices.worth_trying(tried.plan, tried.codes):
             # ours: never reported as conventional
@@ -136,24 +150,29 @@ def _first(size: tuple[int, Way, str]) -> int:
 
 def _best_in_blocks(
     near: Sequence[tuple[Way, str]], in_one: Mapping[tuple[int, str], int], array: pa.Array, spans: Sequence[tuple[int, int]]
-) -> tuple[int, Way, str]:
-    """The coding that takes the fewest bytes block by block: what zstd finds alike in rows far apart is lost to it there.
+) -> tuple[int, Way, str, dict[tuple[int, int], Stored]]:
+    """The coding that takes the fewest bytes block by block: what zstd finds alike in rows far apart is lost to it there. And the blocks
+    of one that is no native column.
 
     near   : ways and codings, best in one piece first
     in_one : what they take in one piece: hardly less than in blocks
     """
     blocks: dict[int, list[Weighed]] = {}
-    best: tuple[int, Way, str] | None = None
+    best: tuple[int, Way, str, dict[tuple[int, int], Stored]] | None = None
     for way, name in near:
         if best is not None and in_one[id(way), name] > best[0]:
             continue
-        if id(way) not in blocks:
+        made: dict[tuple[int, int], Stored] = {}
+        if is_native(name) and id(way) not in blocks:
             blocks[id(way)] = [Weighed(way.plan, array.slice(start, n), _slice(way, start, n)) for start, n in spans]
-        frame = NATIVE_BYTES * is_native(name)
-        parts = [block.sizes([name]) or block.sizes(["ipc"]) for block in blocks[id(way)]]
-        n_bytes = sum(min(part.values()) + frame for part in parts)
+        if is_native(name):
+            parts = [block.sizes([name]) or block.sizes(["ipc"]) for block in blocks[id(way)]]
+            n_bytes = sum(min(part.values()) + NATIVE_BYTES for part in parts)
+        else:
+            made = {(start, n): conventional.encode(way.plan, name, array.slice(start, n), _slice(way, start, n)) for start, n in spans}
+            n_bytes = sum(len(stored.payload or b"") for stored in made.values())
         if best is None or n_bytes < best[0]:
-            best = (n_bytes, way, name)
+            best = (n_bytes, way, name, made)
     assert best is not None
     return best
 

@@ -32,7 +32,8 @@ from vae_core.latents import (
 )
 from vae_core.layout import ABOVE, LATENT, LEARNED, POOL, UNIFORM, Layout
 from vae_core.model import Model
-from vae_core.streams import Stream, Streamed, chosen, each, misfit_bytes
+from vae_core.peers import Measure
+from vae_core.streams import Stream, Streamed, chosen, each, encoder_of, misfit_bytes
 
 BLOCK_ROWS = 131_072
 OWN_STREAM_BYTES = 48_000
@@ -48,7 +49,8 @@ def encode_shard(
     block_rows: int = BLOCK_ROWS,
     preview: bool | None = True,
     targets: Mapping[str, float] | None = None,
-    measure: bool = True,
+    measure: Measure = Measure.NOW,
+    known: Mapping[str, int] | None = None,
 ) -> EncodedShard:
     """Encode (n_rows,) of the model's schema. The result holds every value as its tolerance asks, checked for each column.
 
@@ -56,8 +58,9 @@ def encode_shard(
               they cost, so that the shard is not larger than its conventional coding
     targets : column -> root mean square error it may have, for columns the model quantises uniformly: their plans hold but the
               bound that met the target on the sample; a shard that misses it keeps the worst values as they are, or all of them
-    measure : measure what conventional codings take of every column. False: where less shows that they take more than what is learned,
-              leave it to `measured`; outcomes say too few bytes of them until then
+    measure : NOW: what conventional codings take of every column. Else, of columns that are learned, where less shows that they take
+              more, leave it to `measured`; outcomes say too few bytes of them until then. LATER: what that finds has to be looked at
+    known   : column -> conventional bytes as `measured` found them, which are not measured again where the column's stream takes less
     Raises BadInput when the table has another schema.
     """
     if not table.schema.equals(model.schema):
@@ -75,7 +78,7 @@ def encode_shard(
     if layer_bytes is None:
         latents, gain = None, GAIN_UNIT
     by_layer = set(model.distortion.columns) if latents is not None and model.distortion is not None else set()
-    learned, above = chosen(model, columns, spans, by_layer, by_part=not measure)
+    learned, above = chosen(model, columns, spans, by_layer, measure, known)
     codings = [LATENT if j in by_layer else LEARNED if j in learned else column.coding for j, column in enumerate(columns)]
     if preview is None:
         exact = {j: sum(e.bits for e in found) / 8 + misfit_bytes(columns[j]) for j, found in learned.items()}
@@ -135,18 +138,17 @@ def _assemble(
         if above:
             parts[ABOVE] = above[b]
         for k, stream in enumerate(streams):
-            parts[f"s{k}"] = _joined([learned[j][b] for j in stream])
+            parts[f"s{k}"] = _joined(encoder_of(model), [learned[j][b] for j in stream])
         for j, coding in enumerate(codings):
             _store_column(model, j, columns[j], coding, start, n, natives, parts, native_names)
         blocks.append((natives, parts))
     return _finished(model, columns, spans, codings, learned, streams, native_names, blocks, with_preview, gain)
 
 
-def _joined(coded: Sequence[Streamed]) -> bytes:
+def _joined(joined: Encoder, coded: Sequence[Streamed]) -> bytes:
     """One stream of columns one after another."""
     if isinstance(coded[0], Stream):
         return coded[0].data
-    joined = Encoder()
     for one in coded:
         assert isinstance(one, Encoder)
         joined.absorb(one)

@@ -3,12 +3,14 @@
 from vae_core.decoding import blocks_at_once, decode_block, decode_blocks, needs
 from vae_core.encoded import ColumnOutcome, EncodedBlock, EncodedShard, NativeColumn, Needs
 from vae_core.encoding import encode_shard, measured
+from vae_core.peers import Measure
 from vae_core.sampling import nulls, sample_rows
 
 __all__ = [
     "ColumnOutcome",
     "EncodedBlock",
     "EncodedShard",
+    "Measure",
     "NativeColumn",
     "Needs",
     "blocks_at_once",

@@ -19,10 +19,12 @@ from vae_core.exact.cells import code_column
 from vae_core.exact.clock import from_minutes, to_minutes
 from vae_core.exact.features import Decoded
 from vae_core.exact.forms import CLOCK, is_stepped, known_as
+from vae_core.exact.price import price_of
 from vae_core.exact.tensors import TensorCode, code_tensors
 from vae_core.latents import ColumnState, pack_misfits, slice_codes
 from vae_core.layout import uses_codes
 from vae_core.model import Model
+from vae_core.peers import Measure
 
 A = TypeVar("A")
 T = TypeVar("T")
@@ -46,7 +48,12 @@ Streamed = Encoder | Stream
 
 
 def chosen(
-    model: Model, columns: Sequence[ColumnState], spans: Sequence[tuple[int, int]], by_layer: set[int], by_part: bool = False
+    model: Model,
+    columns: Sequence[ColumnState],
+    spans: Sequence[tuple[int, int]],
+    by_layer: set[int],
+    measure: Measure = Measure.NOW,
+    known: Mapping[str, int] | None = None,
 ) -> tuple[dict[int, list[Streamed]], list[bytes]]:
     """Column -> an encoder a block, for the columns the exact layer takes fewer bytes for than anything else does; and what each block
     tells of rows above, nothing where no column looks at them.
@@ -54,17 +61,17 @@ def chosen(
     What is told of rows above is of as many bytes as the columns that look at them save in all, or that there are none. But for that
     nothing is coded twice: a column that is dropped is known to readers all the same, so that the streams of others stay as they are.
 
-    by_part : as of `choosing.settle`, of columns whose savings are of no matter to others
+    measure : as of `choosing.settle`, of columns whose savings are of no matter to others     known : by their names
     """
     excluded = by_layer | {j for j, column in enumerate(columns) if not column.holds}
     _exclude_unreadable(model, columns, excluded)
     above = _rows_above(model, columns, spans)
-    learned, saved = _compared(model, columns, spans, excluded, above, by_part)
+    learned, saved = _compared(model, columns, spans, excluded, above, measure, known or {})
     silent = [pack_above(np.zeros(n, np.int64)) for _, n in spans] if above else []
     while True:
         readers = [code.column for code in model.codes if code.reads_above and code.column in learned]
         if readers and above != silent and sum(max(0.0, saved[j]) for j in readers) <= sum(map(len, above)):
-            learned, saved = _compared(model, columns, spans, excluded, above := silent, by_part)
+            learned, saved = _compared(model, columns, spans, excluded, above := silent, measure, known or {})
         gained = {j: saved[j] for j in learned}
         excluded |= {j for j in model.learned if gained.get(j, 0.0) <= 0} - _kept_for_counts(model, gained)
         _exclude_unreadable(model, columns, excluded)
@@ -72,7 +79,7 @@ def chosen(
         if not dropped:
             return learned, above if readers else []
         if _tell_by_counts(model, dropped, set(learned) - dropped):
-            learned, saved = _compared(model, columns, spans, excluded, above, by_part)
+            learned, saved = _compared(model, columns, spans, excluded, above, measure, known or {})
             continue
         for j in dropped:
             del learned[j]
@@ -94,14 +101,20 @@ def _compared(
     spans: Sequence[tuple[int, int]],
     excluded: set[int],
     above: Sequence[bytes],
-    by_part: bool,
+    measure: Measure,
+    known: Mapping[str, int],
 ) -> tuple[dict[int, list[Streamed]], dict[int, float]]:
     """Column -> an encoder a block for all that are not excluded; how many bytes each saves of its conventional coding."""
     learned = _learned_blocks(model, columns, spans, excluded, above)
     sizes = {j: sum(e.bits for e in found) / 8 + misfit_bytes(columns[j]) for j, found in learned.items()}
     unsettled = [j for j, column in enumerate(columns) if not column.coding]
-    weighed = _weighed_together(model) if by_part else set[int]()
-    each(lambda j: choosing.settle(model, j, columns[j], sizes.get(j, math.inf), spans, by_part and j not in weighed), unsettled)
+    at_once = _weighed_together(model)
+
+    def settle(j: int) -> None:
+        when, told = Measure.NOW if j in at_once else measure, known.get(model.columns[j].name)
+        choosing.settle(model, j, columns[j], sizes.get(j, math.inf), spans, when, told)
+
+    each(settle, unsettled)
     return learned, {j: columns[j].conventional_bytes - size for j, size in sizes.items()}
 
 
@@ -163,7 +176,7 @@ def _learned_blocks(
             if code.column not in found:
                 give(decoded, code.column, known_as(code.form, part.values), part.state)
                 continue
-            encoder = Encoder()
+            encoder = encoder_of(model)
             code_column(encoder, code, decoded, part.values, part.state)
             if code.form == CLOCK and not np.array_equal(from_minutes(to_minutes(part.values)), part.values):
                 found.pop(code.column)  # integers no clock shows: leave them to a conventional coding
@@ -181,6 +194,12 @@ def _tensor_block(code: TensorCode, column: ColumnState, span: tuple[int, int]) 
     part, encoder = slice_codes(column.codes, *span, code.planes.width), Encoder()
     code_tensors(encoder, code, span[1], part.values, part.state)
     return Stream(encoder.finish())  # symbols are many times what they become
+
+
+def encoder_of(model: Model) -> Encoder:
+    """An encoder that takes as much time, and makes as many lanes, as what the model favours is worth."""
+    price = price_of(model.favour, model.n_rows)
+    return Encoder(packing=price.packing, lane_share=price.lanes)
 
 
 def give(decoded: Decoded, column: int, values: NDArray[np.int64], state: NDArray[np.uint8] | None) -> None:

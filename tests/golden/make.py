@@ -38,11 +38,13 @@ from storage.objects import ObjectStore  # noqa: E402
 from storage.snapshots import newest_manifest  # noqa: E402
 from storage.version import FORMAT_VERSION  # noqa: E402
 from storage.writer import commit, stage_model, stage_shard  # noqa: E402
-from vae_core import choosing, encoding, fitting, layers, packed_nested, packed_texts, picking, tensor_fitting  # noqa: E402
+from vae_core import choosing, encoding, fitting, layers, packed_nested, packed_texts, picking, streams, tensor_fitting  # noqa: E402
 from vae_core.base import fit_base  # noqa: E402
 from vae_core.base.search import BaseFit  # noqa: E402
 from vae_core.coders import conventional, texts  # noqa: E402
 from vae_core.coders.fields import columns as field_columns  # noqa: E402
+from vae_core.entropy import gathered as packing  # noqa: E402
+from vae_core.entropy.rans import Encoder  # noqa: E402
 from vae_core.exact.cells import Recall  # noqa: E402
 from vae_core.exact.counts import MAX_CELLS, n_contexts  # noqa: E402
 from vae_core.exact.digits import Digits, Direct, Residual  # noqa: E402
@@ -608,11 +610,14 @@ def measured_as(sizes: Callable[..., list[tuple[str, int]]]) -> Any:
         def exact(self) -> dict[str, int]:
             return self._told
 
+        def left_open(self, *_: Any) -> None:
+            return None
+
         def about(self, _: float) -> None:
             return None
 
     def in_blocks(near: Any, in_one: Any, *_: Any) -> Any:
-        return min(((in_one[id(way), name], way, name) for way, name in near), key=lambda found: found[0])
+        return min(((in_one[id(way), name], way, name, {}) for way, name in near), key=lambda found: found[0])
 
     peers = mock.Mock(Race=Race, whole=choosing.peers.whole)
     return mock.patch.multiple(choosing, peers=peers, _of_tensors=lambda *a: dict(sizes(*a)), _best_in_blocks=in_blocks)
@@ -681,7 +686,8 @@ def main() -> None:
     ):
         write("contexts", [table], block_rows=900, changed=changed)
     table, changed = gathered(2600)
-    with measured_as(lambda *_: [("ipc", 1 << 40)]):
+    in_haste = mock.patch.object(streams, "encoder_of", lambda _: Encoder(packing=1e6))
+    with measured_as(lambda *_: [("ipc", 1 << 40)]), in_haste, mock.patch.object(packing, "PCO_LEAST", 1):
         write("gathered", [table], block_rows=1300, changed=changed)
     table, changed = short_lanes(1500)
     with measured_as(lambda *_: [("ipc", 1 << 40)]):

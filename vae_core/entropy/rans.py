@@ -22,7 +22,7 @@ from vae_core.entropy.lanes import KernelWalk
 from vae_core.entropy.passes import N_RAW_STEPS, RAW_BITS, Contexts, PassTables, Room, Slots
 from vae_core.entropy.singly import Likely, likely_symbols, read_one_by_one
 from vae_core.entropy.states import HALF, LOWER, SLOT_BITS, ended, pack_states, unpack_states
-from vae_core.entropy.work import FOLD, MAX_FOLDS, Work, lanes_for
+from vae_core.entropy.work import FOLD, LANE_SHARE, MAX_FOLDS, Work, lanes_for
 from vae_core.errors import CorruptArchive
 
 SLOTS = 1 << SLOT_BITS
@@ -90,14 +90,16 @@ class Encoder(Channel):
 
     writes = True
 
-    def __init__(self, quickly: bool = False, timed: bool = False) -> None:
-        """quickly: what symbols take that are gathered is estimated, for `bits`; there is no stream then. timed: so is what packing them
-        takes, `packing_us`"""
+    def __init__(self, quickly: bool = False, packing: float = 0.0, lane_share: float = LANE_SHARE) -> None:
+        """quickly: what symbols take that are gathered is estimated, for `bits`; there is no stream then. packing: bits that a microsecond
+        of packing these is worth; what it takes, about, is `packing_us`. lane_share: of the stream's bytes, for its lanes: numpy reads
+        a symbol of each in one call"""
         self._slots: list[Slots] = []
         self._quickly = quickly
         self._bits, self._n_counted = 0.0, 0
         self._gathered: list[bytes] = []
-        self._timed, self.packing_us = timed, 0.0
+        self._packing, self.packing_us = packing, 0.0
+        self._lane_share = lane_share
 
     def code_running(self, sums: Sums, n_symbols: int, table: Ints, symbols: Ints | None) -> Ints:
         assert symbols is not None
@@ -147,16 +149,13 @@ class Encoder(Channel):
 
     def code_gathered(self, n: int, n_symbols: int, orders: Sequence[Ints] | None) -> tuple[int, Ints]:
         assert orders is not None
+        found = (gathered.estimated if self._quickly else gathered.packed)(orders, n_symbols, self._packing)
         if self._quickly:
-            depth, n_bytes = gathered.estimated(orders, n_symbols)
-            self._bits += 8 * n_bytes
+            self._bits += 8 * found.n_bytes
         else:
-            depth, record = gathered.packed(orders, n_symbols)
-            self._gathered.append(record)
-            n_bytes = len(record)
-        if self._timed and n:
-            self.packing_us += gathered.packing_us(orders[depth], n_symbols, n_bytes)
-        return depth, orders[depth]
+            self._gathered.append(found.record)
+        self.packing_us += found.us
+        return found.depth, orders[found.depth]
 
     def absorb(self, other: Encoder) -> None:
         """Append what another encoder collected."""
@@ -173,7 +172,7 @@ class Encoder(Channel):
 
     def finish(self) -> bytes:
         """The stream, folded (FORMAT.md, "Entropy coding")."""
-        most = lanes_for(self.bits / 8)
+        most = lanes_for(self.bits / 8, self._lane_share)
         work = Work(self._slots, max(1, most // FOLD), most)
         (work.encode if kernel.library() is None else work.encode_by_kernel)()
         folds = np.array(work.folds[::-1], "<u4")

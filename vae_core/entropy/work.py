@@ -13,6 +13,7 @@ from vae_core.entropy.states import FULL, HALF, LOWER, SLOT_BITS
 
 SLOTS_64 = np.uint64(1 << SLOT_BITS)
 MAX_FOLDS = 12
+LANE_SHARE = 0.004  # of a stream's bytes, for its lanes
 FOLD = 16  # lanes at the start of a stream for each at its end, as this release writes them
 
 
@@ -71,10 +72,10 @@ class Work:
         self.folds = folds[: at[3]].tolist()
 
 
-def lanes_for(n_bytes: float) -> int:
+def lanes_for(n_bytes: float, share: float = LANE_SHARE) -> int:
     """The lane count for a stream of about n_bytes: a lane costs near 3/4 of a byte, those not folded 4 more; together that shall
-    stay near 0.4 % of the stream."""
+    stay near a share of the stream."""
     lanes = 4
-    while lanes < 512 and lanes * 2 * (0.75 + 4 / FOLD) <= 0.004 * n_bytes:
+    while lanes < 1024 and lanes * 2 * (0.75 + 4 / FOLD) <= share * n_bytes:
         lanes *= 2
     return lanes

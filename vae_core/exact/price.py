@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from vae_core.entropy.work import LANE_SHARE
 from vae_core.exact.cells import pass_of
 from vae_core.exact.counts import SMALL_TABLE, n_contexts
 from vae_core.exact.features import Decoded
@@ -23,6 +24,7 @@ Ints = NDArray[np.int64]
 TYPICAL_STEP = 600  # rows
 SYMBOL_US, CELL_US, STEP_US = 0.045, 0.009, 0.3  # that numpy takes a row: for a symbol, a cell of a table made for it, a row of lanes
 CHUNK_US = 60.0  # a chunk, beside that
+MORE_LANES = 0.02  # where numpy is to read many rows soon: it reads one of each lane in some 40 calls, however few lanes there are
 WORTH_SHORT_LANES = 0.5  # of what a microsecond is worth
 
 
@@ -32,6 +34,7 @@ class Price:
 
     steps  : bits a row that rows coded one after another have to save        mixed : that a mix of their predictions has to, beside that
     numpy  : bits that a microsecond is worth of those numpy takes      packing : of those that packing gathered symbols takes
+    lanes : of a stream's bytes, for its lanes
     is_high : no look at what numpy takes long for: rows one after another, short chunks
     """
 
@@ -39,6 +42,7 @@ class Price:
     mixed: float = 0.02
     numpy: float = 0.0
     packing: float = 0.0
+    lanes: float = LANE_SHARE
     is_high: bool = False
 
     def of_short(self, plan: CellPlan, n_cells: Sequence[float]) -> float:
@@ -60,8 +64,8 @@ class Price:
 FAVOURS = SIZE, BALANCE, READING = "size", "balance", "reading"
 USUAL = BALANCE
 FREE = Price()
-OF_MANY_ROWS = {SIZE: Price(numpy=0.01), BALANCE: Price(numpy=1.0, packing=0.2)}
-FOR_READING = Price(numpy=2.0, is_high=True)
+OF_MANY_ROWS = {SIZE: Price(numpy=0.01), BALANCE: Price(numpy=1.0, packing=0.2, lanes=MORE_LANES)}
+FOR_READING = Price(numpy=2.0, lanes=MORE_LANES, is_high=True)
 
 
 def price_of(favour: str, n_rows: int) -> Price:

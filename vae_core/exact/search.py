@@ -160,7 +160,7 @@ def _search_cells(
             gathered = plan.as_gathered()
             most, packing = priced if sampled.price.is_high else TUNED_SHARE * priced, sampled.price.packing
             for quickly in (True, False):
-                encoder = coded(sampled.decoded, gathered, own, active, quickly=quickly, timed=packing > 0)
+                encoder = coded(sampled.decoded, gathered, own, active, quickly=quickly, packing=packing)
                 gathered_priced = encoder.bits + packing * encoder.packing_us
                 if (MOST_QUICK if quickly else 1) * gathered_priced >= most:
                     break

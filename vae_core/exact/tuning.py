@@ -67,7 +67,7 @@ def _cheapest(
         return n * price.of(one, cells_made(decoded, one, own, active)) if price.numpy else 0.0
 
     if plan.forward is None and not plan.gathered and tick():
-        encoder = coded(decoded, gathered, own, active, timed=price.packing > 0)
+        encoder = coded(decoded, gathered, own, active, packing=price.packing)
         packed, priced = encoder.bits, encoder.bits + price.packing * encoder.packing_us
         if price.numpy >= WORTH_LONG_CHUNKS and priced < MOST_TUNED * (first := cost(plan)) + worth(plan):
             return gathered, first, packed  # whatever tuning saves, which takes most of the time
@@ -118,10 +118,10 @@ def _coded(decoded: Decoded, own: NDArray[np.int64], active: NDArray[np.bool_] |
 
 
 def coded(
-    decoded: Decoded, plan: CellPlan, own: Ints, active: NDArray[np.bool_] | None, *, quickly: bool = False, timed: bool = False
+    decoded: Decoded, plan: CellPlan, own: Ints, active: NDArray[np.bool_] | None, *, quickly: bool = False, packing: float = 0.0
 ) -> Encoder:
-    """Cells coded by a plan; quickly, timed: as of Encoder."""
-    encoder = Encoder(quickly, timed)
+    """Cells coded by a plan; quickly, packing: as of Encoder."""
+    encoder = Encoder(quickly, packing)
     code_cells(encoder, plan, decoded, own.copy(), active)
     return encoder
 
