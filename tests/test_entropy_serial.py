@@ -13,6 +13,7 @@ from vae_core import weights
 from vae_core.entropy import kernel, serial
 from vae_core.exact.features import Decoded
 from vae_core.exact.recall import Recalled
+from vae_core.exact.sorting import by_number, spread
 
 LAW = settings(deadline=None, max_examples=60)
 HAS_COMPILER = any(kernel.compilers())
@@ -42,6 +43,31 @@ def test_rows_of_a_key_are_those_that_sorting_finds(n, n_keys, shift, seed, part
     fast.copy(one, flags)
     slow.copy(other, flags)
     assert np.array_equal(one, other)
+
+
+@LAW
+@given(st.integers(0, 300), st.sampled_from([1, 2, 40, 5_000, 70_000, 1 << 40]), st.integers(0, 2**32))
+def test_rows_by_number_are_those_that_sorting_finds(n, n_numbers, seed):
+    rng = np.random.default_rng(seed)
+    numbers, values, before = rng.integers(0, n_numbers, n), rng.integers(-9, 9, n), rng.permutation(n)
+    wanted = np.argsort(numbers, kind="stable")
+    assert np.array_equal(by_number(numbers), wanted) and np.array_equal(spread(numbers, numbers[wanted]), numbers)
+    assert np.array_equal(by_number(numbers, before), before[np.argsort(numbers[before], kind="stable")])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(serial, "library", lambda: None)
+        slow = by_number(numbers), by_number(numbers, before), spread(numbers, values)
+    assert np.array_equal(by_number(numbers), slow[0]) and np.array_equal(by_number(numbers, before), slow[1])
+    assert np.array_equal(spread(numbers, values), slow[2])
+
+
+def test_rows_are_not_counted_by_numbers_beyond_the_table_nor_spread_from_too_few_values():
+    c = serial.library()
+    if c is None:
+        pytest.skip("no compiler")
+    some = np.arange(5)
+    for numbers in (np.array([0, 1, 2, 3, 5]), np.array([0, 1, -1, 3, 4]), np.array([0, 1, 2, 3, 2**62])):
+        assert serial.order(c, numbers, None, 5) is None and serial.spread(c, numbers, some, 5) is None
+    assert serial.spread(c, some, some[:4], 5) is None
 
 
 @LAW
@@ -78,6 +104,9 @@ def test_keys_made_to_fall_on_one_place_are_sorted_instead():
         ("        cells[at] = (int32_t)(i + 1);", "        if (!cells[at]) cells[at] = (int32_t)(i + 1);"),
         ("if (same[i] &&", "if ("),
         ("b->n += b->n < 4;", ""),
+        ("int64_t row = before ? before[i] : i;", "int64_t row = i;"),
+        ("starts[k] = start;", "starts[k] = 0;"),
+        ("found[i] = values[starts[numbers[i]]++];", "found[i] = values[starts[numbers[i]]];"),
         ("n_bits < 2 ? n_bits : 2", "1"),
         ("below[n_bits][i]", "below[0][i]"),
         ("in->code << 8 | next_byte(in)", "in->code << 8"),

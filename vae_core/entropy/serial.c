@@ -1,5 +1,5 @@
-/* Loops that go on from what they found one step before, which numpy has no words for: rows of a key, copies, adaptive bits.
-   exact/recall.py and weights.py are the specification. */
+/* Loops that go on from what they found one step before, which numpy has no words for: rows of a key, copies, rows
+   by number, adaptive bits. exact/recall.py, exact/sorting.py and weights.py are the specification. */
 
 #include <stdint.h>
 
@@ -53,6 +53,38 @@ int64_t lp_links(const int64_t *const *columns, int64_t n_columns, const uint8_t
 void lp_copy(int64_t *values, const int64_t *same, const int64_t *previous, int64_t n) {
     for (int64_t i = 0; i < n; i++)
         if (same[i] && previous[i] >= 0) values[i] = values[previous[i]];
+}
+
+/* Where rows of each number, 0 .. n_numbers - 1, begin when they are sorted by it; `starts` are n_numbers zeros. 0 where a number is another. */
+static int starts_of(const int64_t *numbers, int64_t n, int64_t n_numbers, int32_t *starts) {
+    for (int64_t i = 0; i < n; i++) {
+        if (numbers[i] < 0 || numbers[i] >= n_numbers) return 0;
+        starts[numbers[i]]++;
+    }
+    int32_t start = 0;
+    for (int64_t k = 0; k < n_numbers; k++) {
+        int32_t some = starts[k];
+        starts[k] = start;
+        start += some;
+    }
+    return 1;
+}
+
+/* Rows by their numbers, ties as they come in `before`, or in order of rows where that is null. Returns 0 as above. */
+int64_t lp_order(const int64_t *numbers, const int64_t *before, int64_t n, int64_t n_numbers, int32_t *starts, int64_t *order) {
+    if (!starts_of(numbers, n, n_numbers, starts)) return 0;
+    for (int64_t i = 0; i < n; i++) {
+        int64_t row = before ? before[i] : i;
+        order[starts[numbers[row]]++] = row;
+    }
+    return 1;
+}
+
+/* Values that stand in that order, each at its row. */
+int64_t lp_spread(const int64_t *numbers, int64_t n, int64_t n_numbers, int32_t *starts, const int64_t *values, int64_t *found) {
+    if (!starts_of(numbers, n, n_numbers, starts)) return 0;
+    for (int64_t i = 0; i < n; i++) found[i] = values[starts[numbers[i]]++];
+    return 1;
 }
 
 /* Adaptive binary range coder of weights.py: `count` integers as sizes and signs. */

@@ -1,6 +1,6 @@
 """Loops that go on from what they found one step before, in compiled code: serial.c, loaded as kernel.py loads the coder's.
 
-exact/recall.py and weights.py are the specification, and what runs without it: the same results, slower.
+exact/recall.py, exact/sorting.py and weights.py are the specification, and what runs without it: the same results, slower.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ CODED = bytes.fromhex("a6208e5f3eed5fcd4476beacb2ebcf8000000000000d05f97ffffffff
 @cache
 def library() -> Any | None:
     """The loaded functions, None when there are none to be had."""
-    return kernel.load(SOURCE, ("lp_links",), agrees)
+    return kernel.load(SOURCE, ("lp_links", "lp_order", "lp_spread"), agrees)
 
 
 def links(c: Any, columns: Sequence[Ints], active: Bools | None) -> Ints | None:
@@ -50,6 +50,33 @@ def copy(c: Any, values: Ints, same: Ints, previous: Ints) -> None:
     """Give rows whose (n,) flag is set the value of the row they are linked to, in place, first rows first."""
     same = np.ascontiguousarray(same, np.int64)
     c.lp_copy(kernel.pointer(values), kernel.pointer(same), kernel.pointer(previous), kernel.size(len(values)))
+
+
+def order(c: Any, numbers: Ints, before: Ints | None, n_numbers: int) -> Ints | None:
+    """As exact.sorting.by_number; None where there is a number beyond 0 .. n_numbers - 1, or too many rows."""
+    if len(numbers) > MOST_ROWS:
+        return None
+    numbers, found = np.ascontiguousarray(numbers, np.int64), np.empty(len(numbers), np.int64)
+    before = None if before is None else np.ascontiguousarray(before, np.int64)
+    starts = np.zeros(n_numbers, np.int32)
+    done = c.lp_order(
+        kernel.pointer(numbers), None if before is None else kernel.pointer(before), kernel.size(len(numbers)), kernel.size(n_numbers),
+        kernel.pointer(starts), kernel.pointer(found),
+    )  # fmt: skip
+    return found if done else None
+
+
+def spread(c: Any, numbers: Ints, values: Ints, n_numbers: int) -> Ints | None:
+    """As exact.sorting.spread; None as of `order`."""
+    if len(numbers) > MOST_ROWS or len(values) != len(numbers):
+        return None
+    numbers, values = np.ascontiguousarray(numbers, np.int64), np.ascontiguousarray(values, np.int64)
+    starts, found = np.zeros(n_numbers, np.int32), np.empty(len(numbers), np.int64)
+    done = c.lp_spread(
+        kernel.pointer(numbers), kernel.size(len(numbers)), kernel.size(n_numbers), kernel.pointer(starts), kernel.pointer(values),
+        kernel.pointer(found),
+    )  # fmt: skip
+    return found if done else None
 
 
 def adaptive(c: Any, payload: bytes, count: int) -> list[int]:
@@ -76,6 +103,14 @@ def agrees(c: Any) -> bool:
             copied[i] = copied[wanted[i]]
     found = links(c, columns, active)
     if found is None or found.tolist() != wanted:
+        return False
+    first = order(c, columns[0] + 2, None, 4)
+    if first is None or not np.array_equal(first, np.argsort(columns[0], kind="stable")) or order(c, columns[0], None, 4) is not None:
+        return False
+    if (spread_out := spread(c, columns[0] + 2, first, 4)) is None or spread_out.tolist() != list(range(200)):
+        return False
+    then, other = order(c, same, first, 2), first.take(np.argsort(same.take(first), kind="stable"))
+    if then is None or not np.array_equal(then, other):
         return False
     copy(c, values, same, found)
     return values.tolist() == copied and adaptive(c, CODED, len(ADAPTIVE)) == ADAPTIVE

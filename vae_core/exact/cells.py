@@ -25,7 +25,7 @@ from vae_core.exact.plans import CellPlan, ColumnCode, DigitPlan, Recall
 from vae_core.exact.raw import code_raw
 from vae_core.exact.recall import Recalled
 from vae_core.exact.schedule import STRIDE, every, neighbours, passes, taken
-from vae_core.exact.sorting import by_number
+from vae_core.exact.sorting import by_number, spread
 
 Ints = NDArray[np.int64]
 _NONE = np.empty(0, np.int64)
@@ -125,8 +125,7 @@ def _read_gathered(channel: Channel, plan: CellPlan, decoded: Decoded, own: Ints
         for contexts, (depth, symbols) in zip(found.contexts, records, strict=True):
             gathered = digit = symbols[start : start + found.n]
             if depth:
-                digit = np.empty(found.n, np.int64)
-                digit[by_number(contexts.numbers(slice(None), found.n, digits[-1] if digits else None)[-1])] = gathered
+                digit = spread(contexts.numbers(slice(None), found.n, digits[-1] if digits else None)[-1], gathered)
             digits.append(digit)
         raw = code_raw(channel, plan.scheme.n_raw(digits), None)
         own[found.rows] = plan.scheme.join(digits, raw, found.guess)

@@ -1,4 +1,5 @@
-"""Stable orders of rows: numpy sorts by counting where integers have 16 bits, which beats any comparison."""
+"""Stable orders of rows: numpy sorts by counting where integers have 16 bits, which beats any comparison; compiled code wherever numbers
+are not many more than rows (entropy/serial.py)."""
 
 from __future__ import annotations
 
@@ -7,13 +8,20 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from vae_core.entropy import serial
+
 Ints = NDArray[np.int64]
 MOST_PASSES = 3  # of 16 bits a column: beyond that comparing is as quick
+MOST_NUMBERS, FEW_NUMBERS = 4, 1 << 12  # for each row, and beside that, for all of them to be counted
 
 
 def by_number(numbers: Ints, order: Ints | None = None) -> Ints:
     """(n,) rows by (n,) non-negative numbers; those of one number stay in `order`, or in that of the rows."""
     rest = int(numbers.max()) if len(numbers) else 0
+    if _are_counted(rest, len(numbers)) and (c := serial.library()) is not None:
+        found = serial.order(c, numbers, order, rest + 1)
+        if found is not None:
+            return found
     shift = 0
     while rest or order is None:
         digit = (numbers >> shift).astype(np.uint16)
@@ -21,6 +29,22 @@ def by_number(numbers: Ints, order: Ints | None = None) -> Ints:
         order = found if order is None else order.take(found)
         rest, shift = rest >> 16, shift + 16
     return order
+
+
+def spread(numbers: Ints, values: Ints) -> Ints:
+    """(n,) values that stand in the order of rows by (n,) non-negative numbers, each at its row."""
+    most = int(numbers.max()) if len(numbers) else 0
+    if _are_counted(most, len(numbers)) and (c := serial.library()) is not None:
+        found = serial.spread(c, numbers, values, most + 1)
+        if found is not None:
+            return found
+    spread_out = np.empty(len(numbers), np.int64)
+    spread_out[by_number(numbers)] = values
+    return spread_out
+
+
+def _are_counted(most: int, n: int) -> bool:
+    return most < MOST_NUMBERS * n + FEW_NUMBERS
 
 
 def by_columns(columns: Sequence[Ints]) -> Ints:
