@@ -229,6 +229,7 @@ def assemble_report(request: RunRequest, plan: Plan, archive: Archive, seconds: 
         peak_rss_bytes=peak_rss_bytes(),
         snapshot=manifest.snapshot,
         model_digest=manifest.models[-1].digest if manifest.models else "",
+        favours=model.favour if model else "",
         verification=VerificationReport(
             rows=sum(proof.n_rows for proof in proofs),
             digest=verification(manifest)["digest"],

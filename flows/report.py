@@ -184,6 +184,7 @@ class RunReport(_Frozen):
     older         : of archive_bytes, what the newest snapshot does not name and older ones do
     report_bytes  : objects under `reports/`
     leaves        : where nested columns are divided, the columns as they are stored, elements of a vector together; else empty
+    favours       : what the newest model's codes were chosen for: "size", "reading" or a "balance" of both; "" without a model
     decision      : what the run found to do: "first", "append", "replace", "new-generation", "nothing-to-do"
     statement     : the same in words
     note          : what is amiss with the archive, or with this report, a sentence; empty when nothing is
@@ -222,6 +223,7 @@ class RunReport(_Frozen):
     peak_rss_bytes: int = 0
     snapshot: int = 0
     model_digest: str = ""
+    favours: str = ""
 
     verification: VerificationReport = Field(default_factory=VerificationReport)
     training: list[TrainingPoint] = Field(default_factory=list)

@@ -378,6 +378,7 @@ def test_a_run_that_compares_by_a_sample_stores_the_same_and_reports_about_as_mu
     for report in found.values():
         seconds = report.seconds
         assert 0 < seconds.compare < seconds.total and 0 < seconds.encode < seconds.total
+        assert report.favours == "balance" and "made for" in Path(report.report_html).read_text()
 
 
 def test_a_shard_whose_rows_are_not_like_those_looked_at_is_encoded_again(place, monkeypatch):

@@ -238,7 +238,8 @@ def _height(path):
 def test_a_lossless_run_without_latents_has_no_empty_plots():
     bare = a_report(columns=[ColumnReport(name="a", bytes=1, conventional_bytes=1)], training=[], latent=LatentReport())
     assert list(plots.plots(bare)) == ["Bytes", "Bytes by column"]
-    assert page.html(RunReport()).startswith("<!doctype html>")
+    assert page.html(RunReport()).startswith("<!doctype html>") and "made for" not in page.html(RunReport())
+    assert "reading soon where there is no C kernel" in page.html(RunReport(favours="reading"))
 
 
 def test_every_table_of_columns_says_what_may_be_lost_of_each(monkeypatch):
