@@ -22,7 +22,8 @@ from vae_core.exact.schedule import FEW_ROWS, SHORT_STRETCHES, STRETCH, passes, 
 
 Ints = NDArray[np.int64]
 TYPICAL_STEP = 600  # rows
-SYMBOL_US, CELL_US, STEP_US = 0.045, 0.009, 0.3  # that numpy takes a row: for a symbol, a cell of a table made for it, a row of lanes
+# that numpy takes a row: for a symbol, each level of its contexts, a cell of a table made for it, a row of lanes
+SYMBOL_US, LEVEL_US, CELL_US, STEP_US = 0.03, 0.04, 0.009, 0.9
 CHUNK_US = 60.0  # a chunk, beside that
 MORE_LANES = 0.02  # where numpy is to read many rows soon: it reads one of each lane in some 40 calls, however few lanes there are
 WORTH_SHORT_LANES = 0.5  # of what a microsecond is worth
@@ -52,20 +53,25 @@ class Price:
 
     def of(self, plan: CellPlan, n_cells: Sequence[float]) -> float:
         """Bits a row that a plan has to save whose counts are learned. n_cells: as cells_made gives them."""
-        chunk_us = CHUNK_US / plan.chunks.last if plan.forward is None else 0.0
-        found = self.numpy * sum(SYMBOL_US + CELL_US * n + chunk_us for n in n_cells)
+        found = self.numpy * (CELL_US * sum(n_cells) + least_us(plan, len(n_cells)))
         if plan.forward is not None:
-            found += self.steps + self.numpy * STEP_US * plan.chunks.stretch / STRETCH
+            found += self.steps
             if plan.linear is not None and plan.linear.mixed is not None:
                 found += self.mixed
         return found
 
 
+def least_us(plan: CellPlan, n_digits: int) -> float:
+    """Microseconds that numpy takes a row for so many digits of a plan, but for the cells of tables."""
+    found = sum(SYMBOL_US + LEVEL_US * (1 + len(digit.features)) for digit in plan.digits[:n_digits])
+    return found + (n_digits * CHUNK_US / plan.chunks.last if plan.forward is None else STEP_US * plan.chunks.stretch / STRETCH)
+
+
 FAVOURS = SIZE, BALANCE, READING = "size", "balance", "reading"
 USUAL = BALANCE
 FREE = Price()
-OF_MANY_ROWS = {SIZE: Price(numpy=0.01), BALANCE: Price(numpy=1.0, packing=0.2, lanes=MORE_LANES)}
-FOR_READING = Price(numpy=2.0, lanes=MORE_LANES, is_high=True)
+OF_MANY_ROWS = {SIZE: Price(numpy=0.01), BALANCE: Price(numpy=0.8, packing=0.2, lanes=MORE_LANES)}
+FOR_READING = Price(numpy=1.4, lanes=MORE_LANES, is_high=True)
 
 
 def price_of(favour: str, n_rows: int) -> Price:
