@@ -98,7 +98,9 @@ def speed_table(rows: Sequence[Row]) -> str:
     )
 
 
-_EARLIER = " Rows of latentpack without `compare_s` are of releases before: their whole encode stage, comparing included, by two threads."
+_EARLIER = (
+    " Rows of latentpack without `compare_s` are of releases before: their whole encode stage, comparing included, by two threads, once."
+)
 SLOWLY = "decode_mb_s_without_kernel"
 _SPEEDS = ("encode_mb_s", "decode_mb_s", "encode_ns_cell", "decode_ns_cell")
 

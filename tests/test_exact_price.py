@@ -148,14 +148,15 @@ def test_a_price_is_of_digits_tables_and_steps():
     linear = Linear((Term("lag1", -1, 1 << 16),), 0)
     forward = CellPlan(Residual(1), linear, digits, forward=())
     chunk = 2 * 60 / 1024
-    assert price.of(plain, [0.0]) == pytest.approx(0.09 + chunk)
-    assert price.of(plain, [10.0, 0.0]) == pytest.approx(0.36 + 2 * chunk)
-    assert price.of(replace(plain, chunks=Chunks(64, 8)), [0.0]) == pytest.approx(0.09 + 16 * chunk)
-    assert price.of(forward, [0.0]) == pytest.approx(0.09 + 0.5 + 0.6) and price.of_short(forward, [0.0]) == pytest.approx(0.09 + 0.5 + 0.3)
+    assert price.of(plain, [0.0]) == pytest.approx(0.14 + chunk)
+    told = replace(plain, digits=(DigitPlan((Feature("value", 0, 0, 9),), (1, 1)), *digits))
+    assert price.of(told, [10.0, 0.0]) == pytest.approx(0.14 + 0.08 + 0.14 + 0.18 + 2 * chunk)
+    assert price.of(replace(plain, chunks=Chunks(64, 8)), [0.0]) == pytest.approx(0.14 + 16 * chunk)
+    assert price.of(forward, [0.0]) == pytest.approx(0.14 + 0.5 + 1.8) and price.of_short(forward, [0.0]) == pytest.approx(0.14 + 0.5 + 0.9)
     short = forward.stretched(64)
-    assert price.of(short, [0.0]) == price.of_short(short, [0.0]) == pytest.approx(0.09 + 0.5 + 0.6 / 8)
+    assert price.of(short, [0.0]) == price.of_short(short, [0.0]) == pytest.approx(0.14 + 0.5 + 1.8 / 8)
     mixed = Mixed((), (Simple(0, ((1, 4),)),), (1,), 8, 1)
-    assert price.of(CellPlan(Residual(1), Linear((), 0, mixed=mixed), digits, forward=()), []) == pytest.approx(0.5 + 0.6 + 0.25)
+    assert price.of(CellPlan(Residual(1), Linear((), 0, mixed=mixed), digits, forward=()), []) == pytest.approx(0.5 + 1.8 + 0.25)
     assert FREE.of(plain, [10.0]) == 0.0
 
 
