@@ -34,6 +34,7 @@ BASE_STAGES = ("preview", "distortion")
 SEARCHES = {  # by how a stage begins: how it looks, and what it is
     "exact contexts": (PARTS["model"], "more contexts, on more rows"), "exact": (OURS, "columns, one after another"),
     "order": (PARTS["verbatim"], "columns moved"), "tensors": (PARTS["latents"], "tensors"),
+    "draft": (CONVENTIONAL, "a draft, of fewer rows"),
 }  # fmt: skip
 MAX_BARS = 24
 MAX_LABEL_CELLS = 22

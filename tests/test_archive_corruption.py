@@ -104,7 +104,7 @@ def test_objects_of_two_shards_cannot_change_places(place: Path) -> None:
 
 def test_a_newer_major_version_is_refused_by_name(place: Path) -> None:
     (place / "FORMAT").write_bytes(b"latentpack 2.0\n")
-    with pytest.raises(CorruptArchive, match=r"archive has format 2\.0, this release reads up to 1\.15"):
+    with pytest.raises(CorruptArchive, match=r"archive has format 2\.0, this release reads up to 1\.16"):
         read_everything(place)
 
 
@@ -115,7 +115,7 @@ def test_a_newer_minor_version_is_read(place: Path) -> None:
 
 def test_an_archive_of_an_older_minor_version_goes_on_and_its_snapshots_say_so(place: Path) -> None:
     (place / "FORMAT").write_bytes(b"latentpack 1.0\n")
-    with pytest.raises(CorruptArchive, match=r"FORMAT: says 1\.0, .* 1\.15"):
+    with pytest.raises(CorruptArchive, match=r"FORMAT: says 1\.0, .* 1\.16"):
         read_everything(place)
     rewrite_snapshot(place, lambda document: document.update(format="1.0"))
     assert read_everything(place).equals(TABLE)

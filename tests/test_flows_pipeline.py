@@ -382,7 +382,7 @@ def test_a_run_that_compares_by_a_sample_stores_the_same_and_reports_about_as_mu
 
 
 def test_a_shard_whose_rows_are_not_like_those_looked_at_is_encoded_again(place, monkeypatch):
-    """Whatever a part of the rows says, no column is learned that a conventional coding takes fewer bytes for."""
+    """Whatever a part of the rows says, no column is learned that a conventional coding takes fewer bytes for, more than a trifle."""
     pq.write_table(pa.table({"x": np.random.default_rng(1).integers(0, 1000, 70_000)}), place / "raw" / "noise.parquet")
     monkeypatch.setattr(choosing.peers.Race, "likely_above", lambda *_: 1e9)
     calls, encode_shard = [], encode.encode_shard

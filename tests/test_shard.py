@@ -510,7 +510,7 @@ def test_blocks_whose_codes_need_wider_integers_share_one_type_with_the_others()
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(peers.Race, "exact", lambda _, coding=coding: {coding: 0})
             patch.setattr(peers.Race, "about", lambda *_: None)
-            patch.setattr(choosing, "_best_in_blocks", lambda near, *_: (0, *near[0]))
+            patch.setattr(choosing, "_best_in_blocks", lambda near, *_: (0, *near[0], {}))
             patch.setattr(choosing, "NATIVE_BYTES", 0)
             shard = encode_shard(model, table, block_rows=60)
         assert [o.coding for o in shard.outcomes] == [coding]

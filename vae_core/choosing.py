@@ -1,8 +1,8 @@
 """How a column is stored where it is not learned, and what the report holds the learned coding against.
 
-Exact wherever it decides what is stored. A column whose stream takes less than any conventional coding is not stored another way: there
-the figure is for the report alone, and about right will do (`peers`). Where it takes far less a part of the rows shows it, and what is
-to be reported can be measured, or told, when the shard is made.
+Exact wherever it decides what is stored, but for what is looked at again when all is measured (`peers.Measure`). A column whose stream
+takes less than any conventional coding is not stored another way: there the figure is for the report alone, and about right will do
+(`peers`). A part of the rows shows it, and what is to be reported can be measured, or told, when the shard is made.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import pyarrow as pa
 from vae_core import packed_nested, packed_texts, peers
 from vae_core.coders import conventional, lattices, nested
 from vae_core.coders.conventional import Stored, Weighed
-from vae_core.columns import Codes, decode_column, encode_column, one_array
+from vae_core.columns import Codes, ColumnPlan, decode_column, encode_column, one_array
 from vae_core.columns.dictionaries import ValueDictionary
 from vae_core.columns.profile import storage_of
 from vae_core.columns.recode import with_worst_kept
@@ -70,12 +70,12 @@ def settle(
     learned : bytes of its stream; where it takes less than any coding, that is left open
     spans   : (first row, rows) of the blocks it would be stored in; what is reported is measured in one piece
     measure : where the stream takes less, so far as that has to be known, leave it to the column's `rival` to tell what is reported
-    known   : what is reported, where it has been measured; what is stored by it is not
+    known   : what is reported, where it has been measured: not measured again where the stream takes less
     """
     _conventional(model, j, column, learned, spans, measure, known)
     plan, array = model.columns[j], storage_of(column.array)
-    if not column.coding and isinstance(plan.transform, ValueDictionary) and peers.recur(plan, len(array)):
-        return  # texts that recur, by a stream of which is which: where they are written out they take far more
+    if not column.coding and isinstance(plan.transform, ValueDictionary) and _all_recur(column, plan):
+        return  # texts by a stream of which is which: written out they take more, where that is much
     encoding = conventional.parquet_encoding(column.coding) if column.coding.startswith("parquet-") else None
     blocks, most = spans or [(0, len(array))], min(learned, column.conventional_bytes)
     pack = packed_nested.packed if nested.holds(array.type) else packed_texts.packed
@@ -85,6 +85,11 @@ def settle(
         column.coding, payloads = found
         column.stored, column.conventional_bytes = None, sum(len(payload) for payload in payloads)
         column.packed = {span: Stored(None, payload) for span, payload in zip(blocks, payloads, strict=True)}
+
+
+def _all_recur(column: ColumnState, plan: ColumnPlan) -> bool:
+    """Whether the values are of a dictionary that is much shorter than they are."""
+    return column.codes is not None and column.codes.misfits is None and peers.recur(plan, len(column.array))
 
 
 def _conventional(
@@ -100,16 +105,16 @@ def _conventional(
     column.rival = None
     # the dictionary behind codes is in the model, whatever this shard does: it weighs in what is reported, not in the choice
     dictionary = model.dictionary_bytes(j) * min(1.0, len(column.array) / max(1, model.n_rows))
-    if known is not None and learned < known - dictionary:
-        column.conventional_bytes = column.reported_bytes = known
-        return
     first = column.ways[0]
     of_texts = isinstance(first.plan.transform, DigitText)
     races = {id(way): peers.Race(way, column.array, dictionary) for way in column.ways if way.plan.width == 1}
     steps = any(not way.raw and lattices.worth_trying(way.plan, way.codes) for way in column.ways)
     if learned < math.inf and len(column.ways) == 1 and first.codes is not None and races and not of_texts and not steps:
         race = races[id(first)]
-        reported = race.left_open(learned, measure)
+        reported = known if known is not None and learned < known - dictionary else race.left_open(learned, measure)
+        if reported is not None and reported == known:
+            column.conventional_bytes = column.reported_bytes = known
+            return
         if reported is not None:
             column.rival = partial(race.reported, learned)
         else:

@@ -54,7 +54,8 @@ class EncodedShard:
     """A shard before it is written.
 
     layout : JSON, what decoding needs beyond the model
-    rivals : columns of which `outcomes` have too few conventional_bytes, enough to choose by, and what tells them (`encoding.measured`)
+    rivals : columns of which `outcomes` have conventional_bytes that are not measured, enough to choose by, and what tells them
+             (`encoding.measured`)
     """
 
     layout: dict[str, Any]

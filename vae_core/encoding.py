@@ -1,4 +1,4 @@
-"""A table as a shard: every column by the smaller of what was learned and the best conventional coding, block by block."""
+"""A table as a shard: every column by what takes fewer bytes, what was learned or the best conventional coding, block by block."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def encode_shard(
     targets : column -> root mean square error it may have, for columns the model quantises uniformly: their plans hold but the
               bound that met the target on the sample; a shard that misses it keeps the worst values as they are, or all of them
     measure : NOW: what conventional codings take of every column. Else, of columns that are learned, where less shows that they take
-              more, leave it to `measured`; outcomes say too few bytes of them until then. LATER: what that finds has to be looked at
+              more, leave it to `measured`; outcomes say about how many bytes of them until then. LATER: what that finds has to be looked at
     known   : column -> conventional bytes as `measured` found them, which are not measured again where the column's stream takes less
     Raises BadInput when the table has another schema.
     """

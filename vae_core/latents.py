@@ -22,6 +22,7 @@ from vae_core.tables import rmse_of
 ALLOWANCE = 1.004  # of the conventional coding: what an exact shard may take, its preview included
 COARSEST_GAIN, FINEST_GAIN = GAIN_UNIT // 2, 64 * GAIN_UNIT
 WINDOWS, WINDOW_ROWS = 8, 1024
+DOUBTED = 0.5  # of what a column takes that was not measured
 AMPLE = 0.05  # so much saved pays for any preview of the default share
 
 
@@ -119,12 +120,12 @@ def preview_paid(
     if model.preview is None:
         return True
     held, layer = sum(exact.get(j, c.conventional_bytes) for j, c in enumerate(columns)), model.preview.layer
-    reported = sum(c.reported_bytes for c in columns)
+    reported = sum(c.reported_bytes * (DOUBTED if c.rival is not None else 1.0) for c in columns)
     if ALLOWANCE * reported - held > AMPLE * reported:
         return True
     n_bytes = sum(stored_bytes(layer.encode(*base_input(model, model.preview, columns, *span))) for span in spans)
     if n_bytes > ALLOWANCE * reported - held:
-        for column in columns:  # too few so far, where it was not measured
+        for column in columns:
             if column.rival is not None:
                 column.reported_bytes = column.rival(False)
                 column.rival = partial(_known, column.reported_bytes)

@@ -123,7 +123,7 @@ class Race:
         return [other for other in first if name in first and first[other] <= TWINS * first[name]]
 
     def left_open(self, learned: float, measure: Measure) -> float | None:
-        """Bytes, too few, of the best to store, where a stream of `learned` bytes takes less so far as it has to be known; None where it
+        """Bytes, about, of the best to store, where a stream of `learned` bytes takes less so far as it has to be known; None where it
         may not."""
         if measure is Measure.NOW:
             return None
@@ -134,34 +134,37 @@ class Race:
         of the time of `about`. None where it may not, or where rows are few."""
         if len(self.array) < FAR_ROWS or self.weighed.plain_bytes > WINDOWS[FURTHER]:
             return None
-        return self._above_by_part(learned / FAR, self._scale * self._recurring(self._scale))
+        return self._above_by_part(learned / FAR, self._scale * self._recurring(self._scale), self.dictionary)
 
     def likely_above(self, learned: float) -> float | None:
-        """The same where it takes less by a part of the rows, be it little. What recurs far apart is looked for where it would tell."""
+        """Bytes, about, of the best to store where a stream of `learned` bytes takes less by a part of the rows, be it little. What recurs
+        far apart is looked for where it would tell."""
         if len(self.array) < FAR_ROWS:
             return None
         alone = self._scale / PART_MORE
-        if (told := self._above_by_part(learned / RECURRING, self._scale, LIKELY, alone)) is not None:
+        if (told := self._above_by_part(learned / RECURRING, self._scale, 0.0, LIKELY, alone)) is not None:
             return told
         recurring = self._recurring(self._scale)
-        return self._above_by_part(learned, self._scale * recurring, LIKELY, alone if recurring > RECURRING else None)
+        return self._above_by_part(learned, self._scale * recurring, 0.0, LIKELY, alone if recurring > RECURRING else None)
 
     @property
     def _scale(self) -> float:
         """All rows over those of the part."""
         return len(self.array) / len(self.part.array)
 
-    def _above_by_part(self, goal: float, share: float, looks: Looks = LOOKS, alone: float | None = None) -> float | None:
-        """Bytes, rather too few, of the best to report where the part says that it takes more than goal; share: all bytes over its bytes,
-        alone: those of pcodec, which sees less of what recurs."""
+    def _above_by_part(
+        self, goal: float, share: float, dictionary: float, looks: Looks = LOOKS, alone: float | None = None
+    ) -> float | None:
+        """Bytes, rather too few, of the best with a dictionary of so many where the part says that it takes more than goal; share: all
+        bytes over its bytes, alone: those of pcodec, which sees less of what recurs."""
         quick = self.part.sizes(self.quick)
-        best = min((whole(name, (alone or share) * n, self.dictionary) for name, n in quick.items()), default=math.inf)
+        best = min((whole(name, (alone or share) * n, dictionary) for name, n in quick.items()), default=math.inf)
         if best <= goal:
             return None
         first = self.part.sizes(self.slow, FAST)
         for name in sorted(first, key=lambda name: first[name]):
-            dictionary = self.dictionary if uses_codes(name) else 0.0
-            told = dictionary + share * self._least_of_part(name, (goal - dictionary) / share, looks)
+            beside = dictionary if uses_codes(name) else 0.0
+            told = beside + share * self._least_of_part(name, (goal - beside) / share, looks)
             if told <= goal:
                 return None
             best = min(best, told)
@@ -200,13 +203,15 @@ class Race:
         return best
 
     def reported(self, learned: float, by_part: bool = False) -> int:
-        """About the bytes of the best to report: exactly where a stream of `learned` bytes may take more. by_part: as the part tells it,
-        less what it may be too high."""
+        """About the bytes of the best to report: exactly where a stream of `learned` bytes may take more; where it does, of the best to
+        store, which the dictionary is no part of. by_part: as the part tells it, less what it may be too high."""
         if by_part:
             return max(round(TOLD_LESS * self.by_part()), math.ceil(learned))
         found = self.about(learned)
         if found is None:
-            found = min(whole(name, n, self.dictionary) for name, n in self.exact().items())
+            sizes = self.exact()
+            found, stored = min(whole(name, n, self.dictionary) for name, n in sizes.items()), min(sizes.values())
+            found = min(found, stored) if stored < learned else found
         return round(found)
 
     def _recurring(self, scale: float) -> float:

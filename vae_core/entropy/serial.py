@@ -54,7 +54,7 @@ def copy(c: Any, values: Ints, same: Ints, previous: Ints) -> None:
 
 def order(c: Any, numbers: Ints, before: Ints | None, n_numbers: int) -> Ints | None:
     """As exact.sorting.by_number; None where there is a number beyond 0 .. n_numbers - 1, or too many rows."""
-    if len(numbers) > MOST_ROWS:
+    if len(numbers) > MOST_ROWS or (before is not None and len(before) != len(numbers)):
         return None
     numbers, found = np.ascontiguousarray(numbers, np.int64), np.empty(len(numbers), np.int64)
     before = None if before is None else np.ascontiguousarray(before, np.int64)

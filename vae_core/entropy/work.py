@@ -13,6 +13,7 @@ from vae_core.entropy.states import FULL, HALF, LOWER, SLOT_BITS
 
 SLOTS_64 = np.uint64(1 << SLOT_BITS)
 MAX_FOLDS = 12
+MOST_LANES = 512  # twice as many where they may take more
 LANE_SHARE = 0.004  # of a stream's bytes, for its lanes
 FOLD = 16  # lanes at the start of a stream for each at its end, as this release writes them
 
@@ -75,7 +76,7 @@ class Work:
 def lanes_for(n_bytes: float, share: float = LANE_SHARE) -> int:
     """The lane count for a stream of about n_bytes: a lane costs near 3/4 of a byte, those not folded 4 more; together that shall
     stay near a share of the stream."""
-    lanes = 4
-    while lanes < 1024 and lanes * 2 * (0.75 + 4 / FOLD) <= share * n_bytes:
+    lanes, most = 4, MOST_LANES if share <= LANE_SHARE else 2 * MOST_LANES
+    while lanes < most and lanes * 2 * (0.75 + 4 / FOLD) <= share * n_bytes:
         lanes *= 2
     return lanes

@@ -44,7 +44,7 @@ def spread(numbers: Ints, values: Ints) -> Ints:
 
 
 def _are_counted(most: int, n: int) -> bool:
-    return most < MOST_NUMBERS * n + FEW_NUMBERS
+    return 0 <= most < MOST_NUMBERS * n + FEW_NUMBERS
 
 
 def by_columns(columns: Sequence[Ints]) -> Ints:
