@@ -77,8 +77,8 @@ def packed(orders: Sequence[Ints], n_symbols: int, price: float = 0.0) -> Packed
         worth = price / 8 * (brotli.us - us)
         if PCO_MORE * entropies[even] < told + worth:
             packed = min((_pco(orders[even], n_symbols, chunk) for chunk in PCO_CHUNKS), key=len)
-            in_doubt = len(packed) > LEAST_SHARE * told + worth
-            if len(packed) < (other.about if in_doubt else told) + worth:
+            in_doubt = size >= entropies[even] and n_symbols <= BYTE and len(packed) > LEAST_SHARE * told + worth
+            if len(packed) < (other.share * entropies[even] if in_doubt else told) + worth:
                 return _recorded(even, PCO, packed, us)
     if even != depth and other.some < OTHER_SHARE * pieces.some and len(other.stream) < len(pieces.stream):
         depth, pieces = even, other
@@ -168,15 +168,18 @@ class _Pieces:
     @property
     def some(self) -> int:
         """Bytes that one piece in SOME_PIECES takes, all where there are few."""
-        n = len(self._data)
-        return sum(map(len, self._of(range(n) if n < SOME_PIECES else range(1, n, SOME_PIECES))))
+        return sum(map(len, self._of(self._some)))
 
     @property
-    def about(self) -> float:
-        """Bytes of all by those of some."""
+    def share(self) -> float:
+        """Bytes that one piece in SOME_PIECES takes over those by the entropy of its stretches."""
+        told = sum(_entropy_of_stretches(np.frombuffer(self._data[k], np.uint8).astype(np.int64)) / 8 for k in self._some)
+        return self.some / max(1.0, told)
+
+    @property
+    def _some(self) -> range:
         n = len(self._data)
-        some = range(n) if n < SOME_PIECES else range(1, n, SOME_PIECES)
-        return self.some * sum(map(len, self._data)) / max(1, sum(len(self._data[k]) for k in some))
+        return range(n) if n < SOME_PIECES else range(1, n, SOME_PIECES)
 
     @property
     def stream(self) -> bytes:
