@@ -37,7 +37,6 @@ RUNS, MOST_RUN = 255, 255  # in place of how many share a byte: runs of one symb
 BYTE_US, PACKED_US, RECURRING_US = 0.12, 1.3, 5.0  # of packing: for a byte, for one of what it becomes, for one less than by entropy
 PCO = 254  # in place of how many share a byte: pcodec
 PCO_LEVEL, PCO_CHUNKS = 8, (2048, 4096, 8192)  # symbols that have a distribution of their own
-LEAST_SHARE = 0.96  # of what it is told to take, what brotli does
 PCO_US, PCO_MORE, PCO_LEAST = 0.03, 1.02, 4096  # of packing, for a symbol; of the entropy of stretches, at least; symbols
 FEW_OTHERS = 0.2  # of all symbols, those that are not the commonest, for runs of it to be tried
 
@@ -65,23 +64,21 @@ def packed(orders: Sequence[Ints], n_symbols: int, price: float = 0.0) -> Packed
         record = bytes([ALL_ONE]) + only.to_bytes(2, "little")
         return Packed(0, len(record), 0.0, record)
     size, depth, form = _cheapest(orders, n_symbols)
-    pieces = _Pieces(_data(orders[depth], n_symbols, form))
     # zstd looks for what recurs, brotli splits what does not into stretches that are alike, too: these tell of another order
     entropies = [_entropy_of_stretches(order) / 8 for order in orders] if form == 0 else []
     even = int(np.argmin(entropies)) if entropies else depth
-    other = pieces if even == depth else _Pieces(_data(orders[even], n_symbols, form))
     if price and entropies and len(orders[0]) >= PCO_LEAST:
+        brotli = _by_brotli(orders[depth], n_symbols, form, min(QUICK_SHARE * size, entropies[even]), price)
         us = PCO_US * len(orders[0])
-        told = _told(size, entropies[even])
-        brotli = _by_brotli(orders[depth], n_symbols, form, told, price)
-        worth = price / 8 * (brotli.us - us)
-        if PCO_MORE * entropies[even] < told + worth:
+        if PCO_MORE * entropies[even] + price / 8 * us < brotli.n_bytes + price / 8 * brotli.us:
             packed = min((_pco(orders[even], n_symbols, chunk) for chunk in PCO_CHUNKS), key=len)
-            in_doubt = size >= entropies[even] and n_symbols <= BYTE and len(packed) > LEAST_SHARE * told + worth
-            if len(packed) < (other.share * entropies[even] if in_doubt else told) + worth:
+            if len(packed) + price / 8 * us < brotli.n_bytes + price / 8 * brotli.us:
                 return _recorded(even, PCO, packed, us)
-    if even != depth and other.some < OTHER_SHARE * pieces.some and len(other.stream) < len(pieces.stream):
-        depth, pieces = even, other
+    pieces = _Pieces(_data(orders[depth], n_symbols, form))
+    if even != depth:
+        other = _Pieces(_data(orders[even], n_symbols, form))
+        if other.some < OTHER_SHARE * pieces.some and len(other.stream) < len(pieces.stream):
+            depth, pieces = even, other
     return _recorded(depth, form, pieces.stream, _by_brotli(orders[depth], n_symbols, form, len(pieces.stream), price).us)
 
 
@@ -97,19 +94,12 @@ def estimated(orders: Sequence[Ints], n_symbols: int, price: float = 0.0) -> Pac
     size, depth, form = _cheapest(orders, n_symbols)
     if not price:
         return Packed(depth, HEAD + 1 + QUICK_SHARE * size, 0.0)
-    n = len(orders[0])
+    brotli, n = _by_brotli(orders[depth], n_symbols, form, QUICK_SHARE * size, price), len(orders[0])
     if form or n < PCO_LEAST:
-        return replace(_by_brotli(orders[depth], n_symbols, form, QUICK_SHARE * size, price), depth=depth)
+        return replace(brotli, depth=depth)
     entropies = [_entropy_of_stretches(order) / 8 for order in orders]
-    brotli = _by_brotli(orders[depth], n_symbols, form, _told(size, min(entropies)), price)
     pco = Packed(int(np.argmin(entropies)), HEAD + 1 + PCO_MORE * min(entropies), PCO_US * n)
     return min(replace(brotli, depth=depth), pco, key=lambda one: one.n_bytes + price / 8 * one.us)
-
-
-def _told(size: int, entropy: float) -> float:
-    """What brotli makes of a form of a byte each, about, by what zstd does: where that is no less than the entropy of stretches nothing
-    recurs, and it is about that."""
-    return entropy if size >= entropy else QUICK_SHARE * size
 
 
 def _by_brotli(symbols: Ints, n_symbols: int, form: int, n_bytes: float, price: float) -> Packed:
@@ -168,18 +158,8 @@ class _Pieces:
     @property
     def some(self) -> int:
         """Bytes that one piece in SOME_PIECES takes, all where there are few."""
-        return sum(map(len, self._of(self._some)))
-
-    @property
-    def share(self) -> float:
-        """Bytes that one piece in SOME_PIECES takes over those by the entropy of its stretches."""
-        told = sum(_entropy_of_stretches(np.frombuffer(self._data[k], np.uint8).astype(np.int64)) / 8 for k in self._some)
-        return self.some / max(1.0, told)
-
-    @property
-    def _some(self) -> range:
         n = len(self._data)
-        return range(n) if n < SOME_PIECES else range(1, n, SOME_PIECES)
+        return sum(map(len, self._of(range(n) if n < SOME_PIECES else range(1, n, SOME_PIECES))))
 
     @property
     def stream(self) -> bytes:
