@@ -114,9 +114,8 @@ def encoding_of(uri: str) -> dict[str, Any]:
     """Seconds that encoding the archive's rows by its models takes on one core, once the code is loaded: shards made, and made again
     where comparing shows that they have to be, not compared. Of each shard the median of TIMES, or fewer where that would be more than
     ENOUGH_S."""
-    from flows.encode import is_beaten, known_of
     from storage import open_archive
-    from vae_core.shard import Measure, encode_shard, measured
+    from vae_core.shard import Measure, beaten_by, encode_shard, measured
 
     if hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
@@ -126,13 +125,13 @@ def encoding_of(uri: str) -> dict[str, Any]:
         again = partial(encode_shard, model, table, block_rows=max(entry.block_rows, default=1), preview=None)
         encode = partial(again, measure=Measure.LATER)
         encode_shard(model, table.slice(0, WARMING_ROWS))
-        compared = measured(shard := encode())
+        known = beaten_by(shard := encode(), measured(shard))
         taken: list[float] = []
         while len(taken) < TIMES and sum(taken) < ENOUGH_S / TIMES:
             began = time.perf_counter()
             encode()
-            if is_beaten(shard, compared):
-                again(known=known_of(shard, compared))
+            if known:
+                again(known=known)
             taken.append(time.perf_counter() - began)
         seconds += statistics.median(taken)
     return {"encode_s": seconds}

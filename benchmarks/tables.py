@@ -91,9 +91,9 @@ def speed_table(rows: Sequence[Row]) -> str:
     head = ["peer", "encode MB/s", "decode MB/s", "encode ns a cell", "decode ns a cell", "training s", "peak MiB", "worst error / bound"]
     return _table(head, body, 1) + (
         "\n\nOne thread, each in its own process; geometric means, mean training, largest peak and error. Encoding includes "
-        "choosing the best of the codings a peer has; latentpack's is making shards on one core, the median of three. What its report "
-        "says of conventional codings is measured apart from that (`compare_s` in the CSV; a shard that has to be made again for it "
-        "counts twice), and so is verification."
+        "choosing the best of the codings a peer has; latentpack's is making shards on one core, the median of three since format 1.16. "
+        "What its report says of conventional codings is measured apart from that (`compare_s` in the CSV; a shard that has to be made "
+        "again for it counts twice), and so is verification."
         f"{_EARLIER if any(row['codec'].startswith(OURS) and not _has(row, 'compare_s') for row in rows) else ''}"
     )
 

@@ -30,17 +30,14 @@ from storage.shards import ShardEntry
 from storage.sources import Source, SourceFile, SourcePart
 from storage.version import FORMAT_VERSION
 from storage.writer import find_pending, load_model, shard_id, stage_shard
-from vae_core.latents import AMPLE
-from vae_core.layout import LEARNED
 from vae_core.model import Model
-from vae_core.shard import EncodedShard, Measure, encode_shard, measured
+from vae_core.shard import EncodedShard, Measure, beaten_by, encode_shard, measured
 
 log = logging.getLogger(__name__)
 
 BLOCK_BYTES = 16 << 20
 LEAST_BLOCK_ROWS, MOST_BLOCK_ROWS = 131_072, 524_288
 BLOCK_CELLS = 4 << 20  # of tensors
-TRIFLE = 0.0005  # of conventional codings: so few bytes are not worth the time it takes to encode it again
 
 
 class PartPlan(BaseModel):
@@ -216,26 +213,9 @@ def _compared(encode: Callable[..., EncodedShard], by_part: bool) -> tuple[Encod
     compares = time.monotonic()
     compared = measured(shard, by_part=by_part)
     ends = time.monotonic()
-    if not by_part and is_beaten(shard, compared):
-        compared = encode(known=known_of(shard, compared))
+    if not by_part and (known := beaten_by(shard, compared)):
+        compared = encode(known=known)
     return compared, compares - began + time.monotonic() - ends, ends - compares
-
-
-def is_beaten(shard: EncodedShard, compared: EncodedShard) -> bool:
-    """Whether a shard has to be encoded again by what was measured since: columns are learned that a conventional coding takes fewer bytes
-    for, more than a trifle, or a preview was kept for what they were thought to save. Their rows are not like those that were looked at."""
-    whole = sum(o.conventional_bytes for o in compared.outcomes)
-    saved = [o.conventional_bytes - o.n_bytes for o in compared.outcomes if o.coding == LEARNED and o.name in shard.rivals]
-    if sum(max(0, -n) for n in saved) > TRIFLE * whole:
-        return True
-    was_known = all(a.conventional_bytes == b.conventional_bytes for a, b in zip(shard.outcomes, compared.outcomes, strict=True))
-    learned = sum(o.conventional_bytes - o.n_bytes for o in compared.outcomes if o.coding == LEARNED)
-    return bool(shard.layout.get("preview")) and not was_known and learned < AMPLE * whole
-
-
-def known_of(shard: EncodedShard, compared: EncodedShard) -> dict[str, int]:
-    """Column -> what was measured of it since."""
-    return {o.name: o.conventional_bytes for o in compared.outcomes if o.name in shard.rivals}
 
 
 def save_parts(run: str, parts: list[PartPlan]) -> None:

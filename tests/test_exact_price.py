@@ -108,7 +108,8 @@ def test_what_time_is_worth_counts_for_tables_of_many_rows():
     table = telling_rows()
     for favour in (SIZE, BALANCE):
         assert price_of(favour, 200_000) == FREE and price_of(favour, 200_001) == OF_MANY_ROWS[favour]
-    assert price_of(READING, 10) == FOR_READING
+    assert price_of(READING, 10) == price_of(READING, 10, has_above=True) == FOR_READING
+    assert price_of(BALANCE, 200_001, has_above=True) == OF_MANY_ROWS[SIZE] and price_of(BALANCE, 9, has_above=True) == FREE
     config, gathered = FitConfig(time_budget_s=20, preview="off", favour=BALANCE), []
     for times in (1, 100):
         profile = profiled(table)

@@ -110,11 +110,11 @@ def _conventional(
     races = {id(way): peers.Race(way, column.array, dictionary) for way in column.ways if way.plan.width == 1}
     steps = any(not way.raw and lattices.worth_trying(way.plan, way.codes) for way in column.ways)
     if learned < math.inf and len(column.ways) == 1 and first.codes is not None and races and not of_texts and not steps:
-        race = races[id(first)]
-        reported = known if known is not None and learned < known - dictionary else race.left_open(learned, measure)
-        if reported is not None and reported == known:
+        if known is not None and learned < known - dictionary:
             column.conventional_bytes = column.reported_bytes = known
             return
+        race = races[id(first)]
+        reported = race.left_open(learned, measure)
         if reported is not None:
             column.rival = partial(race.reported, learned)
         else:

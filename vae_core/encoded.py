@@ -56,6 +56,7 @@ class EncodedShard:
     layout : JSON, what decoding needs beyond the model
     rivals : columns of which `outcomes` have conventional_bytes that are not measured, enough to choose by, and what tells them
              (`encoding.measured`)
+    preview_in_doubt : the preview is kept because it pays, by what is known of these (`encoding.beaten_by`)
     """
 
     layout: dict[str, Any]
@@ -65,6 +66,7 @@ class EncodedShard:
     outcomes: tuple[ColumnOutcome, ...]
     bits_per_value: dict[str, float] = field(default_factory=dict)
     rivals: Mapping[str, Callable[[bool], int]] = field(default_factory=dict, compare=False, repr=False)
+    preview_in_doubt: bool = False
 
 
 @dataclass(frozen=True, slots=True)

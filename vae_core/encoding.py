@@ -21,6 +21,7 @@ from vae_core.encoded import ColumnOutcome, EncodedBlock, EncodedShard, NativeCo
 from vae_core.entropy.rans import Encoder
 from vae_core.errors import BadInput
 from vae_core.latents import (
+    AMPLE,
     ColumnState,
     base_input,
     beside,
@@ -39,6 +40,7 @@ BLOCK_ROWS = 131_072
 OWN_STREAM_BYTES = 48_000
 OWN_SECTION_BYTES = 24_000
 LATENT_ENCODINGS = ("plain", "dictionary", "split")
+TRIFLE = 0.0005  # of conventional codings: so few bytes are not worth the time it takes to encode a shard again
 FAST, FAST_SPREAD = 3, 1.4  # a zstd level whose bytes are so far from what is stored at most, an encoding beside another
 
 
@@ -80,12 +82,12 @@ def encode_shard(
     by_layer = set(model.distortion.columns) if latents is not None and model.distortion is not None else set()
     learned, above = chosen(model, columns, spans, by_layer, measure, known)
     codings = [LATENT if j in by_layer else LEARNED if j in learned else column.coding for j, column in enumerate(columns)]
-    if preview is None:
+    if in_doubt := preview is None:
         exact = {j: sum(e.bits for e in found) / 8 + misfit_bytes(columns[j]) for j, found in learned.items()}
         preview = bool(by_layer) or (preview_paid(model, columns, spans, exact) and preview_tells(model, columns, table.num_rows))
     shard = _assemble(model, columns, spans, codings, learned, latents, gain, preview, above)
     told = {} if layer_bytes is None else _layer_bits(model, layer_bytes, table.num_rows)
-    return replace(shard, bits_per_value=shard.bits_per_value | told)
+    return replace(shard, bits_per_value=shard.bits_per_value | told, preview_in_doubt=in_doubt and bool(shard.layout.get("preview")))
 
 
 def measured(shard: EncodedShard, by_part: bool = False) -> EncodedShard:
@@ -95,6 +97,23 @@ def measured(shard: EncodedShard, by_part: bool = False) -> EncodedShard:
     found = dict(zip(names, each(lambda name: shard.rivals[name](by_part), names), strict=True))
     outcomes = [replace(o, conventional_bytes=found.get(o.name, o.conventional_bytes)) for o in shard.outcomes]
     return replace(shard, outcomes=tuple(outcomes), rivals={})
+
+
+def beaten_by(shard: EncodedShard, compared: EncodedShard) -> dict[str, int]:
+    """What a shard has to be encoded again for: `known` of columns as `compared`, what `measured` makes of the shard, tells them. Empty
+    where it is as good as if all had been measured at once, or worse by a trifle.
+
+    Its rows may not be like the part of them that was looked at, so that columns are learned that a conventional coding takes fewer bytes
+    for, or a preview that may be left out (preview=None) is kept for savings that are not there.
+    """
+    pairs = list(zip(shard.outcomes, compared.outcomes, strict=True))
+    told = {now.name: now.conventional_bytes for now in compared.outcomes if now.name in shard.rivals}
+    whole = sum(now.conventional_bytes for now in compared.outcomes)
+    saved = {now.name: now.conventional_bytes - now.n_bytes for now in compared.outcomes if now.coding == LEARNED}
+    lost = sum(max(0, -saved.get(name, 0)) for name in told)
+    is_learned_later = any(then.conventional_bytes != now.conventional_bytes for then, now in pairs)
+    in_vain = shard.preview_in_doubt and is_learned_later and sum(saved.values()) < AMPLE * whole
+    return told if lost > TRIFLE * whole or in_vain else {}
 
 
 def _layer_bits(model: Model, n_bytes: int, n_rows: int) -> dict[str, float]:

@@ -22,7 +22,7 @@ from vae_core.exact.arrange import Arrangement, arranged_before
 from vae_core.exact.drafts import drafted, is_ample, rows_for, whole_search
 from vae_core.exact.ordering import SampleColumn, orders
 from vae_core.exact.plans import ColumnCode
-from vae_core.exact.price import BALANCE, OF_MANY_ROWS, SIZE, USUAL, price_of
+from vae_core.exact.price import BALANCE, OF_MANY_ROWS, USUAL, price_of
 from vae_core.exact.sampled import Sampled, decoded_sample
 from vae_core.exact.tensors import TensorCode
 from vae_core.layers import PreviewRefresh, Progress, Report, fit_distortion, fit_preview, still_fits, thinned
@@ -184,8 +184,7 @@ def _fit_exact(
             table, runs = thinned(sample, EXACT_ROWS, run)
             picked = picked_columns(plans, table, taken, forms)
         above = above_of_runs([c.values for c in amounts_of(picked)], runs)
-        if config.favour == BALANCE:
-            price = price_of(SIZE, n_total)  # what rows above tell numpy reads slowly, whatever else is spared
+        price = price_of(config.favour, n_total, has_above=True)
     n = len(picked[0].values)
     now, budget = report.now, config.time_budget_s
     began = now()

@@ -70,8 +70,8 @@ class Measure(Enum):
     """When it is measured what the best conventional coding takes of a column that is learned.
 
     NOW      : before it is learned
-    IN_DOUBT : where neither a part of the rows nor quick looks leave no doubt that it takes more
-    LATER    : where a part of the rows does not say that it takes more; the part may be wrong, so it has to be measured then
+    IN_DOUBT : before, unless a part of the rows, or quick looks, leave no doubt that it takes more
+    LATER    : after, where a part of the rows says that it takes more: the part may be wrong, so it has to be measured then
     """
 
     NOW = "now"

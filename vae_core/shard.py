@@ -2,7 +2,7 @@
 
 from vae_core.decoding import blocks_at_once, decode_block, decode_blocks, needs
 from vae_core.encoded import ColumnOutcome, EncodedBlock, EncodedShard, NativeColumn, Needs
-from vae_core.encoding import encode_shard, measured
+from vae_core.encoding import beaten_by, encode_shard, measured
 from vae_core.peers import Measure
 from vae_core.sampling import nulls, sample_rows
 
@@ -13,6 +13,7 @@ __all__ = [
     "Measure",
     "NativeColumn",
     "Needs",
+    "beaten_by",
     "blocks_at_once",
     "decode_block",
     "decode_blocks",

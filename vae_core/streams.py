@@ -198,7 +198,7 @@ def _tensor_block(code: TensorCode, column: ColumnState, span: tuple[int, int]) 
 
 def encoder_of(model: Model) -> Encoder:
     """An encoder that takes as much time, and makes as many lanes, as what the model favours is worth."""
-    price = price_of(model.favour, model.n_rows)
+    price = price_of(model.favour, model.n_rows, any(code.reads_above for code in model.codes))
     return Encoder(packing=price.packing, lane_share=price.lanes)
 
 

@@ -9,7 +9,7 @@ symbol is looked up: a reader sorts its rows by their contexts, and puts what it
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -34,10 +34,10 @@ ALL_ONE, BROTLI = 255, 128  # in place of a depth, where all symbols are one; be
 BYTE = 256  # symbols that one byte tells apart
 MOST_SHARING = 16  # symbols, of which two share a byte
 RUNS, MOST_RUN = 255, 255  # in place of how many share a byte: runs of one symbol, of so many at most
-BYTE_US, PACKED_US, RECURRING_US = 0.12, 1.3, 5.0  # of packing: for a byte, for one of what it becomes, for one less than by entropy
+BYTE_US, PACKED_US, RECURRING_US = 0.12, 1.3, 5.0  # µs of brotli: a byte, one of what it becomes, one less than by entropy
 PCO = 254  # in place of how many share a byte: pcodec
 PCO_LEVEL, PCO_CHUNKS = 8, (2048, 4096, 8192)  # symbols that have a distribution of their own
-PCO_US, PCO_MORE, PCO_LEAST = 0.03, 1.02, 4096  # of packing, for a symbol; of the entropy of stretches, at least; symbols
+PCO_US, PCO_MORE, PCO_LEAST = 0.03, 1.02, 4096  # µs a symbol; of the entropy of stretches, what it takes at least; symbols to be tried
 FEW_OTHERS = 0.2  # of all symbols, those that are not the commonest, for runs of it to be tried
 
 
@@ -56,10 +56,8 @@ class Packed:
 
 
 def packed(orders: Sequence[Ints], n_symbols: int, price: float = 0.0) -> Packed:
-    """The record of (n,) symbols in one or more orders, those of contexts of each depth: the one that takes the fewest bytes.
-
-    price : bits that a microsecond of packing is worth
-    """
+    """The record of (n,) symbols in one or more orders, those of contexts of each depth: the one that takes the fewest bytes, and little
+    time where that has a price: bits that a microsecond of packing is worth. Raises UsageError without brotli."""
     if (only := _only(orders[0])) is not None:
         record = bytes([ALL_ONE]) + only.to_bytes(2, "little")
         return Packed(0, len(record), 0.0, record)
@@ -68,18 +66,19 @@ def packed(orders: Sequence[Ints], n_symbols: int, price: float = 0.0) -> Packed
     entropies = [_entropy_of_stretches(order) / 8 for order in orders] if form == 0 else []
     even = int(np.argmin(entropies)) if entropies else depth
     if price and entropies and len(orders[0]) >= PCO_LEAST:
-        brotli = _by_brotli(orders[depth], n_symbols, form, min(QUICK_SHARE * size, entropies[even]), price)
-        us = PCO_US * len(orders[0])
-        if PCO_MORE * entropies[even] + price / 8 * us < brotli.n_bytes + price / 8 * brotli.us:
-            packed = min((_pco(orders[even], n_symbols, chunk) for chunk in PCO_CHUNKS), key=len)
-            if len(packed) + price / 8 * us < brotli.n_bytes + price / 8 * brotli.us:
-                return _recorded(even, PCO, packed, us)
+        told, us = min(QUICK_SHARE * size, entropies[even]), PCO_US * len(orders[0])
+        most = HEAD + 1 + told + price / 8 * (_brotli_us(orders[depth], n_symbols, form, told) - us)
+        if PCO_MORE * entropies[even] < most:
+            numbers = min((_pco(orders[even], n_symbols, chunk) for chunk in PCO_CHUNKS), key=len)
+            if len(numbers) < most:
+                return _recorded(even, PCO, numbers, us)
     pieces = _Pieces(_data(orders[depth], n_symbols, form))
     if even != depth:
         other = _Pieces(_data(orders[even], n_symbols, form))
         if other.some < OTHER_SHARE * pieces.some and len(other.stream) < len(pieces.stream):
             depth, pieces = even, other
-    return _recorded(depth, form, pieces.stream, _by_brotli(orders[depth], n_symbols, form, len(pieces.stream), price).us)
+    us = _brotli_us(orders[depth], n_symbols, form, len(pieces.stream)) if price else 0.0
+    return _recorded(depth, form, pieces.stream, us)
 
 
 def _recorded(depth: int, form: int, stream: bytes, us: float) -> Packed:
@@ -92,24 +91,20 @@ def estimated(orders: Sequence[Ints], n_symbols: int, price: float = 0.0) -> Pac
     if _only(orders[0]) is not None:
         return Packed(0, 3.0, 0.0)
     size, depth, form = _cheapest(orders, n_symbols)
-    if not price:
-        return Packed(depth, HEAD + 1 + QUICK_SHARE * size, 0.0)
-    brotli, n = _by_brotli(orders[depth], n_symbols, form, QUICK_SHARE * size, price), len(orders[0])
-    if form or n < PCO_LEAST:
-        return replace(brotli, depth=depth)
+    told, n = QUICK_SHARE * size, len(orders[0])
+    brotli = Packed(depth, HEAD + 1 + told, _brotli_us(orders[depth], n_symbols, form, told) if price else 0.0)
+    if not price or form or n < PCO_LEAST:
+        return brotli
     entropies = [_entropy_of_stretches(order) / 8 for order in orders]
     pco = Packed(int(np.argmin(entropies)), HEAD + 1 + PCO_MORE * min(entropies), PCO_US * n)
-    return min(replace(brotli, depth=depth), pco, key=lambda one: one.n_bytes + price / 8 * one.us)
+    return min(brotli, pco, key=lambda one: one.n_bytes + price / 8 * one.us)
 
 
-def _by_brotli(symbols: Ints, n_symbols: int, form: int, n_bytes: float, price: float) -> Packed:
-    """Where brotli takes so many bytes, with the time it takes for them: it spends most where it finds much that recurs in short, and then
-    takes less than the entropy of stretches."""
-    if not price:
-        return Packed(0, HEAD + 1 + n_bytes, 0.0)
+def _brotli_us(symbols: Ints, n_symbols: int, form: int, n_bytes: float) -> float:
+    """Microseconds that brotli takes to make so many bytes of symbols, about: it spends most where it finds much that recurs in short, and
+    then takes less than the entropy of stretches."""
     recurring = min(max(0.0, _entropy_of_stretches(symbols) / 8 - n_bytes), n_bytes)
-    us = BYTE_US * len(_data(symbols, n_symbols, form)) + PACKED_US * n_bytes + RECURRING_US * recurring
-    return Packed(0, HEAD + 1 + n_bytes, us)
+    return BYTE_US * len(_data(symbols, n_symbols, form)) + PACKED_US * n_bytes + RECURRING_US * recurring
 
 
 def _cheapest(orders: Sequence[Ints], n_symbols: int) -> tuple[int, int, int]:

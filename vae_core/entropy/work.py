@@ -13,7 +13,7 @@ from vae_core.entropy.states import FULL, HALF, LOWER, SLOT_BITS
 
 SLOTS_64 = np.uint64(1 << SLOT_BITS)
 MAX_FOLDS = 12
-MOST_LANES = 512  # twice as many where they may take more
+MOST_LANES = 512  # twice as many where they may take more than LANE_SHARE
 LANE_SHARE = 0.004  # of a stream's bytes, for its lanes
 FOLD = 16  # lanes at the start of a stream for each at its end, as this release writes them
 

@@ -74,11 +74,12 @@ OF_MANY_ROWS = {SIZE: Price(numpy=0.01), BALANCE: Price(numpy=0.8, packing=0.2, 
 FOR_READING = Price(numpy=1.4, lanes=MORE_LANES, is_high=True)
 
 
-def price_of(favour: str, n_rows: int) -> Price:
-    """What is asked of a table of so many rows. favour: one of FAVOURS"""
+def price_of(favour: str, n_rows: int, has_above: bool = False) -> Price:
+    """What is asked of a table of so many rows. favour: one of FAVOURS; has_above: rows above may tell its columns, which numpy reads
+    slowly whatever else it is spared, so that nothing is paid for a balance"""
     if favour == READING:
         return FOR_READING
-    return OF_MANY_ROWS[favour] if n_rows > FEW_ROWS else FREE
+    return OF_MANY_ROWS[SIZE if favour == BALANCE and has_above else favour] if n_rows > FEW_ROWS else FREE
 
 
 def cells_made(decoded: Decoded, plan: CellPlan, own: Ints, active: NDArray[np.bool_] | None) -> list[float]:
