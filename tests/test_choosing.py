@@ -389,9 +389,8 @@ def test_the_plan_of_a_wide_table_does_not_list_what_pays_nowhere():
 
 @pytest.mark.parametrize(("measured_bytes", "paid"), [(1_040, True), (1_001, False)])
 def test_a_preview_that_too_few_bytes_would_refuse_is_held_against_what_is_measured(measured_bytes, paid, monkeypatch):
-    monkeypatch.setattr(latents, "base_input", lambda *_: ())
     monkeypatch.setattr(latents, "stored_bytes", lambda _: 30)
-    model = SimpleNamespace(preview=SimpleNamespace(layer=SimpleNamespace(encode=lambda *_: None)))
+    sketch = SimpleNamespace(of=lambda span: None)
     column = ColumnState(pa.array([1]), None, (), conventional_bytes=1_001, reported_bytes=1_001, rival=lambda by_part: measured_bytes)
-    assert latents.preview_paid(model, [column], [(0, 1)], {0: 1_000.0}) is paid
+    assert latents.preview_paid(sketch, [column], [(0, 1)], {0: 1_000.0}) is paid
     assert column.rival is not None and column.rival(True) == column.rival(False) == column.reported_bytes == measured_bytes

@@ -23,7 +23,7 @@ from vae_core.errors import BadInput
 from vae_core.latents import (
     AMPLE,
     ColumnState,
-    base_input,
+    PreviewLatents,
     beside,
     distortion_latents,
     latents_that_pay,
@@ -82,10 +82,11 @@ def encode_shard(
     by_layer = set(model.distortion.columns) if latents is not None and model.distortion is not None else set()
     learned, above = chosen(model, columns, spans, by_layer, measure, known)
     codings = [LATENT if j in by_layer else LEARNED if j in learned else column.coding for j, column in enumerate(columns)]
-    if in_doubt := preview is None:
+    sketch = None if model.preview is None or not spans else PreviewLatents(model, columns)
+    if (in_doubt := preview is None) and sketch is not None:
         exact = {j: sum(e.bits for e in found) / 8 + misfit_bytes(columns[j]) for j, found in learned.items()}
-        preview = bool(by_layer) or (preview_paid(model, columns, spans, exact) and preview_tells(model, columns, table.num_rows))
-    shard = _assemble(model, columns, spans, codings, learned, latents, gain, preview, above)
+        preview = bool(by_layer) or (preview_paid(sketch, columns, spans, exact) and preview_tells(model, columns, table.num_rows))
+    shard = _assemble(model, columns, spans, codings, learned, latents, gain, sketch if preview else None, above)
     told = {} if layer_bytes is None else _layer_bits(model, layer_bytes, table.num_rows)
     return replace(shard, bits_per_value=shard.bits_per_value | told, preview_in_doubt=in_doubt and bool(shard.layout.get("preview")))
 
@@ -139,18 +140,17 @@ def _assemble(
     learned: dict[int, list[Streamed]],
     latents: list[NDArray[np.integer[Any]]] | None,
     gain: int,
-    preview: bool,
+    sketch: PreviewLatents | None,
     above: Sequence[bytes],
 ) -> EncodedShard:
     streams = _streams(model, learned, len(spans))
     native_names = _native_names(model, codings)
-    with_preview = preview and model.preview is not None and bool(spans)
     blocks: list[tuple[dict[str, pa.Array], dict[str, bytes]]] = []
     for b, (start, n) in enumerate(spans):
         natives: dict[str, pa.Array] = {}
         parts: dict[str, bytes] = {}
-        if with_preview and model.preview is not None:
-            z = model.preview.layer.encode(*base_input(model, model.preview, columns, start, n))
+        if sketch is not None and model.preview is not None:
+            z = sketch.of((start, n))
             natives |= {name: from_numpy(z[:, k]) for k, name in enumerate(model.preview.latent_names)}
         if latents is not None and model.distortion is not None:
             natives |= {name: from_numpy(latents[b][:, k]) for k, name in enumerate(model.distortion.latent_names)}
@@ -161,7 +161,7 @@ def _assemble(
         for j, coding in enumerate(codings):
             _store_column(model, j, columns[j], coding, start, n, natives, parts, native_names)
         blocks.append((natives, parts))
-    return _finished(model, columns, spans, codings, learned, streams, native_names, blocks, with_preview, gain)
+    return _finished(model, columns, spans, codings, learned, streams, native_names, blocks, sketch is not None, gain)
 
 
 def _joined(joined: Encoder, coded: Sequence[Streamed]) -> bytes:

@@ -110,20 +110,34 @@ def _known(n_bytes: int, by_part: bool) -> int:
     return n_bytes
 
 
+class PreviewLatents:
+    """The latents of a shard's preview by block, each found once: whether they are paid for, and what is stored, are of the same."""
+
+    def __init__(self, model: Model, columns: Sequence[ColumnState]) -> None:
+        self._model, self._columns = model, columns
+        self._found: dict[tuple[int, int], NDArray[np.integer[Any]]] = {}
+
+    def of(self, span: tuple[int, int]) -> NDArray[np.integer[Any]]:
+        """(n_rows, n_columns_stored) of the block of (first row, rows)."""
+        base = self._model.preview
+        assert base is not None
+        if span not in self._found:
+            self._found[span] = base.layer.encode(*base_input(self._model, base, self._columns, *span))
+        return self._found[span]
+
+
 def preview_paid(
-    model: Model,
+    latents: PreviewLatents,
     columns: Sequence[ColumnState],
     spans: Sequence[tuple[int, int]],
     exact: Mapping[int, float],
 ) -> bool:
     """Whether a shard with the preview's latents is within ALLOWANCE of its conventional coding; exact: bytes of learned columns."""
-    if model.preview is None:
-        return True
-    held, layer = sum(exact.get(j, c.conventional_bytes) for j, c in enumerate(columns)), model.preview.layer
+    held = sum(exact.get(j, c.conventional_bytes) for j, c in enumerate(columns))
     reported = sum(c.reported_bytes * (DOUBTED if c.rival is not None else 1.0) for c in columns)
     if ALLOWANCE * reported - held > AMPLE * reported:
         return True
-    n_bytes = sum(stored_bytes(layer.encode(*base_input(model, model.preview, columns, *span))) for span in spans)
+    n_bytes = sum(stored_bytes(latents.of(span)) for span in spans)
     if n_bytes > ALLOWANCE * reported - held:
         for column in columns:
             if column.rival is not None:
