@@ -20,6 +20,8 @@ from storage.writer import commit, stage_model, stage_shard
 from vae_core import choosing, peers
 from vae_core.coders.parquet import chunk_bytes
 from vae_core.columns import decode_column, encode_column
+from vae_core.columns.physical import raw_values
+from vae_core.decoding import unpack_misfits
 from vae_core.errors import BadInput, CorruptArchive, UsageError
 from vae_core.fitting import refresh
 from vae_core.model import FitConfig, FitResult, Model, Sample
@@ -204,6 +206,30 @@ def test_rows_the_model_never_saw_keep_their_bounds(model, reader, raw):
     assert back.schema.equals(odd.schema, check_metadata=True)
     for quality in compare(odd.select([*SENSORS]), back.select([*SENSORS]), promised):
         assert quality.violations == 0, quality
+
+
+@pytest.mark.parametrize("kind", [pa.date64(), pa.time32("s"), pa.decimal128(6, 2)])
+def test_values_beyond_their_type_that_the_model_never_saw_come_back(kind):
+    """Parts of days, times beyond midnight, decimals of more digits: Arrow lets them in, and only its full validation minds."""
+    rng = np.random.default_rng(1)
+    regular = np.repeat(rng.integers(0, 300, 1500), 4) * {pa.date64(): 86_400_000, pa.time32("s"): 60}.get(kind, 100)
+    odd = np.where(rng.random(len(regular)) < 0.01, (1 << 31) - 7, regular)
+
+    def table(values: np.ndarray) -> pa.Table:
+        words = np.stack([values, values >> 63], axis=1) if pa.types.is_decimal(kind) else values.astype(f"i{kind.bit_width // 8}")
+        return pa.table({"x": pa.Array.from_buffers(kind, len(values), [None, pa.py_buffer(words)]), "k": regular})
+
+    model = fitted(table(regular), preview="off").model
+    shard = encode_shard(model, table(odd))
+    assert shard.outcomes[0].coding == "learned"
+    found = decoded(stored_again(model), shard)["x"]
+    assert bytes(np.concatenate([raw_values(chunk) for chunk in found.chunks])) == bytes(raw_values(table(odd)["x"].chunk(0)))
+
+
+def test_misfits_that_claim_more_bytes_than_any_block_has_are_refused_before_memory_is_taken_for_them(model):
+    claims = b"\x28\xb5\x2f\xfd\xe0" + (1 << 42).to_bytes(8, "little") + b"\1\0\0"  # RFC 8878, 3.1.1.1: a frame of 4 TiB
+    with pytest.raises(CorruptArchive, match=r"misfits of column 'site': .* claims 4398046511104 bytes"):
+        unpack_misfits(model.columns[0], claims)
 
 
 def test_latents_give_way_where_uniform_quantisation_takes_fewer_bytes(model, reader, raw):

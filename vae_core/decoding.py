@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import zstandard
 from numpy.typing import NDArray
 
 from vae_core import sections
@@ -31,6 +29,7 @@ from vae_core.exact.plans import ColumnCode
 from vae_core.exact.tensors import code_tensors
 from vae_core.layout import ABOVE, LATENT, LEARNED, POOL, Layout, uses_codes
 from vae_core.model import Base, Model
+from vae_core.packing import from_ipc, unzstd
 
 MAX_MISFIT_BYTES = 1 << 30
 CELLS_AT_ONCE = 1 << 23  # of blocks that are decoded together: 64 MiB of integers, and twice that of what is known of them
@@ -263,10 +262,9 @@ class _Block:
         if packed:
             n_cells = self.n_rows * plan.width
             try:
-                raw = zstandard.ZstdDecompressor().decompress(packed, max_output_size=n_cells)
-            except zstandard.ZstdError as error:
-                raise CorruptArchive(f"states of column {plan.name!r} cannot be read: {error}") from error
-            state = np.frombuffer(raw, np.uint8)
+                state = np.frombuffer(unzstd(packed, n_cells), np.uint8)
+            except CorruptArchive as error:
+                raise CorruptArchive(f"states of column {plan.name!r}: {error}") from error
             if len(state) != n_cells or (state >= N_STATES).any():
                 raise CorruptArchive(f"states of column {plan.name!r} are not one for each of {n_cells} cells")
         return Codes(self._latent[j], state, self.misfits(j, state))
@@ -305,15 +303,8 @@ class _Block:
 
 
 def unpack_misfits(plan: ColumnPlan, data: bytes) -> pa.Array:
-    """The inverse of encoding.pack_misfits. Raises CorruptArchive."""
+    """The inverse of latents.pack_misfits. Raises CorruptArchive."""
     try:
-        raw = zstandard.ZstdDecompressor().decompress(data, max_output_size=MAX_MISFIT_BYTES)
-        with pa.ipc.open_stream(io.BytesIO(raw)) as reader:
-            table = reader.read_all()
-        table.validate(full=True)
-    except (zstandard.ZstdError, pa.ArrowException, ValueError) as error:
-        raise CorruptArchive(f"misfits of column {plan.name!r} cannot be read: {error}") from error
-    if table.num_columns != 1 or table.column(0).type != plan.value_type:
-        raise CorruptArchive(f"misfits of column {plan.name!r} are not one column of {plan.value_type}")
-    combined = table.column(0).combine_chunks()
-    return combined.chunk(0) if isinstance(combined, pa.ChunkedArray) else combined
+        return from_ipc(unzstd(data, MAX_MISFIT_BYTES), plan.value_type)
+    except CorruptArchive as error:
+        raise CorruptArchive(f"misfits of column {plan.name!r}: {error}") from error
