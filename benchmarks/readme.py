@@ -1,7 +1,7 @@
-"""The README's result tables and the plot from the committed CSV.
+"""The tables of the README and of the page beside this file, and the plot, from the committed CSV.
 
-    python benchmarks/readme.py                   `make bench-readme`; `make bench` calls it
-    python benchmarks/readme.py README RESULTS    the tables of another CSV into another page, no plot
+    python benchmarks/readme.py                 `make bench-readme`; `make bench` calls it
+    python benchmarks/readme.py PAGE RESULTS    the tables of another CSV into another page, no plot
 """
 
 from __future__ import annotations
@@ -15,26 +15,63 @@ ROOT = HERE.parent
 sys.path.insert(0, str(ROOT))
 
 from benchmarks.results import read_csv  # noqa: E402
-from benchmarks.tables import deepsqueeze_table, favour_table, main_table, peer_table, preview_table, read_table, speed_table  # noqa: E402
+from benchmarks.tables import (  # noqa: E402
+    Row,
+    deepsqueeze_table,
+    favour_table,
+    main_table,
+    peer_table,
+    preview_table,
+    read_table,
+    speed_table,
+)
 
-BEGIN, END = "<!-- results: written by `make bench` -->", "<!-- /results -->"
+PAGES = (ROOT / "README.md", HERE / "README.md")
 RESULTS = HERE / "results" / "bench.csv"
-BESIDE = {"deepsqueeze.csv": deepsqueeze_table, "preview.csv": preview_table}  # results of other commands
 
 
-def update(readme: Path, results: Path) -> None:
-    """Replace what stands between the markers of the README."""
+def summary(rows: Sequence[Row], results: Path) -> list[str]:
+    """What the README shows: ours against conventional codings, and every peer as a plot."""
+    return [main_table(rows), picture(results)]
+
+
+def details(rows: Sequence[Row], results: Path) -> list[str]:
+    """All else that was measured, each under a heading."""
+    drawn = {
+        "Every peer": peer_table(rows),
+        "Speed and memory": speed_table(rows),
+        "Reading a part, and by numpy alone": read_table(rows),
+        "`--favour reading`": favour_table(rows),
+        "Bounds on every column of numbers": deepsqueeze_table(read_csv(results.with_name("deepsqueeze.csv"))),
+        "Previews": preview_table(read_csv(results.with_name("preview.csv"))),
+    }
+    return [part for title, table in drawn.items() if table for part in (f"## {title}", table)]
+
+
+SECTIONS = {"results": summary, "details": details}
+
+
+def markers(name: str) -> tuple[str, str]:
+    """What stands before and behind a section of a page."""
+    return f"<!-- {name}: written by `make bench` -->", f"<!-- /{name} -->"
+
+
+def update(page: Path, results: Path) -> None:
+    """Replace what stands between the markers of a page."""
     rows = read_csv(results)
-    text = readme.read_text(encoding="utf-8")
-    before, begin, rest = text.partition(BEGIN)
-    _, end, after = rest.partition(END)
-    if not begin or not end:
-        raise SystemExit(f"{readme}: the markers {BEGIN} and {END} are missing")
-    if rows:
-        parts = [main_table(rows), picture(results), peer_table(rows), speed_table(rows), read_table(rows), favour_table(rows)]
-        parts += [draw(read_csv(beside)) for name, draw in BESIDE.items() if (beside := results.with_name(name)).exists()]
-        body = "\n\n".join(part for part in parts if part)
-        readme.write_text(f"{before}{BEGIN}\n{body}\n{END}{after}", encoding="utf-8")
+    text = page.read_text(encoding="utf-8")
+    found = 0
+    for name, parts in SECTIONS.items():
+        begin, end = markers(name)
+        before, opened, rest = text.partition(begin)
+        _, closed, after = rest.partition(end)
+        if opened and closed:
+            found += 1
+            body = "\n\n".join(part for part in parts(rows, results) if part)
+            text = f"{before}{begin}\n{body}\n{end}{after}" if rows else text
+    if not found:
+        raise SystemExit(f"{page}: no markers like {' … '.join(markers('results'))}")
+    page.write_text(text, encoding="utf-8")
 
 
 def picture(results: Path) -> str:
@@ -46,14 +83,15 @@ def picture(results: Path) -> str:
 
 
 def main(arguments: Sequence[str]) -> int:
-    """The README and the plot of the project, or the tables alone of what is named."""
+    """The pages and the plot of the project, or the tables alone of what is named."""
     if arguments:
         update(*(Path(argument) for argument in arguments[:2]))
         return 0
     from benchmarks.plot import draw
 
     draw(read_csv(RESULTS), RESULTS.with_suffix(".svg"))
-    update(ROOT / "README.md", RESULTS)
+    for page in PAGES:
+        update(page, RESULTS)
     return 0
 
 

@@ -81,11 +81,15 @@ def test_the_readme_table_states_the_bound_the_machine_and_the_commit(tmp_path):
         writer.writeheader()
         writer.writerows(rows)
     page = tmp_path / "README.md"
-    page.write_text(f"before\n{readme.BEGIN}\nold\n{readme.END}\nafter\n")
+    with pytest.raises(SystemExit, match="no markers like <!-- results"):
+        page.write_text("before\nold\nafter\n")
+        readme.update(page, tmp_path / "r.csv")
+    begin, end = readme.markers("results")
+    page.write_text(f"before\n{begin}\nold\n{end}\nafter\n")
     readme.update(page, tmp_path / "r.csv")
     text = page.read_text()
     assert text.startswith("before\n") and text.endswith("\nafter\n") and "old" not in text
-    assert "| d | ±1 % | – | – | – | 1,500 | **1,000** | 1.50 | 98.0 % of bound | 40 |" in text
+    assert "| d | ±1 % | – | – | – | 1,500 | **1,000** | 1.50 | 98.0 % of bound | 1.0 | 40 | – |" in text
     assert "`abc1234`" in text and "a cpu" in text and "2026-01-01" in text
 
 

@@ -180,9 +180,10 @@ def test_previews_are_measured_at_the_same_bytes_of_every_row(tmp_path, monkeypa
     assert f"| long | 10 % | {int(rows[0]['bytes']):,} | " in tables.preview_table(rows) and tables.preview_table([]) == ""
 
 
-def test_the_readme_and_the_plot_are_what_the_committed_csv_gives(tmp_path):
+@pytest.mark.parametrize("page", readme.PAGES)
+def test_the_pages_and_the_plot_are_what_the_committed_csv_gives(page, tmp_path):
     copy = tmp_path / "README.md"
-    page = (ROOT / "README.md").read_text(encoding="utf-8")
+    page = page.read_text(encoding="utf-8")
     copy.write_text(page, encoding="utf-8")
     subprocess.run([sys.executable, str(ROOT / "benchmarks" / "readme.py"), str(copy), str(readme.RESULTS)], check=True)
     assert copy.read_text(encoding="utf-8") == page
