@@ -41,7 +41,7 @@ def details(rows: Sequence[Row], results: Path) -> list[str]:
         "Every peer": peer_table(rows),
         "Speed and memory": speed_table(rows),
         "Reading a part, and by numpy alone": read_table(rows),
-        "`--favour reading`": favour_table(rows),
+        "Made for reading": favour_table(rows),
         "Bounds on every column of numbers": deepsqueeze_table(read_csv(results.with_name("deepsqueeze.csv"))),
         "Previews": preview_table(read_csv(results.with_name("preview.csv"))),
     }
