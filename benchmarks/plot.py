@@ -47,7 +47,7 @@ def draw(rows: Sequence[Row], path: Path) -> None:
     axes.invert_yaxis()
     axes.grid(axis="x", color="#dddddd")
     axes.set_xlabel("bytes over latentpack's (red line); right of it latentpack is smaller")
-    axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.12 - 0.6 / (1 + len(cases))), ncols=5, frameon=False, fontsize=8)
+    figure.legend(loc="outside lower center", ncols=5, frameon=False, fontsize=8)
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, format="svg", metadata={"Date": None})
     pyplot.close(figure)

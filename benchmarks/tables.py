@@ -72,7 +72,8 @@ def peer_table(rows: Sequence[Row]) -> str:
     return _table(["dataset", "bound", *(title for _, title in shown)], body, 2) + (
         "\n\nBest conventional coding over each peer's bytes: above 1 is smaller. All decode from their bytes alone, within the bound, "
         "checked. SZ3 and zfp code float columns, KLT numbers, the autoencoders numbers and categories; the rest of each is "
-        f"conventional. *Bayes net*: two parents a column, adaptive counts.{trained} –: not measured; where it could not be, the CSV says why."
+        f"conventional. *Bayes net*: two parents a column, adaptive counts.{trained} –: not measured; where it could not be, the "
+        "CSV says why."
     )
 
 
