@@ -141,7 +141,7 @@ def favour_table(rows: Sequence[Row]) -> str:
             continue
         cells = [dataset, _bound(bound)]
         for row in pair:
-            cells += [_bytes(row), *(f"{_number(row, key):.0f}" if _has(row, key) else "–" for key in ("decode_mb_s", SLOWLY))]
+            cells += [_bytes(row), *(_speed(row, key) for key in ("decode_mb_s", SLOWLY))]
         if (ratio := _number(pair[1], "ratio_vs_conventional")) > 0:
             ratios.append(ratio)
         body.append([*cells, f"{ratio:.2f}"])
@@ -221,7 +221,7 @@ def _has(row: Row | None, *keys: str) -> bool:
     return row is not None and all(row.get(key) for key in keys)
 
 
-def _speed(row: Row, key: str) -> str:
+def _speed(row: Row | None, key: str) -> str:
     """MB/s, without digits nobody needs."""
     speed = _number(row, key)
     return "–" if math.isnan(speed) else f"{speed:.0f}" if speed >= 10 else f"{speed:.1f}"

@@ -17,7 +17,7 @@ from telemetry import SENSORS, assert_kept, decoded, fitted, profiled, resolved,
 from storage.manifest import Manifest
 from storage.objects import ObjectStore
 from storage.writer import commit, stage_model, stage_shard
-from vae_core import choosing, peers
+from vae_core import choosing, decoding, peers
 from vae_core.coders.parquet import chunk_bytes
 from vae_core.columns import decode_column, encode_column
 from vae_core.columns.physical import raw_values
@@ -226,10 +226,18 @@ def test_values_beyond_their_type_that_the_model_never_saw_come_back(kind):
     assert bytes(np.concatenate([raw_values(chunk) for chunk in found.chunks])) == bytes(raw_values(table(odd)["x"].chunk(0)))
 
 
+FOUR_TIB = b"\x28\xb5\x2f\xfd\xe0" + (1 << 42).to_bytes(8, "little") + b"\1\0\0"  # RFC 8878, 3.1.1.1: a frame that claims them
+
+
 def test_misfits_that_claim_more_bytes_than_any_block_has_are_refused_before_memory_is_taken_for_them(model):
-    claims = b"\x28\xb5\x2f\xfd\xe0" + (1 << 42).to_bytes(8, "little") + b"\1\0\0"  # RFC 8878, 3.1.1.1: a frame of 4 TiB
     with pytest.raises(CorruptArchive, match=r"misfits of column 'site': .* claims 4398046511104 bytes"):
-        unpack_misfits(model.columns[0], claims)
+        unpack_misfits(model.columns[0], FOUR_TIB)
+
+
+def test_states_beside_latents_that_claim_more_cells_than_the_block_has_are_refused_likewise(reader, shard, monkeypatch):
+    monkeypatch.setattr(decoding._Block, "section", lambda self, name: FOUR_TIB if name.startswith("n") else b"")
+    with pytest.raises(CorruptArchive, match=r"states of column 's\d': .* claims 4398046511104 bytes"):
+        decode_block(reader, shard.layout, shard.blocks[0].n_rows, shard.blocks[0].natives, shard.blocks[0].payloads, [*SENSORS])
 
 
 def test_latents_give_way_where_uniform_quantisation_takes_fewer_bytes(model, reader, raw):

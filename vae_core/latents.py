@@ -118,7 +118,7 @@ class PreviewLatents:
         self._found: dict[tuple[int, int], NDArray[np.integer[Any]]] = {}
 
     def of(self, span: tuple[int, int]) -> NDArray[np.integer[Any]]:
-        """(n_rows, n_columns_stored) of the block of (first row, rows)."""
+        """(n_rows, n_columns_stored) int8 or int16 of the block of (first row, rows)."""
         base = self._model.preview
         assert base is not None
         if span not in self._found:
