@@ -50,7 +50,7 @@ def test_what_is_packed_comes_back(data, n_symbols, n, price):
     records = Records(found.record)
     told, symbols = records.next(n, n_symbols)
     records.finish()
-    assert told == found.depth and symbols.dtype == np.int64 and np.array_equal(symbols, orders[told])
+    assert told == found.depth and symbols.dtype == np.uint16 and np.array_equal(symbols, orders[told])
     assert found.n_bytes == len(found.record) and found.us >= 0
     if price == 1e6 and n and len(found.record) > 3:
         assert found.record[5] > 0  # pcodec, or where few symbols are told apart, what takes little time, too

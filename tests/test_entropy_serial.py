@@ -49,25 +49,28 @@ def test_rows_of_a_key_are_those_that_sorting_finds(n, n_keys, shift, seed, part
 @given(st.integers(0, 300), st.sampled_from([1, 2, 40, 5_000, 70_000, 1 << 40]), st.integers(0, 2**32))
 def test_rows_by_number_are_those_that_sorting_finds(n, n_numbers, seed):
     rng = np.random.default_rng(seed)
-    numbers, values, before = rng.integers(0, n_numbers, n), rng.integers(-9, 9, n), rng.permutation(n)
+    numbers, values, before = rng.integers(0, n_numbers, n), rng.integers(0, 512, n).astype(np.uint16), rng.permutation(n)
+    narrow = numbers.astype(np.int32) if n_numbers < 1 << 31 else numbers
     wanted = np.argsort(numbers, kind="stable")
-    assert np.array_equal(by_number(numbers), wanted) and np.array_equal(spread(numbers, numbers[wanted]), numbers)
+    assert np.array_equal(by_number(numbers), wanted) and np.array_equal(by_number(narrow), wanted)
+    assert np.array_equal(spread(narrow, values[wanted]), values)
     assert np.array_equal(by_number(numbers, before), before[np.argsort(numbers[before], kind="stable")])
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(serial, "library", lambda: None)
-        slow = by_number(numbers), by_number(numbers, before), spread(numbers, values)
+        slow = by_number(numbers), by_number(numbers, before), spread(narrow, values)
     assert np.array_equal(by_number(numbers), slow[0]) and np.array_equal(by_number(numbers, before), slow[1])
-    assert np.array_equal(spread(numbers, values), slow[2])
+    assert np.array_equal(spread(narrow, values), slow[2])
 
 
 def test_rows_are_not_counted_by_numbers_beyond_the_table_nor_spread_from_too_few_values():
     c = serial.library()
     assert (c is not None) == (HAS_COMPILER and os.environ.get("LATENTPACK_KERNEL") != "off")
-    some = np.arange(5)
-    assert np.array_equal(by_number(some), some) and np.array_equal(spread(some, some), some)  # with a compiler and without
+    some, symbols = np.arange(5), np.arange(5, dtype=np.uint16)
+    assert np.array_equal(by_number(some), some) and np.array_equal(spread(some, symbols), symbols)  # with a compiler and without
     for numbers in () if c is None else (np.array([0, 1, 2, 3, 5]), np.array([0, 1, -1, 3, 4]), np.array([0, 1, 2, 3, 2**62])):
-        assert serial.order(c, numbers, None, 5) is None and serial.spread(c, numbers, some, 5) is None
-    assert c is None or (serial.spread(c, some, some[:4], 5) is None and serial.order(c, some, some[:4], 5) is None)
+        assert serial.order(c, numbers, None, 5) is None and serial.spread(c, numbers, symbols, 5) is None
+        assert abs(numbers).max() >= 1 << 31 or serial.spread(c, numbers.astype(np.int32), symbols, 5) is None
+    assert c is None or (serial.spread(c, some.astype(np.int32), symbols[:4], 5) is None and serial.order(c, some, some[:4], 5) is None)
 
 
 @LAW
@@ -99,7 +102,11 @@ def test_keys_made_to_fall_on_one_place_are_sorted_instead():
 @pytest.mark.parametrize(
     ("right", "wrong"),
     [
-        ("columns[k][row] == columns[k][i]", "row >= 0"),
+        ("columns[k][a] == columns[k][b]", "a >= 0"),
+        ("keys[row] == keys[i] && ", ""),
+        ("keys[i] * (span + 1)", "keys[i]"),
+        ("previous[i] = cells[keys[i]] - 1;", "previous[i] = -1;"),
+        ("seen[i] = 1;", "seen[i] = 0;"),
         ("if (active && !active[i]) continue;", ""),
         ("        cells[at] = (int32_t)(i + 1);", "        if (!cells[at]) cells[at] = (int32_t)(i + 1);"),
         ("if (same[i] &&", "if ("),

@@ -106,5 +106,5 @@ def test_context_numbers_are_positions_in_the_table_of_all_levels():
     contexts = Contexts.of([3, 4, 5], [first, None, last])
     found = contexts.numbers(slice(0, 3), 3, before)
     assert [level.tolist() for level in found] == [[0] * 3, [2, 0, 1], [11, 3, 4], [56, 15, 24]]
-    narrow = Contexts.of([3, 4, 5], [first.astype(np.int32), None, last.astype(np.int32)])
+    narrow = Contexts.of([3, 4, 5], [first.astype(np.uint8), None, last.astype(np.uint16)], kind=np.int32)
     assert [None if level is None else level.dtype for level in narrow.bases] == [None, np.int32, np.int32, np.int32]

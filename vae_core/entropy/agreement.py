@@ -203,7 +203,7 @@ def _agrees_on_lags(c: Any) -> bool:
             noise[lane] = surprise if step == 1 else noise[lane] + ((surprise - noise[lane]) >> 3)
             mine.append(int(values[i]))
     tables = PassTables([(9, [math.prod(sizes[:k]) for k in range(5)], [16] * 5, [0] * 5)], RAW_BITS, 64, n)
-    contexts = Contexts.of(sizes, [np.zeros(n, np.int32) for _ in sizes])
+    contexts = Contexts.of(sizes, [np.zeros(n, np.int32) for _ in sizes], kind=np.int32)
     tables.bind([contexts])
     walk = KernelWalk(edges, n_lanes, terms, fixed, own)
     c.lp_walk(walk.pointer, tables.digits, kernel.size(1), kernel.pointer(values))
@@ -244,7 +244,7 @@ def _agrees_on_rows_above(c: Any) -> bool:
             offs[step, lane] = surprise = min(1 << 40, abs(off)) << 8
             noise[lane] = surprise if step == 1 else noise[lane] + ((surprise - noise[lane]) >> 3)
     tables = PassTables([(9, [1, 48, 240], [16] * 3, [0] * 3)], RAW_BITS, 64, n)
-    contexts = Contexts.of([48, 5], [np.zeros(n, np.int32) for _ in range(2)])
+    contexts = Contexts.of([48, 5], [np.zeros(n, np.int32) for _ in range(2)], kind=np.int32)
     tables.bind([contexts])
     walk = KernelWalk(edges, n_lanes, [], fixed, own, above=KernelAbove(rows, terms))
     c.lp_walk(walk.pointer, tables.digits, kernel.size(1), kernel.pointer(values))

@@ -22,6 +22,7 @@ from vae_core.errors import CorruptArchive, UsageError
 from vae_core.packing import unpco
 
 Ints = NDArray[np.int64]
+Symbols = NDArray[np.uint16]
 TRIAL_LEVEL = 3  # of zstd, which tells depth and form
 STRETCH = 1 << 12  # symbols
 QUALITY = 10  # of brotli: below it are many more bytes, above it, in pieces, no fewer in three times as long
@@ -223,7 +224,7 @@ def _runs(symbols: Ints) -> bytes:
     return bytes([common]) + len(others).to_bytes(4, "little") + symbols.take(others).astype(np.uint8).tobytes() + runs.tobytes()
 
 
-def _from_runs(data: bytes, n: int) -> Ints:
+def _from_runs(data: bytes, n: int) -> Symbols:
     """The inverse."""
     n_others = int.from_bytes(data[1:HEAD], "little")
     others, runs = np.frombuffer(data, np.uint8, offset=HEAD)[:n_others], np.frombuffer(data, np.uint8, offset=HEAD)[n_others:]
@@ -231,7 +232,7 @@ def _from_runs(data: bytes, n: int) -> Ints:
     places = (np.cumsum(runs, dtype=np.int64) + np.cumsum(last) - 1)[last]
     if len(places) != n_others + 1 or not last[-1] or places[-1] != n:
         raise CorruptArchive(f"stream holds runs of gathered symbols that are not of {n}")
-    found = np.full(n, data[0], np.int64)
+    found = np.full(n, data[0], np.uint16)
     found[places[:-1]] = others
     return found
 
@@ -247,18 +248,18 @@ class Records:
     def __init__(self, data: bytes) -> None:
         self._data, self._at = data, 0
 
-    def next(self, n: int, n_symbols: int) -> tuple[int, Ints]:
+    def next(self, n: int, n_symbols: int) -> tuple[int, Symbols]:
         """(depth, n symbols) of the next record. Raises CorruptArchive where it is none of so many symbols."""
         head = self._taken(1)[0]
         if head == ALL_ONE:
             symbol = int.from_bytes(self._taken(2), "little")
             _check(symbol, n_symbols)
-            return 0, np.full(n, symbol)
+            return 0, np.full(n, symbol, np.uint16)
         length = int.from_bytes(self._taken(HEAD - 1), "little")
         form = self._taken(1)[0] if head >= BROTLI else 0
         stream = self._taken(length)
         if head >= BROTLI and form == PCO:
-            symbols = unpco(stream, _unit(n_symbols), n).astype(np.int64)
+            symbols = unpco(stream, _unit(n_symbols), n).astype(np.uint16, copy=False)
         else:
             symbols = _from_zstd(stream, n, n_symbols) if head < BROTLI else _from_brotli(stream, form, n, n_symbols)
         _check(int(symbols.max(initial=0)), n_symbols)
@@ -277,7 +278,7 @@ class Records:
             raise CorruptArchive(f"stream has {len(self._data) - self._at} bytes of gathered symbols that no column has")
 
 
-def _from_brotli(stream: bytes, form: int, n: int, n_symbols: int) -> Ints:
+def _from_brotli(stream: bytes, form: int, n: int, n_symbols: int) -> Symbols:
     """(n,) symbols."""
     _need_brotli()
     if form == 1 or (form > MOST_SHARING and form != RUNS) or (form == RUNS and n_symbols > BYTE):
@@ -294,13 +295,13 @@ def _from_brotli(stream: bytes, form: int, n: int, n_symbols: int) -> Ints:
     if form == RUNS:
         return _from_runs(data, n)
     if form:
-        told = np.arange(BYTE)[:, None] // sharing % form  # symbols of each byte
-        found: Ints = told.take(np.frombuffer(data, np.uint8), axis=0).reshape(-1)[:n]
+        told = (np.arange(BYTE)[:, None] // sharing % form).astype(np.uint16)  # symbols of each byte
+        found: Symbols = told.take(np.frombuffer(data, np.uint8), axis=0).reshape(-1)[:n]
         return found
     return _from_planes(data, n, n_symbols)
 
 
-def _from_zstd(frame: bytes, n: int, n_symbols: int) -> Ints:
+def _from_zstd(frame: bytes, n: int, n_symbols: int) -> Symbols:
     """As before format 1.14."""
     size = n * _n_planes(n_symbols)
     try:
@@ -317,9 +318,9 @@ def _n_planes(n_symbols: int) -> int:
     return 1 if n_symbols <= BYTE else 2
 
 
-def _from_planes(data: bytes, n: int, n_symbols: int) -> Ints:
+def _from_planes(data: bytes, n: int, n_symbols: int) -> Symbols:
     planes = np.frombuffer(data, np.uint8).reshape(_n_planes(n_symbols), n)
-    symbols: Ints = planes[0].astype(np.int64)
+    symbols: Symbols = planes[0].astype(np.uint16)
     if len(planes) > 1:
-        symbols |= planes[1].astype(np.int64) << 8
+        symbols |= planes[1].astype(np.uint16) << 8
     return symbols

@@ -44,13 +44,20 @@ class Contexts:
     strides: tuple[int, ...]
 
     @classmethod
-    def of(cls, sizes: Sequence[int], levels: Sequence[NDArray[np.signedinteger[Any]] | None], own: Collection[int] = ()) -> Contexts:
-        """From (n,) levels of each feature, None for the digit before, and for those that something else adds: the `own` ones."""
+    def of(
+        cls, sizes: Sequence[int], levels: Sequence[NDArray[np.integer[Any]] | None], own: Collection[int] = (),
+        kind: type[np.signedinteger[Any]] = np.int64,
+    ) -> Contexts:
+        """From (n,) levels of each feature, None for the digit before, and for those that something else adds: the `own` ones.
+        kind: of `bases`"""
         bases: list[NDArray[np.signedinteger[Any]] | None] = [None]
         strides = [0]
         for place, (size, level) in enumerate(zip(sizes, levels, strict=True)):
             scaled = None if bases[-1] is None else bases[-1] * size
-            bases.append(scaled if level is None else level if scaled is None else np.add(scaled, level, out=scaled))
+            if level is None:
+                bases.append(scaled)
+            else:
+                bases.append(level.astype(kind, copy=False) if scaled is None else np.add(scaled, level, out=scaled))
             strides.append(strides[-1] * size + (level is None and place not in own))
         return cls(tuple(bases), tuple(strides))
 
@@ -61,6 +68,14 @@ class Contexts:
             own = np.zeros(n, np.int64) if base is None else base[rows]
             found.append(own if not stride or before is None else own + before * stride)
         return found
+
+    def deepest(self, n: int, before: NDArray[np.uint16] | None) -> NDArray[np.signedinteger[Any]]:
+        """(n,) int32 context numbers of the last level of all n rows, where `bases` are int32, given the digit before."""
+        base, stride = self.bases[-1], self.strides[-1]
+        if before is None or not stride:
+            return np.zeros(n, np.int32) if base is None else base
+        found = np.multiply(before, stride, dtype=np.int32)
+        return found if base is None else np.add(found, base, out=found)
 
 
 class _Digit(ctypes.Structure):

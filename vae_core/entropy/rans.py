@@ -80,9 +80,9 @@ class Channel(ABC):
         rows before."""
 
     @abstractmethod
-    def code_gathered(self, n: int, n_symbols: int, orders: Sequence[Ints] | None) -> tuple[int, Ints]:
+    def code_gathered(self, n: int, n_symbols: int, orders: Sequence[Ints] | None) -> tuple[int, NDArray[np.uint16]]:
         """Code n symbols gathered by context: of those in the order of contexts of each depth, `orders`, None when reading, the ones
-        that take the fewest bytes. Returns the depth and these."""
+        that take the fewest bytes. Returns the depth and, when reading, these."""
 
 
 class Encoder(Channel):
@@ -147,7 +147,7 @@ class Encoder(Channel):
         self._slots.append(room.slots(n_steps))
         return values
 
-    def code_gathered(self, n: int, n_symbols: int, orders: Sequence[Ints] | None) -> tuple[int, Ints]:
+    def code_gathered(self, n: int, n_symbols: int, orders: Sequence[Ints] | None) -> tuple[int, NDArray[np.uint16]]:
         assert orders is not None
         found = (gathered.estimated if self._quickly else gathered.packed)(orders, n_symbols, self._packing)
         if self._quickly:
@@ -155,7 +155,7 @@ class Encoder(Channel):
         else:
             self._gathered.append(found.record)
         self.packing_us += found.us
-        return found.depth, orders[found.depth]
+        return found.depth, np.empty(0, np.uint16)
 
     def absorb(self, other: Encoder) -> None:
         """Append what another encoder collected."""
@@ -301,7 +301,7 @@ class Decoder(Channel):
         self._moved(at, outcome)
         return values
 
-    def code_gathered(self, n: int, n_symbols: int, orders: Sequence[Ints] | None) -> tuple[int, Ints]:
+    def code_gathered(self, n: int, n_symbols: int, orders: Sequence[Ints] | None) -> tuple[int, NDArray[np.uint16]]:
         return self._records.next(n, n_symbols)
 
     def _moved(self, at: Ints, outcome: int) -> None:

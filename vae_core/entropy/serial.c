@@ -6,40 +6,77 @@
 #define FACTOR ((uint64_t)0x9E3779B97F4A7C15)
 #define FOLD 29
 #define AHEAD 8
+#define MOST_KEYS ((uint64_t)1 << 62)
+#define PLACE_OF(key, bits) ((int64_t)((key) * FACTOR >> (64 - (bits))))
 #ifdef __GNUC__
 #define PREFETCH(place) __builtin_prefetch(place)
 #else
 #define PREFETCH(place) ((void)0)
 #endif
 
-static int64_t place_of(const int64_t *const *columns, int64_t n_columns, int64_t row, int64_t bits) {
-    uint64_t key = 0;
+/* To keys[i] a key of row i. Returns how many there may be where rows of one key hold the same in all columns: then keys count from 0;
+   0 where columns reach too far for that, and other rows may have the same key. */
+static uint64_t make_keys(const int64_t *const *columns, int64_t n_columns, int64_t n, uint64_t *keys) {
+    uint64_t all = 1;
     for (int64_t k = 0; k < n_columns; k++) {
-        key = (key ^ (uint64_t)columns[k][row]) * FACTOR;
-        key ^= key >> FOLD;
+        const int64_t *column = columns[k];
+        int64_t low = column[0], high = column[0];
+        for (int64_t i = 1; i < n; i++) {
+            low = column[i] < low ? column[i] : low;
+            high = column[i] > high ? column[i] : high;
+        }
+        uint64_t span = (uint64_t)high - (uint64_t)low;
+        if (span >= MOST_KEYS / all) break;
+        for (int64_t i = 0; i < n; i++) keys[i] = (k ? keys[i] * (span + 1) : 0) + ((uint64_t)column[i] - (uint64_t)low);
+        all *= span + 1;
+        if (k + 1 == n_columns) return all;
     }
-    return (int64_t)(key * FACTOR >> (64 - bits));
+    for (int64_t i = 0; i < n; i++) {
+        uint64_t key = 0;
+        for (int64_t k = 0; k < n_columns; k++) {
+            key = (key ^ (uint64_t)columns[k][i]) * FACTOR;
+            key ^= key >> FOLD;
+        }
+        keys[i] = key;
+    }
+    return 0;
 }
 
-/* Of each active row the last one before it that holds the same in all columns, -1 for none and where a row is not active. `cells`
-   are 2^bits zeros, more than there are rows. Returns 0 where rows fall on the same cells so often that sorting them is quicker. */
+static int are_same(const int64_t *const *columns, int64_t n_columns, int64_t a, int64_t b) {
+    int64_t k = 0;
+    while (k < n_columns && columns[k][a] == columns[k][b]) k++;
+    return k == n_columns;
+}
+
+/* Of each active row the last one before it that holds the same in all columns, -1 for none and where a row is not active, and whether
+   there is one. `cells` are 2^bits zeros, more than there are rows; `keys` are n of anything. Returns 0 where rows fall on the same cells
+   so often that sorting them is quicker. */
 int64_t lp_links(const int64_t *const *columns, int64_t n_columns, const uint8_t *active, int64_t n, int64_t bits, int32_t *cells,
-                 int64_t *previous) {
-    int64_t mask = ((int64_t)1 << bits) - 1, left = 16 * n + 64, places[AHEAD];
-    for (int64_t i = 0; i < n && i < AHEAD; i++) places[i] = place_of(columns, n_columns, i, bits);
-    for (int64_t i = 0; i < n; i++) {
-        int64_t at = places[i % AHEAD];
-        if (i + AHEAD < n) {
-            places[i % AHEAD] = place_of(columns, n_columns, i + AHEAD, bits);
-            PREFETCH(&cells[places[i % AHEAD]]);
+                 uint64_t *keys, int32_t *previous, uint8_t *seen) {
+    int64_t mask = ((int64_t)1 << bits) - 1, left = 16 * n + 64;
+    uint64_t all = n ? make_keys(columns, n_columns, n, keys) : 0;
+    if (all && all <= (uint64_t)mask + 1) {  /* a cell of every key */
+        for (int64_t i = 0; i < n; i++) {
+            previous[i] = -1;
+            seen[i] = 0;
+            if (active && !active[i]) continue;
+            previous[i] = cells[keys[i]] - 1;
+            seen[i] = cells[keys[i]] > 0;
+            cells[keys[i]] = (int32_t)(i + 1);
         }
+        return 1;
+    }
+    for (int64_t i = 0; i < n; i++) {
+        int64_t at = PLACE_OF(keys[i], bits);
+        if (i + AHEAD < n) PREFETCH(&cells[PLACE_OF(keys[i + AHEAD], bits)]);
         previous[i] = -1;
+        seen[i] = 0;
         if (active && !active[i]) continue;
         for (; cells[at]; at = (at + 1) & mask) {
-            int64_t row = cells[at] - 1, k = 0;
-            while (k < n_columns && columns[k][row] == columns[k][i]) k++;
-            if (k == n_columns) {
+            int32_t row = cells[at] - 1;
+            if (keys[row] == keys[i] && (all || are_same(columns, n_columns, row, i))) {
                 previous[i] = row;
+                seen[i] = 1;
                 break;
             }
             if (!left--) return 0;
@@ -50,29 +87,29 @@ int64_t lp_links(const int64_t *const *columns, int64_t n_columns, const uint8_t
 }
 
 /* Rows that are the same as what they are linked to take its value, which may be a copy itself. */
-void lp_copy(int64_t *values, const int64_t *same, const int64_t *previous, int64_t n) {
+void lp_copy(int64_t *values, const int64_t *same, const int32_t *previous, int64_t n) {
     for (int64_t i = 0; i < n; i++)
         if (same[i] && previous[i] >= 0) values[i] = values[previous[i]];
 }
 
-/* Where rows of each number, 0 .. n_numbers - 1, begin when they are sorted by it; `starts` are n_numbers zeros. 0 where a number is another. */
-static int starts_of(const int64_t *numbers, int64_t n, int64_t n_numbers, int32_t *starts) {
-    for (int64_t i = 0; i < n; i++) {
-        if (numbers[i] < 0 || numbers[i] >= n_numbers) return 0;
-        starts[numbers[i]]++;
-    }
+/* How many rows of each number there are, to where they begin when rows are sorted by it. */
+static void add_up(int64_t n_numbers, int32_t *starts) {
     int32_t start = 0;
     for (int64_t k = 0; k < n_numbers; k++) {
         int32_t some = starts[k];
         starts[k] = start;
         start += some;
     }
-    return 1;
 }
 
-/* Rows by their numbers, ties as they come in `before`, or in order of rows where that is null. Returns 0 as above. */
+/* Rows by their numbers, ties as they come in `before`, or in order of rows where that is null. `starts` are n_numbers zeros. Returns 0
+   where a number is none of 0 .. n_numbers - 1. */
 int64_t lp_order(const int64_t *numbers, const int64_t *before, int64_t n, int64_t n_numbers, int32_t *starts, int64_t *order) {
-    if (!starts_of(numbers, n, n_numbers, starts)) return 0;
+    for (int64_t i = 0; i < n; i++) {
+        if (numbers[i] < 0 || numbers[i] >= n_numbers) return 0;
+        starts[numbers[i]]++;
+    }
+    add_up(n_numbers, starts);
     for (int64_t i = 0; i < n; i++) {
         int64_t row = before ? before[i] : i;
         order[starts[numbers[row]]++] = row;
@@ -80,9 +117,13 @@ int64_t lp_order(const int64_t *numbers, const int64_t *before, int64_t n, int64
     return 1;
 }
 
-/* Values that stand in that order, each at its row. */
-int64_t lp_spread(const int64_t *numbers, int64_t n, int64_t n_numbers, int32_t *starts, const int64_t *values, int64_t *found) {
-    if (!starts_of(numbers, n, n_numbers, starts)) return 0;
+/* Values that stand in that order, each at its row. Returns 0 as above. */
+int64_t lp_spread(const int32_t *numbers, int64_t n, int64_t n_numbers, int32_t *starts, const uint16_t *values, uint16_t *found) {
+    for (int64_t i = 0; i < n; i++) {
+        if (numbers[i] < 0 || numbers[i] >= n_numbers) return 0;
+        starts[numbers[i]]++;
+    }
+    add_up(n_numbers, starts);
     for (int64_t i = 0; i < n; i++) found[i] = values[starts[numbers[i]]++];
     return 1;
 }

@@ -6,6 +6,7 @@ import itertools
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,6 +29,7 @@ from vae_core.exact.schedule import STRIDE, every, neighbours, passes, taken
 from vae_core.exact.sorting import by_number, spread
 
 Ints = NDArray[np.int64]
+Symbols = NDArray[np.uint16]
 _NONE = np.empty(0, np.int64)
 
 
@@ -74,7 +76,8 @@ class Pass:
 
 
 def pass_of(
-    plan: CellPlan, step: int, all_rows: Ints, decoded: Decoded, own: Ints, active: NDArray[np.bool_] | None, kind: type = np.int64
+    plan: CellPlan, step: int, all_rows: Ints, decoded: Decoded, own: Ints, active: NDArray[np.bool_] | None,
+    kind: type[np.signedinteger[Any]] = np.int64,
 ) -> Pass | None:
     """The pass over the active ones of some rows, None where there are none. What it is conditioned on was decoded in passes before
     it, but for the digit before."""
@@ -118,16 +121,14 @@ def _read_gathered(channel: Channel, plan: CellPlan, decoded: Decoded, own: Ints
     digits_used = [replace(digit, features=digit.features[:depth]) for digit, (depth, _) in zip(plan.digits, records, strict=True)]
     used, start = replace(plan, digits=tuple(digits_used)), 0
     for step, all_rows in passes(decoded.n_rows, plan.by_level):
-        found = pass_of(used, step, all_rows, decoded, own, active)
+        found = pass_of(used, step, all_rows, decoded, own, active, np.int32)
         if found is None:
             continue
-        digits = list[Ints]()
+        digits = list[Symbols]()
         for contexts, (depth, symbols) in zip(found.contexts, records, strict=True):
-            gathered = digit = symbols[start : start + found.n]
-            if depth:
-                digit = spread(contexts.numbers(slice(None), found.n, digits[-1] if digits else None)[-1], gathered)
-            digits.append(digit)
-        raw = code_raw(channel, plan.scheme.n_raw(digits), None)
+            gathered = symbols[start : start + found.n]
+            digits.append(spread(contexts.deepest(found.n, digits[-1] if digits else None), gathered) if depth else gathered)
+        raw = code_raw(channel, plan.scheme.n_raw(digits), None) if plan.scheme.has_raw(digits) else None
         own[found.rows] = plan.scheme.join(digits, raw, found.guess)
         start += found.n
 
@@ -196,7 +197,7 @@ def forward_contexts(digit: DigitPlan, lanes: Lanes, decoded: Decoded) -> tuple[
     for place in own:
         strides = [0] * (place + 1) + [n_contexts(sizes[place + 1 : at]) for at in range(place + 1, len(sizes) + 1)]
         features.append((digit.features[place], tuple(strides)))
-    return Contexts.of(sizes, levels, own), features
+    return Contexts.of(sizes, levels, own, np.int32), features
 
 
 def _numbers(plan: CellPlan) -> tuple[int, int, int, int, int]:
@@ -241,13 +242,13 @@ def _kernel_tables(plan: CellPlan, most_rows: int, n_rows: int) -> AbstractConte
 
 
 def _contexts(
-    digit: DigitPlan, decoded: Decoded, rows: Ints | slice, n_rows: int, around: Surroundings, kind: type
+    digit: DigitPlan, decoded: Decoded, rows: Ints | slice, n_rows: int, around: Surroundings, kind: type[np.signedinteger[Any]]
 ) -> Contexts:
     levels = [
         None if f.kind == "digit" else taken(decoded.feature(f), rows) if f.is_given else around.levels(f, n_rows)
         for f in digit.features
     ]
-    return Contexts.of([f.size for f in digit.features], [None if level is None else np.ascontiguousarray(level, kind) for level in levels])
+    return Contexts.of([f.size for f in digit.features], levels, kind=kind)
 
 
 def _code_pass(
@@ -341,7 +342,7 @@ def _recalled_cells(
     if (same.view(np.uint64) > 1).any():
         raise CorruptArchive("a decoded flag of a recall is neither 0 nor 1")
     fresh = same == 0
-    # rows to be copied hold the fill meanwhile, on both sides: a plan may look at them as neighbours
-    np.copyto(own, shown.fill, where=same != 0)
+    if channel.writes:  # rows to be copied hold the fill meanwhile, as they do when read: a plan may look at them as neighbours
+        np.copyto(own, shown.fill, where=~fresh)
     yield Cells(2, value, own, fresh if active is None else fresh & active)
     rows.copy(own, same)

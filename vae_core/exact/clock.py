@@ -10,7 +10,10 @@ Ints = NDArray[np.int64]
 
 def to_minutes(values: Ints) -> Ints:
     """HHMM to minutes where the last two digits are a minute, anything else to the integers these leave free."""
-    quotient, rest = np.divmod(values, 100)
+    quotient = values // 100
+    rest = values - 100 * quotient
+    if len(values) and 0 <= values.min() <= values.max() < 1 << 40 and rest.max() < 60:
+        return values - 40 * quotient
     regular = (values >= 0) & (values < 1 << 40) & (rest < 60)
     odd = (values >= 0) & (values < 1 << 40) & (rest >= 60)
     spare = -(quotient * 40 + (rest - 60)) - 1

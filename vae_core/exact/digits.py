@@ -8,6 +8,7 @@ Any int64 can be coded: what lies outside the alphabet takes the escape symbol a
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -18,6 +19,7 @@ from numpy.typing import NDArray
 from vae_core.errors import CorruptArchive
 
 Ints = NDArray[np.int64]
+Symbols = NDArray[np.int64] | NDArray[np.uint16]
 MAX_SYMBOLS = 256
 LOW_BITS = 5
 
@@ -59,17 +61,22 @@ class Direct:
             digits.append(safe & ((1 << self.shift) - 1))
         return digits, np.where(inside, 0, 64), values
 
-    def n_raw(self, digits: list[Ints]) -> Ints:
+    def n_raw(self, digits: Sequence[Symbols]) -> Ints:
         """Raw bits that follow the digits of each row."""
         return np.where(digits[0] == self.escape, 64, 0)
 
-    def join(self, digits: list[Ints], raw: Ints, prediction: Ints | None) -> Ints:
-        """The inverse of split."""
-        found = digits[0] << self.shift
+    def has_raw(self, digits: Sequence[Symbols]) -> bool:
+        """Whether raw bits may follow those of any row."""
+        return bool((digits[0] == self.escape).any())
+
+    def join(self, digits: Sequence[Symbols], raw: Ints | None, prediction: Ints | None) -> Ints:
+        """The inverse of split. raw : None where no row has raw bits"""
+        found = digits[0].astype(np.int64)
         if self.shift:
+            found <<= self.shift
             found |= digits[1]
         found += np.int64(self.lo)
-        return _with_escaped(found, digits[0] == self.escape, raw)
+        return found if raw is None else _with_escaped(found, digits[0] == self.escape, raw)
 
     def to_json(self) -> list[Any]:
         return ["direct", self.lo, self.span, self.shift]
@@ -89,7 +96,8 @@ def _bit_length(values: Ints) -> Ints:
 
 def _with_escaped(found: Ints, escaped: NDArray[np.bool_], raw: Ints) -> Ints:
     """found, in place, with the raw values where the escape symbol stood."""
-    np.copyto(found, raw, where=escaped)
+    if escaped.any():
+        np.copyto(found, raw, where=escaped)
     return found
 
 
@@ -136,18 +144,21 @@ class Residual:
         raw = np.where(inside, rest & ((np.int64(1) << low) - 1), values)
         return digits, np.where(inside, low, 64), raw
 
-    def n_raw(self, digits: list[Ints]) -> Ints:
+    def n_raw(self, digits: Sequence[Symbols]) -> Ints:
         return _tokens(self.bits).n_raw.take(digits[0])
 
-    def join(self, digits: list[Ints], raw: Ints, prediction: Ints | None) -> Ints:
+    def has_raw(self, digits: Sequence[Symbols]) -> bool:
+        return bool(digits[0].max(initial=0) >= _tokens(self.bits).least_raw)
+
+    def join(self, digits: Sequence[Symbols], raw: Ints | None, prediction: Ints | None) -> Ints:
         assert prediction is not None
         token, tokens = digits[0], _tokens(self.bits)
         found = tokens.signed.take(token if len(digits) < 2 else (token << LOW_BITS) + digits[1])
-        if raw.any():
-            minus = -(token & 1)  # odd tokens are negative: x ^ -1 - -1 is -x
+        if raw is not None and raw.any():
+            minus = -(token & 1).astype(np.int64)  # odd tokens are negative: x ^ -1 - -1 is -x
             found += ((raw & tokens.mask.take(token)) ^ minus) - minus
         found += prediction
-        return _with_escaped(found, token == self.escape, raw)
+        return found if raw is None else _with_escaped(found, token == self.escape, raw)
 
     def to_json(self) -> list[Any]:
         return ["residual", self.bits]
@@ -156,11 +167,12 @@ class Residual:
 @dataclass(frozen=True, slots=True)
 class _Tokens:
     """Of every token which of the bits behind it are raw, and how many; of every token and digit behind it, that many times 2**LOW_BITS
-    apart, the distance they stand for. The escape has none."""
+    apart, the distance they stand for. The escape has none. Of tokens below `least_raw` none has raw bits."""
 
     signed: Ints
     mask: Ints
     n_raw: Ints
+    least_raw: int
 
 
 @lru_cache(maxsize=64)
@@ -176,7 +188,7 @@ def _tokens(bits: int) -> _Tokens:
     if escape >= 8:  # else there is no second digit
         size = (size[:, None] + (np.arange(1 << LOW_BITS) << low[:, None] & (np.int64(1) << extra[:, None]) - 1)).ravel()
         token = np.repeat(token, 1 << LOW_BITS)
-    return _Tokens(np.where(token & 1, -size, size), (np.int64(1) << low) - 1, n_raw)
+    return _Tokens(np.where(token & 1, -size, size), (np.int64(1) << low) - 1, n_raw, int(np.flatnonzero(n_raw)[0]))
 
 
 def _signed(kind: Ints, negative: NDArray[np.bool_]) -> Ints:

@@ -29,7 +29,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -41,6 +41,8 @@ from vae_core.exact.matches import MAX_MATCHES
 from vae_core.exact.schedule import STEPS
 
 Ints = NDArray[np.int64]
+Levels = NDArray[np.unsignedinteger[Any]]
+S = TypeVar("S", bound=np.integer[Any])
 
 COLUMN_KINDS = ("value", "bins", "state", "before", "step", "phase")
 OWN_KINDS = (
@@ -100,16 +102,21 @@ class Feature:
 
     def levels(self, values: Ints) -> Ints:
         """(n,) codes to (n,) levels in [0, size)."""
+        return self.levels_as(np.int64, values)
+
+    def levels_as(self, kind: type[S], values: Ints) -> NDArray[S]:
+        """The same as integers of a kind that has room for them."""
         if self.kind == "value":
             with np.errstate(over="ignore"):
                 offset = (values - np.int64(self.lo)).view(np.uint64)  # what is below is far above
-            return np.minimum(offset, np.uint64(self.size - 1), out=offset).view(np.int64)
+            found = np.minimum(offset, np.uint64(self.size - 1), out=offset).view(np.int64)
+            return found.astype(kind, copy=False)
         edges: Ints = np.array(self.edges, np.int64)
         low, high = (int(values.min()), int(values.max())) if len(values) else (0, 0)
         if high - low < len(values):  # a search for every value there may be, then one look-up a row
-            found: Ints = edges.searchsorted(low + np.arange(high - low + 1), side="right").astype(np.int64, copy=False)
-            return found.take(values if low == 0 else values - low)
-        return edges.searchsorted(values, side="right").astype(np.int64, copy=False)
+            known = edges.searchsorted(low + np.arange(high - low + 1), side="right").astype(kind, copy=False)
+            return known.take(values if low == 0 else values - low)
+        return edges.searchsorted(values, side="right").astype(kind, copy=False)
 
 
 def from_json(parts: Any, n_columns: int) -> Feature:
@@ -159,16 +166,18 @@ class Decoded:
     piece: int = 0
     codes: dict[int, Ints] = field(default_factory=dict)
     above: Ints | None = None
-    _cache: dict[Feature, NDArray[np.int32]] = field(default_factory=dict)
+    _cache: dict[Feature, Levels] = field(default_factory=dict)
 
-    def feature(self, feature: Feature) -> NDArray[np.int32]:
+    def feature(self, feature: Feature) -> Levels:
         """(n_rows,) levels of a feature of an earlier column, cached for the block."""
         if feature not in self._cache:
-            self._cache[feature] = self.computed(feature).astype(np.int32)
+            kind: type[np.unsignedinteger[Any]] = np.uint8 if feature.size <= 1 << 8 else np.uint16
+            values = self.values.get(feature.column) if feature.kind in ("value", "bins") else None
+            self._cache[feature] = self.computed(feature).astype(kind) if values is None else feature.levels_as(kind, values)
         return self._cache[feature]
 
     def computed(self, feature: Feature) -> Ints:
-        """The same, not cached."""
+        """The same as int64, not cached."""
         column = feature.column
         if feature.kind == "place":
             return np.arange(self.n_rows) % feature.lo * feature.size // feature.lo

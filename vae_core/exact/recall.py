@@ -64,9 +64,10 @@ class Recalled:
         if missing:
             raise CorruptArchive(f"model recalls a column by column {missing[0]}, which is not decoded before it")
         self._library = serial.library()
-        self._previous = None if self._library is None else serial.links(self._library, [decoded.values[j] for j in keys], active)
-        if self._previous is not None:
-            self.seen = self._previous >= 0
+        linked = None if self._library is None else serial.links(self._library, [decoded.values[j] for j in keys], active)
+        self._previous: NDArray[np.int32] | None = None
+        if linked is not None:
+            self._previous, self.seen = linked
             return
         rows = None if active is None else np.flatnonzero(active)
         numbers = _loose_numbers([decoded.values[j] if rows is None else decoded.values[j].take(rows) for j in keys])

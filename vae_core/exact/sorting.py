@@ -4,6 +4,7 @@ are not many more than rows (entropy/serial.py)."""
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,11 +12,12 @@ from numpy.typing import NDArray
 from vae_core.entropy import serial
 
 Ints = NDArray[np.int64]
+Symbols = NDArray[np.uint16]
 MOST_PASSES = 3  # of 16 bits a column: beyond that comparing is as quick
 MOST_NUMBERS, FEW_NUMBERS = 4, 1 << 12  # for each row, and beside that, for all of them to be counted
 
 
-def by_number(numbers: Ints, order: Ints | None = None) -> Ints:
+def by_number(numbers: NDArray[np.signedinteger[Any]], order: Ints | None = None) -> Ints:
     """(n,) rows by (n,) non-negative numbers; those of one number stay in `order`, or in that of the rows."""
     rest = int(numbers.max()) if len(numbers) else 0
     if _are_counted(rest, len(numbers)) and (c := serial.library()) is not None:
@@ -31,14 +33,14 @@ def by_number(numbers: Ints, order: Ints | None = None) -> Ints:
     return order
 
 
-def spread(numbers: Ints, values: Ints) -> Ints:
-    """(n,) values that stand in the order of rows by (n,) non-negative numbers, each at its row."""
+def spread(numbers: NDArray[np.signedinteger[Any]], values: Symbols) -> Symbols:
+    """(n,) values that stand in the order of rows by (n,) non-negative numbers below 2**31, each at its row."""
     most = int(numbers.max()) if len(numbers) else 0
     if _are_counted(most, len(numbers)) and (c := serial.library()) is not None:
         found = serial.spread(c, numbers, values, most + 1)
         if found is not None:
             return found
-    spread_out = np.empty(len(numbers), np.int64)
+    spread_out = np.empty(len(numbers), np.uint16)
     spread_out[by_number(numbers)] = values
     return spread_out
 
