@@ -13,7 +13,7 @@ from vae_core import weights
 from vae_core.entropy import kernel, serial
 from vae_core.exact.features import Decoded
 from vae_core.exact.recall import Recalled
-from vae_core.exact.sorting import by_number, spread
+from vae_core.exact.sorting import by_number, gather, spread
 
 LAW = settings(deadline=None, max_examples=60)
 HAS_COMPILER = any(kernel.compilers())
@@ -53,7 +53,7 @@ def test_rows_by_number_are_those_that_sorting_finds(n, n_numbers, seed):
     narrow = numbers.astype(np.int32) if n_numbers < 1 << 31 else numbers
     wanted = np.argsort(numbers, kind="stable")
     assert np.array_equal(by_number(numbers), wanted) and np.array_equal(by_number(narrow), wanted)
-    assert np.array_equal(spread(narrow, values[wanted]), values)
+    assert np.array_equal(spread(narrow, values[wanted]), values) and np.array_equal(gather(narrow, values), values[wanted])
     assert np.array_equal(by_number(numbers, before), before[np.argsort(numbers[before], kind="stable")])
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(serial, "library", lambda: None)
@@ -67,10 +67,13 @@ def test_rows_are_not_counted_by_numbers_beyond_the_table_nor_spread_from_too_fe
     assert (c is not None) == (HAS_COMPILER and os.environ.get("LATENTPACK_KERNEL") != "off")
     some, symbols = np.arange(5), np.arange(5, dtype=np.uint16)
     assert np.array_equal(by_number(some), some) and np.array_equal(spread(some, symbols), symbols)  # with a compiler and without
-    for numbers in () if c is None else (np.array([0, 1, 2, 3, 5]), np.array([0, 1, -1, 3, 4]), np.array([0, 1, 2, 3, 2**62])):
-        assert serial.order(c, numbers, None, 5) is None and serial.spread(c, numbers, symbols, 5) is None
-        assert abs(numbers).max() >= 1 << 31 or serial.spread(c, numbers.astype(np.int32), symbols, 5) is None
-    assert c is None or (serial.spread(c, some.astype(np.int32), symbols[:4], 5) is None and serial.order(c, some, some[:4], 5) is None)
+    if c is None:
+        return
+    for numbers in np.array([0, 1, 2, 3, 5]), np.array([0, 1, -1, 3, 4]), np.array([0, 1, 2, 3, 2**62]):
+        assert serial.order(c, numbers, None, 5) is None and serial.moved(c, numbers, symbols, 5, to_rows=True) is None
+        for to_rows in (True, False) if abs(numbers).max() < 1 << 31 else ():
+            assert serial.moved(c, numbers.astype(np.int32), symbols, 5, to_rows) is None
+    assert serial.moved(c, some.astype(np.int32), symbols[:4], 5, to_rows=True) is None and serial.order(c, some, some[:4], 5) is None
 
 
 @LAW
@@ -114,6 +117,7 @@ def test_keys_made_to_fall_on_one_place_are_sorted_instead():
         ("int64_t row = before ? before[i] : i;", "int64_t row = i;"),
         ("starts[k] = start;", "starts[k] = 0;"),
         ("found[i] = values[starts[numbers[i]]++];", "found[i] = values[starts[numbers[i]]];"),
+        ("found[starts[numbers[i]]++] = values[i];", "found[starts[numbers[i]]] = values[i];"),
         ("n_bits < 2 ? n_bits : 2", "1"),
         ("below[n_bits][i]", "below[0][i]"),
         ("in->code << 8 | next_byte(in)", "in->code << 8"),

@@ -56,7 +56,7 @@ class Packed:
     record: bytes = b""
 
 
-def packed(orders: Sequence[Ints], n_symbols: int, price: float = 0.0) -> Packed:
+def packed(orders: Sequence[Symbols], n_symbols: int, price: float = 0.0) -> Packed:
     """The record of (n,) symbols in one or more orders, those of contexts of each depth: the one that takes the fewest bytes, and little
     time where that has a price: bits that a microsecond of packing is worth. Raises UsageError without brotli."""
     if (only := _only(orders[0])) is not None:
@@ -64,21 +64,22 @@ def packed(orders: Sequence[Ints], n_symbols: int, price: float = 0.0) -> Packed
         return Packed(0, len(record), 0.0, record)
     size, depth, form = _cheapest(orders, n_symbols)
     # zstd looks for what recurs, brotli splits what does not into stretches that are alike, too: these tell of another order
-    entropies = [_entropy_of_stretches(order) / 8 for order in orders] if form == 0 else []
-    even = int(np.argmin(entropies)) if entropies else depth
-    if price and entropies and len(orders[0]) >= PCO_LEAST:
-        told, us = min(QUICK_SHARE * size, entropies[even]), PCO_US * len(orders[0])
-        most = HEAD + 1 + told + price / 8 * (_brotli_us(orders[depth], n_symbols, form, told) - us)
-        if PCO_MORE * entropies[even] < most:
+    entropies = _Entropies(orders)
+    even = entropies.least if form == 0 else depth
+    if price and form == 0 and len(orders[0]) >= PCO_LEAST:
+        told, us = min(QUICK_SHARE * size, entropies.of(even)), PCO_US * len(orders[0])
+        most = HEAD + 1 + told + price / 8 * (_brotli_us(len(orders[0]) * _n_planes(n_symbols), told, entropies.of(depth)) - us)
+        if PCO_MORE * entropies.of(even) < most:
             numbers = min((_pco(orders[even], n_symbols, chunk) for chunk in PCO_CHUNKS), key=len)
             if len(numbers) < most:
                 return _recorded(even, PCO, numbers, us)
-    pieces = _Pieces(_data(orders[depth], n_symbols, form))
+    data = _data(orders[depth], n_symbols, form)
+    pieces = _Pieces(data)
     if even != depth:
         other = _Pieces(_data(orders[even], n_symbols, form))
         if other.some < OTHER_SHARE * pieces.some and len(other.stream) < len(pieces.stream):
             depth, pieces = even, other
-    us = _brotli_us(orders[depth], n_symbols, form, len(pieces.stream)) if price else 0.0
+    us = _brotli_us(len(data), len(pieces.stream), entropies.of(depth)) if price else 0.0
     return _recorded(depth, form, pieces.stream, us)
 
 
@@ -87,35 +88,35 @@ def _recorded(depth: int, form: int, stream: bytes, us: float) -> Packed:
     return Packed(depth, len(record), us, record)
 
 
-def estimated(orders: Sequence[Ints], n_symbols: int, price: float = 0.0) -> Packed:
+def estimated(orders: Sequence[Symbols], n_symbols: int, price: float = 0.0) -> Packed:
     """What `packed` finds, about so, in a tenth of the time."""
     if _only(orders[0]) is not None:
         return Packed(0, 3.0, 0.0)
     size, depth, form = _cheapest(orders, n_symbols)
-    told, n = QUICK_SHARE * size, len(orders[0])
-    brotli = Packed(depth, HEAD + 1 + told, _brotli_us(orders[depth], n_symbols, form, told) if price else 0.0)
+    told, n, entropies = QUICK_SHARE * size, len(orders[0]), _Entropies(orders)
+    us = _brotli_us(len(_data(orders[depth], n_symbols, form)), told, entropies.of(depth)) if price else 0.0
+    brotli = Packed(depth, HEAD + 1 + told, us)
     if not price or form or n < PCO_LEAST:
         return brotli
-    entropies = [_entropy_of_stretches(order) / 8 for order in orders]
-    pco = Packed(int(np.argmin(entropies)), HEAD + 1 + PCO_MORE * min(entropies), PCO_US * n)
+    pco = Packed(entropies.least, HEAD + 1 + PCO_MORE * entropies.of(entropies.least), PCO_US * n)
     return min(brotli, pco, key=lambda one: one.n_bytes + price / 8 * one.us)
 
 
-def _brotli_us(symbols: Ints, n_symbols: int, form: int, n_bytes: float) -> float:
-    """Microseconds that brotli takes to make so many bytes of symbols, about: it spends most where it finds much that recurs in short, and
+def _brotli_us(n_data: int, n_bytes: float, entropy: float) -> float:
+    """Microseconds that brotli takes to make so many bytes of n_data, about: it spends most where it finds much that recurs in short, and
     then takes less than the entropy of stretches."""
-    recurring = min(max(0.0, _entropy_of_stretches(symbols) / 8 - n_bytes), n_bytes)
-    return BYTE_US * len(_data(symbols, n_symbols, form)) + PACKED_US * n_bytes + RECURRING_US * recurring
+    recurring = min(max(0.0, entropy - n_bytes), n_bytes)
+    return BYTE_US * n_data + PACKED_US * n_bytes + RECURRING_US * recurring
 
 
-def _cheapest(orders: Sequence[Ints], n_symbols: int) -> tuple[int, int, int]:
+def _cheapest(orders: Sequence[Symbols], n_symbols: int) -> tuple[int, int, int]:
     """(bytes by zstd, depth, form) of the fewest bytes: the order in bytes of their own, then the form."""
     size, depth = min((_trial(_data(order, n_symbols, 0)), depth) for depth, order in enumerate(orders))
     others = _forms(orders[0], n_symbols)
     return min([(size, depth, 0), *((_trial(_data(orders[depth], n_symbols, form)), depth, form) for form in others)])
 
 
-def _pco(symbols: Ints, n_symbols: int, chunk: int) -> bytes:
+def _pco(symbols: Symbols, n_symbols: int, chunk: int) -> bytes:
     """Symbols by pcodec, so many of which have a distribution of their own."""
     how = {"mode_spec": ModeSpec.classic(), "delta_spec": DeltaSpec.no_op(), "paging_spec": PagingSpec.equal_pages_up_to(chunk)}
     config = ChunkConfig(compression_level=PCO_LEVEL, enable_8_bit=True, **how)
@@ -127,13 +128,32 @@ def _unit(n_symbols: int) -> np.dtype[Any]:
     return np.dtype(np.uint8 if n_symbols <= BYTE else np.uint16)
 
 
-def _entropy_of_stretches(symbols: Ints) -> float:
-    """Bits of all symbols by how often each is met in its stretch."""
-    size = int(symbols.max()) + 1
-    n_stretches = -(-len(symbols) // STRETCH)
-    counted = np.bincount(np.arange(len(symbols)) // STRETCH * size + symbols, minlength=n_stretches * size).reshape(n_stretches, size)
-    total = counted.sum(axis=1)
-    return float((total * np.log2(total)).sum() - (counted * np.log2(np.maximum(counted, 1))).sum())
+class _Entropies:
+    """What symbols in some orders take by how often each is met in its stretch, in bytes."""
+
+    def __init__(self, orders: Sequence[Symbols]) -> None:
+        self._orders = orders
+        self._found: dict[int, float] = {}
+
+    def of(self, depth: int) -> float:
+        """Bytes of one of them."""
+        if depth not in self._found:
+            self._found[depth] = self._counted(self._orders[depth])
+        return self._found[depth]
+
+    @property
+    def least(self) -> int:
+        """The one that takes the fewest."""
+        return min(range(len(self._orders)), key=self.of)
+
+    def _counted(self, symbols: Symbols) -> float:
+        n, size = len(symbols), int(symbols.max(initial=0)) + 1
+        n_stretches = -(-n // STRETCH)
+        first = np.repeat(np.arange(n_stretches) * size, STRETCH)[:n]
+        counted = np.bincount(first + symbols, minlength=n_stretches * size).reshape(n_stretches, size)
+        total = counted.sum(axis=1)
+        counted = counted[counted > 1]
+        return float((total * np.log2(total)).sum() - (counted * np.log2(counted)).sum()) / 8
 
 
 class _Pieces:
@@ -174,13 +194,13 @@ def _need_brotli() -> None:
         raise UsageError("this build of pyarrow has no brotli, which columns are packed by: install pyarrow from PyPI")
 
 
-def _only(symbols: Ints) -> int | None:
+def _only(symbols: Symbols) -> int | None:
     """The symbol that all are, 0 of none, None where they differ."""
     only = int(symbols[0]) if len(symbols) else 0
     return only if (symbols == only).all() else None
 
 
-def _forms(symbols: Ints, n_symbols: int) -> list[int]:
+def _forms(symbols: Symbols, n_symbols: int) -> list[int]:
     """The forms worth a trial beside 0, a byte for each: of how many symbols those are that share bytes, RUNS."""
     counted = np.bincount(symbols)
     found = [len(counted)] if len(counted) <= MOST_SHARING else []
@@ -198,7 +218,7 @@ def _sharing(base: int) -> Ints:
     return found
 
 
-def _data(symbols: Ints, n_symbols: int, form: int) -> bytes:
+def _data(symbols: Symbols, n_symbols: int, form: int) -> bytes:
     """0: the low byte of every symbol, then the high bytes where there are symbols of two. RUNS: as _runs. Else as many symbols in each
     byte as it has room for."""
     if form == RUNS:
@@ -212,7 +232,7 @@ def _data(symbols: Ints, n_symbols: int, form: int) -> bytes:
     return low if n_symbols <= BYTE else low + (symbols >> 8).astype(np.uint8).tobytes()
 
 
-def _runs(symbols: Ints) -> bytes:
+def _runs(symbols: Symbols) -> bytes:
     """u8 the commonest symbol ++ u32 how many others there are ++ u8 each of these ++ u8 runs: how many of the commonest stand before
     each other and at the end, MOST_RUN of so many that have none behind them."""
     common = int(np.bincount(symbols).argmax())

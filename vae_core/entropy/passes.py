@@ -69,9 +69,9 @@ class Contexts:
             found.append(own if not stride or before is None else own + before * stride)
         return found
 
-    def deepest(self, n: int, before: NDArray[np.uint16] | None) -> NDArray[np.signedinteger[Any]]:
-        """(n,) int32 context numbers of the last level of all n rows, where `bases` are int32, given the digit before."""
-        base, stride = self.bases[-1], self.strides[-1]
+    def at(self, level: int, n: int, before: NDArray[np.uint16] | None) -> NDArray[np.signedinteger[Any]]:
+        """(n,) int32 context numbers of one level of all n rows, where `bases` are int32, given the digit before."""
+        base, stride = self.bases[level], self.strides[level]
         if before is None or not stride:
             return np.zeros(n, np.int32) if base is None else base
         found = np.multiply(before, stride, dtype=np.int32)

@@ -37,6 +37,7 @@ FOLDED, GATHERED = 1 << 15, 1 << 14  # beside the lane count
 MAX_RAW_BITS = RAW_BITS
 
 Ints = NDArray[np.int64]
+Symbols = NDArray[np.uint16]
 Words = NDArray[np.uint32]
 Table = NDArray[np.int64] | NDArray[np.float64]
 Sums = NDArray[np.int32] | NDArray[np.int64]
@@ -80,7 +81,7 @@ class Channel(ABC):
         rows before."""
 
     @abstractmethod
-    def code_gathered(self, n: int, n_symbols: int, orders: Sequence[Ints] | None) -> tuple[int, NDArray[np.uint16]]:
+    def code_gathered(self, n: int, n_symbols: int, orders: Sequence[Symbols] | None) -> tuple[int, Symbols]:
         """Code n symbols gathered by context: of those in the order of contexts of each depth, `orders`, None when reading, the ones
         that take the fewest bytes. Returns the depth and, when reading, these."""
 
@@ -147,7 +148,7 @@ class Encoder(Channel):
         self._slots.append(room.slots(n_steps))
         return values
 
-    def code_gathered(self, n: int, n_symbols: int, orders: Sequence[Ints] | None) -> tuple[int, NDArray[np.uint16]]:
+    def code_gathered(self, n: int, n_symbols: int, orders: Sequence[Symbols] | None) -> tuple[int, Symbols]:
         assert orders is not None
         found = (gathered.estimated if self._quickly else gathered.packed)(orders, n_symbols, self._packing)
         if self._quickly:
@@ -301,7 +302,7 @@ class Decoder(Channel):
         self._moved(at, outcome)
         return values
 
-    def code_gathered(self, n: int, n_symbols: int, orders: Sequence[Ints] | None) -> tuple[int, NDArray[np.uint16]]:
+    def code_gathered(self, n: int, n_symbols: int, orders: Sequence[Symbols] | None) -> tuple[int, Symbols]:
         return self._records.next(n, n_symbols)
 
     def _moved(self, at: Ints, outcome: int) -> None:

@@ -117,14 +117,18 @@ int64_t lp_order(const int64_t *numbers, const int64_t *before, int64_t n, int64
     return 1;
 }
 
-/* Values that stand in that order, each at its row. Returns 0 as above. */
-int64_t lp_spread(const int32_t *numbers, int64_t n, int64_t n_numbers, int32_t *starts, const uint16_t *values, uint16_t *found) {
+/* Values that stand in that order, each at its row; or values of rows in that order. Returns 0 as above. */
+int64_t lp_move(const int32_t *numbers, int64_t n, int64_t n_numbers, int32_t *starts, const uint16_t *values, uint16_t *found,
+                int64_t to_rows) {
     for (int64_t i = 0; i < n; i++) {
         if (numbers[i] < 0 || numbers[i] >= n_numbers) return 0;
         starts[numbers[i]]++;
     }
     add_up(n_numbers, starts);
-    for (int64_t i = 0; i < n; i++) found[i] = values[starts[numbers[i]]++];
+    if (to_rows)
+        for (int64_t i = 0; i < n; i++) found[i] = values[starts[numbers[i]]++];
+    else
+        for (int64_t i = 0; i < n; i++) found[starts[numbers[i]]++] = values[i];
     return 1;
 }
 

@@ -28,7 +28,7 @@ CODED = bytes.fromhex("a6208e5f3eed5fcd4476beacb2ebcf8000000000000d05f97ffffffff
 @cache
 def library() -> Any | None:
     """The loaded functions, None when there are none to be had."""
-    return kernel.load(SOURCE, ("lp_links", "lp_order", "lp_spread"), agrees)
+    return kernel.load(SOURCE, ("lp_links", "lp_order", "lp_move"), agrees)
 
 
 def links(c: Any, columns: Sequence[Ints], active: Bools | None) -> tuple[NDArray[np.int32], Bools] | None:
@@ -68,15 +68,15 @@ def order(c: Any, numbers: NDArray[np.signedinteger[Any]], before: Ints | None, 
     return found if done else None
 
 
-def spread(c: Any, numbers: NDArray[np.signedinteger[Any]], values: Symbols, n_numbers: int) -> Symbols | None:
-    """As exact.sorting.spread; None as of `order`, and of numbers that are not int32."""
+def moved(c: Any, numbers: NDArray[np.signedinteger[Any]], values: Symbols, n_numbers: int, to_rows: bool) -> Symbols | None:
+    """As exact.sorting.spread, to rows, or as gather; None as of `order`, and of numbers that are not int32."""
     if len(numbers) > MOST_ROWS or len(values) != len(numbers) or numbers.dtype != np.int32:
         return None
     numbers, values = np.ascontiguousarray(numbers), np.ascontiguousarray(values, np.uint16)
     starts, found = np.zeros(n_numbers, np.int32), np.empty(len(numbers), np.uint16)
-    done = c.lp_spread(
+    done = c.lp_move(
         kernel.pointer(numbers), kernel.size(len(numbers)), kernel.size(n_numbers), kernel.pointer(starts), kernel.pointer(values),
-        kernel.pointer(found),
+        kernel.pointer(found), kernel.size(to_rows),
     )  # fmt: skip
     return found if done else None
 
@@ -121,8 +121,9 @@ def agrees(c: Any) -> bool:
     first = order(c, columns[0] + 2, None, 4)
     if first is None or not np.array_equal(first, np.argsort(columns[0], kind="stable")) or order(c, columns[0], None, 4) is not None:
         return False
-    spread_out = spread(c, (columns[0] + 2).astype(np.int32), first.astype(np.uint16), 4)
-    if spread_out is None or spread_out.tolist() != list(range(200)):
+    numbers, there, rows = (columns[0] + 2).astype(np.int32), first.astype(np.uint16), np.arange(200, dtype=np.uint16)
+    back, forth = moved(c, numbers, there, 4, to_rows=True), moved(c, numbers, rows, 4, to_rows=False)
+    if back is None or forth is None or not (np.array_equal(back, rows) and np.array_equal(forth, there)):
         return False
     then, other = order(c, same, first, 2), first.take(np.argsort(same.take(first), kind="stable"))
     return then is not None and np.array_equal(then, other) and adaptive(c, CODED, len(ADAPTIVE)) == ADAPTIVE

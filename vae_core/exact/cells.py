@@ -26,10 +26,11 @@ from vae_core.exact.plans import CellPlan, ColumnCode, DigitPlan, Recall
 from vae_core.exact.raw import code_raw
 from vae_core.exact.recall import Recalled
 from vae_core.exact.schedule import STRIDE, every, neighbours, passes, taken
-from vae_core.exact.sorting import by_number, spread
+from vae_core.exact.sorting import gather, spread
 
 Ints = NDArray[np.int64]
 Symbols = NDArray[np.uint16]
+_NO_SYMBOLS = np.empty(0, np.uint16)
 _NONE = np.empty(0, np.int64)
 
 
@@ -95,20 +96,21 @@ def pass_of(
 
 def _write_gathered(channel: Channel, plan: CellPlan, decoded: Decoded, own: Ints, active: NDArray[np.bool_] | None) -> None:
     """As code_cells, of symbols gathered by context: pass by pass, then of each digit those of all passes."""
-    orders: list[list[list[Ints]]] = [[[_NONE] for _ in range(len(digit.features) + 1)] for digit in plan.digits]
+    orders: list[list[list[Symbols]]] = [[[_NO_SYMBOLS] for _ in range(len(digit.features) + 1)] for digit in plan.digits]
     for step, all_rows in passes(decoded.n_rows, plan.by_level):
-        found = pass_of(plan, step, all_rows, decoded, own, active)
+        found = pass_of(plan, step, all_rows, decoded, own, active, np.int32)
         if found is None:
             continue
         digits, _, raw = plan.scheme.split(taken(own, found.rows), found.guess)
         before = None
-        for contexts, symbols, depths in zip(found.contexts, digits, orders, strict=True):
-            for numbers, parts in zip(contexts.numbers(slice(None), found.n, before), depths, strict=True):
-                parts.append(symbols.take(by_number(numbers)))
+        for contexts, digit, depths in zip(found.contexts, digits, orders, strict=True):
+            symbols = digit.astype(np.uint16)
+            for depth, parts in enumerate(depths):
+                parts.append(gather(contexts.at(depth, found.n, before), symbols) if depth else symbols)
             before = symbols
         code_raw(channel, plan.scheme.n_raw(digits), raw)
     for size, depths in zip(plan.scheme.sizes, orders, strict=True):
-        joined = [np.concatenate(parts) for parts in depths]
+        joined = [parts[-1] if len(parts) == 2 else np.concatenate(parts) for parts in depths]
         channel.code_gathered(len(joined[0]), size, joined)
 
 
@@ -127,7 +129,7 @@ def _read_gathered(channel: Channel, plan: CellPlan, decoded: Decoded, own: Ints
         digits = list[Symbols]()
         for contexts, (depth, symbols) in zip(found.contexts, records, strict=True):
             gathered = symbols[start : start + found.n]
-            digits.append(spread(contexts.deepest(found.n, digits[-1] if digits else None), gathered) if depth else gathered)
+            digits.append(spread(contexts.at(-1, found.n, digits[-1] if digits else None), gathered) if depth else gathered)
         raw = code_raw(channel, plan.scheme.n_raw(digits), None) if plan.scheme.has_raw(digits) else None
         own[found.rows] = plan.scheme.join(digits, raw, found.guess)
         start += found.n

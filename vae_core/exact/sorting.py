@@ -33,16 +33,26 @@ def by_number(numbers: NDArray[np.signedinteger[Any]], order: Ints | None = None
     return order
 
 
+def gather(numbers: NDArray[np.signedinteger[Any]], values: Symbols) -> Symbols:
+    """(n,) values of rows, in the order of rows by (n,) non-negative numbers below 2**31."""
+    found = _by_counting(numbers, values, to_rows=False)
+    return values.take(by_number(numbers)) if found is None else found
+
+
 def spread(numbers: NDArray[np.signedinteger[Any]], values: Symbols) -> Symbols:
-    """(n,) values that stand in the order of rows by (n,) non-negative numbers below 2**31, each at its row."""
-    most = int(numbers.max()) if len(numbers) else 0
-    if _are_counted(most, len(numbers)) and (c := serial.library()) is not None:
-        found = serial.spread(c, numbers, values, most + 1)
-        if found is not None:
-            return found
+    """The inverse: (n,) values that stand in that order, each at its row."""
+    found = _by_counting(numbers, values, to_rows=True)
+    if found is not None:
+        return found
     spread_out = np.empty(len(numbers), np.uint16)
     spread_out[by_number(numbers)] = values
     return spread_out
+
+
+def _by_counting(numbers: NDArray[np.signedinteger[Any]], values: Symbols, to_rows: bool) -> Symbols | None:
+    most = int(numbers.max()) if len(numbers) else 0
+    c = serial.library() if _are_counted(most, len(numbers)) else None
+    return None if c is None else serial.moved(c, numbers, values, most + 1, to_rows)
 
 
 def _are_counted(most: int, n: int) -> bool:
