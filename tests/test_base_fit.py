@@ -162,6 +162,23 @@ def test_a_path_of_codes_ends_when_its_time_does() -> None:
     assert discrete.code_candidates(task, (1,), 0, 0.0, None) == ([], ())
 
 
+def test_a_hasty_fit_trains_one_shape_on_all_rows_and_tries_half_the_prices(monkeypatch: pytest.MonkeyPatch) -> None:
+    columns, codes = curved(6000, None)
+    paths, prices = list[int](), list[float]()
+    path, again = discrete.Search.path, discrete.again
+    monkeypatch.setattr(discrete, "PATH_ROWS", 2000)
+    monkeypatch.setattr(discrete.Search, "path", lambda self, data, *a, **k: paths.append(len(data.x)) or path(self, data, *a, **k))
+    monkeypatch.setattr(discrete, "again", lambda data, start, price, *a: prices.append(price) or again(data, start, price, *a))
+    counts = list[tuple[int, int]]()
+    for hasty in (False, True):
+        paths.clear(), prices.clear()
+        found = fit_base(columns, codes, bits_per_row=4.0, windows=(1,), kinds=("vae",), hasty=hasty)
+        assert found.layer is not None and found.layer.kind == "vae"
+        assert {row["kind"] for row in found.compared} == {"vae"}  # no map that is linear was made, to be compared alone
+        counts.append((sum(n > 2000 for n in paths), len(prices)))
+    assert counts[0][0] == 2 and counts[1][0] == 1 and counts[1][1] < counts[0][1]
+
+
 def test_no_layer_is_given_where_a_preview_cannot_pay() -> None:
     rng = np.random.default_rng(0)
     codes = rng.integers(0, 1000, (500, 4))

@@ -17,6 +17,8 @@ from flows.launch import run_pipeline
 from flows.settings import RunRequest
 from storage import open_archive
 from vae_core.columns import one_array
+from vae_core.entropy import kernel
+from vae_core.exact.arrange import Arrangement
 from vae_core.fitting import fit, refresh
 from vae_core.layers import still_fits
 from vae_core.model import FitConfig, Model, Sample
@@ -92,6 +94,33 @@ def test_a_preview_that_tells_little_of_new_rows_is_fitted_anew_and_old_shards_s
     assert np.mean(errors) < 1.2 * model.preview.error + 0.05 < 0.8
     assert_kept(new, decoded(stored_again(model), shard))
     assert_kept(old, decoded(stored_again(sketched), before))
+
+
+@pytest.mark.skipif(not kernel.available(), reason="without the kernel no memories are looked for")
+def test_a_refresh_tries_memories_of_the_columns_that_have_some(monkeypatch):
+    follows = np.random.default_rng(0).permutation(4000)
+
+    def rows(seed: int) -> pa.Table:
+        rng, now, found = np.random.default_rng(seed), 0, np.empty(20_000, np.int64)
+        for k in range(len(found)):
+            found[k] = now = int(rng.integers(4000)) if rng.random() < 0.02 else int(follows[now])
+        return pa.table({"walk": 1000 * found, "free": rng.integers(0, 50, len(found)).cumsum()})
+
+    raw, tried = rows(1), list[tuple[bool, set[str]]]()
+    model = fit(Sample(raw, (len(raw),)), profiled(raw), raw.schema, {}, FitConfig(time_budget_s=20, preview="off")).model
+    assert {model.columns[code.column].name for code in model.codes if code.value.matches} == {"walk"}
+    searched = Arrangement.searched_again
+
+    def spy(self, sampled, columns, only=None):
+        tried.append((sampled.remembers, {model.columns[j].name for j in only}))
+        return searched(self, sampled, columns, only)
+
+    monkeypatch.setattr(Arrangement, "searched_again", spy)
+    new = rows(2)
+    again = refreshed(model, new)
+    assert tried == [(True, {"walk"}), (False, {"free"})]
+    assert {again.columns[code.column].name for code in again.codes if code.value.matches} == {"walk"}
+    assert_kept(new, decoded(stored_again(again), encode_shard(again, new, preview=False)))
 
 
 def test_a_plan_fits_no_rows_beyond_the_range_layers_and_contexts_know(sketched):

@@ -48,6 +48,7 @@ CLOSE, WORTH_MORE_ORDERS = 1.03, 8e6  # orders whose bits are so near the best a
 JUDGED_ROWS = 1 << 15
 PLAN_BYTES, IDLE_BYTES, IDLE_SHARE = 64, 4_096, 0.0025  # of a code in the plan; of codes that do not pay: at least, and of the dataset
 MIN_JUDGED_DICTIONARY = 4_096
+TRIFLE = 0.001  # of all bits: a column that takes less is not searched again
 RUN = 4_096  # rows in a row of a sample
 RECURS, WORTH_FIELDS = 8, 0.9  # times a value of a dictionary is there; bytes of fields, of those of codes and dictionary
 UNIFORM_BOUNDS = (0.45 * float(np.sqrt(12.0)), 1.25, 1.0)  # times the rmse target; 0.9 of the half-width that has it on the average
@@ -178,7 +179,7 @@ def _fit_exact(
     above, run = None, RUN
     price = price_of(config.favour, n_total)
     told = any(code.reads_above for code in known)
-    if told or (not price.is_high and has_above(plans, sample, amounts_of(picked), forms)):
+    if told or (not known and not price.is_high and has_above(plans, sample, amounts_of(picked), forms)):
         run = ABOVE_RUN
         if table.num_rows < sample.table.num_rows:
             table, runs = thinned(sample, EXACT_ROWS, run)
@@ -215,7 +216,10 @@ def _fit_exact(
         sampled = Sampled(n, n_total, decoded_sample(picked, above), gains=gains, numeric=amounts, each=each, price=price)
         if known:
             best = arranged_before(known, dataclasses.replace(sampled, remembers=True), picked, tick, now)
-            best = best.searched_again(dataclasses.replace(sampled, remembers=True), picked)
+            recall = {code.column for code in known if code.value.matches}  # to try memories of all columns takes longer than all else
+            for remembers in (True, False):
+                again = [j for j, (_, bits) in best.found.items() if (j in recall) is remembers and bits > TRIFLE * best.bits]
+                best = best.searched_again(dataclasses.replace(sampled, remembers=remembers), picked, again)
             best.relieve(alone)
             best.forget_prices()
             report("exact", len(best.order), best.bits / n, best.bits / n)

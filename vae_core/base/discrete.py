@@ -35,8 +35,11 @@ def shapes(windows: Sequence[int]) -> list[Shape]:
 class Search:
     """The shapes of one task, first on some of its rows, then the best of them on all."""
 
-    def __init__(self, task: Task, seed: int, deadline: float, progress: Callable[[FitProgress], None] | None) -> None:
+    def __init__(
+        self, task: Task, seed: int, deadline: float, progress: Callable[[FitProgress], None] | None, hasty: bool = False
+    ) -> None:
         assert task.budget is not None
+        self.finalists, self._fine = (1, FINE // 2) if hasty else (FINALISTS, FINE)
         self.task, self.seed, self.deadline, self._progress = task, seed, deadline, progress
         self.budget, self.n_total = task.budget, task.n_rows_total
         self.curve = list[FitProgress]()
@@ -93,7 +96,7 @@ class Search:
         """The best layer at prices from low to high, if any, each state reached from the last one on the same side of the budget; from
         below the highest price is the first."""
         held, best, sizes = self.task.split(shape.window).held, list[Measured](), dict[tuple[int, ...], int]()
-        for step in range(FINE):
+        for step in range(self._fine):
             price = high if step == 0 and not from_above else float(np.sqrt(low * high))
             state = again(data, start, price, shape, self.n_total)
             layer, form = code_layer(data, state), (len(state.linear), *(len(t.entries) for t in state.tables))
@@ -112,11 +115,12 @@ class Search:
 
 
 def code_candidates(
-    task: Task, windows: Sequence[int], seed: int, deadline: float, progress: Callable[[FitProgress], None] | None
+    task: Task, windows: Sequence[int], seed: int, deadline: float, progress: Callable[[FitProgress], None] | None,
+    hasty: bool = False,
 ) -> tuple[list[Measured], tuple[FitProgress, ...]]:
     """The layer of the shape that comes out best, if any is within the budget, and the curve: bits are those of all rows and the model.
     None where the deadline comes before a first one is, or would surely."""
-    search, tried = Search(task, seed, deadline, progress), list[tuple[float, Shape, float]]()
+    search, tried = Search(task, seed, deadline, progress, hasty), list[tuple[float, Shape, float]]()
     if LEAST_STEPS * CELL_S * min(PATH_ROWS, len(task.values)) * task.features.n_features > deadline - time.monotonic():
         return [], ()
     for shape in shapes(windows):
@@ -127,7 +131,7 @@ def code_candidates(
             price = next(p.state.price for p in points if p.n_bytes < MANY * search.budget or p is points[-1])
             tried.append((at_budget(points, search.budget), shape, price))
     best: tuple[float, Shape, Windows, list[Point]] | None = None
-    for _, shape, price in sorted(tried, key=lambda t: t[0])[:FINALISTS]:
+    for _, shape, price in sorted(tried, key=lambda t: t[0])[: search.finalists]:
         if best is None or not search.is_late:
             data = search.windows(shape)
             points = search.path(data, shape, price)

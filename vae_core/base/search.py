@@ -72,6 +72,7 @@ def fit_base(
     time_budget_s: float = 30.0,
     progress: Callable[[FitProgress], None] | None = None,
     kinds: Sequence[str] = ("klt", "vae"),
+    hasty: bool = False,
 ) -> BaseFit:
     """Fit a base layer to codes `values` (n, D) int64, `present` (n, D) bool (None: all).
 
@@ -81,6 +82,7 @@ def fit_base(
     runs         : lengths of runs of consecutive rows in `values`, None for one run; windows never cross runs
     windows      : rows a window to try; (1,) when rows have no order
     kinds        : siblings to try, of "klt", "vae", "ae" (plain autoencoder) and "ista" (sparse dictionary)
+    hasty        : of a preview, one shape is trained on all rows, and half the prices tried that may meet the budget
     The same seed and data give the same layer, unless the time budget runs out: then fewer windows, networks and steps are
     tried. The first linear layer with targets is always finished; of a preview it is the best there is by then, and none where
     decompositions of so many features alone would take longer. Raises ValueError when a target is missing or shapes disagree.
@@ -95,7 +97,7 @@ def fit_base(
     usable = [w for w in windows if w <= most]
     usable = [w for w in usable if w == 1 or (w * task.features.n_features <= MAX_INPUTS and len(task.values) >= 24 * w)]
     linear: list[tuple[Measured, Basis]] = []
-    for window in usable:
+    for window in usable if task.rmse is not None or "klt" in kinds else ():
         spent = time.monotonic() - began
         if spent > LINEAR_SHARE * time_budget_s + GRACE_S and linear:
             log.info("no time to try windows of %d rows: %.0f s of %.0f s are gone", window, spent, time_budget_s)
@@ -108,7 +110,7 @@ def fit_base(
     found = [c[0] for c in linear]
     curve: tuple[FitProgress, ...] = ()
     if "vae" in kinds and task.rmse is None:
-        tried, curve = code_candidates(task, windows, seed, deadline, progress)
+        tried, curve = code_candidates(task, windows, seed, deadline, progress, hasty)
         found += tried
     elif "vae" in kinds and linear:
         # a fixed share, never what the clock leaves: the same seed has to give the same layer
