@@ -244,7 +244,7 @@ def drift(model: Model, rows: pa.Table, first: Mapping[str, float], targets: Map
     """
     if not rows.num_rows or not first:
         return Drift()
-    probe = encode_shard(model, rows, preview=False, targets=targets, measure=Measure.LATER)
+    probe = encode_shard(model, rows, preview=False, targets=targets, measure=Measure.IN_DOUBT)
     # A column the model no longer codes best has drifted: what it costs now is its conventional coding.
     now = {o.name: 8.0 * o.conventional_bytes / rows.num_rows for o in probe.outcomes} | dict(probe.bits_per_value)
 

@@ -174,7 +174,6 @@ def test_a_hasty_fit_trains_one_shape_on_all_rows_and_tries_half_the_prices(monk
         paths.clear(), prices.clear()
         found = fit_base(columns, codes, bits_per_row=4.0, windows=(1,), kinds=("vae",), hasty=hasty)
         assert found.layer is not None and found.layer.kind == "vae"
-        assert {row["kind"] for row in found.compared} == {"vae"}  # no map that is linear was made, to be compared alone
         counts.append((sum(n > 2000 for n in paths), len(prices)))
     assert counts[0][0] == 2 and counts[1][0] == 1 and counts[1][1] < counts[0][1]
 

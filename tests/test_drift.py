@@ -9,6 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from telemetry import assert_kept, decoded, fitted, profiled, resolved, stored_again
+from test_base_fit import curved
 from test_flows_pipeline import place, request, stored, table  # noqa: F401
 from test_flows_pipeline import raw as raw_of
 
@@ -16,6 +17,7 @@ from flows import train
 from flows.launch import run_pipeline
 from flows.settings import RunRequest
 from storage import open_archive
+from vae_core import fitting
 from vae_core.columns import one_array
 from vae_core.entropy import kernel
 from vae_core.exact.arrange import Arrangement
@@ -104,23 +106,38 @@ def test_a_refresh_tries_memories_of_the_columns_that_have_some(monkeypatch):
         rng, now, found = np.random.default_rng(seed), 0, np.empty(20_000, np.int64)
         for k in range(len(found)):
             found[k] = now = int(rng.integers(4000)) if rng.random() < 0.02 else int(follows[now])
-        return pa.table({"walk": 1000 * found, "free": rng.integers(0, 50, len(found)).cumsum()})
+        still = (np.arange(len(found)) % 5000 == 7).astype(np.int64)
+        return pa.table({"walk": 1000 * found, "free": rng.integers(0, 50, len(found)).cumsum(), "still": still})
 
-    raw, tried = rows(1), list[tuple[bool, set[str]]]()
+    raw, tried = rows(1), dict[str, bool]()
     model = fit(Sample(raw, (len(raw),)), profiled(raw), raw.schema, {}, FitConfig(time_budget_s=20, preview="off")).model
     assert {model.columns[code.column].name for code in model.codes if code.value.matches} == {"walk"}
-    searched = Arrangement.searched_again
+    search = Arrangement._search
 
-    def spy(self, sampled, columns, only=None):
-        tried.append((sampled.remembers, {model.columns[j].name for j in only}))
-        return searched(self, sampled, columns, only)
+    def spy(self, column, *more, **options):
+        if not options:  # in no hurry
+            tried[model.columns[column].name] = self._sampled.remembers
+        return search(self, column, *more, **options)
 
-    monkeypatch.setattr(Arrangement, "searched_again", spy)
+    monkeypatch.setattr(Arrangement, "_search", spy)
+    monkeypatch.setattr(fitting, "has_above", lambda *_: pytest.fail("rows above are looked for by a first fit alone"))
     new = rows(2)
     again = refreshed(model, new)
-    assert tried == [(True, {"walk"}), (False, {"free"})]
+    assert "still" in {model.columns[code.column].name for code in model.codes}  # which takes no bits to speak of
+    assert tried == {"walk": True, "free": False}
     assert {again.columns[code.column].name for code in again.codes if code.value.matches} == {"walk"}
     assert_kept(new, decoded(stored_again(again), encode_shard(again, new, preview=False)))
+
+
+def test_a_preview_fitted_anew_is_no_worse_than_a_linear_map_where_rows_have_become_linear():
+    rng, config = np.random.default_rng(1), FitConfig(time_budget_s=12, preview=0.1)
+    lines = np.rint(200 * rng.normal(size=(N, 1)) @ rng.normal(size=(1, 6)) + 2 * rng.normal(size=(N, 6))).astype(np.int64)
+    first, later = (pa.table({name: x[:, k] for k, name in enumerate(SENSORS)}) for x in (curved(N, None)[1], lines))
+    model, alone = (fit(Sample(rows, (N,)), profiled(rows), rows.schema, {}, config).model for rows in (first, later))
+    again = refresh(model, Sample(later, (N,)), profiled(later), config).model
+    assert model.preview is not None and model.preview.layer.kind == "vae"
+    assert alone.preview is not None and again.preview is not None and alone.preview.layer.kind == "klt"
+    assert again.preview.error < 1.1 * alone.preview.error + 0.02
 
 
 def test_a_plan_fits_no_rows_beyond_the_range_layers_and_contexts_know(sketched):

@@ -217,9 +217,8 @@ def _fit_exact(
         if known:
             best = arranged_before(known, dataclasses.replace(sampled, remembers=True), picked, tick, now)
             recall = {code.column for code in known if code.value.matches}  # to try memories of all columns takes longer than all else
-            for remembers in (True, False):
-                again = [j for j, (_, bits) in best.found.items() if (j in recall) is remembers and bits > TRIFLE * best.bits]
-                best = best.searched_again(dataclasses.replace(sampled, remembers=remembers), picked, again)
+            dear = [j for j, (_, bits) in best.found.items() if bits > TRIFLE * best.bits]
+            best = best.searched_again(sampled, picked, dear, recall)
             best.relieve(alone)
             best.forget_prices()
             report("exact", len(best.order), best.bits / n, best.bits / n)

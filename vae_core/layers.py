@@ -149,7 +149,7 @@ def fit_preview(
     ordered = any(code.value.in_order for code in model.codes)
     alike = {"windows": PREVIEW_WINDOWS if ordered else (1,)} | _like(known)
     if known is not None:
-        alike |= {"kinds": (known.layer.kind,), "hasty": True}
+        alike |= {"hasty": True}
     found = fit_base(
         base_columns(model.columns, picked, {}), values, present, bits_per_row=8 * budget_bytes / n_total,
         n_rows_total=n_total, runs=runs, seed=config.seed, time_budget_s=seconds, **alike,

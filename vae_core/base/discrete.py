@@ -39,7 +39,7 @@ class Search:
         self, task: Task, seed: int, deadline: float, progress: Callable[[FitProgress], None] | None, hasty: bool = False
     ) -> None:
         assert task.budget is not None
-        self.finalists, self._fine = (1, FINE // 2) if hasty else (FINALISTS, FINE)
+        self.finalists, self._enough = (1, FINE // 2) if hasty else (FINALISTS, FINE)
         self.task, self.seed, self.deadline, self._progress = task, seed, deadline, progress
         self.budget, self.n_total = task.budget, task.n_rows_total
         self.curve = list[FitProgress]()
@@ -96,7 +96,9 @@ class Search:
         """The best layer at prices from low to high, if any, each state reached from the last one on the same side of the budget; from
         below the highest price is the first."""
         held, best, sizes = self.task.split(shape.window).held, list[Measured](), dict[tuple[int, ...], int]()
-        for step in range(self._fine):
+        for step in range(FINE):
+            if best and step >= self._enough:
+                break
             price = high if step == 0 and not from_above else float(np.sqrt(low * high))
             state = again(data, start, price, shape, self.n_total)
             layer, form = code_layer(data, state), (len(state.linear), *(len(t.entries) for t in state.tables))

@@ -82,7 +82,8 @@ def fit_base(
     runs         : lengths of runs of consecutive rows in `values`, None for one run; windows never cross runs
     windows      : rows a window to try; (1,) when rows have no order
     kinds        : siblings to try, of "klt", "vae", "ae" (plain autoencoder) and "ista" (sparse dictionary)
-    hasty        : of a preview, one shape is trained on all rows, and half the prices tried that may meet the budget
+    hasty        : of a preview, one linear map is measured, one shape trained on all rows, and half the prices tried that may meet the
+                   budget, or all of them until one does
     The same seed and data give the same layer, unless the time budget runs out: then fewer windows, networks and steps are
     tried. The first linear layer with targets is always finished; of a preview it is the best there is by then, and none where
     decompositions of so many features alone would take longer. Raises ValueError when a target is missing or shapes disagree.
@@ -97,14 +98,14 @@ def fit_base(
     usable = [w for w in windows if w <= most]
     usable = [w for w in usable if w == 1 or (w * task.features.n_features <= MAX_INPUTS and len(task.values) >= 24 * w)]
     linear: list[tuple[Measured, Basis]] = []
-    for window in usable if task.rmse is not None or "klt" in kinds else ():
+    for window in usable:
         spent = time.monotonic() - began
         if spent > LINEAR_SHARE * time_budget_s + GRACE_S and linear:
             log.info("no time to try windows of %d rows: %.0f s of %.0f s are gone", window, spent, time_budget_s)
             break
         if task.rmse is None and AXES_S * (window * task.features.n_features) ** 3 > time_budget_s + GRACE_S:
             continue
-        candidate = klt_candidate(task, window, math.inf if task.rmse is not None and not linear else deadline)
+        candidate = klt_candidate(task, window, math.inf if task.rmse is not None and not linear else deadline, hasty)
         linear += [] if candidate is None else [candidate]
     linear.sort(key=lambda c: order(task, c[0]))
     found = [c[0] for c in linear]
@@ -126,8 +127,8 @@ def fit_base(
     return BaseFit(None, curve, compared) if chosen is None else BaseFit(chosen.layer, curve, compared, chosen.score)
 
 
-def klt_candidate(task: Task, window: int, deadline: float) -> tuple[Measured, Basis] | None:
-    """The best linear layer of a window and its basis, or None when none meets the targets or the budget."""
+def klt_candidate(task: Task, window: int, deadline: float, hasty: bool = False) -> tuple[Measured, Basis] | None:
+    """The best linear layer of a window and its basis, or None when none meets the targets or the budget. hasty: as of fit_base"""
     split = task.split(window)
     if len(split.train) == 0:
         return None
@@ -140,7 +141,7 @@ def klt_candidate(task: Task, window: int, deadline: float) -> tuple[Measured, B
         sizes = [n for n in (1, 2, 3, 4, 6, 8, 12) if n <= len(moments)]
         axes = principal_axes(moments, np.tile(klt_weight(task), window))
         rough = [r for n in sizes for r in (klt_at_budget(task, moments, axes, held, window, n),) if r is not None]
-        options = [basis for _, basis in sorted(rough, key=lambda r: r[0])[:2]]
+        options = [basis for _, basis in sorted(rough, key=lambda r: r[0])[: 1 if hasty else 2]]
     best: tuple[Measured, Basis] | None = None
     for basis in options:
         found = settled_linear(task, basis, window, train, split.held, deadline)

@@ -35,6 +35,7 @@ def _agrees_in_passes(c: Any, n_second: int) -> bool:
     rng, digits = np.random.default_rng(7), ((N_FIRST, *FIRST), (n_second, *SECOND))
     symbols = [np.minimum(rng.geometric(0.3, N_ROWS) - 1, size - 1) for size in (N_FIRST, n_second)]
     symbols[1][::3] = rng.integers(0, n_second, len(symbols[1][::3]))
+    written = [digit.astype(np.uint16) for digit in symbols]
     raw = rng.integers(-(1 << 63), (1 << 63) - 1, N_ROWS)
     free = 64 - np.maximum(RAW_BITS[symbols[0]], 1)
     raw = np.where(RAW_BITS[symbols[0]] == 0, 0, (raw.view(np.uint64) << free.astype(np.uint64) >> free.astype(np.uint64)).view(np.int64))
@@ -48,7 +49,7 @@ def _agrees_in_passes(c: Any, n_second: int) -> bool:
     low, width, lengths = np.empty(most, np.uint32), np.empty(most, np.uint32), np.empty(most, np.int64)
     fresh = PassTables(digits, RAW_BITS, N_ROWS, N_ROWS)
     n_steps = c.lp_write(
-        *fresh.arguments(narrow, ENDS), kernel.pointers(symbols), kernel.pointer(raw), kernel.pointer(low),
+        *fresh.arguments(narrow, ENDS), kernel.pointers(written), kernel.pointer(raw), kernel.pointer(low),
         kernel.pointer(width), kernel.pointer(lengths),
     )  # fmt: skip
     steps = _slots(digits, contexts, symbols, raw)
@@ -67,14 +68,14 @@ def _agrees_in_passes(c: Any, n_second: int) -> bool:
     folds = folds[: at[3]][::-1].copy()
     if at[1] != MOST_LANES or not _read_by_formula(steps, state.tolist(), words[at[0] :].tolist(), folds.tolist()):
         return False
-    got, rest = [np.empty(N_ROWS, np.int64) for _ in symbols], np.empty(N_ROWS, np.int64)
+    got, rest = [np.empty(N_ROWS, np.uint16) for _ in symbols], np.empty(N_ROWS, np.int64)
     at[2:] = 0
     fresh = PassTables(digits, RAW_BITS, N_ROWS, N_ROWS)
     outcome = c.lp_read(
         *fresh.arguments(narrow, ENDS), kernel.pointer(state), kernel.pointer(words), kernel.size(n), kernel.pointer(folds),
         kernel.size(len(folds)), kernel.pointer(at), kernel.pointers(got), kernel.pointer(rest),
     )  # fmt: skip
-    same = all(np.array_equal(a, b) for a, b in zip([*got, rest], [*symbols, raw], strict=True))
+    same = np.array_equal(rest, raw) and all(np.array_equal(a, b) for a, b in zip(got, symbols, strict=True))
     return same and bool(outcome == 0 and at[0] == n and at[1] == LANES and (state[:LANES] == LOWER).all())
 
 

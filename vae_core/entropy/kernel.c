@@ -26,6 +26,8 @@ typedef struct {
     int32_t row;   /* 1 + its row in this chunk, 0: none yet */
 } context;
 
+typedef uint16_t symbol; /* alphabets have 512 at most */
+
 /* Of counts. */
 typedef struct {
     int32_t total;  /* symbols counted */
@@ -106,13 +108,13 @@ static inline int64_t fallen_plain(const uint32_t *cumulative, uint32_t target, 
         x = (uint64_t)size * (x >> SLOT_BITS) + slot - low;                                                                        \
         uint64_t filled = (x << 32) | words[used], hungry = x < LOWER; /* by arithmetic: which lanes are is not to be predicted */ \
         state[lane] = x ^ ((x ^ filled) & -hungry);                                                                                \
-        symbols[lane] = first;                                                                                                     \
+        symbols[lane] = (symbol)first;                                                                                             \
         used += (int64_t)hungry;                                                                                                   \
     }                                                                                                                              \
     return used;
 
 static int64_t read_tile_plain(const digit *restrict d, const int32_t *restrict rows, int64_t n, uint64_t *restrict state,
-                               const uint32_t *restrict words, int64_t *restrict symbols) {
+                               const uint32_t *restrict words, symbol *restrict symbols) {
     READ_TILE(fallen_plain)
 }
 
@@ -233,7 +235,7 @@ AVX2 static inline int64_t fallen_avx2(const uint32_t *cumulative, uint32_t targ
 }
 
 AVX2 static int64_t read_tile_avx2(const digit *restrict d, const int32_t *restrict rows, int64_t n, uint64_t *restrict state,
-                                   const uint32_t *restrict words, int64_t *restrict symbols) {
+                                   const uint32_t *restrict words, symbol *restrict symbols) {
     if (d->n_symbols < 8) return read_tile_plain(d, rows, n, state, words, symbols);
     READ_TILE(fallen_avx2)
 }
@@ -269,7 +271,7 @@ typedef struct {
     void (*smooth)(const int32_t *restrict, const double *restrict, double, int64_t, double, double *restrict);
     void (*finish)(const int32_t *restrict, const double *restrict, double, int64_t, uint32_t *restrict);
     int64_t (*read_tile)(const digit *restrict, const int32_t *restrict, int64_t, uint64_t *restrict, const uint32_t *restrict,
-                         int64_t *restrict);
+                         symbol *restrict);
 } means;
 
 /* Which of the means this processor has. */
@@ -312,7 +314,7 @@ static inline void fetch(const digit *d, int64_t k, const fresh *one) {
 
 /* The rows of frequencies of a chunk: all digits before are known. First the contexts that it has, from long ones to short ones, without
    a branch on which are new; then their chances from short ones to long ones, counts on their way to the cache. */
-static void find_rows(digit *d, const means *by, numbers contexts, int64_t start, int64_t stop, const int64_t *before) {
+static void find_rows(digit *d, const means *by, numbers contexts, int64_t start, int64_t stop, const symbol *before) {
     int64_t n = stop - start, n_fresh[MAX_DEPTH], base[MAX_DEPTH], depth = d->depth, stride = before ? d->strides[depth] : 0;
     const int32_t *own = contexts[depth];
     context *seen = d->seen[depth];
@@ -382,7 +384,7 @@ static int32_t new_place(digit *d, int64_t k, int64_t number) {
 }
 
 /* Count a chunk's symbols, and forget its rows. */
-static void learn(digit *d, numbers contexts, int64_t start, int64_t stop, const int64_t *before, const int64_t *symbols) {
+static void learn(digit *d, numbers contexts, int64_t start, int64_t stop, const symbol *before, const symbol *symbols) {
     int64_t width = d->width;
     if (start == stop) return;
     int32_t root = d->seen[0]->place ? d->seen[0]->place : new_place(d, 0, 0); /* level 0 has one context */
@@ -443,8 +445,8 @@ static int refill(stream *in, int64_t lane, uint64_t x) {
     return 1;
 }
 
-static int read_digit(digit *d, const means *by, numbers contexts, stream *in, int64_t start, int64_t stop, const int64_t *before,
-                      int64_t *symbols) {
+static int read_digit(digit *d, const means *by, numbers contexts, stream *in, int64_t start, int64_t stop, const symbol *before,
+                      symbol *symbols) {
     if (start < stop && !begin(in)) return 0;
     find_rows(d, by, contexts, start, stop, before);
     const int32_t *rows = d->rows;
@@ -459,7 +461,7 @@ static int read_digit(digit *d, const means *by, numbers contexts, stream *in, i
                 int64_t first = fallen_plain(sums, (uint32_t)(((slot + 1) * sums[d->n_symbols] - 1) >> SLOT_BITS), d->n_symbols);
                 uint32_t low, size;
                 slots_of(sums + first, d->scale[rows[lane]], &low, &size);
-                symbols[i + lane] = first;
+                symbols[i + lane] = (symbol)first;
                 if (!refill(in, lane, (uint64_t)size * (x >> SLOT_BITS) + slot - low)) return 0;
             }
     }
@@ -467,7 +469,7 @@ static int read_digit(digit *d, const means *by, numbers contexts, stream *in, i
 }
 
 /* Raw bits behind the first digits of a chunk, 16 of each row at a time from the low end. */
-static int read_raw(const uint8_t *n_raw, stream *in, int64_t start, int64_t stop, const int64_t *symbols, int64_t *raw) {
+static int read_raw(const uint8_t *n_raw, stream *in, int64_t start, int64_t stop, const symbol *symbols, int64_t *raw) {
     int more = 1;
     for (int64_t done = 0; done < 64 && more; done += 16) {
         int64_t lane = 0, begun = 0;
@@ -491,13 +493,13 @@ static int read_raw(const uint8_t *n_raw, stream *in, int64_t start, int64_t sto
 /* Read the symbols of a pass, chunk by chunk up to each of `ends`: those of each digit, then raw bits, n_raw[first digit] of a
    row. `at` is position, lanes, step and fold, and moves on. Returns 0, ENDED when the words ran out, or MISFOLDED. */
 int64_t lp_read(digit *digits, int64_t n_digits, const int64_t *ends, int64_t n_chunks, const uint8_t *n_raw, uint64_t *state,
-                uint32_t *words, int64_t n_words, const int64_t *folds, int64_t n_folds, int64_t *at, int64_t *const *symbols,
+                uint32_t *words, int64_t n_words, const int64_t *folds, int64_t n_folds, int64_t *at, symbol *const *symbols,
                 int64_t *raw) {
     means by = best_means();
     stream in = {state, words, n_words, folds, n_folds, at[0], at[1], at[2], at[3], 0};
     for (int64_t chunk = 0, start = 0; chunk < n_chunks; start = ends[chunk++]) {
         for (int64_t k = 0; k < n_digits; k++) {
-            const int64_t *before = k ? symbols[k - 1] : 0;
+            const symbol *before = k ? symbols[k - 1] : 0;
             numbers contexts = (numbers)digits[k].contexts;
             if (!read_digit(&digits[k], &by, contexts, &in, start, ends[chunk], before, symbols[k])) return in.error;
             learn(&digits[k], contexts, start, ends[chunk], before, symbols[k]);
@@ -992,8 +994,8 @@ static void remember(const walk *w, int64_t step, int64_t out, const int64_t *va
 }
 
 /* The values of a step's symbols. */
-static void join(const walk *w, int64_t *const *symbols, int64_t n_digits, const int64_t *raw, int64_t n, int64_t *values) {
-    const int64_t *second = n_digits > 1 ? symbols[1] : 0;
+static void join(const walk *w, symbol *const *symbols, int64_t n_digits, const int64_t *raw, int64_t n, int64_t *values) {
+    const symbol *second = n_digits > 1 ? symbols[1] : 0;
     for (int64_t j = 0; j < n; j++) {
         int64_t token = symbols[0][j];
         uint64_t below = second ? (uint64_t)second[j] : 0, found;
@@ -1008,7 +1010,7 @@ static void join(const walk *w, int64_t *const *symbols, int64_t n_digits, const
 }
 
 /* The inverse of join. */
-static void split(const walk *w, const int64_t *values, int64_t n, int64_t *const *symbols, int64_t n_digits, int64_t *raw) {
+static void split(const walk *w, const int64_t *values, int64_t n, symbol *const *symbols, int64_t n_digits, int64_t *raw) {
     for (int64_t j = 0; j < n; j++) {
         int64_t token = w->escape, below = 0;
         raw[j] = values[j];
@@ -1030,8 +1032,8 @@ static void split(const walk *w, const int64_t *values, int64_t n, int64_t *cons
                 below = (int64_t)(above & (((uint64_t)1 << w->shift) - 1));
             }
         }
-        symbols[0][j] = token;
-        if (n_digits > 1) symbols[1][j] = below;
+        symbols[0][j] = (symbol)token;
+        if (n_digits > 1) symbols[1][j] = (symbol)below;
     }
 }
 
@@ -1062,8 +1064,9 @@ int64_t lp_read_forward(digit *digits, int64_t n_digits, const walk *w, const ui
                         int64_t n_words, const int64_t *folds, int64_t n_folds, int64_t *at, int64_t *values) {
     means by = best_means();
     stream in = {state, words, n_words, folds, n_folds, at[0], at[1], at[2], at[3], 0};
-    int64_t *raw = w->room + RAW * w->n_lanes, *symbols[MAX_DIGITS];
-    for (int64_t k = 0; k < MAX_DIGITS; k++) symbols[k] = w->room + (SYMBOLS + k) * w->n_lanes;
+    int64_t *raw = w->room + RAW * w->n_lanes;
+    symbol *symbols[MAX_DIGITS];
+    for (int64_t k = 0; k < MAX_DIGITS; k++) symbols[k] = (symbol *)(w->room + (SYMBOLS + k) * w->n_lanes);
     for (int64_t step = 0; step < w->n_steps; step++) {
         int64_t first = w->edges[step], n = w->edges[step + 1] - first;
         int32_t *contexts[MAX_DIGITS][MAX_DEPTH];
@@ -1072,7 +1075,7 @@ int64_t lp_read_forward(digit *digits, int64_t n_digits, const walk *w, const ui
         for (int64_t start = 0, stop; start < n; start = stop) {
             stop = chunk_end(w, step, start);
             for (int64_t k = 0; k < n_digits; k++) {
-                const int64_t *before = k ? symbols[k - 1] : 0;
+                const symbol *before = k ? symbols[k - 1] : 0;
                 numbers own = (numbers)contexts[k];
                 if (!read_digit(&digits[k], &by, own, &in, start, stop, before, symbols[k])) return in.error;
                 learn(&digits[k], own, start, stop, before, symbols[k]);
@@ -1093,8 +1096,8 @@ typedef struct {
     int64_t n, n_steps;
 } slots;
 
-static void write_digit(digit *d, const means *by, numbers contexts, slots *out, int64_t start, int64_t stop, const int64_t *before,
-                        const int64_t *symbols) {
+static void write_digit(digit *d, const means *by, numbers contexts, slots *out, int64_t start, int64_t stop, const symbol *before,
+                        const symbol *symbols) {
     find_rows(d, by, contexts, start, stop, before);
     uint32_t *low = out->low + out->n - start, *width = out->width + out->n - start;
     for (int64_t i = start; i < stop; i++) {
@@ -1106,7 +1109,7 @@ static void write_digit(digit *d, const means *by, numbers contexts, slots *out,
     learn(d, contexts, start, stop, before, symbols);
 }
 
-static void write_raw(const uint8_t *n_raw, slots *out, int64_t start, int64_t stop, const int64_t *symbols, const int64_t *raw) {
+static void write_raw(const uint8_t *n_raw, slots *out, int64_t start, int64_t stop, const symbol *symbols, const int64_t *raw) {
     int more = 1;
     for (int64_t done = 0; done < 64 && more; done += 16) {
         int64_t at = out->n;
@@ -1126,7 +1129,7 @@ static void write_raw(const uint8_t *n_raw, slots *out, int64_t start, int64_t s
 
 /* The slots of the symbols of a pass as lp_read will ask for them; lengths of the steps they make. Returns the number of steps. */
 int64_t lp_write(digit *digits, int64_t n_digits, const int64_t *ends, int64_t n_chunks, const uint8_t *n_raw,
-                 const int64_t *const *symbols, const int64_t *raw, uint32_t *low, uint32_t *width, int64_t *lengths) {
+                 const symbol *const *symbols, const int64_t *raw, uint32_t *low, uint32_t *width, int64_t *lengths) {
     means by = best_means();
     slots out = {low, width, lengths, 0, 0};
     for (int64_t chunk = 0, start = 0; chunk < n_chunks; start = ends[chunk++]) {
@@ -1142,8 +1145,9 @@ int64_t lp_write_forward(digit *digits, int64_t n_digits, const walk *w, const u
                          uint32_t *width, int64_t *lengths) {
     means by = best_means();
     slots out = {low, width, lengths, 0, 0};
-    int64_t *raw = w->room + RAW * w->n_lanes, *symbols[MAX_DIGITS];
-    for (int64_t k = 0; k < MAX_DIGITS; k++) symbols[k] = w->room + (SYMBOLS + k) * w->n_lanes;
+    int64_t *raw = w->room + RAW * w->n_lanes;
+    symbol *symbols[MAX_DIGITS];
+    for (int64_t k = 0; k < MAX_DIGITS; k++) symbols[k] = (symbol *)(w->room + (SYMBOLS + k) * w->n_lanes);
     for (int64_t step = 0; step < w->n_steps; step++) {
         int64_t first = w->edges[step], n = w->edges[step + 1] - first;
         int32_t *contexts[MAX_DIGITS][MAX_DEPTH];

@@ -225,7 +225,7 @@ class PassTables:
         assert c is not None
         c.lp_clear(self._structures, kernel.size(self.n_digits))
 
-    def raw_slots(self, first: Ints) -> int:
+    def raw_slots(self, first: NDArray[np.integer[Any]]) -> int:
         """Slots that raw bits take behind (n,) first digits, 16 bits each."""
         slots: Ints = -(-self._raw_bits.astype(np.int64) // RAW_BITS)
         return int(slots @ np.bincount(first, minlength=len(slots)))

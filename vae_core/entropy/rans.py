@@ -72,8 +72,8 @@ class Channel(ABC):
     @abstractmethod
     def code_pass(
         self, tables: PassTables, contexts: Sequence[Contexts], ends: Ints, symbols: Sequence[Ints] | None, raw: Ints | None
-    ) -> tuple[list[Ints], Ints]:
-        """Code all rows of a pass by the kernel (PassTables.arguments); returns (n,) int64 symbols of each digit and raw bits."""
+    ) -> tuple[list[Symbols], Ints]:
+        """Code all rows of a pass by the kernel (PassTables.arguments); returns (n,) symbols of each digit and raw bits."""
 
     @abstractmethod
     def code_forward(self, tables: PassTables, contexts: Sequence[Contexts], walk: KernelWalk, n: int, values: Ints | None) -> Ints:
@@ -122,17 +122,17 @@ class Encoder(Channel):
 
     def code_pass(
         self, tables: PassTables, contexts: Sequence[Contexts], ends: Ints, symbols: Sequence[Ints] | None, raw: Ints | None
-    ) -> tuple[list[Ints], Ints]:
+    ) -> tuple[list[Symbols], Ints]:
         assert symbols is not None and raw is not None
-        symbols, raw = [np.ascontiguousarray(s, np.int64) for s in symbols], np.ascontiguousarray(raw, np.int64)
-        room = Room(int(ends[-1]) * tables.n_digits + tables.raw_slots(symbols[0]), len(ends) * (tables.n_digits + N_RAW_STEPS))
+        narrow, raw = [np.ascontiguousarray(digit, np.uint16) for digit in symbols], np.ascontiguousarray(raw, np.int64)
+        room = Room(int(ends[-1]) * tables.n_digits + tables.raw_slots(narrow[0]), len(ends) * (tables.n_digits + N_RAW_STEPS))
         c = kernel.library()
         assert c is not None
         n_steps = c.lp_write(
-            *tables.arguments(contexts, ends), kernel.pointers(symbols), kernel.pointer(raw), *room.pointers,
+            *tables.arguments(contexts, ends), kernel.pointers(narrow), kernel.pointer(raw), *room.pointers,
         )  # fmt: skip
         self._slots.append(room.slots(n_steps))
-        return symbols, raw
+        return narrow, raw
 
     def code_forward(self, tables: PassTables, contexts: Sequence[Contexts], walk: KernelWalk, n: int, values: Ints | None) -> Ints:
         assert values is not None
@@ -276,8 +276,8 @@ class Decoder(Channel):
 
     def code_pass(
         self, tables: PassTables, contexts: Sequence[Contexts], ends: Ints, symbols: Sequence[Ints] | None, raw: Ints | None
-    ) -> tuple[list[Ints], Ints]:
-        found, rest = [np.empty(ends[-1], np.int64) for _ in range(tables.n_digits)], np.empty(ends[-1], np.int64)
+    ) -> tuple[list[Symbols], Ints]:
+        found, rest = [np.empty(ends[-1], np.uint16) for _ in range(tables.n_digits)], np.empty(ends[-1], np.int64)
         c = kernel.library()
         assert c is not None
         at = np.array([self.position, self.lanes, self.step, self._fold], np.int64)

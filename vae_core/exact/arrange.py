@@ -101,10 +101,12 @@ class Arrangement:
                 self.found[column] = again
             report()
 
-    def searched_again(self, sampled: Sampled, columns: Sequence[SampleColumn], only: Collection[int] | None = None) -> Arrangement:
+    def searched_again(
+        self, sampled: Sampled, columns: Sequence[SampleColumn], only: Collection[int] | None = None, recall: Collection[int] | None = None
+    ) -> Arrangement:
         """The same order with the codes that another sample of the columns asks for, the dearest columns first while there is time.
 
-        only: columns to search, None for all
+        only: columns to search, None for all      recall: those that matches are looked for of, None: as the sample says of all
         """
         found = Arrangement(sampled, columns, self._tick, self._now)
         more = sampled.n_rows / max(1, self._sampled.n_rows)
@@ -113,6 +115,8 @@ class Arrangement:
         for column in sorted(self.order if only is None else only, key=lambda j: -costs[j]):
             if not self._tick():
                 break
+            if recall is not None:
+                found._sampled = replace(sampled, remembers=column in recall)
             again = found._search(column, self.order[: self.order.index(column)])
             if not self._tick() and more != 1:
                 break
@@ -123,6 +127,7 @@ class Arrangement:
             # of more rows, other ways to write the column come first, and not always the better ones
             both = [coded_again(code, sampled, found._columns[column]) for code, _ in (before, again)]
             found.found[column] = min(both, key=lambda one: one[1] + column_price(sampled.price, sampled.decoded, one[0]))
+        found._sampled = sampled
         return found
 
     def priced(self, columns: Sequence[SampleColumn]) -> Arrangement:

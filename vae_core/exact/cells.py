@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from typing import Any
@@ -218,7 +218,7 @@ def _coded(
     ends: Ints,
     known: list[Ints] | None,
     raw: Ints | None,
-) -> tuple[list[Ints], Ints]:
+) -> tuple[Sequence[Ints | Symbols], Ints]:
     """Symbols of each digit and raw bits of a pass in chunks that end there, by the kernel where there is one."""
     if isinstance(tables, PassTables):
         return channel.code_pass(tables, contexts, ends, known, raw)
