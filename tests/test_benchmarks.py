@@ -152,6 +152,20 @@ def test_the_tables_show_a_dash_for_what_was_not_measured():
     assert "| d | ±5 % | – | – | 8.00 % |" in tables.deepsqueeze_table(wide) and tables.peer_table(wide) == ""
 
 
+def test_the_ratio_is_to_the_least_that_report_and_conventional_peers_measure():
+    def case(dataset: str, bound: str, ours: int, reported: int, peer: int) -> list[dict]:
+        about = {"dataset": dataset, "bound": bound, "worst_error_share": "0", "date": "", "commit": "", "cores": "2", "cpu": ""}
+        rows = [about | {"codec": codec, "bytes": str(n)} for codec, n in ((results.OURS, ours), ("quantise+pcodec", peer), ("klt", 1))]
+        return [rows[0] | {"conventional_bytes": str(reported)}, *rows[1:]]
+
+    rows = [*case("a", "lossless", 100, 200, 400), *case("b", "lossless", 100, 800, 400), *case("b", "1%", 100, 900, 900)]
+    results.complete(rows)
+    assert [row["ratio_vs_conventional"] for row in rows if row["codec"] == results.OURS] == [2, 4, 9]
+    assert {row["conventional_bytes"] for row in rows if row["dataset"] == "b"} == {800, 900}
+    said = tables.main_table(rows)
+    assert "geometric mean: lossless 2.83, ±1 % 9.00, and with datasets" in said and "as they are: ±1 % 4.24." in said
+
+
 def test_what_is_favoured_is_shown_beside_the_default():
     common = {"dataset": "d", "bound": "lossless", "bytes": "8000", "decode_mb_s": "99.6", "decode_mb_s_without_kernel": "14.4"}
     quick = {"bytes": "9000", "decode_mb_s": "180", "decode_mb_s_without_kernel": "", "ratio_vs_conventional": "2.5"}

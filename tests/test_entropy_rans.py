@@ -388,7 +388,7 @@ def test_a_kernel_that_passed_is_tested_again_when_it_is_another_file(tmp_path, 
     [
         ("#define SLOT_BITS 24", "#define SLOT_BITS 23", None),
         ("    return first;\n", "    return first ? first : 1;\n", PLAIN),
-        ("    return first + s - missed;\n", "    return first + s - missed - (s > 32);\n", AVX2),
+        ("    return first + s - missed;\n", "    return first + s - missed - (s > 32 && first + s > missed);\n", AVX2),
         ("int64_t half = n >> 4 << 3;", "int64_t half = n >> 1;", AVX2),
         ("in->step++;", "", None),
         ("LOWER + words[position++]", "LOWER + words[position + i]", None),
@@ -410,6 +410,7 @@ def test_a_kernel_that_passed_is_tested_again_when_it_is_another_file(tmp_path, 
     ],
 )
 def test_a_kernel_with_other_bits_than_the_specification_is_not_used(tmp_path, monkeypatch, right, wrong, means):
+    # what is wrong here finds symbols of their alphabets: others would be counted in memory that is not the kernel's
     native = kernel.library()
     goes_there = native is None or native.lp_means() >= (means or PLAIN)  # else what is wrong never runs here, and all bits are right
     assert (changed_kernel(tmp_path, monkeypatch, *LESS.get(means, []), (right, wrong)) is None) == goes_there
