@@ -1,6 +1,6 @@
 """`make bench`: every dataset, bound, peer and latentpack in the same run; writes the CSV, the README's tables and the plot.
 
-    python benchmarks/bench.py                          the bundled flights, lossless and 1 %, peers that need no training
+    python benchmarks/bench.py                          lossless and 1 %, peers that need no training
     python benchmarks/bench.py --data FOLDER            every Parquet and NPY file of a folder and the folders in it
     python benchmarks/bench.py --full --data FOLDER     lossless, 0.1 % and 1 %, every peer
     python benchmarks/bench.py --quick                  one bound, a short training, nothing written
@@ -32,6 +32,7 @@ from storage.sources import open_source  # noqa: E402
 from vae_core.errors import LatentpackError  # noqa: E402
 
 BUNDLED = HERE / "data" / "flights"
+BESIDE = ROOT.parent / "shared" / "data"
 RESULTS = HERE / "results" / "bench.csv"
 BOUNDS, FULL_BOUNDS = (LOSSLESS, "1%"), (LOSSLESS, "0.1%", "1%")
 DEEPSQUEEZE_BOUNDS = tuple(f"{NUMERIC}{share}%" for share in ("0.5", "1", "5", "10"))
@@ -44,7 +45,8 @@ Row = dict[str, Any]
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the benchmark; returns 0, or 1 when a promise was broken or a measurement failed."""
     arguments = _parser().parse_args(argv)
-    sources = datasets(Path(arguments.data) if arguments.data else None, arguments.datasets)
+    beside = BESIDE if BESIDE.is_dir() and not arguments.quick else None
+    sources = datasets(Path(arguments.data) if arguments.data else beside, arguments.datasets)
     if not sources:
         print(f"bench: no Parquet or NPY file in {arguments.data or BUNDLED}", file=sys.stderr)
         return 1
@@ -83,7 +85,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
-    add("--data", metavar="FOLDER", help="a folder, each Parquet and NPY file in it a dataset (default: the bundled flights)")
+    beside = "a folder, each Parquet and NPY file in it a dataset (default: ../shared/data where that is, else the bundled flights)"
+    add("--data", metavar="FOLDER", help=beside)
     add("--datasets", metavar="NAME", nargs="*", default=[], help="only these, by path within the folder without the ending")
     usual, full = (",".join(bounds).replace("%", "%%") for bounds in (BOUNDS, FULL_BOUNDS))
     add("--bounds", default=None, help=f"comma-separated (default {usual}; with --full {full})")
