@@ -17,7 +17,7 @@ from flows import train
 from flows.launch import run_pipeline
 from flows.settings import RunRequest
 from storage import open_archive
-from vae_core import fitting
+from vae_core import fitting, layers
 from vae_core.columns import one_array
 from vae_core.entropy import kernel
 from vae_core.exact.arrange import Arrangement
@@ -98,7 +98,6 @@ def test_a_preview_that_tells_little_of_new_rows_is_fitted_anew_and_old_shards_s
     assert_kept(old, decoded(stored_again(sketched), before))
 
 
-@pytest.mark.skipif(not kernel.available(), reason="without the kernel no memories are looked for")
 def test_a_refresh_tries_memories_of_the_columns_that_have_some(monkeypatch):
     follows = np.random.default_rng(0).permutation(4000)
 
@@ -111,7 +110,8 @@ def test_a_refresh_tries_memories_of_the_columns_that_have_some(monkeypatch):
 
     raw, tried = rows(1), dict[str, bool]()
     model = fit(Sample(raw, (len(raw),)), profiled(raw), raw.schema, {}, FitConfig(time_budget_s=20, preview="off")).model
-    assert {model.columns[code.column].name for code in model.codes if code.value.matches} == {"walk"}
+    remembering = {"walk"} if kernel.available() else set()  # without the kernel there is no time to try memories
+    assert {model.columns[code.column].name for code in model.codes if code.value.matches} == remembering
     search = Arrangement._search
 
     def spy(self, column, *more, **options):
@@ -124,12 +124,15 @@ def test_a_refresh_tries_memories_of_the_columns_that_have_some(monkeypatch):
     new = rows(2)
     again = refreshed(model, new)
     assert "still" in {model.columns[code.column].name for code in model.codes}  # which takes no bits to speak of
-    assert tried == {"walk": True, "free": False}
-    assert {again.columns[code.column].name for code in again.codes if code.value.matches} == {"walk"}
+    wanted = {"walk": bool(remembering), "free": False}
+    assert tried == wanted if remembering else tried.items() <= wanted.items()  # by numpy alone the time may be out before
+    assert {again.columns[code.column].name for code in again.codes if code.value.matches} == remembering
     assert_kept(new, decoded(stored_again(again), encode_shard(again, new, preview=False)))
 
 
-def test_a_preview_fitted_anew_is_no_worse_than_a_linear_map_where_rows_have_become_linear():
+def test_a_preview_fitted_anew_is_no_worse_than_a_linear_map_where_rows_have_become_linear(monkeypatch):
+    hasty, fit_base = list[bool](), layers.fit_base
+    monkeypatch.setattr(layers, "fit_base", lambda *a, **k: hasty.append(k.get("hasty", False)) or fit_base(*a, **k))
     rng, config = np.random.default_rng(1), FitConfig(time_budget_s=12, preview=0.1)
     lines = np.rint(200 * rng.normal(size=(N, 1)) @ rng.normal(size=(1, 6)) + 2 * rng.normal(size=(N, 6))).astype(np.int64)
     first, later = (pa.table({name: x[:, k] for k, name in enumerate(SENSORS)}) for x in (curved(N, None)[1], lines))
@@ -138,6 +141,7 @@ def test_a_preview_fitted_anew_is_no_worse_than_a_linear_map_where_rows_have_bec
     assert model.preview is not None and model.preview.layer.kind == "vae"
     assert alone.preview is not None and again.preview is not None and alone.preview.layer.kind == "klt"
     assert again.preview.error < 1.1 * alone.preview.error + 0.02
+    assert hasty == [False, False, True]
 
 
 def test_a_plan_fits_no_rows_beyond_the_range_layers_and_contexts_know(sketched):

@@ -216,9 +216,9 @@ def _fit_exact(
         sampled = Sampled(n, n_total, decoded_sample(picked, above), gains=gains, numeric=amounts, each=each, price=price)
         if known:
             best = arranged_before(known, dataclasses.replace(sampled, remembers=True), picked, tick, now)
-            recall = {code.column for code in known if code.value.matches}  # to try memories of all columns takes longer than all else
+            remembering = {code.column for code in known if code.value.matches}  # to try memories of all columns takes longer than all else
             dear = [j for j, (_, bits) in best.found.items() if bits > TRIFLE * best.bits]
-            best = best.searched_again(sampled, picked, dear, recall)
+            best = best.searched_again(sampled, picked, dear, remembering)
             best.relieve(alone)
             best.forget_prices()
             report("exact", len(best.order), best.bits / n, best.bits / n)

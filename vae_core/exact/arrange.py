@@ -102,11 +102,12 @@ class Arrangement:
             report()
 
     def searched_again(
-        self, sampled: Sampled, columns: Sequence[SampleColumn], only: Collection[int] | None = None, recall: Collection[int] | None = None
+        self, sampled: Sampled, columns: Sequence[SampleColumn], only: Collection[int] | None = None,
+        remembering: Collection[int] | None = None,
     ) -> Arrangement:
         """The same order with the codes that another sample of the columns asks for, the dearest columns first while there is time.
 
-        only: columns to search, None for all      recall: those that matches are looked for of, None: as the sample says of all
+        only: columns to search, None for all      remembering: those that matches are looked for of, None: as the sample says of all
         """
         found = Arrangement(sampled, columns, self._tick, self._now)
         more = sampled.n_rows / max(1, self._sampled.n_rows)
@@ -115,8 +116,8 @@ class Arrangement:
         for column in sorted(self.order if only is None else only, key=lambda j: -costs[j]):
             if not self._tick():
                 break
-            if recall is not None:
-                found._sampled = replace(sampled, remembers=column in recall)
+            if remembering is not None:
+                found._sampled = replace(sampled, remembers=column in remembering)
             again = found._search(column, self.order[: self.order.index(column)])
             if not self._tick() and more != 1:
                 break

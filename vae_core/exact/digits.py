@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from vae_core.errors import CorruptArchive
 
 Ints = NDArray[np.int64]
-Symbols = NDArray[np.int64] | NDArray[np.uint16]
+AnySymbols = NDArray[np.int64] | NDArray[np.uint16]
 MAX_SYMBOLS = 256
 LOW_BITS = 5
 
@@ -61,15 +61,15 @@ class Direct:
             digits.append(safe & ((1 << self.shift) - 1))
         return digits, np.where(inside, 0, 64), values
 
-    def n_raw(self, digits: Sequence[Symbols]) -> Ints:
+    def n_raw(self, digits: Sequence[AnySymbols]) -> Ints:
         """Raw bits that follow the digits of each row."""
         return np.where(digits[0] == self.escape, 64, 0)
 
-    def has_raw(self, digits: Sequence[Symbols]) -> bool:
+    def has_raw(self, digits: Sequence[AnySymbols]) -> bool:
         """Whether raw bits may follow those of any row."""
         return bool((digits[0] == self.escape).any())
 
-    def join(self, digits: Sequence[Symbols], raw: Ints | None, prediction: Ints | None) -> Ints:
+    def join(self, digits: Sequence[AnySymbols], raw: Ints | None, prediction: Ints | None) -> Ints:
         """The inverse of split. raw : None where no row has raw bits"""
         found = digits[0].astype(np.int64)
         if self.shift:
@@ -144,13 +144,13 @@ class Residual:
         raw = np.where(inside, rest & ((np.int64(1) << low) - 1), values)
         return digits, np.where(inside, low, 64), raw
 
-    def n_raw(self, digits: Sequence[Symbols]) -> Ints:
+    def n_raw(self, digits: Sequence[AnySymbols]) -> Ints:
         return _tokens(self.bits).n_raw.take(digits[0])
 
-    def has_raw(self, digits: Sequence[Symbols]) -> bool:
+    def has_raw(self, digits: Sequence[AnySymbols]) -> bool:
         return bool(digits[0].max(initial=0) >= _tokens(self.bits).least_raw)
 
-    def join(self, digits: Sequence[Symbols], raw: Ints | None, prediction: Ints | None) -> Ints:
+    def join(self, digits: Sequence[AnySymbols], raw: Ints | None, prediction: Ints | None) -> Ints:
         assert prediction is not None
         token, tokens = digits[0], _tokens(self.bits)
         found = tokens.signed.take(token if len(digits) < 2 else (token << LOW_BITS) + digits[1])

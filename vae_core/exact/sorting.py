@@ -34,13 +34,13 @@ def by_number(numbers: NDArray[np.signedinteger[Any]], order: Ints | None = None
 
 
 def gather(numbers: NDArray[np.signedinteger[Any]], values: Symbols) -> Symbols:
-    """(n,) values of rows, in the order of rows by (n,) non-negative numbers below 2**31."""
+    """(n,) uint16 values of rows, in the order of rows by (n,) non-negative numbers below 2**31."""
     found = _by_counting(numbers, values, to_rows=False)
     return values.take(by_number(numbers)) if found is None else found
 
 
 def spread(numbers: NDArray[np.signedinteger[Any]], values: Symbols) -> Symbols:
-    """The inverse: (n,) values that stand in that order, each at its row."""
+    """The inverse: (n,) uint16 values that stand in that order, each at its row."""
     found = _by_counting(numbers, values, to_rows=True)
     if found is not None:
         return found
