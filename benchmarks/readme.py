@@ -23,6 +23,7 @@ from benchmarks.tables import (  # noqa: E402
     peer_table,
     preview_table,
     read_table,
+    scale_table,
     speed_table,
 )
 
@@ -43,6 +44,7 @@ def details(rows: Sequence[Row], results: Path) -> list[str]:
         "Reading a part, and by numpy alone": read_table(rows),
         "Made for reading": favour_table(rows),
         "Bounds on every column of numbers": deepsqueeze_table(read_csv(results.with_name("deepsqueeze.csv"))),
+        "Memory and rows": scale_table(read_csv(results.with_name("scale.csv"))),
         "Previews": preview_table(read_csv(results.with_name("preview.csv"))),
     }
     return [part for title, table in drawn.items() if table for part in (f"## {title}", table)]

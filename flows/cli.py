@@ -74,7 +74,7 @@ def _run(arguments: argparse.Namespace, quiet: bool) -> int:
     _check_json_path(arguments.json)
     from flows.settings import RunRequest
 
-    optional = {} if arguments.time_budget is None else {"time_budget_s": arguments.time_budget}
+    optional = {"time_budget_s": arguments.time_budget, "block_rows": arguments.block_rows}
     request = _parsed(
         RunRequest,
         source=arguments.source,
@@ -88,7 +88,7 @@ def _run(arguments: argparse.Namespace, quiet: bool) -> int:
         retrain=arguments.retrain,
         drop_missing=arguments.drop_missing,
         keep_snapshots=arguments.keep,
-        **optional,
+        **{name: value for name, value in optional.items() if value is not None},
     )
     from flows.launch import run_pipeline
     from flows.table import run_table

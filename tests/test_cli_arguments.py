@@ -19,7 +19,10 @@ from vae_core.errors import BadInput, Conflict, CorruptArchive, Unreachable, Usa
 
 COMMANDS = ("run", "read", "verify", "info", "sample", "vacuum", "serve")
 DOCUMENTED = {
-    "run": {"--tolerance", "--preview", "--time-budget", "--favour", "--compare", "--json", "--retrain", "--drop-missing", "--keep"},
+    "run": {
+        "--tolerance", "--preview", "--time-budget", "--favour", "--compare", "--block-rows", "--json", "--retrain",
+        "--drop-missing", "--keep",
+    },
     "read": {"--columns", "--rows", "--preview", "--snapshot"},
     "verify": {"--source", "--sample", "--json"},
     "info": {"--json"},

@@ -413,6 +413,18 @@ def test_the_sibling_that_is_called_chosen_is_the_one_the_shards_hold(pays, tmp_
     assert line.startswith("uniform steps") == (not pays) and "estimates on the sample" in done.stdout
 
 
+def test_blocks_are_as_small_as_asked_for(tmp_path):
+    table = pq.read_table(FLIGHTS / "2013-01.parquet").slice(0, 4000)
+    pq.write_table(table, tmp_path / "raw.parquet")
+    run = ("run", tmp_path / "raw.parquet", tmp_path / "archive", *BUDGET, "--preview", "off")
+    assert "encoding.block_rows" in latentpack(*run, "--block-rows", 100, code=2).stderr and not (tmp_path / "archive").exists()
+    latentpack(*run, "--block-rows", 1024)
+    (entry,) = open_archive(str(tmp_path / "archive")).entries()
+    assert entry.block_rows == (1000,) * 4
+    latentpack("read", tmp_path / "archive", tmp_path / "some.parquet", "--rows", "900:1100")
+    assert pq.read_table(tmp_path / "some.parquet").equals(table.slice(900, 200))
+
+
 def test_other_tolerances_need_retrain_and_vanished_files_go_when_asked(stored, tmp_path):
     source, archive = tmp_path / "source", tmp_path / "archive"
     source.mkdir()

@@ -155,6 +155,38 @@ def test_a_column_told_better_by_those_it_tells_of_ends_up_after_them():
     assert hurried.searched_again(sampled, picked).order == found.order
 
 
+def test_screened_moves_are_those_that_quick_searches_do_not_find_hopeless(monkeypatch):
+    rng = np.random.default_rng(5)
+    n = arrange.WORTH_SCREENING
+    a, b = rng.integers(0, 40, n), rng.integers(0, 40, n)
+    made = rng.integers(0, 900, (40, 40))[a, b]
+    picked = [SampleColumn(j, v.astype(np.int64), None, 0, 0, int(v.max()), False) for j, v in enumerate((made, a, b))]
+    searched = list[tuple[int, bool]]()
+    whole = Arrangement._search
+
+    def counted(self, column, before, hurry=False):
+        searched.append((column, hurry))
+        return whole(self, column, before, hurry)
+
+    monkeypatch.setattr(Arrangement, "_search", counted)
+
+    def moved(screened):
+        found = Arrangement(Sampled(n, 50 * n, decoded_sample(picked), gains={0: {1: 5.0, 2: 5.0}}), picked, lambda: True)
+        for j in range(3):
+            found.add(j)
+        searched.clear()
+        found.improve(lambda: None, screened=screened)
+        return found
+
+    # two columns at once tell the first one, of which 8,192 rows show nothing
+    screened = moved(True)
+    assert screened.order == [0, 1, 2] and all(hurry for _, hurry in searched) and 0 < len(searched) <= 8
+    free = moved(False)
+    assert free.order[-1] == 0 and free.bits < screened.bits and not any(hurry for _, hurry in searched)
+    monkeypatch.setattr(arrange, "HOPELESS", 1.0)
+    assert moved(True).order == free.order
+
+
 def test_an_old_code_that_costs_more_than_none_is_replaced_though_time_is_out(monkeypatch):
     rng = np.random.default_rng(6)
     n = 20_000

@@ -44,6 +44,7 @@ SHARE_OF_PRICES, SHARE_OF_ORDERS, SHARE_OF_MOVES = 0.25, 0.4, 0.65
 TUNING_SHARE = 0.05  # of the budget, after the time for the exact layer
 DRAFT_SHARE = 0.15  # of the budget, beyond the time for the exact layer: for quick codes of columns that have none
 WORTH_MORE_ROWS, LEAST_AGAIN = 0.15, 0.25  # of the columns that there has to be time for to search more rows; of the rows, to search again
+MORE_ORDERS = 2  # that there has to be time for before any is improved
 CLOSE, WORTH_MORE_ORDERS = 1.03, 8e6  # orders whose bits are so near the best are improved, too, for a dataset of so many bits
 JUDGED_ROWS = 1 << 15
 PLAN_BYTES, IDLE_BYTES, IDLE_SHARE = 64, 4_096, 0.0025  # of a code in the plan; of codes that do not pay: at least, and of the dataset
@@ -232,9 +233,14 @@ def _fit_exact(
             if len(draft.order) < len(picked) or len(picked) * whole_search(quick_s, n) > patience - now():
                 best, candidates = draft, []  # what matters most then, and no other order
                 best.better(partial(tell, "exact", best))
+        unmoved, moving = list[float](), began + SHARE_OF_MOVES * (deadline - began)
+
+        def improve(found: Arrangement, screened: bool) -> None:
+            found.improve(partial(_tell_order, report, found, n), moving, screened)
+
         for k, positions in enumerate(candidates):
             if best is None or now() < patience:
-                found = Arrangement(sampled, picked, tick, now)
+                found, before = Arrangement(sampled, picked, tick, now), now()
                 for position in positions:
                     if not tick() and (draft is not None or best is not None):
                         break
@@ -243,17 +249,19 @@ def _fit_exact(
                 if best is None and draft is not None:
                     found.take(draft)
                 if len(found.order) == len(picked):
+                    unmoved.append(whole_bits(found))
                     tried.append(found)
-                    best = found if best is None or found.bits < best.bits else best
+                    best = best or found
+                if k == 0 and now() + MORE_ORDERS * (now() - before) > patience:
+                    improve(found, screened=True)  # seldom a hundredth above the best order: moves are worth more of what time there is
         assert best is not None
-        patience = began + SHARE_OF_MOVES * (deadline - began)
-        close = [best]
-        if whole_bits(best) * n_total / n > WORTH_MORE_ORDERS:
-            others = (one for one in tried if one is not best and whole_bits(one) < CLOSE * whole_bits(best))
-            close += sorted(others, key=whole_bits)
-        for one in close:
-            one.improve(partial(_tell_order, report, one, n), patience)
-        best = min(close, key=whole_bits)
+        least = min(unmoved, default=0.0)
+        close = CLOSE * least if least * n_total / n > WORTH_MORE_ORDERS else least
+        for screened in (True, False):
+            for bits, found in sorted(zip(unmoved, tried, strict=True), key=lambda pair: pair[0]):
+                if bits <= close:
+                    improve(found, screened)
+        best = min([best, *tried], key=whole_bits)
         # what takes many rows to be seen: more of them are to come
         best.put_first({c.column for c in picked if c.periods})
         best = best.priced(picked) if price is OF_MANY_ROWS[BALANCE] else best

@@ -36,6 +36,8 @@ DEARER = 1.01  # than a column on its own: so much an old code may be before it 
 QUICK_ROWS, QUICK_RUN = 8_192, 1_024
 WORTH_TUNING = 4_000.0  # bits of a column over the dataset
 WORTH_A_PLACE = 0.02  # of all bits, what a column costs for it to be moved
+HOPELESS = 0.03  # of all bits: a move that loses more by quick searches is no likely one
+WORTH_SCREENING = 4 * QUICK_ROWS  # rows of a sample: of fewer, quick searches take not much less than others
 
 
 class Arrangement:
@@ -50,7 +52,8 @@ class Arrangement:
         """tick: whether time is left      now: the clock that deadlines are of"""
         self._sampled, self._tick, self._now = sampled, tick, now
         self._columns = {c.column: c for c in columns}
-        self._searches_left, self._deadline = 0, math.inf
+        self._searches_left, self._deadline, self._screened = 0, math.inf, False
+        self._quick: dict[tuple[int, frozenset[int], frozenset[int]], float] = {}
         self.order: list[int] = []
         self.found: dict[int, Found] = {}
 
@@ -188,14 +191,15 @@ class Arrangement:
                 if self.found[column][1] > DEARER * alone[column]:
                     self.found[column] = min(self.found[column], self._search(column, placed, hurry=True), key=lambda found: found[1])
 
-    def improve(self, report: Callable[[], None], deadline: float = math.inf) -> None:
+    def improve(self, report: Callable[[], None], deadline: float = math.inf, screened: bool = False) -> None:
         """Move columns to the end, the dearest first, as long as that saves bits and there is time; where that does not save, with
         one of the columns told by it in its place.
 
         A column that tells of others may be told better by them: what it tells is then lost to them, which the search of their
-        codes anew shows. deadline: of the clock.
+        codes anew shows. deadline: of the clock. screened: without moves that quick searches find hopeless, which are those that do not
+        pay but for a few, of columns that others tell by what they were last or by several at once.
         """
-        self._deadline = deadline
+        self._deadline, self._screened = deadline, screened and self._sampled.n_rows >= WORTH_SCREENING
         # what an order saves grows with the rows it is for
         self._searches_left = min(MOST_SEARCHES, 1 + self._sampled.n_total // SEARCH_ROWS) * len(self.order)
         moved = True
@@ -228,13 +232,23 @@ class Arrangement:
         return [j for j in self.order if column in self.found[j][0].columns]
 
     def _search(self, column: int, before: Sequence[int], hurry: bool = False) -> Found:
-        ordered = {j for j in before if self.found[j][0].in_order}
+        ordered = self._ordered(before)
         if not hurry and self._tick():
             sampled = replace(self._sampled, placed=[self._columns[j] for j in before], ordered=ordered)
             return search_column(sampled, self._columns[column], self._tick)
         few, columns = self._few
         code, bits = search_column(replace(few, placed=[columns[j] for j in before], ordered=ordered), columns[column], lambda: False)
         return code, bits * self._sampled.n_rows / max(1, few.n_rows)
+
+    def _ordered(self, before: Sequence[int]) -> set[int]:
+        return {j for j in before if self.found[j][0].in_order}
+
+    def _quick_bits(self, column: int, before: Sequence[int]) -> float:
+        """What a quick search says that a column takes after others."""
+        situation = column, frozenset(before), frozenset(self._ordered(before))
+        if situation not in self._quick:
+            self._quick[situation] = self._search(column, before, hurry=True)[1]
+        return self._quick[situation]
 
     @cached_property
     def _few(self) -> tuple[Sampled, dict[int, SampleColumn]]:
@@ -257,6 +271,11 @@ class Arrangement:
             order.remove(heir)
             order.insert(self.order.index(column), heir)
         order.append(column)
+        if self._screened:
+            was, now = ({j: self._quick_bits(j, placed[: placed.index(j)]) for j in (column, *children)} for placed in (self.order, order))
+            if sum(now.values()) - sum(was.values()) > HOPELESS * self.bits:
+                return False
+            children.sort(key=lambda j: was[j] - now[j])  # what is likely to end a trial early
         trial: dict[int, Found] = {}
         saved = -MIN_GAIN_BITS * self._sampled.n_rows / max(1, self._sampled.n_total)
         # the moved column first: unless it gains, nothing does

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -21,14 +21,14 @@ from vae_core.exact.features import (
     Surroundings,
     roughness,
 )
-from vae_core.exact.forward import known_of_rows
+from vae_core.exact.forward import fixed_totals, known_of_rows
 from vae_core.exact.lanes import Lanes
 from vae_core.exact.linear import Linear
 from vae_core.exact.matches import LEVELS as MATCH_LEVELS
 from vae_core.exact.matches import Match
 from vae_core.exact.options import Option
 from vae_core.exact.ordering import edges_of
-from vae_core.exact.recurring import best_beside, keys_to_try
+from vae_core.exact.recurring import MOST_BESIDE, best_beside, keys_to_try
 from vae_core.exact.sampled import Sampled, level_of_rows
 from vae_core.exact.schedule import STEPS, STRIDE
 from vae_core.exact.tally import Narrow, narrow
@@ -38,7 +38,7 @@ MAX_EXACT_LEVELS = MAX_LEVELS - 2
 PLACES = (32, 1024)  # parts that pieces are cut into
 CLASSED = 4_096  # places of a piece that are: the plan lists them
 FINEST_CLASS = 1 / 16  # codes, that places of less are off alike
-AT_ONCE = 6  # memories: each may take 16 MiB
+AT_ONCE = 4  # memories: each may take 16 MiB, a thread
 
 
 @dataclass(slots=True)
@@ -53,6 +53,7 @@ class Rows:
     own: Ints
     active: Ints
     alone: bool
+    memories: dict[tuple[int, ...], Sequence[Match]] = field(default_factory=dict)  # by keys of lanes: those worth a try once more
     step_of: Ints = field(init=False)
     _around: tuple[Ints, Ints, Ints] = field(init=False)  # the active rows that have neighbours, these
     _levels: dict[Feature, Narrow] = field(default_factory=dict)
@@ -169,17 +170,24 @@ class Bench:
     def _walk(self, keys: tuple[int, ...]) -> dict[Match, Narrow]:
         """What is known of each row when rows are coded one after another; returns the levels of the matches tried, the leader first."""
         rows, sampled = self.rows, self.rows.sampled
-        assert self.option.linear is not None
+        linear = self.option.linear
+        assert linear is not None
         above = sampled.decoded.above is not None and not keys and not self.is_mixed and not sampled.widths
-        lanes = Lanes(sampled.decoded, keys, rows.active, self.option.linear, above=above)
+        lanes = Lanes(sampled.decoded, keys, rows.active, linear, above=above)
         lead = self.option.leader
-        tried = (*([] if lead is None else [lead]), *(m for m in keys_to_try(sampled, rows.column) if m != lead))
+        likely = rows.memories[keys] if keys in rows.memories else keys_to_try(sampled, rows.column)
+        tried = (*([] if lead is None else [lead]), *(m for m in likely if m != lead))
+        totals = fixed_totals(lanes, linear, sampled.decoded)
         found, mixed = np.zeros((4 + len(tried), sampled.n_rows), np.int64), np.zeros((2 * self.is_mixed, sampled.n_rows), np.int64)
         off = np.zeros(sampled.n_rows, np.int64)
         leader, first = (None, ()) if lead is None else (0, (lead,))
-        for start in range(0, max(1, len(tried)), AT_ONCE):
+        starts = range(0, max(1, len(tried)), AT_ONCE)
+
+        def known_by(start: int) -> Ints:
+            return known_of_rows(lanes, linear, sampled.decoded, rows.own, (*first, *tried[start : start + AT_ONCE]), leader, totals)
+
+        for start, known in zip(starts, sampled.each(known_by, starts), strict=True):
             group = tried[start : start + AT_ONCE]
-            known = known_of_rows(lanes, self.option.linear, sampled.decoded, rows.own, (*first, *group), leader)
             found[:4, lanes.rows] = known[:4]
             found[4 + start : 4 + start + len(group), lanes.rows] = known[4 + len(first) :][: len(group)]
             if self.is_mixed:
@@ -242,10 +250,12 @@ class Bench:
         """Know the leader, if there is one, and the memories that tell most of the first digit."""
         tried, levels, first = list(recalled), list(recalled.values()), int(self.option.leader is not None)
         noise = self._levels[Feature("noise", -1, 0, NOISE_LEVELS)]
-        beside = [first + k for k in best_beside(self.digits[0], self.scheme.sizes[0], noise, levels[first:], self.rows.sampled)]
-        for number, k in enumerate([*range(first), *beside]):
+        beside, ranking = best_beside(self.digits[0], self.scheme.sizes[0], noise, levels[first:], self.rows.sampled)
+        for number, k in enumerate([*range(first), *(first + k for k in beside)]):
             self._levels[Feature("match", -1, number, MATCH_LEVELS)] = levels[k]
             self.matches = (*self.matches, tried[k])
+        if (keys := self.option.forward) is not None and not first:
+            self.rows.memories.setdefault(keys, [tried[k] for k in ranking[:MOST_BESIDE]])
 
     def _know_guess(self, guess: Ints, fraction: Ints) -> None:
         self.guess, ranked = guess, np.sort(guess)

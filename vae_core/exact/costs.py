@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,10 +25,16 @@ LOG_2 = float(np.log(2))
 RANK_WEIGHTS = (16, 512)  # those that fine contexts, of which each is seen a few times, had better be smoothed by, too
 SEARCH_WEIGHTS = (2, 16, 128, 1024)
 ALL_WEIGHTS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
-
-
 WORTH_A_CALL = 200_000  # cells to be counted: what a thread wakes up for
-Each = Callable[[Callable[[Any], list[float]], Iterable[Any]], Iterable[list[float]]]
+A = TypeVar("A")
+B = TypeVar("B")
+
+
+class Each(Protocol):
+    """How work on each of several things is done: in their order one by one, or by threads."""
+
+    def __call__(self, work: Callable[[A], B], things: Iterable[A], /) -> Iterable[B]: ...
+
 
 
 @dataclass(frozen=True, slots=True)

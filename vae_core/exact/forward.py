@@ -174,14 +174,15 @@ def _totals(terms: Sequence[tuple[Ints, int, int]], bias: int, n: int) -> Ints:
 def kernel_walk(
     lanes: Lanes, linear: Linear, decoded: Decoded, own: Sequence[OwnFeature] = (), chunks: Chunks = USUAL_CHUNKS,
     scheme: tuple[int, int, int, int, int] = (0, 0, 0, 0, 0), matches: Sequence[Match] = (), leader: int | None = None, keeps: bool = True,
+    totals: Ints | None = None,
 ) -> KernelWalk:
-    """The same walk by the kernel."""
+    """The same walk by the kernel. totals: what fixed_totals gives."""
     terms = [(term.lag, term.weight) for term in linear.terms if term.column < 0 and term.beside is None]
     beside = [(term.beside, term.weight) for term in linear.terms if term.column < 0 and term.beside is not None]
     above = KernelAbove(lanes.to_above, beside) if lanes.has_above else None
     bits = bits_for(lanes.n)
     memories = [KernelMatch(match.lags, fixed_hashes(match, lanes, decoded), bits) for match in matches]
-    fixed = fixed_totals(lanes, linear, decoded)
+    fixed = fixed_totals(lanes, linear, decoded) if totals is None else totals
     lead = -1 if leader is None else leader
     dense = None if linear.dense is None else (linear.dense.weights, linear.dense.bias, linear.dense.shift)
     mix = None
@@ -195,15 +196,16 @@ def kernel_walk(
 
 
 def known_of_rows(
-    lanes: Lanes, linear: Linear, decoded: Decoded, own: Ints, matches: Sequence[Match] = (), leader: int | None = None
+    lanes: Lanes, linear: Linear, decoded: Decoded, own: Ints, matches: Sequence[Match] = (), leader: int | None = None,
+    totals: Ints | None = None,
 ) -> Ints:
     """(4 + n_matches + 2 if mixed + 1 with rows above, n) prediction, its fraction, the level of the noise, the value before, the levels of
     matches, of how far apart mixed predictions are and how far off around, and of how far off above, for each row in coding order, of a
-    column, (n_rows,) values, that is known. The first row of a lane stands for the one before it."""
+    column, (n_rows,) values, that is known. The first row of a lane stands for the one before it. totals: what fixed_totals gives."""
     truth = lanes.of(own)
     found = np.empty((4 + len(matches) + 2 * (linear.mixed is not None) + lanes.has_above, len(truth)), np.int64)
     if kernel.available() and len(truth):
-        walk = kernel_walk(lanes, linear, decoded, matches=matches, leader=leader)
+        walk = kernel_walk(lanes, linear, decoded, matches=matches, leader=leader, totals=totals)
         walk.over(truth)
         found[:3] = walk.guess, walk.fraction, walk.level
         for k, memory in enumerate(walk.matches):
@@ -213,7 +215,7 @@ def known_of_rows(
         if lanes.has_above:
             found[-1] = walk.off
     else:
-        slow = Walk(lanes, linear, decoded, matches, leader)
+        slow = Walk(lanes, linear, decoded, matches, leader, totals)
         for step, (start, stop) in enumerate(itertools.pairwise(lanes.edges.tolist())):
             around = slow.around(step)
             assert around.guess is not None and around.fraction is not None and around.noise is not None

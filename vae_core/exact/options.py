@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -16,7 +17,7 @@ from vae_core.exact.lanes import Lanes
 from vae_core.exact.linear import Linear, Term, term_values
 from vae_core.exact.matches import Match
 from vae_core.exact.ordering import SampleColumn
-from vae_core.exact.recurring import best_leader
+from vae_core.exact.recurring import best_leader, keys_to_try
 from vae_core.exact.regress import Regression
 from vae_core.exact.sampled import Sampled, level_of_rows
 from vae_core.exact.schedule import STRIDE
@@ -63,9 +64,11 @@ def options(
                 found.append(Option(Direct.over(lo, hi), linear, keys))
     if not alone and not sampled.price.is_high and 8 <= hi - lo < 1 << 44 and len(valid) and sampled.remembers:
         bare = Linear((), _bias(values[valid]))
+        likely: dict[tuple[int, ...], Sequence[Match]] = {}
         for linear, keys in forward or [(bare, ())]:
             lanes = Lanes(sampled.decoded, keys, valid, above=linear.reads_above)
-            leader = best_leader(sampled, column.column, values, lanes, linear)
+            tried = likely[keys] if keys in likely else keys_to_try(sampled, column.column)
+            leader, likely[keys] = best_leader(sampled, values, lanes, linear, tried)
             if leader is not None:
                 found.append(Option(Residual(min(62, (hi - lo).bit_length())), linear, keys, leader))
     return found or [Option(Residual(62), Linear((), lo << 16 if abs(lo) < 1 << 45 else 0))]
