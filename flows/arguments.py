@@ -172,7 +172,7 @@ def parser() -> argparse.ArgumentParser:
     run.add_argument(
         "--block-rows", metavar="ROWS", type=_positive_count, default=None,
         help="rows that a read of a few decodes at least (default 131,072 to 524,288): fewer are read sooner and take more bytes in all, "
-        "blocks of 32,768 rows mostly 3 to 9 %% more; what an archive holds already stays as it is",
+        "blocks of 65,536 rows up to 6 %% more, of 32,768 up to 13 %%; what an archive holds already stays as it is",
     )  # fmt: skip
     run.add_argument("--seed", metavar="S", type=_natural, default=0, help="seed of sampling and training (default 0)")
     run.add_argument("--widen", action="store_true", help="let files disagree by int to float, int32 to int64, null to anything")
