@@ -43,11 +43,17 @@ def details(rows: Sequence[Row], results: Path) -> list[str]:
         "Speed and memory": speed_table(rows),
         "Reading a part, and by numpy alone": read_table(rows),
         "Made for reading": favour_table(rows),
-        "Bounds on every column of numbers": deepsqueeze_table(read_csv(results.with_name("deepsqueeze.csv"))),
-        "Memory and rows": scale_table(read_csv(results.with_name("scale.csv"))),
-        "Previews": preview_table(read_csv(results.with_name("preview.csv"))),
+        "Bounds on every column of numbers": deepsqueeze_table(beside(results, "deepsqueeze.csv")),
+        "Memory and rows": scale_table(beside(results, "scale.csv")),
+        "Previews": preview_table(beside(results, "preview.csv")),
     }
     return [part for title, table in drawn.items() if table for part in (f"## {title}", table)]
+
+
+def beside(results: Path, name: str) -> list[Row]:
+    """The rows of another CSV in the same folder, none where it is not there."""
+    path = results.with_name(name)
+    return read_csv(path) if path.exists() else []
 
 
 SECTIONS = {"results": summary, "details": details}

@@ -54,10 +54,12 @@ def main(argv: Sequence[str] | None = None) -> int:
             f"limit {arguments.limit_mb} MB"
         )
     if tuple(arguments.rows) == ROWS:
-        with RESULTS.open("w", newline="", encoding="utf-8") as file:
+        unfinished = RESULTS.with_name(RESULTS.name + ".part")
+        with unfinished.open("w", newline="", encoding="utf-8") as file:
             writer = csv.DictWriter(file, FIELDS, lineterminator="\n")
             writer.writeheader()
             writer.writerows(measured)
+        unfinished.replace(RESULTS)
         readme.main([])
     return 0 if all(row["peak_rss_bytes"] <= 1e6 * arguments.limit_mb for row in measured) else 1
 

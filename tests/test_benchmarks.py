@@ -14,7 +14,7 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from benchmarks import bench, peers, preview, readme, results, tables  # noqa: E402
+from benchmarks import bench, peers, preview, readme, results, scale, tables  # noqa: E402
 from benchmarks.codecs import container, dataset, integers  # noqa: E402
 from benchmarks.codecs.shape import LOSSLESS, Effort  # noqa: E402
 
@@ -192,6 +192,19 @@ def test_previews_are_measured_at_the_same_bytes_of_every_row(tmp_path, monkeypa
         assert 0 < int(row["bytes"]) <= 4000 and int(row["bytes"]) == int(row["latent_bytes"]) + int(row["model_bytes"])
     assert float(rows[1]["error"]) < float(rows[0]["error"]) < 1 and int(rows[1]["bytes"]) <= int(rows[0]["bytes"])
     assert f"| long | 10 % | {int(rows[0]['bytes']):,} | " in tables.preview_table(rows) and tables.preview_table([]) == ""
+
+
+def test_runs_over_more_rows_are_held_to_a_limit_of_memory(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("LATENTPACK_SERVER", "off")
+    monkeypatch.setattr(scale, "RESULTS", tmp_path / "scale.csv")
+    monkeypatch.setattr(scale, "ROWS", (3000,))
+    monkeypatch.setattr(scale.readme, "main", lambda _: 0)
+    assert scale.main(["--rows", "3000"]) == 0 and "3,000 rows" in capsys.readouterr().out
+    (row,) = results.read_csv(tmp_path / "scale.csv")
+    assert 0 < int(row["archive_bytes"]) < int(row["arrow_bytes"]) < int(row["peak_rss_bytes"]) and row["commit"]
+    assert tables.scale_table([row]).splitlines()[2].startswith("| 3,000 | 0 MB | 0 MB | ") and tables.scale_table([]) == ""
+    monkeypatch.setattr(scale, "measure", lambda _: row | {"arrow_bytes": 1, "peak_rss_bytes": 2_000_000})
+    assert scale.main(["--rows", "5", "--limit-mb", "2"]) == 0 and scale.main(["--rows", "5", "--limit-mb", "1"]) == 1
 
 
 @pytest.mark.parametrize("page", readme.PAGES)

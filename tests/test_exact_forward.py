@@ -12,12 +12,18 @@ from test_exact_linear import N_COLUMNS, any_int64s, forward_linears, matches_of
 
 from vae_core.entropy import kernel
 from vae_core.errors import CorruptArchive
+from vae_core.exact import bench
+from vae_core.exact.digits import Residual
 from vae_core.exact.features import Decoded
 from vae_core.exact.forward import known_of_rows
 from vae_core.exact.lags import forward_terms, sort_orders
 from vae_core.exact.lanes import Lanes
-from vae_core.exact.linear import SHIFT, Linear
+from vae_core.exact.linear import SHIFT, Linear, Term
 from vae_core.exact.matches import Match
+from vae_core.exact.options import Option
+from vae_core.exact.ordering import SampleColumn
+from vae_core.exact.recurring import MOST_BESIDE, keys_to_try
+from vae_core.exact.sampled import Sampled, decoded_sample
 from vae_core.exact.schedule import SHORT_STRETCHES
 from vae_core.exact.schedule import STRETCH as STEPS
 from vae_core.shard import encode_shard
@@ -117,6 +123,30 @@ def test_patterns_that_recur_are_told_by_what_followed_last_time():
     assert model.learned[0].value.matches
     (outcome,) = encode_shard(model, table, preview=False).outcomes
     assert outcome.coding == "learned" and 8 * outcome.n_bytes < 2.5 * len(own)
+
+
+@pytest.mark.skipif(not kernel.available(), reason="memories are looked for by the kernel")
+def test_memories_that_tell_nothing_beside_one_prediction_are_not_tried_beside_the_next(monkeypatch):
+    rng = np.random.default_rng(8)
+    n = 4 * STEPS
+    values = [rng.integers(0, 50, n) for _ in range(8)]
+    picked = [SampleColumn(j, v, None, 0, 0, 49, False) for j, v in enumerate(values)]
+    sampled = Sampled(n, n, decoded_sample(picked), picked[:7], remembers=True)
+    tried = list[int]()
+    walk = bench.known_of_rows
+    monkeypatch.setattr(bench, "known_of_rows", lambda *args: (tried.append(len(args[4])), walk(*args))[1])
+    rows = bench.Rows(sampled, 7, values[7], np.arange(n), False)
+
+    def tried_by(linear: Linear, keys: tuple[int, ...] = ()) -> int:
+        tried.clear()
+        bench.Bench(rows, Option(Residual(6), linear, keys))
+        return sum(tried)
+
+    lag = Linear((Term("lag1", -1, 1 << 16),), 0)
+    every = len(keys_to_try(sampled, 7))
+    assert tried_by(Linear((), 25 << SHIFT)) == every > MOST_BESIDE  # a constant is no prediction
+    assert tried_by(lag) == every and tried_by(Linear((*lag.terms, Term("at", 0, 1 << 10)), 0)) == MOST_BESIDE
+    assert tried_by(lag, (3,)) == every  # rows in another order
 
 
 def test_a_jump_does_not_bend_what_other_rows_follow():

@@ -11,6 +11,7 @@ import pytest
 from telemetry import decoded, profiled
 
 from vae_core import fitting
+from vae_core.entropy import kernel
 from vae_core.exact import arrange, drafts
 from vae_core.exact.arrange import QUICK_ROWS, QUICK_RUN, Arrangement, some_rows
 from vae_core.exact.effort import FULL, QUICK
@@ -106,6 +107,48 @@ def test_whole_searches_that_time_runs_out_for_leave_the_quick_codes_of_the_rest
     found = fit_for(10, table, clock)
     assert len(found.model.learned) == 12 and set(clock.quick) == set(range(12)) and 4 < len(clock.whole) < 12
     assert_sound(found, table)
+
+
+@pytest.fixture
+def improved(monkeypatch) -> list[Arrangement]:
+    """Arrangements in the order that moves of their columns are asked for; none is made."""
+    asked = list[Arrangement]()
+    monkeypatch.setattr(Arrangement, "improve", lambda self, *_args, **_options: asked.append(self))
+    return asked
+
+
+def test_where_there_is_no_time_for_two_more_orders_the_first_is_improved_before(monkeypatch):
+    searched = dict[int, int]()
+    for seconds in (40, 110):
+        clock = Clock(monkeypatch)
+
+        def asked(self, *_args, clock=clock, seconds=seconds, **_options):
+            searched.setdefault(seconds, clock.whole.total())
+
+        monkeypatch.setattr(Arrangement, "improve", asked)
+        fit_for(seconds, sensors(6), clock)
+    assert searched[40] == 6 and searched[110] >= 12  # a second an order's column
+
+
+def test_columns_of_quick_codes_alone_are_moved_too(monkeypatch, improved):
+    found = fit_for(8, table := sensors(30), Clock(monkeypatch))
+    assert improved and all(len(one.order) == 30 for one in improved) and len(improved[0].order) == len(found.model.learned)
+    assert_sound(found, table)
+
+
+def test_threads_change_nothing_that_is_found():
+    rng = np.random.default_rng(9)
+    pattern = rng.permutation(700)
+    recurring = np.concatenate([pattern[(k := int(rng.integers(0, 600))) : k + 60] for _ in range(60)])[:N_ROWS]
+    table = sensors(3).append_column("recurring", pa.array(recurring))
+    config = FitConfig(preview="off")
+    found = [
+        fitting.fit(Sample(table, (N_ROWS,)), profiled(table), table.schema, {}, replace(config, threads=n), now=lambda: 0.0).model.codes
+        for n in (1, 3)
+    ]
+    assert found[0] == found[1]
+    if kernel.available():
+        assert any(code.value.matches for code in found[0])  # walks of several memories were made
 
 
 def test_a_quick_search_looks_at_runs_of_rows_from_all_over():

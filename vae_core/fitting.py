@@ -18,7 +18,7 @@ from vae_core.coders import conventional, fields, lattices, texts
 from vae_core.coders.narrow import pco_of
 from vae_core.columns import ColumnPlan, TableProfile, decode_column, encode_column, one_array, plan_columns, without_levels
 from vae_core.exact.above import above_of_runs
-from vae_core.exact.arrange import Arrangement, arranged_before
+from vae_core.exact.arrange import WORTH_SCREENING, Arrangement, arranged_before
 from vae_core.exact.drafts import drafted, is_ample, rows_for, whole_search
 from vae_core.exact.ordering import SampleColumn, orders
 from vae_core.exact.plans import ColumnCode
@@ -208,7 +208,7 @@ def _fit_exact(
     alone = {c.column: plain_bits(c) for c in picked}
     report("exact", 0, plain := sum(alone.values()) / n, plain)
     best: Arrangement | None = None
-    tried = list[Arrangement]()
+    tried, unmoved = list[Arrangement](), list[float]()
     with ThreadPoolExecutor(max(1, config.threads)) as pool:
         each = pool.map if config.threads > 1 else map
         patience = began + SHARE_OF_PRICES * (deadline - began)
@@ -233,7 +233,8 @@ def _fit_exact(
             if len(draft.order) < len(picked) or len(picked) * whole_search(quick_s, n) > patience - now():
                 best, candidates = draft, []  # what matters most then, and no other order
                 best.better(partial(tell, "exact", best))
-        unmoved, moving = list[float](), began + SHARE_OF_MOVES * (deadline - began)
+                tried, unmoved = [best], [whole_bits(best)]
+        moving = began + SHARE_OF_MOVES * (deadline - began)
 
         def improve(found: Arrangement, screened: bool) -> None:
             found.improve(partial(_tell_order, report, found, n), moving, screened)
@@ -257,9 +258,9 @@ def _fit_exact(
         assert best is not None
         least = min(unmoved, default=0.0)
         close = CLOSE * least if least * n_total / n > WORTH_MORE_ORDERS else least
-        for screened in (True, False):
+        for screened in (True, False) if n >= WORTH_SCREENING else (False,):
             for bits, found in sorted(zip(unmoved, tried, strict=True), key=lambda pair: pair[0]):
-                if bits <= close:
+                if bits <= close or found is tried[0]:  # the first whatever the clock said of the others
                     improve(found, screened)
         best = min([best, *tried], key=whole_bits)
         # what takes many rows to be seen: more of them are to come

@@ -52,7 +52,9 @@ class Arrangement:
         """tick: whether time is left      now: the clock that deadlines are of"""
         self._sampled, self._tick, self._now = sampled, tick, now
         self._columns = {c.column: c for c in columns}
-        self._searches_left, self._deadline, self._screened = 0, math.inf, False
+        self._deadline, self._screened = math.inf, False
+        # what an order saves grows with the rows it is for
+        self._searches_left = min(MOST_SEARCHES, 1 + sampled.n_total // SEARCH_ROWS) * len(columns)
         self._quick: dict[tuple[int, frozenset[int], frozenset[int]], float] = {}
         self.order: list[int] = []
         self.found: dict[int, Found] = {}
@@ -200,8 +202,6 @@ class Arrangement:
         pay but for a few, of columns that others tell by what they were last or by several at once.
         """
         self._deadline, self._screened = deadline, screened and self._sampled.n_rows >= WORTH_SCREENING
-        # what an order saves grows with the rows it is for
-        self._searches_left = min(MOST_SEARCHES, 1 + self._sampled.n_total // SEARCH_ROWS) * len(self.order)
         moved = True
         while moved and self._may_go_on():
             moved = False
@@ -245,10 +245,25 @@ class Arrangement:
 
     def _quick_bits(self, column: int, before: Sequence[int]) -> float:
         """What a quick search says that a column takes after others."""
-        situation = column, frozenset(before), frozenset(self._ordered(before))
+        few, columns = self._few
+        related = replace(few, placed=[columns[j] for j in before]).related(column, few.effort.most)
+        looked_at = frozenset(c.column for c in related)
+        situation = column, looked_at, looked_at.intersection(self._ordered(before))
         if situation not in self._quick:
             self._quick[situation] = self._search(column, before, hurry=True)[1]
         return self._quick[situation]
+
+    def _quick_losses(self, columns: Sequence[int], order: Sequence[int]) -> dict[int, float] | None:
+        """What each of the columns takes more in another order by quick searches; None where that is hopeless, or the time is out."""
+        losses = dict[int, float]()
+        for j in columns:
+            if not self._may_go_on():
+                return None
+            was, then = (self._quick_bits(j, placed[: placed.index(j)]) for placed in (self.order, order))
+            losses[j] = then - was
+            if sum(losses.values()) > HOPELESS * self.bits:
+                return None
+        return losses
 
     @cached_property
     def _few(self) -> tuple[Sampled, dict[int, SampleColumn]]:
@@ -272,10 +287,10 @@ class Arrangement:
             order.insert(self.order.index(column), heir)
         order.append(column)
         if self._screened:
-            was, now = ({j: self._quick_bits(j, placed[: placed.index(j)]) for j in (column, *children)} for placed in (self.order, order))
-            if sum(now.values()) - sum(was.values()) > HOPELESS * self.bits:
+            losses = self._quick_losses((column, *children), order)
+            if losses is None:
                 return False
-            children.sort(key=lambda j: was[j] - now[j])  # what is likely to end a trial early
+            children.sort(key=lambda j: -losses[j])  # what is likely to end a trial early
         trial: dict[int, Found] = {}
         saved = -MIN_GAIN_BITS * self._sampled.n_rows / max(1, self._sampled.n_total)
         # the moved column first: unless it gains, nothing does

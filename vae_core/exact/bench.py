@@ -254,7 +254,8 @@ class Bench:
         for number, k in enumerate([*range(first), *(first + k for k in beside)]):
             self._levels[Feature("match", -1, number, MATCH_LEVELS)] = levels[k]
             self.matches = (*self.matches, tried[k])
-        if (keys := self.option.forward) is not None and not first:
+        keys, linear = self.option.forward, self.option.linear
+        if keys is not None and linear is not None and linear.terms and not first:  # beside a constant other memories tell most
             self.rows.memories.setdefault(keys, [tried[k] for k in ranking[:MOST_BESIDE]])
 
     def _know_guess(self, guess: Ints, fraction: Ints) -> None:

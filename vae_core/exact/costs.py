@@ -36,7 +36,6 @@ class Each(Protocol):
     def __call__(self, work: Callable[[A], B], things: Iterable[A], /) -> Iterable[B]: ...
 
 
-
 @dataclass(frozen=True, slots=True)
 class Chain:
     """A context chain over a sample of n symbols.
