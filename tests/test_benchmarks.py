@@ -164,6 +164,10 @@ def test_the_ratio_is_to_the_least_that_report_and_conventional_peers_measure():
     assert {row["conventional_bytes"] for row in rows if row["dataset"] == "b"} == {800, 900}
     said = tables.main_table(rows)
     assert "geometric mean: lossless 2.83, ±1 % 9.00, and with datasets" in said and "as they are: ±1 % 4.24." in said
+    array = [row | {"columns": "1"} for row in case("c", "lossless", 100, 900, 900)]
+    rows = [*(row | {"columns": "2"} for row in rows), *array]
+    results.complete(rows)
+    assert "so of tables alone, without arrays: lossless 2.83, ±1 % 4.24." in tables.main_table(rows)
 
 
 def test_what_is_favoured_is_shown_beside_the_default():
