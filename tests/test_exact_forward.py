@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import itertools
+from types import SimpleNamespace
 
 import numpy as np
 import pyarrow as pa
@@ -12,7 +13,7 @@ from test_exact_linear import N_COLUMNS, any_int64s, forward_linears, matches_of
 
 from vae_core.entropy import kernel
 from vae_core.errors import CorruptArchive
-from vae_core.exact import bench
+from vae_core.exact import bench, recurring
 from vae_core.exact.digits import Residual
 from vae_core.exact.features import Decoded
 from vae_core.exact.forward import known_of_rows
@@ -125,8 +126,11 @@ def test_patterns_that_recur_are_told_by_what_followed_last_time():
     assert outcome.coding == "learned" and 8 * outcome.n_bytes < 2.5 * len(own)
 
 
-@pytest.mark.skipif(not kernel.available(), reason="memories are looked for by the kernel")
-def test_memories_that_tell_nothing_beside_one_prediction_are_not_tried_beside_the_next(monkeypatch):
+@pytest.mark.parametrize("compiled", [True, False])
+def test_memories_that_tell_nothing_beside_one_prediction_are_not_tried_beside_the_next(compiled, monkeypatch):
+    if not compiled:
+        monkeypatch.setattr(kernel, "library", lambda: None)
+    monkeypatch.setattr(recurring, "kernel", SimpleNamespace(available=lambda: True))  # without one a fit asks for no memories at all
     rng = np.random.default_rng(8)
     n = 4 * STEPS
     values = [rng.integers(0, 50, n) for _ in range(8)]
