@@ -41,6 +41,9 @@ def features(draw: st.DrawFn, n_columns: int = N_COLUMNS, kinds: tuple[str, ...]
     if kind == "phase":
         length = draw(st.sampled_from([2, 7, 24, 86_400, MOST_PERIOD]))
         return Feature(kind, column, length, draw(st.integers(2, min(length, 40))), (draw(st.integers(0, length - 1)),))
+    if kind == "among":
+        others = draw(st.sets(st.integers(0, n_columns - 1))) - {column}
+        return Feature(kind, column, draw(INT64), draw(st.integers(2, len(others) + 2)), tuple(sorted(others)))
     fixed = {"state": N_STATES, "step": STEP_CLASSES, "spread": 65, "level": len(STEPS) + 1, "fraction": FRACTIONS, "noise": NOISE_LEVELS}
     fixed |= dict.fromkeys((*MIXED_KINDS, "off"), NOISE_LEVELS)
     back = draw(st.sampled_from([1, 2, 7, 64, 1 << 20]))

@@ -418,6 +418,8 @@ class Block:
                     return bins(x[max(i - 1, 0)])
                 case "phase":
                     return wrap(x[i] + edges[0]) % lo * size // lo
+                case "among":
+                    return min(size - 1, sum(self.values[j][i] != lo for j in (column, *edges)))
             d = wrap(x[i] - x[max(i - 1, 0)])
             return min(10, bits(d)) + (10 if d < 0 else 0)
         if kind == "place":
@@ -635,7 +637,9 @@ def plan_in_full(plan: list[Any]) -> list[Any]:
 
 def feature_in_full(feature: list[Any]) -> list[Any]:
     kind, *rest = feature
-    column = rest.pop(0) if kind in ("value", "bins", "state", "before", "step", "phase") else -1
+    column = rest.pop(0) if kind in ("value", "bins", "state", "before", "step", "phase", "among") else -1
+    if kind == "among":
+        return [kind, column, *rest[:2], [sum(rest[2][: k + 1]) for k in range(len(rest[2]))]]
     if kind == "class":
         return [kind, column, len(rest[1]), *rest]
     if kind == "phase":

@@ -20,6 +20,7 @@ from vae_core.columns import ColumnPlan, TableProfile, decode_column, encode_col
 from vae_core.exact.above import above_of_runs
 from vae_core.exact.arrange import WORTH_SCREENING, Arrangement, arranged_before
 from vae_core.exact.drafts import drafted, is_ample, rows_for, whole_search
+from vae_core.exact.groups import one_hot_groups
 from vae_core.exact.ordering import SampleColumn, orders
 from vae_core.exact.plans import ColumnCode
 from vae_core.exact.price import BALANCE, OF_MANY_ROWS, USUAL, price_of
@@ -214,7 +215,8 @@ def _fit_exact(
         patience = began + SHARE_OF_PRICES * (deadline - began)
         candidates, gains = orders(picked, rng, each, lambda: now() < patience)
         amounts = frozenset(c.column for c in picked if not c.categorical)
-        sampled = Sampled(n, n_total, decoded_sample(picked, above), gains=gains, numeric=amounts, each=each, price=price)
+        groups = one_hot_groups(picked)
+        sampled = Sampled(n, n_total, decoded_sample(picked, above), gains=gains, numeric=amounts, groups=groups, each=each, price=price)
         if known:
             best = arranged_before(known, dataclasses.replace(sampled, remembers=True), picked, tick, now)
             remembering = {code.column for code in known if code.value.matches}  # to try memories of all columns takes longer than all else
@@ -276,7 +278,8 @@ def _fit_exact(
                 above = None if above is None else above_of_runs([c.values for c in amounts_of(picked)], runs)
             n = len(picked[0].values)
             whole = Sampled(
-                n, n_total, decoded_sample(picked, above), gains=gains, numeric=amounts, each=each, remembers=True, price=price,
+                n, n_total, decoded_sample(picked, above), gains=gains, numeric=amounts, groups=groups, each=each, price=price,
+                remembers=True,
             )  # fmt: skip
             best = best.searched_again(whole, picked)
             report("exact contexts", len(best.order), best.bits / n, best.bits / n)

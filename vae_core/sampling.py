@@ -121,19 +121,13 @@ class _Scene:
             return None
         if feature.column < 0:
             return around.levels(feature, len(rows))
+        if feature.kind not in ("before", "step"):
+            return self.decoded.feature(feature)[rows].astype(np.int64)
         values = self.decoded.values.get(feature.column)
         if values is None:
             raise CorruptArchive(f"model conditions a column on column {feature.column}, which is not decoded before it")
-        match feature.kind:
-            case "state":
-                state = self.decoded.states[feature.column]
-                return np.zeros(len(rows), np.int64) if state is None else state[rows].astype(np.int64)
-            case "before":
-                return feature.levels(values[self.before[rows]])
-            case "step":
-                return step_class(values[rows], values[self.before[rows]])
-            case _:
-                return feature.levels(values[rows])
+        before = values[self.before[rows]]
+        return feature.levels(before) if feature.kind == "before" else step_class(values[rows], before)
 
 
 def _joined(known: NDArray[np.uint8] | None, new: NDArray[np.uint8] | None, scene: _Scene) -> NDArray[np.uint8] | None:

@@ -22,7 +22,7 @@ FLAGS = ("has_state", "opaque")
 STATES = [["direct", 0, 7, 0], None, [[[], [16]]], 1024]
 SIZES = {"state": 7, "step": 21, "spread": 65, "level": 7, "fraction": 8, "noise": 48, "match": 40, "rough": 48, "apart": 48, "around": 48,
          "off": 48}  # fmt: skip
-OF_COLUMN = ("value", "bins", "state", "before", "step", "phase")
+OF_COLUMN = ("value", "bins", "state", "before", "step", "phase", "among")
 EDGELESS = ("value", *SIZES)
 WITH_NONE = ("left", "right", "between", "back", "above")
 PLACED = ("back", "above")
@@ -166,6 +166,8 @@ def _short_feature(feature: list[Any]) -> list[Any]:
         return [*short, lo, size, *edges]
     if kind in NUMBERED:
         return [*short, lo]
+    if kind == "among":
+        short += [lo, size]
     if kind in PLACED:
         short.append(lo)
     return short if kind in EDGELESS else [*short, edges[:1] + [high - low for low, high in pairwise(edges)]]
@@ -188,8 +190,9 @@ def _long_feature(short: list[Any]) -> list[Any]:
         return [kind, column, lo, SIZES[kind], []]
     if kind in EDGELESS:
         return [kind, column, 0, SIZES[kind], []]
-    lo, steps = rest if kind in PLACED else (0, *rest)
+    size = rest.pop(1) if kind == "among" else None
+    lo, steps = rest if kind in (*PLACED, "among") else (0, *rest)
     if not all(isinstance(step, int) for step in steps):
         raise CorruptArchive("model describes bins by edges that are no integers")
     edges = list(accumulate(steps))
-    return [kind, column, lo, len(edges) + 1 + (kind in WITH_NONE), edges]
+    return [kind, column, lo, len(edges) + 1 + (kind in WITH_NONE) if size is None else size, edges]

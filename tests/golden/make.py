@@ -289,6 +289,8 @@ def every_context(n: int) -> tuple[pa.Table, Callable[[Model], Model]]:
             return Feature(kind, column, -1, 12)
         if kind == "phase":
             return Feature(kind, column, 24, 9, (5,))
+        if kind == "among":
+            return Feature(kind, column, 0, min(3, column + 2), tuple(range(column)))
         edges = (-40, 0, 3, 25, 1200)
         lo, none = 2 if kind == "back" else 0, kind in ("left", "right", "between", "back")
         return Feature(kind, column, lo, len(edges) + 1 + none, edges)
@@ -337,6 +339,20 @@ def every_context(n: int) -> tuple[pa.Table, Callable[[Model], Model]]:
         return Model.from_files(replace(model, codes=tuple(codes)).to_files())
 
     return pa.table(columns), changed
+
+
+def one_hot(n: int) -> tuple[pa.Table, Callable[[Model], Model]]:
+    """Flags of which one a row is set, but for a few rows, and a check that their model's codes count them."""
+    rng = np.random.default_rng(41)
+    kind = rng.choice(7, n, p=np.array([30, 20, 15, 12, 10, 8, 5]) / 100)
+    columns = {f"is {k}": pa.array((kind == k) | (rng.random(n) < 0.001), mask=rng.random(n) < 0.02 * (k == 3)) for k in range(7)}
+
+    def checked(model: Model) -> Model:
+        counted = [f for code in model.codes for digit in code.value.digits for f in digit.features if f.kind == "among"]
+        assert {len(f.columns) for f in counted} >= {4, 5, 6}, counted
+        return model
+
+    return pa.table(columns), checked
 
 
 def short_lanes(n: int) -> tuple[pa.Table, Callable[[Model], Model]]:
@@ -692,6 +708,9 @@ def main() -> None:
     table, changed = short_lanes(1500)
     with measured_as(lambda *_: [("ipc", 1 << 40)]):
         write("lanes", [table], block_rows=750, changed=changed)
+    table, changed = one_hot(6000)
+    with measured_as(lambda *_: [("ipc", 1 << 40)]):
+        write("groups", [table], block_rows=3000, changed=changed)
     table, changed = lines_of_a_map(2400)
     with measured_as(lambda *_: [("ipc", 1 << 40)]):
         write("above", [table], block_rows=1200, changed=changed)

@@ -16,7 +16,7 @@ from vae_core.entropy import kernel
 from vae_core.entropy.rans import Encoder
 from vae_core.exact.cells import code_column
 from vae_core.exact.effort import QUICK
-from vae_core.exact.features import Decoded
+from vae_core.exact.features import Decoded, Feature
 from vae_core.exact.forms import is_stepped
 from vae_core.exact.ordering import WIDE, SampleColumn
 from vae_core.exact.parents import MIN_GAIN_BITS
@@ -55,7 +55,7 @@ class Arrangement:
         self._deadline, self._screened = math.inf, False
         # what an order saves grows with the rows it is for
         self._searches_left = min(MOST_SEARCHES, 1 + sampled.n_total // SEARCH_ROWS) * len(columns)
-        self._quick: dict[tuple[int, frozenset[int], frozenset[int]], float] = {}
+        self._quick: dict[tuple[int, frozenset[int], frozenset[int], Feature | None], float] = {}
         self.order: list[int] = []
         self.found: dict[int, Found] = {}
 
@@ -246,9 +246,9 @@ class Arrangement:
     def _quick_bits(self, column: int, before: Sequence[int]) -> float:
         """What a quick search says that a column takes after others."""
         few, columns = self._few
-        related = replace(few, placed=[columns[j] for j in before]).related(column, few.effort.most)
-        looked_at = frozenset(c.column for c in related)
-        situation = column, looked_at, looked_at.intersection(self._ordered(before))
+        few = replace(few, placed=[columns[j] for j in before])
+        looked_at = frozenset(c.column for c in few.related(column, few.effort.most))
+        situation = column, looked_at, looked_at.intersection(self._ordered(before)), few.set_before(column)
         if situation not in self._quick:
             self._quick[situation] = self._search(column, before, hurry=True)[1]
         return self._quick[situation]
@@ -273,7 +273,7 @@ class Arrangement:
             replace(c, values=c.values[rows], state=None if c.state is None else c.state[rows]) for c in self._columns.values()
         ]
         whole = self._sampled
-        few = Sampled(len(rows), whole.n_total, decoded_sample(columns), gains=whole.gains, effort=QUICK)
+        few = Sampled(len(rows), whole.n_total, decoded_sample(columns), gains=whole.gains, groups=whole.groups, effort=QUICK)
         few = replace(few, numeric=whole.numeric, each=whole.each, price=whole.price)
         return few, {c.column: c for c in columns}
 

@@ -106,6 +106,8 @@ class Rows:
                 edges = self.sampled.edges(c.column, 16)
                 found.append(Feature("before", c.column, 0, len(edges) + 1, edges))
                 found.append(Feature("step", c.column, 0, STEP_CLASSES))
+        if set_before := self.sampled.set_before(self.column):
+            found.append(set_before)
         piece = self.sampled.decoded.piece
         for period in (piece, *(w for w in self.sampled.widths if w < piece)) if piece else ():
             found += [Feature("place", -1, period, size) for size in dict.fromkeys(min(period, n) for n in PLACES)]

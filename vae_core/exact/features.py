@@ -3,6 +3,7 @@
     value  i      the code of earlier column i, exact                    bins  i   the same, by quantile bins
     state  i      null / NaN / … state of column i                       before i  column i one row earlier, bins
     phase  i      where in a period of lo codes column i is, in equal parts: the hour of a day
+    among  i      how many of column i and the columns edges are not lo: whether a flag of a one-hot group is set already
     step   i      sign and size class of column i minus its row before
     left, right   this column's decoded neighbours, bins                 between   their mean, bins
     spread        size class of their difference                         level     the pass (distance to the neighbours)
@@ -44,7 +45,7 @@ Ints = NDArray[np.int64]
 Levels = NDArray[np.unsignedinteger[Any]]
 S = TypeVar("S", bound=np.integer[Any])
 
-COLUMN_KINDS = ("value", "bins", "state", "before", "step", "phase")
+COLUMN_KINDS = ("value", "bins", "state", "before", "step", "phase", "among")
 OWN_KINDS = (
     "left", "right", "between", "spread", "level", "guess", "fraction", "noise", "match", "back", "rough", "place", "class", "apart",
     "around", "above", "off",
@@ -58,6 +59,7 @@ MOST_BESIDE = 3  # rows from the row above
 MOST_APART = 1 << 40
 MOST_CLASSED = 1 << 16  # rows of a piece
 MOST_PERIOD, MOST_PARTS = 1 << 50, 1 << 12  # codes; of a period
+MOST_AMONG = 255  # columns
 MAX_LEVELS = 1 << 16
 N_STATES = 7
 STEP_CLASSES = 21
@@ -78,7 +80,7 @@ class Feature:
     lo     : lowest code of an exact feature, number of a match
     size   : number of levels, 1..65536
     edges  : ascending bin edges, level = number of edges <= value; of classes the level of each place; of a phase how far into a period
-             the code 0 is
+             the code 0 is; of what is counted among columns the others, ascending
     """
 
     kind: str
@@ -94,6 +96,11 @@ class Feature:
     def is_given(self) -> bool:
         """Whether it is known of all rows before the column is: it reads another one, or where the row is."""
         return self.column >= 0 or self.kind in ("place", "class")
+
+    @property
+    def columns(self) -> tuple[int, ...]:
+        """The earlier columns it reads."""
+        return (self.column, *self.edges) if self.kind == "among" else (self.column,) if self.column >= 0 else ()
 
     @property
     def by_level(self) -> bool:
@@ -133,6 +140,9 @@ def from_json(parts: Any, n_columns: int) -> Feature:
         expected = len(edges) + 1 + (kind in ("left", "right", "between", "back", "above"))
     if kind == "phase":
         misfit = not (2 <= size <= min(lo, MOST_PARTS) and lo <= MOST_PERIOD and len(edges) == 1 and 0 <= edges[0] < lo)
+    elif kind == "among":
+        misfit = not 2 <= size <= len(edges) + 2 <= MOST_AMONG + 1 or column in edges or not all(0 <= j < n_columns for j in edges)
+        misfit = misfit or list(edges) != sorted(set(edges)) or not _fits(kind, lo)
     elif kind == "class":
         misfit = not 1 <= lo == len(edges) <= MOST_CLASSED or not all(0 <= level < size for level in edges)
     else:
@@ -167,6 +177,7 @@ class Decoded:
     codes: dict[int, Ints] = field(default_factory=dict)
     above: Ints | None = None
     _cache: dict[Feature, Levels] = field(default_factory=dict)
+    _counted: dict[tuple[int, tuple[int, ...]], NDArray[np.uint8]] = field(default_factory=dict)
 
     def feature(self, feature: Feature) -> Levels:
         """(n_rows,) levels of a feature of an earlier column, cached for the block."""
@@ -183,8 +194,9 @@ class Decoded:
             return np.arange(self.n_rows) % feature.lo * feature.size // feature.lo
         if feature.kind == "class":
             return np.array(feature.edges, np.int64)[np.arange(self.n_rows) % feature.lo]
-        if column not in self.values:
-            raise CorruptArchive(f"model conditions a column on column {column}, which is not decoded before it")
+        for j in feature.columns:
+            if j not in self.values:
+                raise CorruptArchive(f"model conditions a column on column {j}, which is not decoded before it")
         values = self.values[column]
         match feature.kind:
             case "state":
@@ -196,9 +208,22 @@ class Decoded:
                 return step_class(values, _shifted(values))
             case "phase":
                 return phase(values, feature.lo, feature.edges[0], feature.size)
+            case "among":
+                return np.minimum(self._among(feature), feature.size - 1).astype(np.int64)
             case _:
                 return feature.levels(values)
 
+    def _among(self, feature: Feature) -> NDArray[np.uint8]:
+        """(n_rows,) how many columns of some are not `lo`. One that asks for a column more than another did counts that one alone."""
+        others = feature.edges
+        known = self._counted.get((feature.lo, others))
+        if known is None:
+            known = np.zeros(self.n_rows, np.uint8)
+            for j in others:
+                known += self.values[j] != feature.lo
+        found: NDArray[np.uint8] = known + (self.values[feature.column] != feature.lo)
+        self._counted[feature.lo, tuple(sorted(feature.columns))] = found
+        return found
 
     def told_above(self) -> Ints:
         """(n_rows,) how many rows above each row the one like it stands. Raises CorruptArchive where nobody said."""

@@ -125,7 +125,7 @@ class _Parents:
         return known.chain.bits + sum(map(self._price, known.features))
 
     def _price(self, feature: Feature) -> float:
-        return EDGE_BITS * self._scale * len(feature.edges)
+        return EDGE_BITS * self._scale * len(feature.edges) * (feature.kind != "among")
 
     def _of(self, features: Sequence[Feature]) -> _Set:
         found = _Set((), root(self._symbols, self._n_symbols), root(self._thin, self._n_symbols))

@@ -75,7 +75,7 @@ class CellPlan:
     @property
     def columns(self) -> set[int]:
         """Earlier columns this one is conditioned on."""
-        found = {f.column for d in self.digits for f in d.features if f.column >= 0} | set(self.forward or ())
+        found = {j for d in self.digits for f in d.features for j in f.columns} | set(self.forward or ())
         found |= {j for match in self.matches for j in match.others}
         return found | (self.linear.columns if self.linear else set())
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 
@@ -14,6 +14,7 @@ from vae_core.exact.costs import Each
 from vae_core.exact.dense import Dense
 from vae_core.exact.effort import FULL, Effort
 from vae_core.exact.features import Decoded, Feature
+from vae_core.exact.groups import Flags
 from vae_core.exact.lags import Spectrum, lagged_copies, spectrum
 from vae_core.exact.ordering import WIDE, SampleColumn, edges_of
 from vae_core.exact.plans import ColumnCode
@@ -23,6 +24,7 @@ from vae_core.exact.schedule import neighbours, passes
 from vae_core.exact.tally import Narrow, narrow
 
 Ints = NDArray[np.int64]
+Situation = tuple[int, tuple[int, ...], frozenset[int], frozenset[int], Feature | None]  # what the search of a column looks at
 
 
 @dataclass(slots=True)
@@ -33,7 +35,7 @@ class Sampled:
     gains   : as ordering.orders has them                     ordered : the placed ones that gain from their neighbouring rows
     numeric : the columns that are amounts                    each    : how work on each of many features is done
     remembers : whether matches are looked for             effort : how much a search looks at
-    price   : what a code that is read sooner is worth
+    price   : what a code that is read sooner is worth   groups : column -> the one-hot group it is of
     widths  : rows are cells of tensors, with the cell above so many before (grids.planes_of)      dense : of vectors, their prediction
     searched, regressions, _edges, _levels, _copies, _spectra, _sorted : of columns, what other searches found that this may ask for again
     """
@@ -51,7 +53,8 @@ class Sampled:
     effort: Effort = FULL
     price: Price = FREE
     dense: Dense | None = None
-    searched: dict[tuple[int, tuple[int, ...], frozenset[int], frozenset[int]], tuple[ColumnCode, float]] = field(default_factory=dict)
+    groups: Mapping[int, Flags] = field(default_factory=dict)
+    searched: dict[Situation, tuple[ColumnCode, float]] = field(default_factory=dict)
     regressions: dict[int, Regression] = field(default_factory=dict)
     _edges: dict[tuple[int, int], tuple[int, ...]] = field(default_factory=dict)
     _levels: dict[Feature, Narrow] = field(default_factory=dict)
@@ -90,6 +93,11 @@ class Sampled:
         if column not in self._sorted:
             self._sorted[column] = np.argsort(self.decoded.values[column], kind="stable").astype(np.int32)
         return self._sorted[column]
+
+    def set_before(self, column: int) -> Feature | None:
+        """Whether another column of its one-hot group is set, of those placed earlier; None where it has none or only one."""
+        flags = self.groups.get(column)
+        return None if flags is None else flags.before(column, [c.column for c in self.placed])
 
     def related(self, column: int, n: int) -> list[SampleColumn]:
         """At most n columns placed earlier, those that tell most of a column first."""

@@ -46,7 +46,7 @@ def search_column(sampled: Sampled, column: SampleColumn, tick: Callable[[], boo
     near = max(effort.related, effort.paired)
     related = tuple(c.column for k, c in enumerate(looked_at) if k < near or not c.categorical)
     ordered = frozenset(sampled.ordered.intersection(related[: effort.related]))
-    situation = column.column, related, ordered, frozenset(sampled.copies(column.column))
+    situation = column.column, related, ordered, frozenset(sampled.copies(column.column)), sampled.set_before(column.column)
     if situation not in sampled.searched:
         found = _search_column(sampled, column, tick)
         if not tick():
