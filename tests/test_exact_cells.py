@@ -27,7 +27,7 @@ from vae_core.exact.counts import MAX_CELLS, n_contexts
 from vae_core.exact.digits import Direct, Residual
 from vae_core.exact.features import ABOVE_KINDS, AROUND_KINDS, COLUMN_KINDS, MIXED_KINDS, N_STATES, OWN_KINDS, Decoded, Feature
 from vae_core.exact.forms import CLOCK, FORMS
-from vae_core.exact.linear import Linear, Term
+from vae_core.exact.linear import Linear, Term, two_of
 from vae_core.exact.matches import MAX_MATCHES
 from vae_core.exact.plans import FLAGS, MAX_SORT_KEYS, CellPlan, ColumnCode, DigitPlan, Recall, column_code_from_json
 from vae_core.exact.recall import MAX_KEYS
@@ -219,8 +219,10 @@ def test_a_code_comes_back_from_its_json(code):
 def test_a_code_names_the_columns_it_is_conditioned_on(code):
     plans = [code.state, code.value, *([code.recall.same] if code.recall else [])]
     named = {f.column for plan in plans for d in plan.digits for f in d.features}
+    named |= {j for plan in plans for d in plan.digits for f in d.features if f.kind == "among" for j in f.edges}
     if code.value.linear is not None:
-        named |= {t.column for t in (*code.value.linear.terms, *code.value.linear.anchor_terms)}
+        terms = (*code.value.linear.terms, *code.value.linear.anchor_terms)
+        named |= {t.column for t in terms} | {two[1] for t in terms if (two := two_of(t.kind)) is not None}
     if code.recall is not None:
         named |= set(code.recall.keys)
     named |= set(code.value.forward or ()) | {j for match in code.value.matches for j in match.others}

@@ -315,6 +315,9 @@ class Lanes:
             if kind.startswith("above"):
                 found += weight * (own if column < 0 else self.values[column])[self.beside(i, int(kind[5:] or 0))]
                 continue
+            if ">" in kind:
+                found += of_two(kind, weight, column, self.values, i)
+                continue
             lag = 0 if kind == "at" else int(kind[3:]) if kind.startswith("lag") else -int(kind[4:])
             if column < 0:
                 found += weight * self.own_before(i, lag, own)
@@ -465,13 +468,15 @@ class Block:
         if lanes is not None:
             return lanes.total(prediction, i, own)
         terms, bias, anchor_terms, anchor_bias = prediction
-        if near is None and any(kind != "at" for kind, _, _ in terms):
+        if near is None and any(kind in ("mean", "bend") for kind, _, _ in terms):
             terms, bias = anchor_terms, anchor_bias
         found = bias + 2**15
         for kind, column, weight in terms:
             if kind == "mean":
                 assert near is not None
                 found += weight * ((own[near[0]] + own[near[1]]) >> 1)
+            elif ">" in kind:
+                found += of_two(kind, weight, column, self.values, i)
             else:
                 x = self.values[column]
                 bend = 0
@@ -625,6 +630,15 @@ def code_in_full(code: list[Any], columns: list[Any], of: int | None = None) -> 
     states = states or [["direct", 0, 7, 0], None, [[[], [16]]], 1024]
     recall = [[keys, plan_in_full(flags)] for keys, flags in recall]
     return [column, columns[column if of is None else of]["range"][2], form, plan_in_full(states), plan_in_full(value), *recall]
+
+
+def of_two(kind: str, weight: int, column: int, values: dict[int, list[int]], i: int) -> int:
+    """What a product or a quotient adds to a prediction of row i."""
+    other, shifted = kind.removeprefix("times").removeprefix("over").split(">")
+    found, y = wrap(weight * values[column][i]), values[int(other)][i]
+    if kind.startswith("over"):
+        return (found // y if y >= 1 else 0) >> int(shifted)
+    return wrap(found * y) >> int(shifted)
 
 
 def plan_in_full(plan: list[Any]) -> list[Any]:

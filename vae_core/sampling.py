@@ -183,7 +183,9 @@ class _Course:
         with np.errstate(over="ignore"):
             for term in self._linear.terms:
                 values = own if term.column < 0 else self._scene.decoded.values[term.column]
-                if term.beside is not None:
+                if len(term.columns) > 1:
+                    total += term.of_two(*(self._scene.decoded.values[j][rows] for j in term.columns))
+                elif term.beside is not None:
                     total += np.int64(term.weight) * values[self._scene.beside(rows, term.beside)]
                 else:
                     total += np.int64(term.weight) * (values[self._shifted(rows, term.lag)] if term.lag else values[rows])

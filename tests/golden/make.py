@@ -355,6 +355,26 @@ def one_hot(n: int) -> tuple[pa.Table, Callable[[Model], Model]]:
     return pa.table(columns), checked
 
 
+def priced(n: int) -> tuple[pa.Table, Callable[[Model], Model]]:
+    """Amounts that are products, shares that are quotients, and a check that their model's codes tell them so."""
+    rng = np.random.default_rng(43)
+    price, number, seen = np.round(rng.lognormal(3, 1, n), 2), rng.integers(-3, 30, n), rng.integers(0, 90_000, n)
+    less, clicked = rng.choice([0.0, 0.05, 0.1, 0.35], n), (seen * rng.beta(2, 8, n)).astype(np.int64)
+    amount = np.round(price * number, 2)
+    share = np.round(clicked / np.maximum(seen, 1), 4)
+    columns = {
+        "price": price, "number": number, "seen": seen, "less": less, "clicked": clicked, "amount": amount,
+        "net": np.round(amount * (1 - less), 2), "share": share,
+    }  # fmt: skip
+
+    def checked(model: Model) -> Model:
+        kinds = {term.kind[:4] for code in model.codes if code.value.linear for term in code.value.linear.terms}
+        assert kinds >= {"time", "over"}, kinds
+        return model
+
+    return pa.table({name: pa.array(values, mask=rng.random(n) < 0.01) for name, values in columns.items()}), checked
+
+
 def short_lanes(n: int) -> tuple[pa.Table, Callable[[Model], Model]]:
     """Columns of integers, and a change of their model's codes by which rows one after another are cut into lanes of few places."""
     rng = np.random.default_rng(32)
@@ -711,6 +731,9 @@ def main() -> None:
     table, changed = one_hot(6000)
     with measured_as(lambda *_: [("ipc", 1 << 40)]):
         write("groups", [table], block_rows=3000, changed=changed)
+    table, changed = priced(1600)
+    with measured_as(lambda *_: [("ipc", 1 << 40)]):
+        write("products", [table], block_rows=800, changed=changed)
     table, changed = lines_of_a_map(2400)
     with measured_as(lambda *_: [("ipc", 1 << 40)]):
         write("above", [table], block_rows=1200, changed=changed)

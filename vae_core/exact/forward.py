@@ -122,11 +122,15 @@ class Walk:
 def fixed_totals(lanes: Lanes, linear: Linear, decoded: Decoded) -> Ints:
     """(n,) what a prediction sums of other columns, in coding order. Raises CorruptArchive when one of them is not decoded."""
     terms = [t for t in linear.terms if t.column >= 0]
-    missing = [t.column for t in (*terms, *linear.anchor_terms) if t.column not in decoded.values]
+    read = {j for t in (*terms, *linear.anchor_terms) for j in t.columns}
+    missing = sorted(j for j in read if j not in decoded.values)
     if missing:
         raise CorruptArchive(f"model predicts a column from column {missing[0]}, which is not decoded before it")
-    known = {j: lanes.sorted(decoded.values[j]) for j in {t.column for t in (*terms, *linear.anchor_terms)}}
-    in_order = [(known[t.column], t.lag, t.weight) for t in terms if t.beside is None]
+    known = {j: lanes.sorted(decoded.values[j]) for j in read}
+    in_order = [
+        (known[t.column], t.lag, t.weight) if len(t.columns) == 1 else (t.of_two(*(known[j] for j in t.columns)), 0, 1)
+        for t in terms if t.beside is None
+    ]  # fmt: skip
     found = lanes.in_steps(_totals(in_order, linear.bias, lanes.n_places)) if terms else np.full(lanes.n, linear.bias + ROUND, np.int64)
     for t in terms:
         if t.beside is not None:
@@ -136,7 +140,8 @@ def fixed_totals(lanes: Lanes, linear: Linear, decoded: Decoded) -> Ints:
         first = np.full(int(lanes.edges[1]), linear.anchor_bias + ROUND, np.int64)
         with np.errstate(over="ignore"):
             for t in linear.anchor_terms:
-                first += np.int64(t.weight) * known[t.column][lanes.firsts(t.lag)]
+                heads = [known[j][lanes.firsts(t.lag)] for j in t.columns]
+                first += np.int64(t.weight) * heads[0] if len(heads) == 1 else t.of_two(*heads)
         found[: len(first)] = first
     return found
 

@@ -5,7 +5,9 @@
 f_j is an earlier column at the same row ("at"), the mean of the column's own two neighbours ("mean"), or how far an earlier
 column departs from the mean of its own two neighbours at the same distance ("bend"). Of rows coded one after another (`forward`)
 it is the column itself so many rows before ("lag3"), or an earlier column so many rows before or behind ("lead1"), or either of them
-in the row above or near that ("above", "above-1", "above+2": `above`).
+in the row above or near that ("above", "above-1", "above+2": `above`). Two earlier columns at the same row add
+
+    (w_j f_j g) >> s  ("times<column of g>>s")        floor(w_j f_j / g) >> s, nothing where g < 1  ("over<column of g>>s")
 """
 
 from __future__ import annotations
@@ -30,6 +32,8 @@ TERM_KINDS = ("at", "mean", "bend")
 MOST_LAG = 1 << 24
 # of what stands beside a prediction
 MOST_REFERENCES, MOST_SUMMED, MOST_MIXED, MOST_AROUND, MOST_POWER, MOST_QUARTERS, UNITS = 3, 16, 15, 16, 8, 64, (10, 32)
+MOST_COLUMNS, MOST_SHIFTED = 1 << 20, 62
+_TWO = re.compile(r"(times|over)(0|[1-9][0-9]{0,6})>(0|[1-9][0-9]?)\Z")
 _LAG, _ABOVE = re.compile(r"(lag|lead)([1-9][0-9]{0,7})\Z"), re.compile(r"above([+-][1-9])?\Z")
 
 
@@ -61,9 +65,23 @@ def kind_beside(beside: int) -> str:
     return f"above{beside:+d}" if beside else "above"
 
 
+@lru_cache(256)
+def two_of(kind: str) -> tuple[bool, int, int] | None:
+    """(whether it is a quotient, the other column, bits that are shifted out) of a term of two columns; None: another kind."""
+    found = _TWO.match(kind)
+    if found is None or int(found[2]) >= MOST_COLUMNS or int(found[3]) > MOST_SHIFTED:
+        return None
+    return found[1] == "over", int(found[2]), int(found[3])
+
+
+def kind_of_two(is_quotient: bool, other: int, shifted: int) -> str:
+    """The inverse of two_of."""
+    return f"{'over' if is_quotient else 'times'}{other}>{shifted}"
+
+
 @dataclass(frozen=True, slots=True)
 class Term:
-    """kind as in the module text, column (-1: the column itself), weight in units of 2**-16."""
+    """kind as in the module text, column (-1: the column itself), weight in units of 2**-16, of two columns of 2**-(16 + s)."""
 
     kind: str
     column: int
@@ -78,6 +96,25 @@ class Term:
     def beside(self) -> int | None:
         """Rows from the row above that it reads; None of other kinds."""
         return beside_of(self.kind)
+
+    @property
+    def columns(self) -> tuple[int, ...]:
+        """Earlier columns it reads."""
+        two = two_of(self.kind)
+        return () if self.column < 0 else (self.column,) if two is None else (self.column, two[1])
+
+    def of_two(self, values: Ints, others: Ints) -> Ints:
+        """(n,) what a term of two columns adds, both (n,), in units of 2**-16."""
+        two = two_of(self.kind)
+        assert two is not None
+        is_quotient, _, shifted = two
+        with np.errstate(over="ignore"):
+            found = values * np.int64(self.weight)
+            if is_quotient:
+                found = np.where(others > 0, found // np.maximum(others, 1), 0)
+            else:
+                found *= others
+        return found >> shifted
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,7 +197,7 @@ class Linear:
     def columns(self) -> set[int]:
         """The earlier columns it reads."""
         mixed = set() if self.mixed is None else self.mixed.columns
-        return {t.column for t in (*self.terms, *self.anchor_terms) if t.column >= 0} | mixed
+        return {j for t in (*self.terms, *self.anchor_terms) for j in t.columns} | mixed
 
     def to_json(self) -> list[Any]:
         return [
@@ -182,7 +219,10 @@ class Linear:
         total = np.full(n, bias + (1 << (SHIFT - 1)), np.int64)
         with np.errstate(over="ignore"):
             for term in terms:
-                total += np.int64(term.weight) * term_values(term.kind, term.column, decoded, rows, own, left, right)
+                if two_of(term.kind) is None:
+                    total += np.int64(term.weight) * term_values(term.kind, term.column, decoded, rows, own, left, right)
+                else:
+                    total += term.of_two(*(term_values("at", j, decoded, rows, own, left, right) for j in term.columns))
         return total >> SHIFT, (total >> (SHIFT - 3)) & 7
 
 
@@ -214,8 +254,9 @@ def from_json(parts: Any, n_columns: int) -> Linear:
         raise CorruptArchive(f"model holds a malformed linear prediction: {str(parts)[:60]}") from error
     for term in (*read, *anchors):
         own = term.kind == "mean" or ((term.kind.startswith("lag") or term.beside is not None) and term.column == -1)
-        known = term.column == -1 if own else 0 <= term.column < n_columns
-        if (term.kind not in TERM_KINDS and lag_of(term.kind) is term.beside is None) or not known or abs(term.weight) >= 1 << 40:
+        known = term.column == -1 if own else 0 <= term.column < n_columns and all(j < n_columns for j in term.columns)
+        is_kind = term.kind in TERM_KINDS or lag_of(term.kind) is not None or term.beside is not None or two_of(term.kind) is not None
+        if not is_kind or not known or abs(term.weight) >= 1 << 40:
             raise CorruptArchive(f"model holds a malformed linear term: {term}")
     if linear.by_level and linear.is_forward:
         raise CorruptArchive("model holds a linear prediction both of rows around and of rows one after another")

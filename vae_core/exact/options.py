@@ -17,6 +17,7 @@ from vae_core.exact.lanes import Lanes
 from vae_core.exact.linear import Linear, Term, term_values
 from vae_core.exact.matches import Match
 from vae_core.exact.ordering import SampleColumn
+from vae_core.exact.products import MOST_FACTORS, Products
 from vae_core.exact.recurring import best_leader, keys_to_try
 from vae_core.exact.regress import Regression
 from vae_core.exact.sampled import Sampled, level_of_rows
@@ -24,6 +25,7 @@ from vae_core.exact.schedule import STRIDE
 
 Ints = NDArray[np.int64]
 MOST_COPIES = 4
+FEW_FACTORS = 4  # of products that a quick search tries
 UNCHANGED = (Term("lag1", -1, 1 << 16),)
 
 
@@ -138,10 +140,16 @@ def _predictions(sampled: Sampled, column: int, values: Ints, valid: Ints, span:
     if not hurried:
         more = [c.column for c in sampled.related(column, sampled.effort.wide) if not c.categorical and 2 < c.hi - c.lo < 1 << 44]
         plain = regression.fit_wide([variable("at", c) for c in more], sampled.n_total, plain)
-    if alone or sampled.effort.is_quick:
-        return [Linear(plain.terms, plain.bias)]
-    around = regression.fit([variable("mean", -1), *(variable("bend", c) for c in numeric), *at])
     found = [Linear(plain.terms, plain.bias)]
+    products = Products(values[rows].astype(np.float64))
+    if not alone:
+        products = sampled.products.setdefault(column, products)
+    factors = 0 if sampled.widths else FEW_FACTORS if sampled.effort.is_quick else MOST_FACTORS
+    if (product := products.best(at, plain, factors)) is not None:
+        found = [Linear(product.terms, product.bias)]
+    if alone or sampled.effort.is_quick:
+        return found
+    around = regression.fit([variable("mean", -1), *(variable("bend", c) for c in numeric), *at])
     if around.terms and any(t.kind != "at" for t in around.terms) and around.score < plain.score - 0.05:
         found.append(regress.linear(around, plain))
     return found

@@ -51,7 +51,8 @@ class Fitted:
     score: float
 
 
-def _score(residual: Floats) -> float:
+def score_of(residual: Floats) -> float:
+    """About what is left of codes, in bits a row."""
     return float(np.log2(1 + np.abs(np.round(residual))).mean())
 
 
@@ -70,7 +71,7 @@ class Regression:
             return Fitted((), 0, 0.0)
         solution, chosen = np.array([float(np.median(target))]), list[int]()
         residual = target - solution[0]
-        score = _score(residual)
+        score = score_of(residual)
         centered = np.stack([v.values for v in variables]) if variables else np.zeros((0, len(target)))
         centered -= centered.mean(axis=1, keepdims=True)
         spread = np.sqrt(np.square(centered).mean(axis=1))
@@ -79,9 +80,9 @@ class Regression:
             i, j, sign_i, sign_j = pair
             left = target - sign_i * variables[i].values - sign_j * variables[j].values
             middle = float(np.median(left))
-            if _score(left - middle) < min(score, self._next(variables, centered, spread, [], residual, score)[1]) - 2 * MIN_GAIN_BITS:
+            if score_of(left - middle) < min(score, self._next(variables, centered, spread, [], residual, score)[1]) - 2 * MIN_GAIN_BITS:
                 chosen, solution, residual = [i, j], np.array([sign_i, sign_j, middle]), left - middle
-                score = _score(residual)
+                score = score_of(residual)
         while len(chosen) < max_terms and score > 0.02 and len(target) >= 16:
             added, better = self._next(variables, centered, spread, chosen, residual, score)
             if added is None:
@@ -106,13 +107,13 @@ class Regression:
         target = self._target - middle
         gram = design.T @ design
         gram.flat[:: len(gram) + 1] += 1e-6 * np.maximum(np.diag(gram), 1e-300)
-        if _score(target - design @ np.linalg.solve(gram, design.T @ target)) > narrow.score - WORTH_WIDE:
+        if score_of(target - design @ np.linalg.solve(gram, design.T @ target)) > narrow.score - WORTH_WIDE:
             return narrow
         weights = fitted(design, target, n_total, most_terms=WIDE_TERMS)
         units = short(design, target, weights, 1 << SHIFT)
         weights[:-1] = units / (1 << SHIFT)
         bias = (middle + float(weights[-1])) * (1 << SHIFT) - float(units @ middles)
-        score = _score(target - design @ weights)
+        score = score_of(target - design @ weights)
         if not (score <= narrow.score - WORTH_WIDE and np.abs(units).max() < 1 << 40 and abs(bias) < 1 << 60):
             return narrow
         terms = tuple(Term(v.kind, v.column, int(w)) for v, w in zip(variables, units, strict=True) if w)
@@ -136,7 +137,7 @@ class Regression:
         """Weights of variables, the last the bias, and the score of what they leave."""
         names = tuple(v.name for v in variables)
         if names not in self._solved:
-            self._solved[names] = _solve([v.values for v in variables], self._target, 0.5)
+            self._solved[names] = solve([v.values for v in variables], self._target, 0.5)
         return self._solved[names]
 
     def _best_sum(self, variables: Sequence[Variable]) -> tuple[int, int, float, float] | None:
@@ -167,7 +168,7 @@ def _at(variables: Sequence[Variable], chosen: Sequence[int], solution: Floats) 
     return found
 
 
-def _solve(columns: list[Floats], target: Floats, scale: float) -> tuple[Floats, float]:
+def solve(columns: list[Floats], target: Floats, scale: float) -> tuple[Floats, float]:
     """Weights (len(columns) + 1, the last the bias) of a reweighted least-squares fit, and the score of its residual."""
     design = np.stack([*columns, np.ones(len(target))])
     size = np.abs(design).max(axis=1)
@@ -187,11 +188,11 @@ def _solve(columns: list[Floats], target: Floats, scale: float) -> tuple[Floats,
         weight = 1 / np.maximum(np.abs(residual), scale)
         weight /= weight.max()
     near = np.round(solution * 4) / 4
-    score = _score(residual)
+    score = score_of(residual)
     if (np.abs(near - solution)[:-1] < 0.01).all() and len(solution) > 1:
         snapped = target - near[:-1] @ design[:-1]
         bias = float(np.median(snapped))
-        if (other := _score(snapped - bias)) <= score:
+        if (other := score_of(snapped - bias)) <= score:
             solution, score = np.concatenate([near[:-1], [bias]]), other
     return solution, score
 

@@ -19,6 +19,7 @@ from vae_core.exact.lags import Spectrum, lagged_copies, spectrum
 from vae_core.exact.ordering import WIDE, SampleColumn, edges_of
 from vae_core.exact.plans import ColumnCode
 from vae_core.exact.price import FREE, Price
+from vae_core.exact.products import Products
 from vae_core.exact.regress import Regression
 from vae_core.exact.schedule import neighbours, passes
 from vae_core.exact.tally import Narrow, narrow
@@ -37,7 +38,8 @@ class Sampled:
     remembers : whether matches are looked for             effort : how much a search looks at
     price   : what a code that is read sooner is worth   groups : column -> the one-hot group it is of
     widths  : rows are cells of tensors, with the cell above so many before (grids.planes_of)      dense : of vectors, their prediction
-    searched, regressions, _edges, _levels, _copies, _spectra, _sorted : of columns, what other searches found that this may ask for again
+    searched, regressions, products, _edges, _levels, _copies, _spectra, _sorted : of columns, what other searches found that this may
+              ask for again
     """
 
     n_rows: int
@@ -56,6 +58,7 @@ class Sampled:
     groups: Mapping[int, Flags] = field(default_factory=dict)
     searched: dict[Situation, tuple[ColumnCode, float]] = field(default_factory=dict)
     regressions: dict[int, Regression] = field(default_factory=dict)
+    products: dict[int, Products] = field(default_factory=dict)
     _edges: dict[tuple[int, int], tuple[int, ...]] = field(default_factory=dict)
     _levels: dict[Feature, Narrow] = field(default_factory=dict)
     _copies: dict[int, dict[int, int]] = field(default_factory=dict)
