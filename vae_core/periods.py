@@ -6,6 +6,7 @@ import pyarrow as pa
 
 from vae_core.columns import ColumnPlan
 from vae_core.columns.integers import IntegerLattice
+from vae_core.columns.texts import DigitText
 from vae_core.exact.features import MOST_PERIOD
 from vae_core.exact.ordering import Period
 
@@ -21,10 +22,14 @@ MOST_DRIFT = 24  # of a period: so small a part of it may be lost from the first
 def periods_of(plan: ColumnPlan) -> tuple[Period, ...]:
     """The periods that are told apart by the codes of a column, and there at least twice; none where it tells no time."""
     grid = plan.transform
+    calendar = grid.calendar if isinstance(grid, DigitText) else None
+    if calendar is not None:
+        grid = IntegerLattice(0, 1)
     if not isinstance(grid, IntegerLattice) or grid.unsigned:
         return ()
     low, high = (grid.offset + code * grid.width for code in (plan.lo, plan.hi))
-    ticks, found = _ticks_of(plan.value_type, low, high), list[Period]()
+    ticks = _ticks_of(plan.value_type, low, high) if calendar is None else calendar.ticks_of_day / DAY
+    found = list[Period]()
     for seconds, parts in PARTS.items() if ticks else ():
         n_ticks = round(seconds * ticks)
         length = (2 * n_ticks + grid.width) // (2 * grid.width)

@@ -15,8 +15,9 @@ from vae_core.exact import digits as schemes
 
 TRANSFORMS = {
     "lattice": "osgbu", "ilevels": "n", "decimal": "fkosgwb", "bins": "fwb", "flevels": "fn", "bits": "fw", "dictionary": "n",
-    "digits": "p",
+    "digits": "pc",
 }  # fmt: skip
+OPTIONAL = "uc"  # the last of a transform's keys
 LISTS = ("ilevels", "flevels", "dictionary")
 FLAGS = ("has_state", "opaque")
 STATES = [["direct", 0, 7, 0], None, [[[], [16]]], 1024]
@@ -115,7 +116,7 @@ def _long_column(
             if not 0 <= n_bytes <= len(rest):
                 raise CorruptArchive(f"model holds {len(rest)} bytes where column {names[j]!r} has {n_bytes}")
             found[f"{start}column{j}"], rest = rest[:n_bytes], rest[n_bytes:]
-        if not len(TRANSFORMS[tag].removesuffix("u")) <= len(values) <= len(TRANSFORMS[tag]):
+        if not len(TRANSFORMS[tag].rstrip(OPTIONAL)) <= len(values) <= len(TRANSFORMS[tag]):
             raise CorruptArchive(f"model describes a {tag} by {len(values)} numbers")
         column["transform"] = {"t": tag, **dict(zip(TRANSFORMS[tag], values, strict=False))}
         column["range"] = span

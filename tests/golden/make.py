@@ -355,6 +355,24 @@ def one_hot(n: int) -> tuple[pa.Table, Callable[[Model], Model]]:
     return pa.table(columns), checked
 
 
+def written_times(n: int) -> pa.Table:
+    """Texts that are times, in every order, of every length, some of them none."""
+    rng = np.random.default_rng(44)
+    ticks = rng.integers(10**15, 17 * 10**14, n)
+    when = [dt.datetime(1970, 1, 1) + dt.timedelta(microseconds=int(tick)) for tick in ticks]
+    written = {
+        "day": "%Y%m%d", "hour": "%d.%m.%Y %H", "minute": "%m/%d/%Y %H:%M", "second": "%Y-%m-%dT%H:%M:%SZ",
+        "micros": "%Y-%m-%d %H:%M:%S.%f",
+    }  # fmt: skip
+    texts = {name: [t.strftime(how) for t in when] for name, how in written.items()}
+    texts["tenth"] = [text[:-5] for text in texts["micros"]]
+    texts["nanos"] = [f"{text}{k:03d}" for text, k in zip(texts["micros"], rng.integers(0, 1000, n), strict=True)]
+    for column in texts.values():
+        for i, odd in enumerate(["", "2023-02-29T10:00:00Z", "1400-01-01 10:00:00.000000000", None, column[0].replace("1", "x")]):
+            column[7 + 40 * i] = odd
+    return pa.table({name: pa.array(column, pa.large_binary() if name == "hour" else pa.string()) for name, column in texts.items()})
+
+
 def priced(n: int) -> tuple[pa.Table, Callable[[Model], Model]]:
     """Amounts that are products, shares that are quotients, and a check that their model's codes tell them so."""
     rng = np.random.default_rng(43)
@@ -734,6 +752,8 @@ def main() -> None:
     table, changed = priced(1600)
     with measured_as(lambda *_: [("ipc", 1 << 40)]):
         write("products", [table], block_rows=800, changed=changed)
+    with measured_as(lambda *_: [("ipc", 1 << 40)]):
+        write("times", [written_times(700)], block_rows=350)
     table, changed = lines_of_a_map(2400)
     with measured_as(lambda *_: [("ipc", 1 << 40)]):
         write("above", [table], block_rows=1200, changed=changed)

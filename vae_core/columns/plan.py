@@ -167,7 +167,7 @@ def transform_from_json(data: Mapping[str, Any], blob: bytes | None, value_type:
     if tag == "digits":
         if not is_text(value_type):
             raise CorruptArchive(f"a pattern of digits on {value_type}")
-        return pattern_from_json(data["p"])
+        return pattern_from_json(data["p"], data.get("c", ""))
     if tag in ("lattice", "ilevels"):
         if pa.types.is_floating(value_type) or pa.types.is_dictionary(value_type):
             raise CorruptArchive(f"an integer transform on {value_type}")

@@ -1,4 +1,4 @@
-"""Texts of one pattern, literal bytes with digits between them (`17-011495`, `2026-11-24 18:50`), as the integer of their digits."""
+"""Texts of one pattern, literal bytes with digits between them: `17-011495` as the integer of its digits, `2026-11-24 18:50` as a time."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from vae_core.arrays import from_numpy, scalar, to_numpy
+from vae_core.columns.calendar import LENGTHS, ORDERS, Calendar
 from vae_core.columns.codes import STATE_MISFIT, STATE_NULL, Codes
 from vae_core.columns.physical import Bools, Ints, valid_of
 from vae_core.errors import CorruptArchive
@@ -18,6 +19,7 @@ DIGIT = -1
 MOST_DIGITS = 18
 MOST_BYTES = 64
 MOST_STRANGERS = 0.02  # texts of a sample that may be of another pattern
+LIKELY_YEARS = 1800, 2200  # of digits that are taken for dates
 
 
 def is_text(value_type: pa.DataType) -> bool:
@@ -28,17 +30,30 @@ def is_text(value_type: pa.DataType) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class DigitText:
-    """The code of a text is the number that its digits make, the first the highest.
+    """The code of a text is the number that its digits make, the first the highest, or the time that they are.
 
-    pattern : a byte of the text each: its value, or DIGIT; at most MOST_BYTES, of which 1 to MOST_DIGITS digits
+    pattern : a byte of the text each: its value, or DIGIT; at most MOST_BYTES, of which 1 to MOST_DIGITS digits, of times those of LENGTHS
+    order   : of year, month and day where the digits are a time, one of ORDERS; else empty
     """
 
     pattern: tuple[int, ...]
+    order: str = ""
 
     @property
     def n_digits(self) -> int:
         """How many of the bytes are digits."""
         return sum(p == DIGIT for p in self.pattern)
+
+    @property
+    def calendar(self) -> Calendar | None:
+        """Of digits that are a time."""
+        return Calendar(self.order, self.n_digits) if self.order else None
+
+    @property
+    def _widths(self) -> tuple[int, ...]:
+        """Of how many digits the numbers are that a text says."""
+        calendar = self.calendar
+        return (self.n_digits,) if calendar is None else calendar.widths
 
     def encode(self, array: pa.Array, fill: int) -> Codes:
         """(n,) array of a text type -> codes, with nulls and texts of another pattern beside them."""
@@ -66,31 +81,39 @@ class DigitText:
             return values, fits
         cells = rows_of(body, offsets[of_length], length)
         good = np.ones(len(cells), np.bool_)
-        number = np.zeros(len(cells), np.int64)
         for k, literal in enumerate(self.pattern):
-            if literal == DIGIT:
+            if literal != DIGIT:
+                good &= cells[:, k] == literal
+        places, numbers = [k for k, literal in enumerate(self.pattern) if literal == DIGIT], list[Ints]()
+        for width in self._widths:
+            numbers.append(np.zeros(len(cells), np.int64))
+            for k in places[:width]:
                 digit = cells[:, k] - np.uint8(48)  # wraps: anything else is over 9
                 good &= digit < 10
-                number = number * 10 + digit
-            else:
-                good &= cells[:, k] == literal
+                numbers[-1] = numbers[-1] * 10 + digit
+            places = places[width:]
+        number, calendar = numbers[0], self.calendar
+        if calendar is not None:
+            number, is_time = calendar.ticks(numbers)
+            good &= is_time
         values[of_length] = np.where(good, number, 0)
         fits[of_length] = good
         return values, fits
 
     def decode(self, codes: Codes, value_type: pa.DataType) -> pa.Array:
         """The inverse of `encode`. Raises CorruptArchive for a code that no text of the pattern has, or misfits that do not match."""
-        values, n = codes.values, len(codes.values)
-        if n and (int(values.min()) < 0 or int(values.max()) >= 10**self.n_digits):
+        values, n, calendar = codes.values, len(codes.values), self.calendar
+        if calendar is None and n and (int(values.min()) < 0 or int(values.max()) >= 10**self.n_digits):
             raise CorruptArchive(f"a code is no number of {self.n_digits} digits")
         cells = np.empty((n, len(self.pattern)), np.uint8)
-        rest = values
-        for k in range(len(self.pattern) - 1, -1, -1):
-            if self.pattern[k] == DIGIT:
+        cells[:] = np.array([max(0, literal) for literal in self.pattern], np.uint8)
+        places = [k for k, literal in enumerate(self.pattern) if literal == DIGIT]
+        for width, number in zip(self._widths, [values] if calendar is None else calendar.numbers(values), strict=True):
+            rest = number
+            for k in reversed(places[:width]):
                 rest, digit = np.divmod(rest, 10)
                 cells[:, k] = digit + 48
-            else:
-                cells[:, k] = self.pattern[k]
+            places = places[width:]
         starts = pa.py_buffer(np.arange(n + 1, dtype=np.int64) * len(self.pattern))
         texts = pa.Array.from_buffers(pa.large_binary(), n, [None, starts, pa.py_buffer(cells)])
         if codes.state is None:
@@ -107,7 +130,7 @@ class DigitText:
 
     def to_json(self) -> dict[str, object]:
         """Small JSON; `pattern_from_json` is the inverse."""
-        return {"t": "digits", "p": list(self.pattern)}
+        return {"t": "digits", "p": list(self.pattern), **({"c": self.order} if self.order else {})}
 
 
 def rows_of(body: pa.Array, starts: Ints, length: int) -> NDArray[np.uint8]:
@@ -117,13 +140,15 @@ def rows_of(body: pa.Array, starts: Ints, length: int) -> NDArray[np.uint8]:
     return found
 
 
-def pattern_from_json(pattern: object) -> DigitText:
+def pattern_from_json(pattern: object, order: object = "") -> DigitText:
     """The inverse of DigitText.to_json. Raises CorruptArchive."""
     if isinstance(pattern, list) and 0 < len(pattern) <= MOST_BYTES and all(type(p) is int and DIGIT <= p < 256 for p in pattern):
         found = DigitText(tuple(pattern))
-        if 1 <= found.n_digits <= MOST_DIGITS:
+        if order == "" and 1 <= found.n_digits <= MOST_DIGITS:
             return found
-    raise CorruptArchive(f"a pattern of digits is {str(pattern)[:60]}")
+        if isinstance(order, str) and order in ORDERS and found.n_digits in LENGTHS:
+            return DigitText(found.pattern, order)
+    raise CorruptArchive(f"a pattern of digits is {str(pattern)[:60]}, {str(order)[:9]!r}")
 
 
 def find_pattern(sample: pa.ChunkedArray) -> DigitText | None:
@@ -149,6 +174,8 @@ def find_pattern(sample: pa.ChunkedArray) -> DigitText | None:
         pattern.append(DIGIT if counts[48:58].sum() >= most else common)
         if counts[common] == len(alike):
             same.append((k, common))
+    if (times := _of_times(DigitText(tuple(pattern)), body, most)) is not None:
+        return times
     for k, common in same:  # digits that never change are literals only where there are too many
         if pattern.count(DIGIT) > MOST_DIGITS:
             pattern[k] = common
@@ -157,3 +184,18 @@ def find_pattern(sample: pa.ChunkedArray) -> DigitText | None:
         return None
     fits = found.encode(body, 0).state
     return found if fits is None or int((fits == 0).sum()) >= most else None
+
+
+def _of_times(plain: DigitText, body: pa.Array, most: float) -> DigitText | None:
+    """The same pattern where the digits of nearly all of (n,) texts are a date of a likely year, with or without a time."""
+    for order in ORDERS if plain.n_digits in LENGTHS else ():
+        found = DigitText(plain.pattern, order)
+        codes, calendar = found.encode(body, 0), found.calendar
+        assert calendar is not None
+        times = codes.values if codes.state is None else codes.values[codes.state == 0]
+        if len(times) < most:
+            continue
+        years = calendar.numbers(times)[order.index("Y")]
+        if ((years >= LIKELY_YEARS[0]) & (years <= LIKELY_YEARS[1])).sum() >= most:
+            return found
+    return None
