@@ -31,7 +31,7 @@ from vae_core.exact.linear import Linear, Term, two_of
 from vae_core.exact.matches import MAX_MATCHES
 from vae_core.exact.plans import FLAGS, MAX_SORT_KEYS, CellPlan, ColumnCode, DigitPlan, Recall, column_code_from_json
 from vae_core.exact.recall import MAX_KEYS
-from vae_core.exact.schedule import LAST_CHUNKS, LONG_CHUNK, OLD_PART, PARTS, SHORT_STRETCHES, STRETCH, USUAL_CHUNKS, Chunks
+from vae_core.exact.schedule import LAST_CHUNKS, LONG_CHUNK, LONG_STRETCHES, OLD_PART, PARTS, SHORT_STRETCHES, STRETCH, USUAL_CHUNKS, Chunks
 
 LAW = settings(deadline=None, max_examples=40)
 N_EARLIER = 3
@@ -64,7 +64,7 @@ def column_codes(draw: st.DrawFn) -> ColumnCode:
         linear, own = draw(forward_linears(above)), tuple(kind for kind in OWN_KINDS if kind not in others)
         matches, leader = draw(matches_of(MAX_MATCHES)), draw(st.sampled_from([None, 0, MAX_MATCHES - 1]))
         if not above and chunks.part != OLD_PART:
-            chunks = replace(chunks, stretch=draw(st.sampled_from((STRETCH, *SHORT_STRETCHES))))
+            chunks = replace(chunks, stretch=draw(st.sampled_from((STRETCH, *SHORT_STRETCHES, *LONG_STRETCHES))))
     value = CellPlan(scheme, linear, draw(digit_plans(scheme.sizes, (*COLUMN_KINDS, *own))), chunks, keys, matches, leader)
     if keys is None:
         value = draw(gathered_or_not(value))

@@ -25,7 +25,7 @@ from vae_core.exact.options import Option
 from vae_core.exact.ordering import SampleColumn
 from vae_core.exact.recurring import MOST_BESIDE, keys_to_try
 from vae_core.exact.sampled import Sampled, decoded_sample
-from vae_core.exact.schedule import SHORT_STRETCHES
+from vae_core.exact.schedule import LONG_STRETCHES, SHORT_STRETCHES
 from vae_core.exact.schedule import STRETCH as STEPS
 from vae_core.shard import encode_shard
 
@@ -41,7 +41,10 @@ def block(n: int, seed: int) -> tuple[Decoded, np.ndarray]:
 
 
 @LAW
-@given(SIZES, st.lists(st.integers(0, N_COLUMNS - 1), max_size=2), st.integers(0, 2**32), st.sampled_from((STEPS, *SHORT_STRETCHES)))
+@given(
+    SIZES, st.lists(st.integers(0, N_COLUMNS - 1), max_size=2), st.integers(0, 2**32),
+    st.sampled_from((STEPS, *SHORT_STRETCHES, *LONG_STRETCHES)),
+)  # fmt: skip
 def test_lanes_take_every_row_once_and_none_before_the_row_it_follows(n, keys, seed, stretch):
     decoded, active = block(n, seed)
     lanes = Lanes(decoded, keys, active, stretch=stretch)

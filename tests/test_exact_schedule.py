@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from vae_core.errors import CorruptArchive
 from vae_core.exact.schedule import (
     LAST_CHUNKS,
+    LONG_STRETCHES,
     OLD_PART,
     PARTS,
     SHORT_STRETCHES,
@@ -66,14 +67,17 @@ def test_counts_of_large_tables_are_learned_less_often():
     assert [Chunks.over(256, n) for n in (0, 200_000, 200_001)] == [Chunks(256, 32), Chunks(256, 32), Chunks(256, 8)]
 
 
-@given(st.builds(Chunks, st.sampled_from(LAST_CHUNKS), st.sampled_from(PARTS)), st.sampled_from((STRETCH, *SHORT_STRETCHES)))
+STRETCHES = st.sampled_from((STRETCH, *SHORT_STRETCHES, *LONG_STRETCHES))
+
+
+@given(st.builds(Chunks, st.sampled_from(LAST_CHUNKS), st.sampled_from(PARTS)), STRETCHES)
 def test_chunks_come_back_from_json(chunks, stretch):
     assert Chunks.from_json(chunks.to_json()) == chunks
     if chunks.part != OLD_PART:
         assert Chunks.from_json(replace(chunks, stretch=stretch).to_json()) == replace(chunks, stretch=stretch)
 
 
-@pytest.mark.parametrize("stretch", [512, 32, 100, 0, -64, 1 << 40, True, "64", None])
+@pytest.mark.parametrize("stretch", [512, 32, 100, 0, -64, 8192, 1 << 40, True, "64", None])
 def test_lanes_of_other_lengths_are_refused(stretch):
     with pytest.raises(CorruptArchive, match="cuts rows into lanes of"):
         Chunks.from_json([1024, 8, stretch])

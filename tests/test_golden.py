@@ -23,7 +23,7 @@ from vae_core.entropy import gathered
 from vae_core.exact.features import COLUMN_KINDS, OWN_KINDS
 from vae_core.exact.forms import FORMS
 from vae_core.exact.linear import TERM_KINDS
-from vae_core.exact.schedule import LAST_CHUNKS, PARTS, SHORT_STRETCHES, STRETCH
+from vae_core.exact.schedule import LAST_CHUNKS, LONG_STRETCHES, PARTS, SHORT_STRETCHES, STRETCH
 from vae_core.quality import compare, digest
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -35,7 +35,7 @@ CASES = {
     "1.6": LATER | {"history", "tensors"}, "1.7": {"history", "types", "tolerance"},
     "1.8": {"counted", "codings", "history"}, "1.9": {"leaves", "mixed", "fields"}, "1.10": {"above", "lists"},
     "1.11": {"contexts", "fractions"}, "1.12": {"contexts", "above"}, "1.13": {"gathered"}, "1.14": {"gathered"},
-    "1.15": {"lanes"}, "1.16": {"gathered"}, "1.17": {"groups", "products", "times"},
+    "1.15": {"lanes"}, "1.16": {"gathered"}, "1.17": {"groups", "products", "times", "longer"},
 }  # fmt: skip
 WITH_PREVIEW = {"tolerance", "distortion"}
 OLDER = {"1.0", "1.1", "1.2", "1.3", "1.4", "1.5", "1.7"}  # those with nothing that no later one has
@@ -149,7 +149,7 @@ def test_the_golden_archives_use_all_that_this_release_can_read():
     assert {kind.rstrip("0123456789").rstrip(">").rstrip("0123456789") for kind in kinds if ">" in kind} == {"times", "over"}
     assert {f"{n} references" for n in range(3)} <= kinds
     assert {*(f"chunks of {n}" for n in LAST_CHUNKS), *(f"chunks a {n}th" for n in PARTS)} <= kinds
-    assert {f"lanes of {n}" for n in (STRETCH, *SHORT_STRETCHES)} <= kinds
+    assert {f"lanes of {n}" for n in (STRETCH, *SHORT_STRETCHES, *LONG_STRETCHES)} <= kinds
     assert {f"form {form}" for form in FORMS if form} <= kinds
     assert layers == {"preview", "network"} and streams > 1
 

@@ -61,7 +61,7 @@ from vae_core.exact.features import (  # noqa: E402
 from vae_core.exact.linear import Linear, Mixed, Simple, Term  # noqa: E402
 from vae_core.exact.matches import Match  # noqa: E402
 from vae_core.exact.plans import FLAGS, MAX_FEATURES, CellPlan, ColumnCode, DigitPlan  # noqa: E402
-from vae_core.exact.schedule import LAST_CHUNKS, PARTS, SHORT_STRETCHES, Chunks  # noqa: E402
+from vae_core.exact.schedule import LAST_CHUNKS, LONG_STRETCHES, PARTS, SHORT_STRETCHES, Chunks  # noqa: E402
 from vae_core.model import Model  # noqa: E402
 from vae_core.shard import encode_shard  # noqa: E402
 
@@ -393,10 +393,10 @@ def priced(n: int) -> tuple[pa.Table, Callable[[Model], Model]]:
     return pa.table({name: pa.array(values, mask=rng.random(n) < 0.01) for name, values in columns.items()}), checked
 
 
-def short_lanes(n: int) -> tuple[pa.Table, Callable[[Model], Model]]:
-    """Columns of integers, and a change of their model's codes by which rows one after another are cut into lanes of few places."""
+def of_lanes(n: int, stretches: Sequence[int]) -> tuple[pa.Table, Callable[[Model], Model]]:
+    """Columns of integers, and a change of their model's codes by which rows one after another are cut into lanes of three lengths."""
     rng = np.random.default_rng(32)
-    walks = [np.round(rng.normal(size=n).cumsum() * 3).astype(np.int64) for _ in SHORT_STRETCHES]
+    walks = [np.round(rng.normal(size=n).cumsum() * 3).astype(np.int64) for _ in stretches]
     columns = {
         "key": pa.array(rng.integers(0, 9, n)),
         "all": pa.array(walks[0]),
@@ -412,7 +412,7 @@ def short_lanes(n: int) -> tuple[pa.Table, Callable[[Model], Model]]:
             DigitPlan((Feature("digit", -1, 0, scheme.sizes[0]),), (7, 70)),
         )
         codes = [ColumnCode(0, model.columns[0].fill, 0, states, CellPlan(Direct.over(0, 8), None, (DigitPlan((), (16,)),), Chunks(64, 4)))]
-        for j, stretch in enumerate(SHORT_STRETCHES, 1):
+        for j, stretch in enumerate(stretches, 1):
             terms = (Term("lag1", -1, 65_536), *[Term("lag2", -1, 9_000), Term("lead1", 1, 500)][: j - 1])
             linear, keys = Linear(terms, 1 << 15, (Term("at", 0, 70_000),), -3), (0,) if j == 3 else ()
             matches = (Match((0,), (1,)),) if j == 2 else ()
@@ -743,9 +743,12 @@ def main() -> None:
     in_haste = mock.patch.object(streams, "encoder_of", lambda _: Encoder(packing=1e6))
     with measured_as(lambda *_: [("ipc", 1 << 40)]), in_haste, mock.patch.object(packing, "PCO_LEAST", 1):
         write("gathered", [table], block_rows=1300, changed=changed)
-    table, changed = short_lanes(1500)
+    table, changed = of_lanes(1500, SHORT_STRETCHES)
     with measured_as(lambda *_: [("ipc", 1 << 40)]):
         write("lanes", [table], block_rows=750, changed=changed)
+    table, changed = of_lanes(3500, LONG_STRETCHES)
+    with measured_as(lambda *_: [("ipc", 1 << 40)]):
+        write("longer", [table], block_rows=2600, changed=changed)
     table, changed = one_hot(6000)
     with measured_as(lambda *_: [("ipc", 1 << 40)]):
         write("groups", [table], block_rows=3000, changed=changed)

@@ -175,7 +175,7 @@ class Bench:
         linear = self.option.linear
         assert linear is not None
         above = sampled.decoded.above is not None and not keys and not self.is_mixed and not sampled.widths
-        lanes = Lanes(sampled.decoded, keys, rows.active, linear, above=above)
+        lanes = Lanes(sampled.decoded, keys, rows.active, linear, above=above, stretch=self.option.stretch)
         lead = self.option.leader
         likely = rows.memories[keys] if keys in rows.memories else keys_to_try(sampled, rows.column)
         tried = (*([] if lead is None else [lead]), *(m for m in likely if m != lead))

@@ -20,6 +20,7 @@ Spectrum = NDArray[np.complex128]
 MOST_LAG = MOST_LEAD = 256  # that are looked for
 OWN_LAGS = (1, 2, 3, 4, 5, 6, 7, 8, 12, 16)
 SEASONS, SHORTEST_SEASON, RECURRENT = 2, 9, 0.08  # how many, in rows, and how much of a step is to be seen in the one a season before
+WEEK = 7  # seasons
 OTHER_KINDS = ("at", "lag1", "lag2", "lead1")
 WORTH_SORTING = 0.15  # bits a row
 UNRELATED = 0.35  # bits by which steps may be dearer than values: those of independent normal values are dearer by a half
@@ -30,18 +31,19 @@ COPY_ROWS, ALIKE = 8_192, 0.25  # rows that are looked at for copies, and the co
 
 
 def sort_orders(
-    known: Mapping[int, Ints], own: Ints, active: Ints, sorted_by: Callable[[int], NDArray[np.integer[Any]]] | None = None
+    known: Mapping[int, Ints], own: Ints, active: Ints, sorted_by: Callable[[int], NDArray[np.integer[Any]]] | None = None,
+    looks_far: bool = False,
 ) -> list[tuple[int, ...]]:
     """Keys of orders of the rows in which steps tell much of a column, the best first; () is the rows as they are.
 
     known     : column -> (n_rows,) of columns that may be sorted by      own : (n_rows,) the column      active : (n,) rows that count
-    sorted_by : the rows sorted by a column, ties as they are, where that is remembered
+    sorted_by : the rows sorted by a column, ties as they are, where that is remembered        looks_far : as of seasons_of
     """
     if len(active) < 64:
         return []
     values = own[active]
     plain, floats = _size(values - float(np.median(values))), values.astype(np.float64)
-    recurring = [_size(floats[season:] - floats[:-season]) for season in seasons_of(values)]
+    recurring = [_size(floats[season:] - floats[:-season]) for season in seasons_of(values, looks_far)]
     found: list[tuple[float, tuple[int, ...]]] = [(min([_size(np.diff(floats)), *recurring]), ())]
     counts = None if len(active) == len(own) else np.zeros(len(own), np.bool_)
     if counts is not None:
@@ -105,15 +107,15 @@ def _quick(n: int) -> int:
 
 def forward_terms(
     lanes: Lanes, own: Ints, others: Mapping[int, Ints], n_total: int, copies: Mapping[int, tuple[int, Ints]] | None = None,
-    effort: Effort = FULL,
+    effort: Effort = FULL, looks_far: bool = False,
 ) -> tuple[tuple[Term, ...], int]:
     """Terms and bias (units of 2^-16) of the prediction of a column from rows before it.
 
     own    : (n_rows,) the column      others : column -> (n_rows,) numeric columns that may tell, those that tell most first
-    copies : column -> a lag at which it may tell, and its (n_rows,) values
+    copies : column -> a lag at which it may tell, and its (n_rows,) values      looks_far : by rows a week before, too
     Least absolute deviations by reweighting; a term stays if it saves over all n_total rows what it takes in the plan.
     """
-    seasons = seasons_of(own[lanes.sorted_rows])
+    seasons = seasons_of(own[lanes.sorted_rows], looks_far)
     names = [(f"lag{k}", -1) for k in OWN_LAGS] + [(kind, j) for j in list(others)[: effort.others] for kind in OTHER_KINDS]
     names += [(f"lag{k}", -1) for season in seasons for k in range(season - 1, season + 3)]
     copies = copies or {}
@@ -199,18 +201,24 @@ def _read(lanes: Lanes, picked: Ints, kind: str) -> Ints:
     return lanes.rows_before(picked, lag_of(kind) or 0) if beside is None else lanes.rows_above(picked, beside)
 
 
-def seasons_of(values: Ints) -> list[int]:
+def seasons_of(values: Ints, looks_far: bool = False) -> list[int]:
     """Numbers of rows after which the steps of (n,) values recur: peaks of their autocorrelation, the highest, and where they recur
-    twice as late the doubles of those."""
+    twice as late the doubles of those. looks_far: and the sevenfold, where they recur more then than a day before, weeks of days, and a
+    later peak that is higher than all of these."""
     steps = np.diff(values.astype(np.float64))
     if len(steps) < 4 * MOST_LAG:
         return []
     low, high = np.quantile(steps, [0.02, 0.98])
     steps = np.clip(steps, low, high)
     steps -= steps.mean()
-    power = np.square(np.abs(np.fft.rfft(steps, _quick(len(steps) + MOST_LAG))))  # what wraps around is of lags that nobody asks for
-    found = np.fft.irfft(power)[: MOST_LAG - 1]
+    most = WEEK * MOST_LAG if looks_far and len(steps) >= 4 * WEEK * MOST_LAG else MOST_LAG
+    power = np.square(np.abs(np.fft.rfft(steps, _quick(len(steps) + most))))  # what wraps around is of lags that nobody asks for
+    found = np.fft.irfft(power)[: most - 1]
     found = found / max(float(found[0]), 1e-300)
-    peaks = [k for k in range(SHORTEST_SEASON, len(found) - 1) if found[k] > RECURRENT and found[k] >= found[k - 1 : k + 2].max()]
-    highest = sorted(peaks, key=lambda k: -found[k])[:SEASONS]
-    return list(dict.fromkeys([*highest, *(2 * k for k in highest if 2 * k in peaks)]))
+    peaks = {k for k in range(SHORTEST_SEASON, len(found) - 1) if found[k] > RECURRENT and found[k] >= found[k - 1 : k + 2].max()}
+    highest = sorted((k for k in sorted(peaks) if k < MOST_LAG - 2), key=lambda k: -found[k])[:SEASONS]
+    weeks = [WEEK * k for k in highest if WEEK * k in peaks and found[WEEK * k] > found[(WEEK - 1) * k]]
+    far = max((k for k in peaks if k >= MOST_LAG - 2), key=lambda k: float(found[k]), default=0)
+    if far and all(found[far] > found[k] for k in highest):
+        weeks.append(far)
+    return list(dict.fromkeys([*highest, *(2 * k for k in highest if 2 * k in peaks and 2 * k < MOST_LAG - 2), *weeks]))

@@ -21,22 +21,24 @@ from vae_core.exact.products import MOST_FACTORS, Products
 from vae_core.exact.recurring import best_leader, keys_to_try
 from vae_core.exact.regress import Regression
 from vae_core.exact.sampled import Sampled, level_of_rows
-from vae_core.exact.schedule import STRIDE
+from vae_core.exact.schedule import LONG_STRETCHES, STRETCH, STRIDE
 
 Ints = NDArray[np.int64]
 MOST_COPIES = 4
+REACHES = 4  # of a lane, lengths of what a prediction looks back
 FEW_FACTORS = 4  # of products that a quick search tries
 UNCHANGED = (Term("lag1", -1, 1 << 16),)
 
 
 @dataclass(frozen=True, slots=True)
 class Option:
-    """A way to write a column. forward: as in CellPlan. leader: the match that is the prediction."""
+    """A way to write a column. forward: as in CellPlan. leader: the match that is the prediction. stretch: places of lanes."""
 
     scheme: Digits
     linear: Linear | None = None
     forward: tuple[int, ...] | None = None
     leader: Match | None = None
+    stretch: int = STRETCH
 
 
 def options(
@@ -61,19 +63,28 @@ def options(
         forward = _forward(sampled, column.column, values, valid, predicted[0]) if in_order else []
         spread = min(62, max(2, (hi - lo).bit_length()))
         for linear, keys in [*((linear, None) for linear in predicted), *forward]:
-            found.append(Option(Residual(spread), linear, keys))
+            stretch = STRETCH if keys is None else stretch_for(sampled, linear, keys)
+            found.append(Option(Residual(spread), linear, keys, stretch=stretch))
             if hi - lo < 1 << 8:
-                found.append(Option(Direct.over(lo, hi), linear, keys))
+                found.append(Option(Direct.over(lo, hi), linear, keys, stretch=stretch))
     if not alone and not sampled.price.is_high and 8 <= hi - lo < 1 << 44 and len(valid) and sampled.remembers:
         bare = Linear((), _bias(values[valid]))
         likely: dict[tuple[int, ...], Sequence[Match]] = {}
         for linear, keys in forward or [(bare, ())]:
-            lanes = Lanes(sampled.decoded, keys, valid, above=linear.reads_above)
+            stretch = stretch_for(sampled, linear, keys)
+            lanes = Lanes(sampled.decoded, keys, valid, above=linear.reads_above, stretch=stretch)
             tried = likely[keys] if keys in likely else keys_to_try(sampled, column.column)
             leader, likely[keys] = best_leader(sampled, values, lanes, linear, tried)
             if leader is not None:
-                found.append(Option(Residual(min(62, (hi - lo).bit_length())), linear, keys, leader))
+                found.append(Option(Residual(min(62, (hi - lo).bit_length())), linear, keys, leader, stretch))
     return found or [Option(Residual(62), Linear((), lo << 16 if abs(lo) < 1 << 45 else 0))]
+
+
+def stretch_for(sampled: Sampled, linear: Linear, keys: tuple[int, ...]) -> int:
+    """Places of the lanes in which a prediction is to be read: some times what it looks back, which is told of the later ones alone."""
+    if not sampled.looks_far or (sampled.decoded.above is not None and not keys):
+        return STRETCH
+    return next((places for places in (STRETCH, *LONG_STRETCHES) if places >= REACHES * linear.reach), LONG_STRETCHES[-1])
 
 
 def _of_tensors(sampled: Sampled, values: Ints, active: NDArray[np.bool_] | None, column: SampleColumn) -> list[Option]:
@@ -106,10 +117,10 @@ def _forward(sampled: Sampled, column: int, values: Ints, valid: Ints, alone: Li
     found = []
     effort = sampled.effort
     copies = {j: (lag, sampled.decoded.values[j]) for j, lag in list(sampled.copies(column).items())[:MOST_COPIES]}
-    orders = sort_orders(known, values, valid, sampled.sorted_by)[: effort.orders]
+    orders = sort_orders(known, values, valid, sampled.sorted_by, sampled.looks_far)[: effort.orders]
     for keys in orders if () in orders or not copies else [(), *orders]:
         lanes = Lanes(sampled.decoded, keys, valid, above=sampled.decoded.above is not None and not keys)
-        terms, bias = forward_terms(lanes, values, numeric, sampled.n_total, {} if keys else copies, effort)
+        terms, bias = forward_terms(lanes, values, numeric, sampled.n_total, {} if keys else copies, effort, sampled.looks_far)
         if any(term.column < 0 or term.beside is not None for term in terms):
             found.append((Linear(terms, bias, alone.terms, alone.bias), keys))
     if found and found[0][0].terms != UNCHANGED:  # prices by ticks, counters: steps recur as they are, and any other term blurs them

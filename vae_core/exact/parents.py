@@ -58,7 +58,7 @@ def search_digits(bench: Bench, tick: Callable[[], bool]) -> tuple[CellPlan, flo
         plans.append(DigitPlan(tuple(features), chain.weights))
         total += chain.bits
     dear = total > DEAR_BITS * max(1, len(bench.rows.active))
-    chunks = Chunks.over(DEFAULT_CHUNK if dear else LONG_CHUNK, bench.rows.sampled.n_total)
+    chunks = replace(Chunks.over(DEFAULT_CHUNK if dear else LONG_CHUNK, bench.rows.sampled.n_total), stretch=bench.option.stretch)
     leader = None if bench.option.leader is None else 0
     digits, matches = _numbered(plans, bench.matches, leader)
     return CellPlan(bench.scheme, bench.option.linear, digits, chunks, bench.option.forward, matches, leader), total

@@ -9,6 +9,7 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
+from vae_core.entropy import kernel
 from vae_core.exact.clock import to_minutes
 from vae_core.exact.costs import Each
 from vae_core.exact.dense import Dense
@@ -18,7 +19,7 @@ from vae_core.exact.groups import Flags
 from vae_core.exact.lags import Spectrum, lagged_copies, spectrum
 from vae_core.exact.ordering import WIDE, SampleColumn, edges_of
 from vae_core.exact.plans import ColumnCode
-from vae_core.exact.price import FREE, Price
+from vae_core.exact.price import FREE, OF_MANY_ROWS, SIZE, Price
 from vae_core.exact.products import Products
 from vae_core.exact.regress import Regression
 from vae_core.exact.schedule import neighbours, passes
@@ -101,6 +102,11 @@ class Sampled:
         """Whether another column of its one-hot group is set, of those placed earlier; None where it has none or only one."""
         flags = self.groups.get(column)
         return None if flags is None else flags.before(column, [c.column for c in self.placed])
+
+    @property
+    def looks_far(self) -> bool:
+        """Whether rows are told by those a week before, in long lanes, which numpy reads slowly."""
+        return self.price.numpy <= OF_MANY_ROWS[SIZE].numpy and not self.price.is_high and kernel.available()
 
     def related(self, column: int, n: int) -> list[SampleColumn]:
         """At most n columns placed earlier, those that tell most of a column first."""

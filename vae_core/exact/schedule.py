@@ -26,7 +26,7 @@ FEW_ROWS = 200_000  # of more there is less to be gained by learning soon than i
 PARTS = (2, 4, 8, 16, 32, 64)
 OLD_PART = PARTS[0]
 STRETCH = 512  # places of a lane, unless there are more rows than so many lanes of them
-SHORT_STRETCHES = (256, 128, 64)
+SHORT_STRETCHES, LONG_STRETCHES = (256, 128, 64), (1024, 2048, 4096)
 STEPS = tuple(1 << k for k in range(STRIDE.bit_length() - 1, -1, -1))  # 32 (anchors), 16, 8, 4, 2, 1
 
 Ints = NDArray[np.int64]
@@ -119,8 +119,9 @@ class Chunks:
         last, part, *stretch = (said, OLD_PART) if is_old else said
         if type(last) is not int or type(part) is not int or last not in LAST_CHUNKS or part not in PARTS or (part == OLD_PART) != is_old:
             raise CorruptArchive(f"model learns in chunks of {str(said)[:40]} rows: at most one of {LAST_CHUNKS}, a part of {PARTS[1:]}")
-        if stretch and (type(stretch[0]) is not int or stretch[0] not in SHORT_STRETCHES):
-            raise CorruptArchive(f"model cuts rows into lanes of {str(stretch[0])[:40]} places: one of {SHORT_STRETCHES}")
+        if stretch and (type(stretch[0]) is not int or stretch[0] not in (*SHORT_STRETCHES, *LONG_STRETCHES)):
+            known = (*SHORT_STRETCHES, *LONG_STRETCHES)
+            raise CorruptArchive(f"model cuts rows into lanes of {str(stretch[0])[:40]} places: one of {known}")
         return cls(last, part, *stretch)
 
 

@@ -19,13 +19,14 @@ from vae_core.exact.features import Decoded
 from vae_core.exact.plans import CellPlan, ColumnCode
 from vae_core.exact.price import FREE, Price, cells_made
 from vae_core.exact.recall import Recalled
-from vae_core.exact.schedule import OLD_PART, SHORT_STRETCHES
+from vae_core.exact.schedule import LONG_STRETCHES, OLD_PART, SHORT_STRETCHES, STRETCH
 
 Ints = NDArray[np.int64]
 TUNED_ROWS, TUNED_RUN = 65_536, 16_384
 MOST_WEIGHT = 1 << 15
 WORTH_LONG_CHUNKS, LONGER_CHUNKS = 0.5, (1024, 4096, 16384)  # of what a microsecond is worth; rows
 MOST_TUNED = 0.97  # of the bits of a plan, what is left at least where its weights are tuned, nearly always
+WORTH_LONGER = 0.005  # of the bits: what lanes twice as long have to save
 WORTH_A_WEIGHT = 5e-5  # of the bits: what one more trial has to save
 
 Cost = Callable[[CellPlan], float]
@@ -73,6 +74,8 @@ def _cheapest(
             return gathered, first, packed  # whatever tuning saves, which takes most of the time
     found, first, bits = _descended(cost, plan, tick)
     found, bits = in_short_lanes(cost, found, bits, n, price, tick)
+    if not decoded.piece:
+        found, bits = in_long_lanes(cost, found, bits, n, price, tick)
     found, bits = in_long_chunks(decoded, found, own, active, bits, price, tick)
     return (gathered, first, packed) if priced < bits + worth(found) else (found, first, bits)
 
@@ -83,11 +86,28 @@ def in_short_lanes(
     """A forward plan in shorter lanes where what their first rows take is less than what reading them sooner is worth, and its bits."""
     if plan.forward is None or plan.reads_above or plan.chunks.part == OLD_PART or not price.numpy:
         return plan, bits
-    for places in [places for places in SHORT_STRETCHES if places < plan.chunks.stretch]:
+    for places in [places for places in (*reversed(LONG_STRETCHES), STRETCH, *SHORT_STRETCHES) if places < plan.chunks.stretch]:
         shorter = plan.stretched(places)
         if not tick() or (more := cost(shorter)) + n_rows * price.of(shorter, []) >= bits + n_rows * price.of(plan, []):
             break
         plan, bits = shorter, more
+    return plan, bits
+
+
+def in_long_lanes(
+    cost: Cost, plan: CellPlan, bits: float, n_rows: int, price: Price, tick: Callable[[], bool] = lambda: True
+) -> tuple[CellPlan, float]:
+    """A forward plan in longer lanes, of which there are fewer to begin, where that saves a part of its bits, and its bits."""
+    if plan.forward is None or plan.reads_above or plan.chunks.part == OLD_PART or price.is_high:
+        return plan, bits
+    for places in [places for places in LONG_STRETCHES if places > plan.chunks.stretch]:
+        longer = plan.stretched(places)
+        if n_rows < places or not tick():
+            break
+        more = cost(longer)
+        if more > (1 - WORTH_LONGER) * bits or more + n_rows * price.of(longer, []) >= bits + n_rows * price.of(plan, []):
+            break
+        plan, bits = longer, more
     return plan, bits
 
 
