@@ -110,6 +110,12 @@ def test_times_are_told_from_numbers_on_a_sample():
     assert compact is not None and compact.order == "YMD"
     numbers = find_pattern(pa.chunked_array([[f"{n:08d}" for n in rng.integers(0, 10**8, 500)]]))
     assert numbers == DigitText((DIGIT,) * 8)
+    early = [when.replace(day=when.day % 12 + 1) for when in times]  # which number is the month nobody can tell
+    for order in ("MDY", "DMY"):
+        found = find_pattern(pa.chunked_array([[text_of(when, order, 12) for when in early]]))
+        assert found is not None and not found.order
+    counted = find_pattern(pa.chunked_array([[f"20240105-{n:04d}" for n in rng.integers(0, 60, 500)]]))
+    assert counted is not None and not counted.order
     orders = find_pattern(pa.chunked_array([[f"20240105-{n:06d}" for n in rng.integers(0, 10**6, 500)]]))
     assert orders is not None and not orders.order
 

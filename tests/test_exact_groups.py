@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
-from telemetry import fitted
+from telemetry import assert_kept, decoded, fitted, stored_again
 
 from vae_core.errors import CorruptArchive
-from vae_core.exact.features import MOST_AMONG, Decoded, Feature, from_json
+from vae_core.exact.features import MOST_AMONG, MOST_AMONG_ALL, Decoded, Feature, from_json
 from vae_core.exact.groups import Flags, one_hot_groups
 from vae_core.exact.ordering import SampleColumn
 from vae_core.sampling import _Scene
@@ -72,6 +74,42 @@ def test_groups_are_found_apart_and_flags_of_none_are_in_none():
     assert set(groups) == set(range(8))
     assert set(groups[0].members) == {0, 1, 2, 3} and groups[0].members[:2] == (0, 1) and groups[0].off == 0
     assert set(groups[4].members) == {4, 5, 6, 7} and groups[4].off == 7
+
+
+def test_a_group_is_found_where_set_is_the_lower_code_too():
+    rng = np.random.default_rng(6)
+    columns = [flag(c.column, c.values == 0) for c in one_hot(rng, [0.4, 0.3, 0.2, 0.1])]
+    columns += one_hot(rng, [0.7, 0.1, 0.1, 0.1], 4)  # of which one is set mostly
+    groups = one_hot_groups(columns)
+    assert set(groups[0].members) == {0, 1, 2, 3} and groups[0].off == 1
+    assert set(groups[4].members) == {4, 5, 6, 7} and groups[4].off == 0
+
+
+def test_models_that_count_too_many_columns_are_neither_made_nor_read():
+    rng = np.random.default_rng(7)
+    kind = rng.permutation(2_000)
+    groups = one_hot_groups([SampleColumn(k, (kind == k).astype(np.int64), None, 0, 0, 1, True) for k in range(2_000)])
+    assert len(groups) == 2_000 and all(4 * g.most * len(groups) <= MOST_AMONG_ALL for g in groups.values())
+    model = fitted(pa.table({f"is {k}": kind[:400] % 3 == k for k in range(3)}), preview="off", seconds=1).model
+    model.check()
+    code = model.codes[0]
+    digits = tuple(replace(d, features=(Feature("among", 1, 0, 2, (0,)),) * (MOST_AMONG_ALL // 2 + 1)) for d in code.value.digits)
+    with pytest.raises(CorruptArchive, match="counts among more than"):
+        replace(model, codes=(replace(code, value=replace(code.value, digits=digits)),)).check()
+
+
+def test_a_column_of_a_group_is_read_with_those_that_tell_it_and_rows_that_break_it_are_kept():
+    rng = np.random.default_rng(8)
+    kind = rng.integers(0, 6, 9_000)
+    table = pa.table({f"is {k}": np.where(kind == k, "ja", "nein") for k in range(6)})
+    model = fitted(table, preview="off", seconds=2).model
+    assert any(f.kind == "among" for code in model.codes for digit in code.value.digits for f in digit.features)
+    broken = pa.table({name: np.where(rng.random(700) < 0.5, "ja", "nein") for name in table.column_names})
+    for rows in (table, broken):
+        shard = encode_shard(model, rows)
+        assert_kept(rows, decoded(stored_again(model), shard))
+        for name in table.column_names:
+            assert decoded(stored_again(model), shard, [name]).equals(rows.select([name]))
 
 
 def test_rows_that_break_a_group_are_let_pass_where_they_are_few():

@@ -20,6 +20,7 @@ from safetensors.numpy import load, save
 from vae_core.base import BaseLayer
 from vae_core.columns import ColumnPlan
 from vae_core.errors import CorruptArchive
+from vae_core.exact.features import MOST_AMONG_ALL
 from vae_core.exact.forms import is_stepped, stepped
 from vae_core.exact.plans import ColumnCode, column_code_from_json
 from vae_core.exact.price import FAVOURS, READING, SIZE, USUAL
@@ -221,6 +222,8 @@ class Model:
         if [c.index for c in self.columns] != list(range(len(self.schema))):
             raise CorruptArchive(f"model plans {len(self.columns)} columns for a schema of {len(self.schema)}")
         seen: set[int] = set()
+        if sum(code.n_among for code in self.codes) > MOST_AMONG_ALL:
+            raise CorruptArchive(f"model counts among more than {MOST_AMONG_ALL} columns")
         for code in self.codes:
             plan = self.columns[code.column]
             if code.column in seen or plan.kind not in ("categorical", "numeric") or not code.columns <= seen:

@@ -191,7 +191,7 @@ def _long_feature(short: list[Any]) -> list[Any]:
         return [kind, column, lo, SIZES[kind], []]
     if kind in EDGELESS:
         return [kind, column, 0, SIZES[kind], []]
-    size = rest.pop(1) if kind == "among" else None
+    size = int(rest.pop(1)) if kind == "among" else None
     lo, steps = rest if kind in (*PLACED, "among") else (0, *rest)
     if not all(isinstance(step, int) for step in steps):
         raise CorruptArchive("model describes bins by edges that are no integers")

@@ -20,6 +20,7 @@ MOST_DIGITS = 18
 MOST_BYTES = 64
 MOST_STRANGERS = 0.02  # texts of a sample that may be of another pattern
 LIKELY_YEARS = 1800, 2200  # of digits that are taken for dates
+LEAST_HOUR = 12  # that a sample has to come to where digits are taken for hours: numbers of an order begin with zeros
 
 
 def is_text(value_type: pa.DataType) -> bool:
@@ -187,7 +188,11 @@ def find_pattern(sample: pa.ChunkedArray) -> DigitText | None:
 
 
 def _of_times(plain: DigitText, body: pa.Array, most: float) -> DigitText | None:
-    """The same pattern where the digits of nearly all of (n,) texts are a date of a likely year, with or without a time."""
+    """The same pattern where the digits of nearly all of (n,) texts are a date of a likely year, with or without a time.
+
+    None where month and day may be either way round, or hours are none: days of later files, or numbers of an order, would be misfits.
+    """
+    likely = list[DigitText]()
     for order in ORDERS if plain.n_digits in LENGTHS else ():
         found = DigitText(plain.pattern, order)
         codes, calendar = found.encode(body, 0), found.calendar
@@ -195,7 +200,9 @@ def _of_times(plain: DigitText, body: pa.Array, most: float) -> DigitText | None
         times = codes.values if codes.state is None else codes.values[codes.state == 0]
         if len(times) < most:
             continue
-        years = calendar.numbers(times)[order.index("Y")]
-        if ((years >= LIKELY_YEARS[0]) & (years <= LIKELY_YEARS[1])).sum() >= most:
-            return found
-    return None
+        numbers = calendar.numbers(times)
+        years = numbers[order.index("Y")]
+        of_day = len(numbers) == 3 or int(numbers[3].max(initial=0)) >= LEAST_HOUR
+        if of_day and ((years >= LIKELY_YEARS[0]) & (years <= LIKELY_YEARS[1])).sum() >= most:
+            likely.append(found)
+    return likely[0] if len(likely) == 1 else None

@@ -59,7 +59,8 @@ MOST_BESIDE = 3  # rows from the row above
 MOST_APART = 1 << 40
 MOST_CLASSED = 1 << 16  # rows of a piece
 MOST_PERIOD, MOST_PARTS = 1 << 50, 1 << 12  # codes; of a period
-MOST_AMONG = 255  # columns
+MOST_AMONG, MOST_COUNTED = 255, 8  # columns; sets of them whose counts are kept
+MOST_AMONG_ALL = 1 << 20  # columns, in all features of a model: to count one takes as long as to look up another feature
 MAX_LEVELS = 1 << 16
 N_STATES = 7
 STEP_CLASSES = 21
@@ -77,7 +78,7 @@ class Feature:
 
     kind   : see the module text
     column : the earlier column it reads, -1 for the column's own neighbours
-    lo     : lowest code of an exact feature, number of a match
+    lo     : lowest code of an exact feature, number of a match, of what is counted among columns the code that does not count
     size   : number of levels, 1..65536
     edges  : ascending bin edges, level = number of edges <= value; of classes the level of each place; of a phase how far into a period
              the code 0 is; of what is counted among columns the others, ascending
@@ -177,7 +178,7 @@ class Decoded:
     codes: dict[int, Ints] = field(default_factory=dict)
     above: Ints | None = None
     _cache: dict[Feature, Levels] = field(default_factory=dict)
-    _counted: dict[tuple[int, tuple[int, ...]], NDArray[np.uint8]] = field(default_factory=dict)
+    _counted: dict[tuple[int, frozenset[int]], NDArray[np.uint8]] = field(default_factory=dict)
 
     def feature(self, feature: Feature) -> Levels:
         """(n_rows,) levels of a feature of an earlier column, cached for the block."""
@@ -214,15 +215,15 @@ class Decoded:
                 return feature.levels(values)
 
     def _among(self, feature: Feature) -> NDArray[np.uint8]:
-        """(n_rows,) how many columns of some are not `lo`. One that asks for a column more than another did counts that one alone."""
-        others = feature.edges
-        known = self._counted.get((feature.lo, others))
-        if known is None:
-            known = np.zeros(self.n_rows, np.uint8)
-            for j in others:
-                known += self.values[j] != feature.lo
-        found: NDArray[np.uint8] = known + (self.values[feature.column] != feature.lo)
-        self._counted[feature.lo, tuple(sorted(feature.columns))] = found
+        """(n_rows,) how many columns of some are not `lo`; of those that were counted together before, others alone are counted."""
+        wanted = frozenset(feature.columns)
+        known = max((k for k in self._counted if k[0] == feature.lo and k[1] <= wanted), key=lambda k: len(k[1]), default=None)
+        found = np.zeros(self.n_rows, np.uint8) if known is None else self._counted.pop(known)
+        for j in wanted if known is None else wanted - known[1]:
+            found += self.values[j] != feature.lo
+        self._counted[feature.lo, wanted] = found
+        if len(self._counted) > MOST_COUNTED:
+            del self._counted[next(iter(self._counted))]
         return found
 
     def told_above(self) -> Ints:

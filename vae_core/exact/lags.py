@@ -215,7 +215,9 @@ def seasons_of(values: Ints, looks_far: bool = False) -> list[int]:
     power = np.square(np.abs(np.fft.rfft(steps, _quick(len(steps) + most))))  # what wraps around is of lags that nobody asks for
     found = np.fft.irfft(power)[: most - 1]
     found = found / max(float(found[0]), 1e-300)
-    peaks = {k for k in range(SHORTEST_SEASON, len(found) - 1) if found[k] > RECURRENT and found[k] >= found[k - 1 : k + 2].max()}
+    inner = found[1:-1]
+    high = np.flatnonzero((inner > RECURRENT) & (inner >= found[:-2]) & (inner >= found[2:])) + 1
+    peaks = {k for k in high.tolist() if k >= SHORTEST_SEASON}
     highest = sorted((k for k in sorted(peaks) if k < MOST_LAG - 2), key=lambda k: -found[k])[:SEASONS]
     weeks = [WEEK * k for k in highest if WEEK * k in peaks and found[WEEK * k] > found[(WEEK - 1) * k]]
     far = max((k for k in peaks if k >= MOST_LAG - 2), key=lambda k: float(found[k]), default=0)

@@ -152,11 +152,13 @@ def _predictions(sampled: Sampled, column: int, values: Ints, valid: Ints, span:
         more = [c.column for c in sampled.related(column, sampled.effort.wide) if not c.categorical and 2 < c.hi - c.lo < 1 << 44]
         plain = regression.fit_wide([variable("at", c) for c in more], sampled.n_total, plain)
     found = [Linear(plain.terms, plain.bias)]
-    products = Products(values[rows].astype(np.float64))
-    if not alone:
-        products = sampled.products.setdefault(column, products)
-    factors = 0 if sampled.widths else FEW_FACTORS if sampled.effort.is_quick else MOST_FACTORS
-    if (product := products.best(at, plain, factors)) is not None:
+    product = None
+    if not sampled.widths:
+        products = Products(values[rows].astype(np.float64))
+        if not alone:
+            products = sampled.products.setdefault(column, products)
+        product = products.best(at, plain, FEW_FACTORS if sampled.effort.is_quick else MOST_FACTORS)
+    if product is not None:
         found = [Linear(product.terms, product.bias)]
     if alone or sampled.effort.is_quick:
         return found

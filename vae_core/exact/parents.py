@@ -125,7 +125,9 @@ class _Parents:
         return known.chain.bits + sum(map(self._price, known.features))
 
     def _price(self, feature: Feature) -> float:
-        return EDGE_BITS * self._scale * len(feature.edges) * (feature.kind != "among")
+        if feature.kind == "among":
+            return 0.0  # such a list repeats another one but for a column
+        return EDGE_BITS * self._scale * len(feature.edges)
 
     def _of(self, features: Sequence[Feature]) -> _Set:
         found = _Set((), root(self._symbols, self._n_symbols), root(self._thin, self._n_symbols))

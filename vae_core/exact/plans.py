@@ -140,7 +140,7 @@ def cell_plan_from_json(parts: Any, n_columns: int) -> CellPlan:
         raise CorruptArchive(f"model predicts a column by match {leader} of {len(matches)}")
     learned = USUAL_CHUNKS if gathered else Chunks.from_json(chunks)
     if learned.stretch != STRETCH and (forward is None or beside):
-        raise CorruptArchive("model cuts rows into short lanes that are in none, or look at rows above")
+        raise CorruptArchive("model cuts rows into lanes of another length that are in none, or look at rows above")
     return CellPlan(scheme, linear, tuple(found), learned, forward, matches, leader, gathered)
 
 
@@ -179,6 +179,12 @@ class ColumnCode:
         return self.state.columns | self.value.columns | (self.recall.columns if self.recall else set())
 
     @property
+    def n_among(self) -> int:
+        """Columns that its features of kind "among" count, each as often as it is."""
+        plans = (self.state, self.value, *((self.recall.same,) if self.recall else ()))
+        return sum(len(f.columns) for plan in plans for digit in plan.digits for f in digit.features if f.kind == "among")
+
+    @property
     def reads_above(self) -> bool:
         """Whether it looks at rows above."""
         return self.value.reads_above
@@ -212,7 +218,7 @@ def column_code_from_json(parts: Any, n_columns: int, of_tensor: bool = False) -
     if code.value.linear is not None and code.value.linear.mixed is not None and not of_tensor:
         raise CorruptArchive(f"model mixes predictions of column {column}, which is no tensor")
     if of_tensor and code.value.chunks.stretch != STRETCH:
-        raise CorruptArchive(f"model cuts the cells of column {column}, which is a tensor, into short lanes")
+        raise CorruptArchive(f"model cuts the cells of column {column}, which is a tensor, into lanes of another length")
     if code.reads_above and (of_tensor or code.state.reads_above or (code.recall is not None and code.recall.same.reads_above)):
         raise CorruptArchive(f"model tells the states, flags or cells of column {column} by rows above")
     if code.state.linear is not None or code.state.scheme.sizes != (N_STATES + 1,):

@@ -13,6 +13,7 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
+from vae_core.entropy import kernel
 from vae_core.entropy.rans import Encoder
 from vae_core.exact.cells import code_cells
 from vae_core.exact.features import Decoded
@@ -74,7 +75,7 @@ def _cheapest(
             return gathered, first, packed  # whatever tuning saves, which takes most of the time
     found, first, bits = _descended(cost, plan, tick)
     found, bits = in_short_lanes(cost, found, bits, n, price, tick)
-    if not decoded.piece:
+    if not decoded.piece and kernel.available():
         found, bits = in_long_lanes(cost, found, bits, n, price, tick)
     found, bits = in_long_chunks(decoded, found, own, active, bits, price, tick)
     return (gathered, first, packed) if priced < bits + worth(found) else (found, first, bits)
