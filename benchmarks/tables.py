@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 
 from benchmarks.ours import WITHOUT_KERNEL_S
@@ -64,7 +65,7 @@ def main_table(rows: Sequence[Row]) -> str:
         f"{f'; so of tables alone, without arrays: {of_tables}' if of_tables else ''}. "
         "Bounds are shares of each float column's range. MB/s of Arrow bytes, on one core, once the model is trained: decoding with the C "
         "kernel, which is built where there is a compiler, and by numpy alone. "
-        f"Measured on {_all(rows, 'date')} at commit {_all(rows, 'commit', '`')} on {_all(rows, 'cores')} cores of {_all(rows, 'cpu')}: "
+        f"Measured on {_all(rows, 'date')} at commit {_all(rows, 'commit', '`')} on {_all(rows, 'cores')} cores of {_machines(rows)}: "
         "`make bench` writes this table from `benchmarks/results/bench.csv`."
     )
 
@@ -228,6 +229,16 @@ def _cases(rows: Sequence[Row]) -> list[tuple[str, str]]:
 
 def _by_case(rows: Sequence[Row]) -> dict[tuple[str, str, str], Row]:
     return {(row["dataset"], row["bound"], row["codec"]): row for row in rows if row.get("bytes")}
+
+
+def _machines(rows: Sequence[Row]) -> str:
+    """The processor that most was measured on, and which of ours were on others: speeds of two processors do not compare."""
+    most = Counter(row["cpu"] for row in rows).most_common(1)[0][0]
+    elsewhere = dict[str, list[str]]()
+    for row in rows:
+        if row["codec"] == OURS and row["cpu"] != most and row["dataset"] not in elsewhere.setdefault(row["cpu"], []):
+            elsewhere[row["cpu"]].append(row["dataset"])
+    return most + "".join(f" (latentpack of {', '.join(names)}: {cpu}, so that speeds do not compare)" for cpu, names in elsewhere.items())
 
 
 def _all(rows: Sequence[Row], key: str, quote: str = "") -> str:
