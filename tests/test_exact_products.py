@@ -122,4 +122,7 @@ def test_an_order_takes_no_bytes_for_what_follows_from_its_prices(compiled, monk
         if not asked:  # one of three that belong together follows from the others, whichever came last
             assert min(taken[name] for name in ("price", "number", "amount")) < 100, taken
             assert min(taken[name] for name in ("seen", "clicked", "share")) < 300, taken
-        assert_kept(table, decoded(model, shard), resolved(table, asked))
+        back = decoded(model, shard)
+        assert_kept(table, back, resolved(table, asked))
+        for name in table.column_names:  # with the columns that tell it, and no others
+            assert decoded(model, shard, [name]).equals(back.select([name]))

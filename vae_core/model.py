@@ -222,7 +222,7 @@ class Model:
         if [c.index for c in self.columns] != list(range(len(self.schema))):
             raise CorruptArchive(f"model plans {len(self.columns)} columns for a schema of {len(self.schema)}")
         seen: set[int] = set()
-        if sum(code.n_among for code in self.codes) > MOST_AMONG_ALL:
+        if sum(code.n_among for code in (*self.codes, *(code for tensor in self.tensors for code in tensor.codes))) > MOST_AMONG_ALL:
             raise CorruptArchive(f"model counts among more than {MOST_AMONG_ALL} columns")
         for code in self.codes:
             plan = self.columns[code.column]
