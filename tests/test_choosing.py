@@ -18,7 +18,7 @@ from telemetry import assert_kept, decoded, fitted, stored_again, telemetry
 from vae_core import choosing, latents, peers, streams
 from vae_core.coders import conventional
 from vae_core.columns import TableProfile, encode_column, one_array, plan_columns
-from vae_core.columns.texts import DigitText
+from vae_core.columns.texts import TextPattern
 from vae_core.encoded import ColumnOutcome, EncodedShard
 from vae_core.latents import ColumnState, Way, slice_codes
 from vae_core.model import Model
@@ -76,7 +76,7 @@ def exhaustive(model: Model, state: ColumnState, j: int) -> float:
     """The best of every conventional coding over all rows."""
     plan, codes, dictionary = model.columns[j], state.codes, model.dictionary_bytes(j)
     names = conventional.candidates_for(plan)
-    if isinstance(plan.transform, DigitText):
+    if isinstance(plan.transform, TextPattern):
         names, codes = tuple(name for name in names if not choosing.uses_codes(name)), None
     sizes = conventional.sizes(plan, state.array, codes, names)
     return min(peers.whole(name, size, dictionary) for name, size in sizes.items())
@@ -88,7 +88,7 @@ def test_peers_of_learned_columns_are_reported_as_they_are_or_a_little_below(col
     about, full = 0, 0.0
     for plan, state in zip(model.columns, states, strict=True):
         choosing.settle(model, plan.index, state, 1.0)
-        assert not state.coding or isinstance(plan.transform, DigitText)
+        assert not state.coding or isinstance(plan.transform, TextPattern)
         best = exhaustive(model, state, plan.index)
         assert 0.98 * best <= state.reported_bytes <= 1.03 * best + 1, plan.name
         about, full = about + state.reported_bytes, full + best
@@ -144,7 +144,7 @@ def test_what_is_measured_later_is_learned_where_a_part_says_so_and_may_be_learn
     for plan, found, best, stored, learned, share in settled_cases(columns, n, n + 3, (0.02, 0.6, 0.9, 1.15), Measure.LATER):
         names.add(plan.name)
         assert found.coding or found.conventional_bytes > learned, (plan.name, share)
-        assert share > 0.02 or stored < 2_000 or not found.coding or isinstance(plan.transform, DigitText), plan.name
+        assert share > 0.02 or stored < 2_000 or not found.coding or isinstance(plan.transform, TextPattern), plan.name
         if found.rival is not None:
             measured_bytes = found.rival(False)
             assert 0.98 * min(best, stored) <= measured_bytes <= 1.03 * best + 1, (plan.name, share)

@@ -11,7 +11,7 @@ from telemetry import assert_kept, decoded, fitted, profiled, stored_again
 
 from vae_core.coders import conventional
 from vae_core.columns import STATE_MISFIT, Codes, decode_column, encode_column, one_array, plan_columns
-from vae_core.columns.texts import DIGIT, DigitText, find_pattern, pattern_from_json
+from vae_core.columns.texts import DIGIT, DigitText, body_of, find_pattern, pattern_from_json
 from vae_core.errors import CorruptArchive
 from vae_core.layout import uses_codes
 from vae_core.shard import encode_shard
@@ -19,6 +19,11 @@ from vae_core.shard import encode_shard
 LAW = settings(deadline=None, max_examples=100)
 KINDS = [pa.string(), pa.large_string(), pa.binary(), pa.large_binary()]
 PATTERN = DigitText((*b"A-", DIGIT, DIGIT, *b"/", DIGIT))
+
+
+def found_in(texts):
+    """The pattern of a sample of texts."""
+    return find_pattern(body_of(pa.chunked_array([pa.array(texts, pa.string())])))
 
 
 @LAW
@@ -45,16 +50,16 @@ def test_every_text_comes_back_and_those_of_the_pattern_as_their_digits(data):
 def test_a_pattern_is_found_where_nearly_all_texts_have_it():
     rng = np.random.default_rng(0)
     texts = [f"{y}-{n:06d}" for y, n in zip(rng.integers(16, 19, 500), rng.integers(0, 10**6, 500), strict=True)]
-    assert find_pattern(pa.chunked_array([texts])) == DigitText((DIGIT, DIGIT, 45, *[DIGIT] * 6))
-    assert find_pattern(pa.chunked_array([[*texts[:-3], "odd", None, "16-00000x"]])) is not None
-    assert find_pattern(pa.chunked_array([texts[:20]])) is None
-    assert find_pattern(pa.chunked_array([[f"{n:x}" for n in rng.integers(2**60, 2**61, 500)]])) is None
-    assert find_pattern(pa.chunked_array([["same"] * 500])) is None
-    wide = find_pattern(pa.chunked_array([[f"{n:020d}" for n in rng.integers(0, 2**50, 500)]]))
+    assert found_in(texts) == DigitText((DIGIT, DIGIT, 45, *[DIGIT] * 6))
+    assert found_in([*texts[:-3], "odd", None, "16-00000x"]) is not None
+    assert found_in(texts[:20]) is None
+    assert found_in([f"{n:x}" for n in rng.integers(2**60, 2**61, 500)]) is None
+    assert found_in(["same"] * 500) is None
+    wide = found_in([f"{n:020d}" for n in rng.integers(0, 2**50, 500)])
     assert wide == DigitText((48, 48, *[DIGIT] * 18))  # zeros that never change make room
-    assert find_pattern(pa.chunked_array([[f"{n:019d}" for n in rng.integers(0, 2**63, 500)]])) is None
-    assert find_pattern(pa.chunked_array([["x" * 65 + str(n % 10) for n in range(500)]])) is None
-    assert find_pattern(pa.chunked_array([], pa.string())) is None
+    assert found_in([f"{n:019d}" for n in rng.integers(0, 2**63, 500)]) is None
+    assert found_in(["x" * 65 + str(n % 10) for n in range(500)]) is None
+    assert found_in([]) is None
 
 
 def test_texts_beyond_the_sample_of_their_plan_are_held_too():

@@ -14,7 +14,7 @@ from telemetry import assert_kept, decoded, fitted, profiled, stored_again
 
 from vae_core.columns import STATE_MISFIT, Codes, encode_column, plan_columns
 from vae_core.columns.calendar import FIRST_DAY, LAST_DAY, LENGTHS, ORDERS, Calendar
-from vae_core.columns.texts import DIGIT, DigitText, find_pattern, pattern_from_json
+from vae_core.columns.texts import DIGIT, DigitText, body_of, find_pattern, pattern_from_json
 from vae_core.errors import CorruptArchive
 from vae_core.periods import DAY, periods_of
 from vae_core.shard import encode_shard
@@ -32,6 +32,11 @@ def text_of(when: dt.datetime, order: str, n_digits: int) -> str:
 
 def pattern_of(text: str) -> tuple[int, ...]:
     return tuple(DIGIT if c.isdigit() else ord(c) for c in text)
+
+
+def found_in(texts):
+    """The pattern of a sample of texts."""
+    return find_pattern(body_of(pa.chunked_array([pa.array(texts, pa.string())])))
 
 
 @LAW
@@ -104,19 +109,19 @@ def test_times_are_told_from_numbers_on_a_sample():
     times = [EPOCH + dt.timedelta(seconds=int(s)) for s in rng.integers(10**9, 17 * 10**8, 500)]
     for order in WRITTEN:
         for n_digits in OF_DAY:
-            found = find_pattern(pa.chunked_array([[text_of(when, order, n_digits) for when in times]]))
+            found = found_in([text_of(when, order, n_digits) for when in times])
             assert found is not None and found.order == order and found.n_digits == n_digits
-    compact = find_pattern(pa.chunked_array([[when.strftime("%Y%m%dT%H%M%S") for when in times]]))
+    compact = found_in([when.strftime("%Y%m%dT%H%M%S") for when in times])
     assert compact is not None and compact.order == "YMD"
-    numbers = find_pattern(pa.chunked_array([[f"{n:08d}" for n in rng.integers(0, 10**8, 500)]]))
+    numbers = found_in([f"{n:08d}" for n in rng.integers(0, 10**8, 500)])
     assert numbers == DigitText((DIGIT,) * 8)
     early = [when.replace(day=when.day % 12 + 1) for when in times]  # which number is the month nobody can tell
     for order in ("MDY", "DMY"):
-        found = find_pattern(pa.chunked_array([[text_of(when, order, 12) for when in early]]))
+        found = found_in([text_of(when, order, 12) for when in early])
         assert found is not None and not found.order
-    counted = find_pattern(pa.chunked_array([[f"20240105-{n:04d}" for n in rng.integers(0, 60, 500)]]))
+    counted = found_in([f"20240105-{n:04d}" for n in rng.integers(0, 60, 500)])
     assert counted is not None and not counted.order
-    orders = find_pattern(pa.chunked_array([[f"20240105-{n:06d}" for n in rng.integers(0, 10**6, 500)]]))
+    orders = found_in([f"20240105-{n:06d}" for n in rng.integers(0, 10**6, 500)])
     assert orders is not None and not orders.order
 
 

@@ -610,7 +610,7 @@ def minutes(v: int) -> int:
     return 60 * q + r if r < 60 else -(40 * q + r - 60) - 1
 
 
-KEYS = {"lattice": "tosgb", "decimal": "tfkosgwb", "bits": "tfw", "bins": "tfwb"}
+KEYS = {"lattice": "tosgb", "decimal": "tfkosgwb", "bits": "tfw", "bins": "tfwb", "digits": "tpc", "numbers": "twba"}
 
 
 def spelt_out(plan: dict[str, Any]) -> dict[str, Any]:
@@ -961,6 +961,50 @@ def test_counted_steps_read_from_the_format_document_are_the_same_values():
         assert all(stream.ended() for stream in opened.values())
         first += n_rows
     assert first == wanted.num_rows and {2, 3, 4} <= forms
+
+
+def test_texts_that_say_numbers_read_from_the_format_document_are_the_same_texts():
+    wanted, plan, record, payloads = golden(GOLDEN / "1.18" / "numbers")
+    layout, groups = record["layout"], record["groups"]
+    first, seen = 0, set[Any]()
+    for b, n_rows in enumerate(record["block_rows"]):
+        parts = dict(zip(groups, payloads[b * len(groups) : (b + 1) * len(groups)], strict=True))
+        parts |= pool_of(parts.get("pool", b""), layout)
+        streams = {j: k for k, columns in enumerate(layout["streams"]) for j in columns}
+        opened = {k: Stream(parts[f"s{k}"]) for k in set(streams.values())}
+        block = Block(n_rows)
+        for code in plan["codes"]:
+            j, form = code[0], plan["columns"][code[0]]["transform"]
+            block.column(opened[streams[j]], code)
+            cells = wanted.column(j).slice(first, n_rows).to_pylist()
+            active = [value for value, state in zip(block.values[j], block.states[j], strict=True) if state == 0]
+            codes = counted(block.counted[j], active, "") if code[2] > 1 else active
+            texts = [said(form, minutes_back(value) if code[2] == 1 else value) for value in codes]
+            assert texts == [cell for cell, state in zip(cells, block.states[j], strict=True) if state == 0]
+            assert len(texts) > 0.7 * n_rows
+            seen |= {form["t"], form.get("c"), *(("how", "decimals", "width", "zeros")[k] for k, v in enumerate(form.get("w", [])) if v)}
+        assert all(stream.ended() for stream in opened.values())
+        first += n_rows
+    assert first == wanted.num_rows and seen == {"digits", "numbers", "T", None, "how", "decimals", "width", "zeros"}
+
+
+def minutes_back(v: int) -> int:
+    return v // 60 * 100 + v % 60
+
+
+def said(form: dict[str, Any], code: int) -> str:
+    if form["t"] == "numbers":
+        how, decimals, width, zeros = form["w"]
+        number = Fields(set()).written(code * 10**zeros, how, decimals, width)
+        return (bytes(form["b"]) + number + bytes(form["a"])).decode()
+    n = form["p"].count(-1)
+    sizes, parts = [24, 60, 60, 10 ** (n - 6)][: n // 2 if n < 7 else 4], list[str]()
+    for size in reversed(sizes):
+        code, part = divmod(code, size)
+        parts.insert(0, f"{part:0{max(2, len(str(size - 1))) if size != 10 else 1}d}")
+    digits = iter("".join(parts))
+    assert code == 0
+    return "".join(next(digits) if byte < 0 else chr(byte) for byte in form["p"])
 
 
 def test_texts_read_from_the_format_document_are_the_same_values():

@@ -17,7 +17,9 @@ from storage import open_archive
 from storage.archive import Archive
 from storage.version import FORMAT_VERSION
 from vae_core.coders.conventional import CODINGS
-from vae_core.columns.calendar import ORDERS
+from vae_core.coders.fields.places import FIXED, KEPT_ONE, STRIPPED
+from vae_core.columns.calendar import CLOCK, ORDERS
+from vae_core.columns.numerals import NumberText
 from vae_core.columns.texts import DigitText
 from vae_core.entropy import gathered
 from vae_core.exact.features import COLUMN_KINDS, OWN_KINDS
@@ -35,7 +37,7 @@ CASES = {
     "1.6": LATER | {"history", "tensors"}, "1.7": {"history", "types", "tolerance"},
     "1.8": {"counted", "codings", "history"}, "1.9": {"leaves", "mixed", "fields"}, "1.10": {"above", "lists"},
     "1.11": {"contexts", "fractions"}, "1.12": {"contexts", "above"}, "1.13": {"gathered"}, "1.14": {"gathered"},
-    "1.15": {"lanes"}, "1.16": {"gathered"}, "1.17": {"groups", "products", "times", "longer"},
+    "1.15": {"lanes"}, "1.16": {"gathered"}, "1.17": {"groups", "products", "times", "longer"}, "1.18": {"numbers"},
 }  # fmt: skip
 WITH_PREVIEW = {"tolerance", "distortion"}
 OLDER = {"1.0", "1.1", "1.2", "1.3", "1.4", "1.5", "1.7"}  # those with nothing that no later one has
@@ -124,6 +126,7 @@ def test_the_golden_archives_use_all_that_this_release_can_read():
         for entry in archive.entries():
             model = archive.model(entry.model)
             kinds |= {plan.transform.order for plan in model.columns if isinstance(plan.transform, DigitText)}
+            kinds |= {f"numbers in way {plan.transform.written.how}" for plan in model.columns if isinstance(plan.transform, NumberText)}
             codings |= {str(coding) for coding in entry.layout["codings"]}
             streams = max(streams, len(entry.layout["streams"]))
             layers |= {"preview"} if entry.layout["preview"] else set()
@@ -144,7 +147,7 @@ def test_the_golden_archives_use_all_that_this_release_can_read():
                 kinds |= ({f"form {code.form}"} if code.form else set()) | ({"recall"} if code.recall else set())
     assert set(CODINGS) | {"learned", "latent"} <= codings and any(coding.startswith("uniform/") for coding in codings)
     assert {*COLUMN_KINDS, *OWN_KINDS, *TERM_KINDS, "digit", "direct", "residual"} <= kinds
-    assert set(ORDERS) <= kinds
+    assert {*ORDERS, CLOCK} <= kinds and {f"numbers in way {how}" for how in (FIXED, STRIPPED, KEPT_ONE)} <= kinds
     assert {"recall", "forward", "sorted", "gathered", "lead1"} <= kinds
     assert {kind.rstrip("0123456789").rstrip(">").rstrip("0123456789") for kind in kinds if ">" in kind} == {"times", "over"}
     assert {f"{n} references" for n in range(3)} <= kinds

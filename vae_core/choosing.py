@@ -21,7 +21,7 @@ from vae_core.columns import Codes, ColumnPlan, decode_column, encode_column, on
 from vae_core.columns.dictionaries import ValueDictionary
 from vae_core.columns.profile import storage_of
 from vae_core.columns.recode import with_worst_kept
-from vae_core.columns.texts import DigitText
+from vae_core.columns.texts import TextPattern
 from vae_core.latents import ColumnState, Way, slice_codes
 from vae_core.layout import UNIFORM, is_native, uses_codes
 from vae_core.model import Model
@@ -106,7 +106,7 @@ def _conventional(
     # the dictionary behind codes is in the model, whatever this shard does: it weighs in what is reported, not in the choice
     dictionary = model.dictionary_bytes(j) * min(1.0, len(column.array) / max(1, model.n_rows))
     first = column.ways[0]
-    of_texts = isinstance(first.plan.transform, DigitText)
+    of_texts = isinstance(first.plan.transform, TextPattern)
     races = {id(way): peers.Race(way, column.array, dictionary) for way in column.ways if way.plan.width == 1}
     steps = any(not way.raw and lattices.worth_trying(way.plan, way.codes) for way in column.ways)
     if learned < math.inf and len(column.ways) == 1 and first.codes is not None and races and not of_texts and not steps:
@@ -127,12 +127,12 @@ def _conventional(
         for way in column.ways
         for coding, n_bytes in (races[id(way)].exact() if id(way) in races else _of_tensors(way, column.array)).items()
     ]
-    theirs = [(name, n) for n, _, name in measured]
     sizes = sorted(((n_bytes + NATIVE_BYTES * is_native(coding), way, coding) for n_bytes, way, coding in measured), key=_first)
     n_bytes, way, coding = sizes[0]
     if of_texts:  # numbers made of texts are ours, not what a conventional coding has
-        theirs = list(peers.Race(replace(first, codes=None, raw=True), column.array, 0.0).exact().items())
-    column.reported_bytes = round(min(peers.whole(name, n, dictionary) for name, n in theirs))
+        column.reported_bytes = peers.of_texts(first.plan, column.array)
+    else:
+        column.reported_bytes = round(min(peers.whole(name, n, dictionary) for n, _, name in measured))
     if len(spans) > 1 and not steps and learned < n_bytes:
         column.conventional_bytes = n_bytes  # it is learned: blocks would only add to that
         return

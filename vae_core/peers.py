@@ -9,15 +9,19 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from enum import Enum
 from functools import cached_property
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from vae_core.coders.conventional import STORED, Weighed, candidates_for, parquet_encoding
 from vae_core.columns import Codes, ColumnPlan, one_array
+from vae_core.columns.blobs import pack_values
+from vae_core.columns.choose import MOST_DISTINCT_SHARE
 from vae_core.columns.dictionaries import ValueDictionary
 from vae_core.columns.integers import IntegerLattice
 from vae_core.latents import Way, slice_codes
@@ -82,6 +86,20 @@ class Measure(Enum):
 def whole(coding: str, n_bytes: float, dictionary: float) -> float:
     """Bytes of a coding with the dictionary it needs."""
     return n_bytes + (dictionary if uses_codes(coding) else 0)
+
+
+def of_texts(plan: ColumnPlan, array: pa.Array) -> int:
+    """Bytes of the best conventional coding of a column of texts, whatever the plan makes of them: as they are, or where they recur the
+    codes of a dictionary of all of them, which is counted."""
+    best = min(Race(Way(plan, None, raw=True), array, 0.0).exact().values())
+    values = array.unique().drop_null()
+    if not 0 < len(values) <= MOST_DISTINCT_SHARE * (len(array) - array.null_count):
+        return best
+    values = values.take(pc.array_sort_indices(values))
+    coded = ValueDictionary(values)
+    as_codes = replace(plan, kind="categorical", transform=coded, n_levels=len(values), lo=0, hi=len(values) - 1, fill=0)
+    race = Race(Way(as_codes, coded.encode(array, 0)), array, len(pack_values(values, as_fields=False)))
+    return min(best, *(round(whole(name, n, race.dictionary)) for name, n in race.exact().items()))
 
 
 class Race:

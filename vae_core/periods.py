@@ -5,7 +5,9 @@ from __future__ import annotations
 import pyarrow as pa
 
 from vae_core.columns import ColumnPlan
+from vae_core.columns.floats import DecimalLattice
 from vae_core.columns.integers import IntegerLattice
+from vae_core.columns.numerals import NumberText
 from vae_core.columns.texts import DigitText
 from vae_core.exact.features import MOST_PERIOD
 from vae_core.exact.ordering import Period
@@ -21,14 +23,20 @@ MOST_DRIFT = 24  # of a period: so small a part of it may be lost from the first
 
 def periods_of(plan: ColumnPlan) -> tuple[Period, ...]:
     """The periods that are told apart by the codes of a column, and there at least twice; none where it tells no time."""
-    grid = plan.transform
+    grid, kind, decimals = plan.transform, plan.value_type, 0
     calendar = grid.calendar if isinstance(grid, DigitText) else None
-    if calendar is not None:
+    if isinstance(grid, DecimalLattice) and grid.group == 1:
+        kind, decimals = pa.int64(), grid.digits
+        grid = IntegerLattice(grid.offset, grid.step)
+    elif isinstance(grid, NumberText):
+        kind, decimals = pa.int64(), grid.decimals
+        grid = IntegerLattice(0, 1)
+    elif calendar is not None:
         grid = IntegerLattice(0, 1)
     if not isinstance(grid, IntegerLattice) or grid.unsigned:
         return ()
     low, high = (grid.offset + code * grid.width for code in (plan.lo, plan.hi))
-    ticks = _ticks_of(plan.value_type, low, high) if calendar is None else calendar.ticks_of_day / DAY
+    ticks = _ticks_of(kind, low, high, decimals) if calendar is None else calendar.ticks_of_day / DAY
     found = list[Period]()
     for seconds, parts in PARTS.items() if ticks else ():
         n_ticks = round(seconds * ticks)
@@ -42,8 +50,8 @@ def periods_of(plan: ColumnPlan) -> tuple[Period, ...]:
     return tuple(found)
 
 
-def _ticks_of(kind: pa.DataType, low: int, high: int) -> float:
-    """Stored units a second of a type, or of integers that may be times since 1970; 0 of others."""
+def _ticks_of(kind: pa.DataType, low: int, high: int, decimals: int) -> float:
+    """Stored units a second of a type, or of integers that may be times since 1970, seconds where these have decimals; 0 of others."""
     if pa.types.is_timestamp(kind) or pa.types.is_time(kind):
         return TICKS[kind.unit]
     if pa.types.is_date32(kind):
@@ -51,5 +59,6 @@ def _ticks_of(kind: pa.DataType, low: int, high: int) -> float:
     if pa.types.is_date64(kind):
         return TICKS["ms"]
     if pa.types.is_integer(kind):
-        return next((n for n in TICKS.values() if n * EPOCH[0] <= low and high < n * EPOCH[1]), 0)
+        units = (10**decimals,) if decimals else TICKS.values()
+        return next((n for n in units if n * EPOCH[0] <= low and high < n * EPOCH[1]), 0)
     return 0

@@ -373,6 +373,30 @@ def written_times(n: int) -> pa.Table:
     return pa.table({name: pa.array(column, pa.large_binary() if name == "hour" else pa.string()) for name, column in texts.items()})
 
 
+def written_numbers(n: int) -> pa.Table:
+    """Texts that say numbers, in every way, with and without something around them, and times of the day; some say none."""
+    rng = np.random.default_rng(45)
+    walk, wide = np.cumsum(rng.integers(-90, 95, n)), rng.integers(-(10**14), 10**14, n)
+    seconds = rng.integers(0, 86_400, n)
+    texts = {
+        "fixed": [f"{v / 100:.2f}" for v in walk.tolist()],
+        "stripped": [f"{v / 100:.2f}".rstrip("0").rstrip(".") for v in walk.tolist()],
+        "kept": [str(v / 100) for v in walk.tolist()],
+        "zeros": [f"{v}.5000 mm" if v % 2 else f"{v}.0000 mm" for v in walk.tolist()],
+        "wide": [f"{v // 1000}.{v % 1000:03d}" for v in wide.tolist()],
+        "name": [f"réf-{k:04d}" for k in (200 + 17 * np.arange(n)).tolist()],
+        "price": [f"€{abs(v)}" if v % 7 else "n/a" for v in walk.tolist()],
+        "second": [f"{s // 3600:02d}:{s // 60 % 60:02d}:{s % 60:02d}" for s in seconds.tolist()],
+    }  # fmt: skip
+    texts["minute"] = [clock[:5] for clock in texts["second"]]
+    texts["micros"] = [f"{clock}.{abs(v):06d}Z" for clock, v in zip(texts["second"], walk.tolist(), strict=True)]
+    odd = ["", "-0.00", None, "0012", "1e5", "24:00:00", "12:60", "+7", "٣", "1.005", "9" * 19]
+    for column in texts.values():
+        for i, text in enumerate(odd):
+            column[7 + 40 * i] = text
+    return pa.table({name: pa.array(column, pa.large_string() if name == "kept" else pa.string()) for name, column in texts.items()})
+
+
 def priced(n: int) -> tuple[pa.Table, Callable[[Model], Model]]:
     """Amounts that are products, shares that are quotients, and a check that their model's codes tell them so."""
     rng = np.random.default_rng(43)
@@ -673,7 +697,7 @@ def measured_as(sizes: Callable[..., list[tuple[str, int]]]) -> Any:
     def in_blocks(near: Any, in_one: Any, *_: Any) -> Any:
         return min(((in_one[id(way), name], way, name, {}) for way, name in near), key=lambda found: found[0])
 
-    peers = mock.Mock(Race=Race, whole=choosing.peers.whole)
+    peers = mock.Mock(Race=Race, whole=choosing.peers.whole, of_texts=lambda *_: 1 << 40)
     return mock.patch.multiple(choosing, peers=peers, _of_tensors=lambda *a: dict(sizes(*a)), _best_in_blocks=in_blocks)
 
 
@@ -757,6 +781,8 @@ def main() -> None:
         write("products", [table], block_rows=800, changed=changed)
     with measured_as(lambda *_: [("ipc", 1 << 40)]):
         write("times", [written_times(700)], block_rows=350)
+    with measured_as(lambda *_: [("ipc", 1 << 40)]):
+        write("numbers", [written_numbers(600)], block_rows=300)
     table, changed = lines_of_a_map(2400)
     with measured_as(lambda *_: [("ipc", 1 << 40)]):
         write("above", [table], block_rows=1200, changed=changed)

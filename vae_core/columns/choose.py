@@ -19,15 +19,16 @@ import pyarrow as pa
 from vae_core.columns.dictionaries import ValueDictionary, hashable, is_hashable
 from vae_core.columns.floats import Bins, DecimalLattice, FloatLevels, OrderedBits
 from vae_core.columns.integers import IntegerLattice, IntegerLevels
+from vae_core.columns.numerals import find_numerals
 from vae_core.columns.physical import integer_range, integers_of, is_integral, raw_values, valid_of
 from vae_core.columns.plan import ColumnPlan, FloatTransform, IntegerTransform, levels_of, storage_type
 from vae_core.columns.profile import MOST_DISTINCT, ColumnProfile, TableProfile, as_type, elements_of, storage_of
-from vae_core.columns.texts import find_pattern, is_text
+from vae_core.columns.texts import TextPattern, body_of, find_pattern, is_text
 from vae_core.errors import BadInput
 from vae_core.tolerance import LOSSLESS, Tolerance, resolve, short_below
 
 _MOST_MISFITS = 0.02
-_MOST_DISTINCT_SHARE = 0.4
+MOST_DISTINCT_SHARE = 0.4
 _MOST_GRID_LEVELS = 1 << 20
 _GRID_STEPS_PER_RMSE = 16
 _SAMPLE_CELLS = 1 << 18
@@ -36,6 +37,7 @@ _MISFIT_BITS = 80.0
 _DIGIT_BITS = 0.25
 _MOST_OFF_LATTICE = 0.001
 _SPARSE_LATTICE = 64  # points of a lattice for every value that occurs
+_FEW_TEXTS = 32  # that say numbers: as good as categories
 
 
 def plan_columns(schema: pa.Schema, profile: TableProfile, sample: pa.Table, tolerances: Mapping[str, Tolerance]) -> tuple[ColumnPlan, ...]:
@@ -101,7 +103,7 @@ def without_levels(plan: ColumnPlan, sample: pa.ChunkedArray) -> ColumnPlan:
     """A lossless plan of the same column without its dictionary: the lattice or the bits of floats, the digits of texts, anything
     else verbatim."""
     if not isinstance(plan.transform, FloatLevels):
-        return _digit_text(ColumnPlan(plan.name, plan.index, plan.field, "verbatim", plan.tolerance), plan.has_state, sample)
+        return _counted_text(ColumnPlan(plan.name, plan.index, plan.field, "verbatim", plan.tolerance), plan.has_state, sample)
     values = _sample_of(sample, plan.value_type)
     lattice, rate = _decimals(values)
     opaque = lattice is None or rate > _MOST_OFF_LATTICE
@@ -178,11 +180,13 @@ def _categorical(verbatim: ColumnPlan, storage: pa.DataType, profile: ColumnProf
         if len(values) > MOST_DISTINCT:
             kind, opaque = "numeric", True
     else:
-        if profile.distinct is None:
-            return _digit_text(verbatim, profile.n_null > 0, sample)
         n_present = profile.n_rows - profile.n_null
-        if len(profile.distinct) > _MOST_DISTINCT_SHARE * n_present and n_present:
-            return _digit_text(verbatim, profile.n_null > 0, sample)
+        if profile.distinct is None or (len(profile.distinct) > MOST_DISTINCT_SHARE * n_present and n_present):
+            return _counted_text(verbatim, profile.n_null > 0, sample)
+        if len(profile.distinct) > _FEW_TEXTS:
+            amounts = _counted_text(verbatim, profile.n_null > 0, sample, amounts=True)
+            if amounts.transform is not None and amounts.hi - amounts.lo < _SPARSE_LATTICE * len(profile.distinct):
+                return amounts
         values = as_type(profile.distinct, inner) if len(profile.distinct) else _some_value(inner)
         if values is None:
             return verbatim
@@ -200,12 +204,20 @@ def _categorical(verbatim: ColumnPlan, storage: pa.DataType, profile: ColumnProf
     )  # fmt: skip
 
 
-def _digit_text(verbatim: ColumnPlan, has_state: bool, sample: pa.ChunkedArray) -> ColumnPlan:
-    """The plan of texts of one pattern as numbers; verbatim for anything else."""
+def _counted_text(verbatim: ColumnPlan, has_state: bool, sample: pa.ChunkedArray, *, amounts: bool = False) -> ColumnPlan:
+    """The plan of texts of one pattern as numbers; verbatim for anything else. amounts: where each is a time, or says one number that is no
+    part of a name."""
     plain = [storage_of(piece) for piece in sample.chunks]
     if not plain or not is_text(plain[0].type):
         return verbatim
-    transform = find_pattern(pa.chunked_array(plain))
+    body = body_of(pa.chunked_array(plain))
+    of_digits = find_pattern(body)
+    transform: TextPattern | None = None
+    if of_digits is None or not of_digits.order:
+        numerals = find_numerals(body)  # first: what is longer by and by is no misfit of a number
+        transform = numerals if numerals is not None and (numerals.is_amount or not amounts) else None
+    if transform is None and of_digits is not None and (of_digits.order or not amounts):
+        transform = of_digits
     if transform is None:
         return verbatim
     codes = [transform.encode(piece, 0) for piece in plain]

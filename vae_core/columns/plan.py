@@ -13,8 +13,9 @@ from vae_core.columns.blobs import pack_numbers, pack_values, unpack_numbers, un
 from vae_core.columns.dictionaries import ValueDictionary
 from vae_core.columns.floats import Bins, DecimalLattice, FloatLevels, OrderedBits
 from vae_core.columns.integers import IntegerLattice, IntegerLevels
+from vae_core.columns.numerals import numerals_from_json
 from vae_core.columns.physical import storage_dtype
-from vae_core.columns.texts import DigitText, is_text, pattern_from_json
+from vae_core.columns.texts import TextPattern, is_text, pattern_from_json
 from vae_core.errors import CorruptArchive, UsageError
 from vae_core.tolerance import LOSSLESS, Tolerance
 
@@ -23,7 +24,7 @@ MOST_WIDTH = 1 << 24
 
 IntegerTransform = IntegerLattice | IntegerLevels
 FloatTransform = DecimalLattice | Bins | FloatLevels | OrderedBits
-Transform = IntegerTransform | FloatTransform | ValueDictionary | DigitText
+Transform = IntegerTransform | FloatTransform | ValueDictionary | TextPattern
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -68,7 +69,7 @@ class ColumnPlan:
     @property
     def is_measured(self) -> bool:
         """Whether a base layer may speak of the column: its codes are amounts, or few categories."""
-        return self.kind in ("categorical", "numeric") and not self.opaque and not isinstance(self.transform, DigitText)
+        return self.kind in ("categorical", "numeric") and not self.opaque and not isinstance(self.transform, TextPattern)
 
     @property
     def is_lossless(self) -> bool:
@@ -164,10 +165,10 @@ def transform_from_json(data: Mapping[str, Any], blob: bytes | None, value_type:
         if pa.types.is_dictionary(value_type):
             return ValueDictionary(values, value_type.index_type, value_type.ordered)
         return ValueDictionary(values)
-    if tag == "digits":
+    if tag in ("digits", "numbers"):
         if not is_text(value_type):
             raise CorruptArchive(f"a pattern of digits on {value_type}")
-        return pattern_from_json(data["p"], data.get("c", ""))
+        return pattern_from_json(data["p"], data.get("c", "")) if tag == "digits" else numerals_from_json(data["w"], data["b"], data["a"])
     if tag in ("lattice", "ilevels"):
         if pa.types.is_floating(value_type) or pa.types.is_dictionary(value_type):
             raise CorruptArchive(f"an integer transform on {value_type}")

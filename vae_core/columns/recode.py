@@ -31,7 +31,7 @@ from vae_core.columns.physical import (
 )
 from vae_core.columns.plan import ColumnPlan, FloatTransform, IntegerTransform, storage_type
 from vae_core.columns.profile import elements_of, storage_of
-from vae_core.columns.texts import DigitText
+from vae_core.columns.texts import TextPattern
 from vae_core.errors import BadInput, CorruptArchive
 
 
@@ -46,7 +46,7 @@ def encode_column(plan: ColumnPlan, array: pa.Array | pa.ChunkedArray) -> Codes:
     if not alike(flat.type, plan.field.type):
         raise BadInput(f"column {plan.name!r} is {flat.type}, the plan was made for {plan.field.type}")
     flat = storage_of(flat)
-    if isinstance(plan.transform, ValueDictionary | DigitText):
+    if isinstance(plan.transform, ValueDictionary | TextPattern):
         return plan.transform.encode(flat, plan.fill)
     if plan.kind != "tensor":
         return _encode_flat(plan, flat)
@@ -73,7 +73,7 @@ def decode_column(plan: ColumnPlan, codes: Codes, *, approximate: bool = False) 
         codes = Codes(np.clip(codes.values, low, high), codes.state, codes.misfits)
     if isinstance(plan.transform, ValueDictionary):
         return _extended(plan, plan.transform.decode(codes))
-    if isinstance(plan.transform, DigitText):
+    if isinstance(plan.transform, TextPattern):
         return _extended(plan, plan.transform.decode(codes, plan.value_type))
     if isinstance(plan.transform, IntegerLattice | IntegerLevels):
         loose = approximate or (isinstance(plan.transform, IntegerLattice) and plan.transform.bound != 0)
@@ -146,7 +146,7 @@ def _misfits(plan: ColumnPlan, state: NDArray[np.uint8], array: pa.Array) -> pa.
 def _encode_flat(plan: ColumnPlan, array: pa.Array) -> Codes:
     if isinstance(plan.transform, IntegerLattice | IntegerLevels):
         return _encode_integers(plan, plan.transform, array)
-    assert plan.transform is not None and not isinstance(plan.transform, ValueDictionary | DigitText)
+    assert plan.transform is not None and not isinstance(plan.transform, ValueDictionary | TextPattern)
     return _encode_floats(plan, plan.transform, array)
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 import pyarrow as pa
@@ -10,7 +12,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from vae_core.arrays import from_numpy, scalar, to_numpy
-from vae_core.columns.calendar import LENGTHS, ORDERS, Calendar
+from vae_core.columns.calendar import CLOCK, CLOCK_LENGTHS, LENGTHS, ORDERS, Calendar
 from vae_core.columns.codes import STATE_MISFIT, STATE_NULL, Codes
 from vae_core.columns.physical import Bools, Ints, valid_of
 from vae_core.errors import CorruptArchive
@@ -29,12 +31,59 @@ def is_text(value_type: pa.DataType) -> bool:
     return bool(t.is_string(value_type) or t.is_large_string(value_type) or t.is_binary(value_type) or t.is_large_binary(value_type))
 
 
+class TextPattern:
+    """Texts that a number each tells: what patterns of any kind have in common."""
+
+    __slots__ = ()
+
+    def numbers(self, body: pa.Array) -> tuple[Ints, Bools]:
+        """(n,) numbers of (n,) large_binary without nulls, 0 where the text is of another pattern, and where it is of this one."""
+        raise NotImplementedError
+
+    def texts(self, values: Ints) -> pa.Array:
+        """(n,) large_binary of (n,) numbers. Raises CorruptArchive for one that no text of the pattern says."""
+        raise NotImplementedError
+
+    def to_json(self) -> dict[str, object]:
+        """Small JSON."""
+        raise NotImplementedError
+
+    def encode(self, array: pa.Array, fill: int) -> Codes:
+        """(n,) array of a text type -> codes, with nulls and texts of another pattern beside them."""
+        valid = valid_of(array)
+        body = array.cast(pa.large_binary())
+        values, fits = self.numbers(body if valid is None else body.fill_null(scalar(b"", body.type)))
+        if valid is None and fits.all():
+            return Codes(values)
+        state = np.where(fits, np.uint8(0), np.uint8(STATE_MISFIT))
+        if valid is not None:
+            state[~valid] = STATE_NULL
+        values[state != 0] = fill
+        odd = np.flatnonzero(state == STATE_MISFIT)
+        return Codes(values, state, array.take(from_numpy(odd)) if len(odd) else None)
+
+    def decode(self, codes: Codes, value_type: pa.DataType) -> pa.Array:
+        """The inverse of `encode`. Raises CorruptArchive for a code that no text of the pattern has, or misfits that do not match."""
+        texts, n = self.texts(codes.values), len(codes.values)
+        if codes.state is None:
+            return texts.cast(value_type)
+        odd = np.flatnonzero(codes.state == STATE_MISFIT)
+        n_odd = 0 if codes.misfits is None else len(codes.misfits)
+        if len(odd) != n_odd or int(codes.state.max(initial=0)) > STATE_MISFIT:
+            raise CorruptArchive(f"a column has {len(odd)} texts of another pattern and {n_odd} of them stored")
+        indices = np.arange(n)
+        if codes.misfits is not None and n_odd:
+            texts = pa.concat_arrays([texts, codes.misfits.cast(pa.large_binary())])
+            indices[odd] = n + np.arange(n_odd)
+        return texts.take(from_numpy(indices, mask=codes.state == STATE_NULL)).cast(value_type)
+
+
 @dataclass(frozen=True, slots=True)
-class DigitText:
+class DigitText(TextPattern):
     """The code of a text is the number that its digits make, the first the highest, or the time that they are.
 
     pattern : a byte of the text each: its value, or DIGIT; at most MOST_BYTES, of which 1 to MOST_DIGITS digits, of times those of LENGTHS
-    order   : of year, month and day where the digits are a time, one of ORDERS; else empty
+    order   : of year, month and day where the digits are a time, one of ORDERS, or CLOCK; else empty
     """
 
     pattern: tuple[int, ...]
@@ -56,21 +105,7 @@ class DigitText:
         calendar = self.calendar
         return (self.n_digits,) if calendar is None else calendar.widths
 
-    def encode(self, array: pa.Array, fill: int) -> Codes:
-        """(n,) array of a text type -> codes, with nulls and texts of another pattern beside them."""
-        valid = valid_of(array)
-        body = array.cast(pa.large_binary())
-        values, fits = self._numbers(body if valid is None else body.fill_null(scalar(b"", body.type)))
-        if valid is None and fits.all():
-            return Codes(values)
-        state = np.where(fits, np.uint8(0), np.uint8(STATE_MISFIT))
-        if valid is not None:
-            state[~valid] = STATE_NULL
-        values[state != 0] = fill
-        odd = np.flatnonzero(state == STATE_MISFIT)
-        return Codes(values, state, array.take(from_numpy(odd)) if len(odd) else None)
-
-    def _numbers(self, body: pa.Array) -> tuple[Ints, Bools]:
+    def numbers(self, body: pa.Array) -> tuple[Ints, Bools]:
         """(n,) numbers of (n,) large_binary without nulls, 0 where the text is of another pattern, and where it is of this one."""
         n, length = len(body), len(self.pattern)
         values, fits = np.zeros(n, np.int64), np.zeros(n, np.bool_)
@@ -101,9 +136,9 @@ class DigitText:
         fits[of_length] = good
         return values, fits
 
-    def decode(self, codes: Codes, value_type: pa.DataType) -> pa.Array:
-        """The inverse of `encode`. Raises CorruptArchive for a code that no text of the pattern has, or misfits that do not match."""
-        values, n, calendar = codes.values, len(codes.values), self.calendar
+    def texts(self, values: Ints) -> pa.Array:
+        """(n,) large_binary of (n,) numbers. Raises CorruptArchive for one that no text of the pattern says."""
+        n, calendar = len(values), self.calendar
         if calendar is None and n and (int(values.min()) < 0 or int(values.max()) >= 10**self.n_digits):
             raise CorruptArchive(f"a code is no number of {self.n_digits} digits")
         cells = np.empty((n, len(self.pattern)), np.uint8)
@@ -115,19 +150,7 @@ class DigitText:
                 rest, digit = np.divmod(rest, 10)
                 cells[:, k] = digit + 48
             places = places[width:]
-        starts = pa.py_buffer(np.arange(n + 1, dtype=np.int64) * len(self.pattern))
-        texts = pa.Array.from_buffers(pa.large_binary(), n, [None, starts, pa.py_buffer(cells)])
-        if codes.state is None:
-            return texts.cast(value_type)
-        odd = np.flatnonzero(codes.state == STATE_MISFIT)
-        n_odd = 0 if codes.misfits is None else len(codes.misfits)
-        if len(odd) != n_odd or int(codes.state.max(initial=0)) > STATE_MISFIT:
-            raise CorruptArchive(f"a column has {len(odd)} texts of another pattern and {n_odd} of them stored")
-        indices = np.arange(n)
-        if codes.misfits is not None and n_odd:
-            texts = pa.concat_arrays([texts, codes.misfits.cast(pa.large_binary())])
-            indices[odd] = n + np.arange(n_odd)
-        return texts.take(from_numpy(indices, mask=codes.state == STATE_NULL)).cast(value_type)
+        return joined(cells, np.full(n, len(self.pattern)))
 
     def to_json(self) -> dict[str, object]:
         """Small JSON; `pattern_from_json` is the inverse."""
@@ -147,15 +170,32 @@ def pattern_from_json(pattern: object, order: object = "") -> DigitText:
         found = DigitText(tuple(pattern))
         if order == "" and 1 <= found.n_digits <= MOST_DIGITS:
             return found
-        if isinstance(order, str) and order in ORDERS and found.n_digits in LENGTHS:
+        if isinstance(order, str) and Calendar(order, found.n_digits).is_written:
             return DigitText(found.pattern, order)
     raise CorruptArchive(f"a pattern of digits is {str(pattern)[:60]}, {str(order)[:9]!r}")
 
 
-def find_pattern(sample: pa.ChunkedArray) -> DigitText | None:
-    """The pattern of nearly all of a sample's texts, (n,) of a text type; None where they have none, or there are too few to tell."""
+def body_of(sample: pa.ChunkedArray) -> pa.Array:
+    """The texts of a sample, (n,) of a text type, as large_binary without nulls."""
     chunks = [c.cast(pa.large_binary()).drop_null() for c in sample.chunks]
-    body = pa.concat_arrays(chunks) if chunks else pa.array([], pa.large_binary())
+    return pa.concat_arrays(chunks) if chunks else pa.array([], pa.large_binary())
+
+
+def bytes_of(body: pa.Array) -> tuple[NDArray[np.uint8], Ints]:
+    """The bytes of (n,) large_binary end to end, at least one, and (n + 1,) where each begins."""
+    offsets = np.frombuffer(body.buffers()[1], np.int64, len(body) + 1, 8 * body.offset)
+    return np.frombuffer(body.buffers()[2] or b"\0", np.uint8), offsets
+
+
+def joined(data: NDArray[np.uint8], lengths: Ints) -> pa.Array:
+    """(n,) large_binary of bytes end to end and (n,) lengths."""
+    offsets = np.concatenate([np.zeros(1, np.int64), np.cumsum(lengths, dtype=np.int64)])
+    return pa.Array.from_buffers(pa.large_binary(), len(lengths), [None, pa.py_buffer(offsets), pa.py_buffer(np.ascontiguousarray(data))])
+
+
+def find_pattern(body: pa.Array) -> DigitText | None:
+    """The pattern of nearly all of a sample's texts, (n,) large_binary without nulls; None where they have none, or there are too few to
+    tell."""
     if len(body) < 64:
         return None
     lengths = to_numpy(pc.binary_length(body)).astype(np.int64)
@@ -188,10 +228,13 @@ def find_pattern(sample: pa.ChunkedArray) -> DigitText | None:
 
 
 def _of_times(plain: DigitText, body: pa.Array, most: float) -> DigitText | None:
-    """The same pattern where the digits of nearly all of (n,) texts are a date of a likely year, with or without a time.
+    """The same pattern where the digits of nearly all of (n,) texts are a date of a likely year, with or without a time, or a time alone.
 
     None where month and day may be either way round, or hours are none: days of later files, or numbers of an order, would be misfits.
     """
+    if plain.n_digits in CLOCK_LENGTHS and _is_clock(plain.pattern):
+        clock = DigitText(plain.pattern, CLOCK)
+        return clock if int(clock.numbers(body)[1].sum()) >= most else None
     likely = list[DigitText]()
     for order in ORDERS if plain.n_digits in LENGTHS else ():
         found = DigitText(plain.pattern, order)
@@ -206,3 +249,11 @@ def _of_times(plain: DigitText, body: pa.Array, most: float) -> DigitText | None
         if of_day and ((years >= LIKELY_YEARS[0]) & (years <= LIKELY_YEARS[1])).sum() >= most:
             likely.append(found)
     return likely[0] if len(likely) == 1 else None
+
+
+def _is_clock(pattern: Sequence[int]) -> bool:
+    """Whether colons stand between hours, minutes and seconds, and digits at both ends."""
+    places = [k for k, literal in enumerate(pattern) if literal == DIGIT]
+    pairs = [places[k : k + 2] for k in range(0, min(6, len(places)), 2)]
+    apart = all(pattern[before[1] + 1 : after[0]] == (ord(":"),) for before, after in pairwise(pairs))
+    return apart and all(b == a + 1 for a, b in pairs)

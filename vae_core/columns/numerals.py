@@ -1,0 +1,173 @@
+"""Texts that say a number as long as it is, with what stands before and behind it: `9.5` and `17.25` in hundredths, `rs10907175`."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from vae_core.arrays import to_numpy
+from vae_core.coders.fields.places import FIXED, KEPT_ONE, STRIPPED, Written, lengths_of, write
+from vae_core.columns.physical import Bools, Ints
+from vae_core.columns.texts import MOST_STRANGERS, TextPattern, bytes_of, joined
+from vae_core.errors import CorruptArchive
+
+MOST_DIGITS = 18
+MOST_AFFIX = 24  # bytes before a number, and behind it
+LEAST_TEXTS, LOOKED_AT = 64, 4_096  # of a sample
+ALIKE = 0.99  # of the numbers looked at: those that have no more decimals than are told
+MOST_NAMED, NAMED_STRANGERS = 16, 0.5  # different texts, as `nil` and `NA`, that so many of a sample may be instead of numbers
+SPAN = 65_536  # texts at a time
+_NUMBER = re.compile(rb"([^0-9]*?)(-?)([0-9]+)(?:\.([0-9]+))?([^0-9]*)", re.DOTALL)
+_TENS = np.array([10**k for k in range(MOST_DIGITS + 1)], np.int64)
+
+
+@dataclass(frozen=True, slots=True)
+class NumberText(TextPattern):
+    """The code of a text is the number it says, in units of its last decimal that is not always 0.
+
+    before, behind : at most MOST_AFFIX bytes each        written : how the number is, in FIXED, STRIPPED or KEPT_ONE
+    zeros          : of the decimals of FIXED numbers, the last that are 0
+    """
+
+    before: bytes
+    behind: bytes
+    written: Written
+    zeros: int = 0
+
+    def numbers(self, body: pa.Array) -> tuple[Ints, Bools]:
+        """(n,) numbers of (n,) large_binary without nulls, 0 where the text says none or says it otherwise, and where it does not."""
+        if not len(body):
+            return np.zeros(0, np.int64), np.zeros(0, np.bool_)
+        parts = [self._numbers(body.slice(start, SPAN)) for start in range(0, len(body), SPAN)]
+        return np.concatenate([values for values, _ in parts]), np.concatenate([fits for _, fits in parts])
+
+    def _numbers(self, body: pa.Array) -> tuple[Ints, Bools]:
+        data, offsets = bytes_of(body)
+        start, stop = offsets[:-1] + len(self.before), offsets[1:] - len(self.behind)
+        longest = MOST_DIGITS + 3  # a sign, a zero, a point
+        good = (stop > start) & (stop - start <= longest)
+        rows = np.flatnonzero(good)
+        start, length = start[rows], (stop - start)[rows]
+        values, n_digits, n_decimals = (np.zeros(len(rows), np.int64) for _ in range(3))
+        pointed, likely = np.zeros(len(rows), np.bool_), np.ones(len(rows), np.bool_)
+        for k in range(int(length.max(initial=0))):
+            live = length > k
+            byte = data[np.where(live, start + k, 0)]
+            digit = byte - np.uint8(48)  # wraps: anything else is over 9
+            is_digit = live & (digit < 10)
+            values = np.where(is_digit, values * 10 + digit, values)
+            n_digits += is_digit
+            n_decimals += is_digit & pointed
+            is_point = live & (byte == ord(".")) & ~pointed
+            likely &= ~live | is_digit | is_point | (byte == ord("-") if k == 0 else False)
+            pointed |= is_point
+        more = self.decimals - n_decimals
+        likely &= (n_digits > 0) & (n_digits <= MOST_DIGITS + 1) & (values >= 0) & (more <= MOST_DIGITS) & (more >= -self.zeros)
+        more = np.where(likely, more, 0)
+        likely &= values < _TENS[np.minimum(MOST_DIGITS - more, MOST_DIGITS)]  # 19 digits, the first of which is 0
+        values = np.where(likely, values * _TENS[np.maximum(more, 0)] // _TENS[np.maximum(-more, 0)], 0)
+        values = np.where(data[start] == ord("-"), -values, values) if len(rows) else values
+        likely &= np.abs(values) < _TENS[MOST_DIGITS - self.zeros]
+        # zeros in front, a sign of 0, decimals that ought to be 0: what is not written like this again is none of these
+        sure = rows[likely]
+        same = to_numpy(pc.equal(self.texts(values[likely]), body.take(pa.array(sure)))).astype(np.bool_)
+        found, fits = np.zeros(len(body), np.int64), np.zeros(len(body), np.bool_)
+        found[sure[same]], fits[sure[same]] = values[likely][same], True
+        return found, fits
+
+    @property
+    def decimals(self) -> int:
+        """Of the numbers, those that are not always 0."""
+        return self.written.decimals - self.zeros
+
+    @property
+    def is_amount(self) -> bool:
+        """Whether no letter stands before the number, or it has decimals: else it is a name."""
+        return self.decimals > 0 or not any(character.isalpha() for character in self.before.decode("utf-8", "replace"))
+
+    def texts(self, values: Ints) -> pa.Array:
+        """(n,) large_binary of (n,) numbers. Raises CorruptArchive for one of too many digits."""
+        most = int(_TENS[MOST_DIGITS - self.zeros])
+        if len(values) and not -most < int(values.min()) <= int(values.max()) < most:
+            raise CorruptArchive(f"a code is no number of {MOST_DIGITS - self.zeros} digits")
+        parts = [self._texts(values[start : start + SPAN] * _TENS[self.zeros]) for start in range(0, len(values), SPAN)]
+        return pa.concat_arrays(parts) if parts else pa.array([], pa.large_binary())
+
+    def _texts(self, values: Ints) -> pa.Array:
+        lengths = lengths_of(self.written, values)
+        cells, counted = write(self.written, values, lengths)
+        n, first, longest = len(values), len(self.before), cells.shape[1]
+        if not (first or self.behind):
+            return joined(cells[counted], lengths)
+        whole = np.empty((n, first + longest + len(self.behind)), np.uint8)
+        whole[:, :first], whole[:, first + longest :] = (np.frombuffer(affix, np.uint8) for affix in (self.before, self.behind))
+        whole[:, first : first + longest] = cells
+        taken = np.ones(whole.shape, np.bool_)
+        taken[:, first : first + longest] = counted
+        return joined(whole[taken], lengths + first + len(self.behind))
+
+    def to_json(self) -> dict[str, object]:
+        """Small JSON; `numerals_from_json` is the inverse."""
+        written = [self.written.how, self.written.decimals, self.written.width, self.zeros]
+        return {"t": "numbers", "w": written, "b": list(self.before), "a": list(self.behind)}
+
+
+def numerals_from_json(written: object, before: object, behind: object) -> NumberText:
+    """The inverse of NumberText.to_json. Raises CorruptArchive."""
+    match written, before, behind:
+        case [int(how), int(decimals), int(width), int(zeros)], list(first), list(last) if (
+            all(type(number) is int for number in (how, decimals, width, zeros, *first, *last))
+            and all(0 <= byte < 256 for byte in (*first, *last)) and max(len(first), len(last)) <= MOST_AFFIX
+            and how in (FIXED, STRIPPED, KEPT_ONE) and 0 <= decimals <= MOST_DIGITS and 0 <= width <= MOST_DIGITS
+            and 0 <= zeros <= (decimals if how == FIXED else 0) and (how == FIXED or not width)
+        ):  # fmt: skip
+            return NumberText(bytes(first), bytes(last), Written(how, decimals, width), zeros)
+    raise CorruptArchive(f"a text says numbers as {str(written)[:40]} between {str(before)[:40]} and {str(behind)[:40]}")
+
+
+def find_numerals(body: pa.Array) -> NumberText | None:
+    """How nearly all of a sample's texts, (n,) large_binary without nulls, say a number, but for a few texts that recur; None where they
+    do not, or there are too few to tell."""
+    if len(body) < LEAST_TEXTS:
+        return None
+    some = body.take(pa.array(np.linspace(0, len(body) - 1, min(len(body), LOOKED_AT)).astype(np.int64))).to_pylist()
+    matches = [match for match in map(_NUMBER.fullmatch, some) if match is not None]
+    if len(matches) < NAMED_STRANGERS * len(some):
+        return None
+    (before, behind), _ = Counter((match[1], match[5]) for match in matches).most_common(1)[0]
+    alike = [match for match in matches if (match[1], match[5]) == (before, behind)]
+    if len(alike) < NAMED_STRANGERS * len(some):
+        return None
+    if before and all(match[2] for match in alike):
+        before += b"-"  # of names, not of amounts
+    found = _written(before, behind, [(match[3], match[4] or b"") for match in alike])
+    if found is None or max(len(before), len(behind)) > MOST_AFFIX:
+        return None
+    _, fits = found.numbers(body)
+    strangers = len(body) - int(fits.sum())
+    if strangers <= MOST_STRANGERS * len(body):
+        return found
+    few = strangers <= NAMED_STRANGERS * len(body) and len(pc.unique(body.filter(pa.array(~fits)))) <= MOST_NAMED
+    return found if few else None
+
+
+def _written(before: bytes, behind: bytes, said: list[tuple[bytes, bytes]]) -> NumberText | None:
+    """How numbers are written of which these are the digits before the point and behind it."""
+    n_decimals = np.array([len(decimals) for _, decimals in said])
+    usual = int(np.bincount(n_decimals).argmax())
+    zeros = [len(whole) for whole, _ in said if len(whole) > 1 and whole.startswith(b"0")]
+    if (n_decimals == usual).sum() >= (1 - MOST_STRANGERS) * len(said):
+        told = [len(decimals.rstrip(b"0")) for _, decimals in said if len(decimals) == usual]
+        used = int(np.quantile(told, ALIKE, method="higher"))
+        width = min(len(whole) for whole, _ in said) + usual if len(zeros) > MOST_STRANGERS * len(said) else 0
+        return NumberText(before, behind, Written(FIXED, usual, width), usual - used) if width <= MOST_DIGITS else None
+    most = int(np.quantile(n_decimals, ALIKE, method="higher"))
+    if most > MOST_DIGITS:
+        return None
+    whole_ones = sum(decimals == b"0" for _, decimals in said)
+    return NumberText(before, behind, Written(KEPT_ONE if whole_ones > (n_decimals == 0).sum() else STRIPPED, most))
