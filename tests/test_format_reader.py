@@ -8,10 +8,12 @@ from __future__ import annotations
 import base64
 import bisect
 import bz2
+import datetime
 import itertools
 import json
 import lzma
 import math
+import re
 import struct
 from collections import defaultdict
 from collections.abc import Sequence
@@ -610,7 +612,8 @@ def minutes(v: int) -> int:
     return 60 * q + r if r < 60 else -(40 * q + r - 60) - 1
 
 
-KEYS = {"lattice": "tosgb", "decimal": "tfkosgwb", "bits": "tfw", "bins": "tfwb", "digits": "tpc", "numbers": "twba"}
+KEYS = {"lattice": "tosgb", "decimal": "tfkosgwb", "bits": "tfw", "bins": "tfwb", "digits": "tpc", "numbers": "twba",
+        "times": "tf"}  # fmt: skip
 
 
 def spelt_out(plan: dict[str, Any]) -> dict[str, Any]:
@@ -985,7 +988,7 @@ def test_texts_that_say_numbers_read_from_the_format_document_are_the_same_texts
             seen |= {form["t"], form.get("c"), *(("how", "decimals", "width", "zeros")[k] for k, v in enumerate(form.get("w", [])) if v)}
         assert all(stream.ended() for stream in opened.values())
         first += n_rows
-    assert first == wanted.num_rows and seen == {"digits", "numbers", "T", None, "how", "decimals", "width", "zeros"}
+    assert first == wanted.num_rows and seen == {"digits", "numbers", "times", "T", None, "how", "decimals", "width", "zeros"}
 
 
 def minutes_back(v: int) -> int:
@@ -997,6 +1000,8 @@ def said(form: dict[str, Any], code: int) -> str:
         how, decimals, width, zeros = form["w"]
         number = Fields(set()).written(code * 10**zeros, how, decimals, width)
         return (bytes(form["b"]) + number + bytes(form["a"])).decode()
+    if form["t"] == "times":
+        return told(form["f"], code)
     n = form["p"].count(-1)
     sizes, parts = [24, 60, 60, 10 ** (n - 6)][: n // 2 if n < 7 else 4], list[str]()
     for size in reversed(sizes):
@@ -1005,6 +1010,27 @@ def said(form: dict[str, Any], code: int) -> str:
     digits = iter("".join(parts))
     assert code == 0
     return "".join(next(digits) if byte < 0 else chr(byte) for byte in form["p"])
+
+
+def told(form: str, code: int) -> str:
+    """A time as a format of times has it."""
+    parts = re.findall(r"%(?:[-^]?[a-zA-Z]|[0-9]f|%)|[^%]", form)
+    sizes = [size for names, size in ((("%H", "%-H", "%I", "%-I"), 24), (("%M",), 60), (("%S",), 60)) if set(names) & set(parts)]
+    sizes += [10 ** int(part[1]) for part in parts if part.endswith("f") and len(part) == 3]
+    of_day = list[int]()
+    for size in reversed(sizes):
+        code, part = divmod(code, size)
+        of_day.insert(0, part)
+    day, (hour, minute, second, fraction) = datetime.date(1970, 1, 1) + datetime.timedelta(days=code), [*of_day, 0, 0, 0, 0][:4]
+    month, weekday = "JanFebMarAprMayJunJulAugSepOctNovDec"[3 * day.month - 3 :][:3], "MonTueWedThuFriSatSun"[3 * day.weekday() :][:3]
+    half = "PM" if hour > 11 else "AM"
+    names = {
+        "%Y": f"{day.year:04d}", "%y": f"{day.year % 100:02d}", "%m": f"{day.month:02d}", "%-m": str(day.month), "%d": f"{day.day:02d}",
+        "%-d": str(day.day), "%b": month, "%^b": month.upper(), "%a": weekday, "%H": f"{hour:02d}", "%-H": str(hour), "%M": f"{minute:02d}",
+        "%I": f"{(hour + 11) % 12 + 1:02d}", "%-I": str((hour + 11) % 12 + 1), "%p": half, "%P": half.lower(), "%S": f"{second:02d}",
+        "%%": "%",
+    }  # fmt: skip
+    return "".join(f"{fraction:0{part[1]}d}" if part[1:2].isdigit() else names.get(part, part) for part in parts)
 
 
 def test_texts_read_from_the_format_document_are_the_same_values():

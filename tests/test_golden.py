@@ -21,6 +21,7 @@ from vae_core.coders.fields.places import FIXED, KEPT_ONE, STRIPPED
 from vae_core.columns.calendar import CLOCK, ORDERS
 from vae_core.columns.numerals import NumberText
 from vae_core.columns.texts import DigitText
+from vae_core.columns.times import TimeText
 from vae_core.entropy import gathered
 from vae_core.exact.features import COLUMN_KINDS, OWN_KINDS
 from vae_core.exact.forms import FORMS
@@ -126,6 +127,7 @@ def test_the_golden_archives_use_all_that_this_release_can_read():
         for entry in archive.entries():
             model = archive.model(entry.model)
             kinds |= {plan.transform.order for plan in model.columns if isinstance(plan.transform, DigitText)}
+            kinds |= {part for plan in model.columns if isinstance(plan.transform, TimeText) for part in plan.transform.parts}
             kinds |= {f"numbers in way {plan.transform.written.how}" for plan in model.columns if isinstance(plan.transform, NumberText)}
             codings |= {str(coding) for coding in entry.layout["codings"]}
             streams = max(streams, len(entry.layout["streams"]))
@@ -147,6 +149,7 @@ def test_the_golden_archives_use_all_that_this_release_can_read():
                 kinds |= ({f"form {code.form}"} if code.form else set()) | ({"recall"} if code.recall else set())
     assert set(CODINGS) | {"learned", "latent"} <= codings and any(coding.startswith("uniform/") for coding in codings)
     assert {*COLUMN_KINDS, *OWN_KINDS, *TERM_KINDS, "digit", "direct", "residual"} <= kinds
+    assert {"Y", "y", "-m", "b", "^b", "d", "-d", "H", "I", "-I", "M", "S", "3f", "p", "P", "a"} <= kinds
     assert {*ORDERS, CLOCK} <= kinds and {f"numbers in way {how}" for how in (FIXED, STRIPPED, KEPT_ONE)} <= kinds
     assert {"recall", "forward", "sorted", "gathered", "lead1"} <= kinds
     assert {kind.rstrip("0123456789").rstrip(">").rstrip("0123456789") for kind in kinds if ">" in kind} == {"times", "over"}

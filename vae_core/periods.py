@@ -8,7 +8,7 @@ from vae_core.columns import ColumnPlan
 from vae_core.columns.floats import DecimalLattice
 from vae_core.columns.integers import IntegerLattice
 from vae_core.columns.numerals import NumberText
-from vae_core.columns.texts import DigitText
+from vae_core.columns.texts import TextPattern
 from vae_core.exact.features import MOST_PERIOD
 from vae_core.exact.ordering import Period
 
@@ -24,7 +24,7 @@ MOST_DRIFT = 24  # of a period: so small a part of it may be lost from the first
 def periods_of(plan: ColumnPlan) -> tuple[Period, ...]:
     """The periods that are told apart by the codes of a column, and there at least twice; none where it tells no time."""
     grid, kind, decimals = plan.transform, plan.value_type, 0
-    calendar = grid.calendar if isinstance(grid, DigitText) else None
+    calendar = grid.calendar if isinstance(grid, TextPattern) else None
     if isinstance(grid, DecimalLattice) and grid.group == 1:
         kind, decimals = pa.int64(), grid.digits
         grid = IntegerLattice(grid.offset, grid.step)

@@ -374,7 +374,7 @@ def written_times(n: int) -> pa.Table:
 
 
 def written_numbers(n: int) -> pa.Table:
-    """Texts that say numbers, in every way, with and without something around them, and times of the day; some say none."""
+    """Texts that say numbers, in every way, with and without something around them, and times as people write them; some say none."""
     rng = np.random.default_rng(45)
     walk, wide = np.cumsum(rng.integers(-90, 95, n)), rng.integers(-(10**14), 10**14, n)
     seconds = rng.integers(0, 86_400, n)
@@ -390,7 +390,13 @@ def written_numbers(n: int) -> pa.Table:
     }  # fmt: skip
     texts["minute"] = [clock[:5] for clock in texts["second"]]
     texts["micros"] = [f"{clock}.{abs(v):06d}Z" for clock, v in zip(texts["second"], walk.tolist(), strict=True)]
-    odd = ["", "-0.00", None, "0012", "1e5", "24:00:00", "12:60", "+7", "٣", "1.005", "9" * 19]
+    when = [dt.datetime(1999, 12, 30) + dt.timedelta(milliseconds=int(m)) for m in rng.integers(0, 10**11, n)]
+    texts["american"] = [f"{t.month}/{t.day}/{t.year} {t:%I:%M %p}".replace(" 0", " ") for t in when]
+    texts["log"] = [f"[{t:%d/%b/%Y:%H:%M:%S} +0000]" for t in when]
+    texts["short"] = [f"{t:%d-%b-%y}".upper() for t in when]
+    texts["mail"] = [f"{t:%a, %d %b %Y %H:%M:%S},{t.microsecond // 1000:03d} GMT" for t in when]
+    texts["noon"] = [f"{t:%I:%M%p}".lower() for t in when]
+    odd = ["", "-0.00", None, "0012", "1e5", "24:00:00", "12:60", "+7", "٣", "1.005", "9" * 19, "2/30/2000 1:00 AM", "13:00pm"]
     for column in texts.values():
         for i, text in enumerate(odd):
             column[7 + 40 * i] = text
@@ -782,7 +788,7 @@ def main() -> None:
     with measured_as(lambda *_: [("ipc", 1 << 40)]):
         write("times", [written_times(700)], block_rows=350)
     with measured_as(lambda *_: [("ipc", 1 << 40)]):
-        write("numbers", [written_numbers(600)], block_rows=300)
+        write("numbers", [written_numbers(800)], block_rows=400)
     table, changed = lines_of_a_map(2400)
     with measured_as(lambda *_: [("ipc", 1 << 40)]):
         write("above", [table], block_rows=1200, changed=changed)

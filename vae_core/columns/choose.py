@@ -24,6 +24,7 @@ from vae_core.columns.physical import integer_range, integers_of, is_integral, r
 from vae_core.columns.plan import ColumnPlan, FloatTransform, IntegerTransform, levels_of, storage_type
 from vae_core.columns.profile import MOST_DISTINCT, ColumnProfile, TableProfile, as_type, elements_of, storage_of
 from vae_core.columns.texts import TextPattern, body_of, find_pattern, is_text
+from vae_core.columns.times import find_times
 from vae_core.errors import BadInput
 from vae_core.tolerance import LOSSLESS, Tolerance, resolve, short_below
 
@@ -212,12 +213,15 @@ def _counted_text(verbatim: ColumnPlan, has_state: bool, sample: pa.ChunkedArray
         return verbatim
     body = body_of(pa.chunked_array(plain))
     of_digits = find_pattern(body)
-    transform: TextPattern | None = None
+    transform: TextPattern | None = of_digits
     if of_digits is None or not of_digits.order:
-        numerals = find_numerals(body)  # first: what is longer by and by is no misfit of a number
-        transform = numerals if numerals is not None and (numerals.is_amount or not amounts) else None
-    if transform is None and of_digits is not None and (of_digits.order or not amounts):
-        transform = of_digits
+        transform = find_times(body)
+    if transform is None:
+        numerals = find_numerals(body)  # before digits: what is longer by and by is no misfit of a number
+        if numerals is not None and (numerals.is_amount or not amounts):
+            transform = numerals
+        elif not amounts:
+            transform = of_digits
     if transform is None:
         return verbatim
     codes = [transform.encode(piece, 0) for piece in plain]

@@ -16,6 +16,7 @@ from vae_core.columns.integers import IntegerLattice, IntegerLevels
 from vae_core.columns.numerals import numerals_from_json
 from vae_core.columns.physical import storage_dtype
 from vae_core.columns.texts import TextPattern, is_text, pattern_from_json
+from vae_core.columns.times import times_from_json
 from vae_core.errors import CorruptArchive, UsageError
 from vae_core.tolerance import LOSSLESS, Tolerance
 
@@ -165,9 +166,11 @@ def transform_from_json(data: Mapping[str, Any], blob: bytes | None, value_type:
         if pa.types.is_dictionary(value_type):
             return ValueDictionary(values, value_type.index_type, value_type.ordered)
         return ValueDictionary(values)
-    if tag in ("digits", "numbers"):
+    if tag in ("digits", "numbers", "times"):
         if not is_text(value_type):
             raise CorruptArchive(f"a pattern of digits on {value_type}")
+        if tag == "times":
+            return times_from_json(data["f"])
         return pattern_from_json(data["p"], data.get("c", "")) if tag == "digits" else numerals_from_json(data["w"], data["b"], data["a"])
     if tag in ("lattice", "ilevels"):
         if pa.types.is_floating(value_type) or pa.types.is_dictionary(value_type):

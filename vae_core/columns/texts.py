@@ -36,6 +36,11 @@ class TextPattern:
 
     __slots__ = ()
 
+    @property
+    def calendar(self) -> Calendar | None:
+        """Of texts that are times."""
+        return None
+
     def numbers(self, body: pa.Array) -> tuple[Ints, Bools]:
         """(n,) numbers of (n,) large_binary without nulls, 0 where the text is of another pattern, and where it is of this one."""
         raise NotImplementedError
