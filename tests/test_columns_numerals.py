@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from decimal import Decimal
 
 import numpy as np
 import pyarrow as pa
@@ -13,7 +14,7 @@ from telemetry import assert_kept, decoded, fitted, profiled, stored_again
 
 from vae_core.coders.fields.places import FIXED, KEPT_ONE, STRIPPED, Written
 from vae_core.columns import STATE_MISFIT, Codes, encode_column, plan_columns
-from vae_core.columns.numerals import MOST_AFFIX, MOST_DIGITS, NumberText, find_numerals, numerals_from_json
+from vae_core.columns.numerals import GROUPS, MOST_AFFIX, MOST_DIGITS, PLAIN, POINTS, NumberText, Signs, find_numerals, numerals_from_json
 from vae_core.columns.texts import DigitText, body_of
 from vae_core.errors import CorruptArchive
 from vae_core.peers import of_texts
@@ -25,9 +26,20 @@ WRITTEN = st.one_of(
     st.builds(lambda d, w, z: (Written(FIXED, d, w), min(d, z)), st.integers(0, 18), st.integers(0, 18), st.integers(0, 4)),
     st.builds(lambda how, d: (Written(how, d), 0), st.sampled_from([STRIPPED, KEPT_ONE]), st.integers(0, 18)),
 )
+SIGNS = st.one_of(st.just(PLAIN), st.builds(Signs, st.sampled_from(list(POINTS)), st.sampled_from(list(GROUPS)), st.booleans()))
 AFFIX = st.sampled_from([b"", b"$", b"-", b"0", b"7.", "€ ".encode(), b"%", b" km", b"\xff", b"x" * MOST_AFFIX])
 NUMBERLIKE = st.from_regex(r"\A-?[0-9]{0,20}\.?[0-9]{0,20}\Z")
-CHARACTERS = st.text(st.sampled_from("0123456789.-+eE ,x٣"), max_size=24)
+CHARACTERS = st.text(st.sampled_from("0123456789.-+eE ,x٣'$"), max_size=28)
+
+
+def way_of(written, before, behind, signs):
+    """Any way there is to write numbers."""
+    grouped = signs.group and (written[0].how != FIXED or signs.group == signs.point)
+    first = signs.first and before[:1] not in (b"", b"-")
+    return NumberText(before, behind, *written, Signs(signs.point, 0 if grouped else signs.group, first))
+
+
+CELLS = st.one_of(st.none(), NUMBERLIKE, CHARACTERS, st.binary(max_size=30))
 
 
 def found_in(texts):
@@ -41,24 +53,30 @@ def planned(column, name="x"):
 
 
 @LAW
-@given(WRITTEN, AFFIX, AFFIX, st.lists(st.integers(-(10**18) + 1, 10**18 - 1), max_size=12))
-def test_every_number_is_a_text_and_that_text_is_the_number(written, before, behind, numbers):
-    way = NumberText(before, behind, *written)
+@given(WRITTEN, AFFIX, AFFIX, SIGNS, st.lists(st.integers(-(10**18) + 1, 10**18 - 1), max_size=12))
+def test_every_number_is_a_text_and_that_text_is_the_number(written, before, behind, signs, numbers):
+    way = way_of(written, before, behind, signs)
     most = 10 ** (MOST_DIGITS - way.zeros)
     values = np.array([n % most if n >= 0 else -(-n % most) for n in numbers], np.int64)
     texts = way.texts(values)
     found, fits = way.numbers(texts)
     assert fits.all() and found.tolist() == values.tolist()
-    assert numerals_from_json(*(json.loads(json.dumps(way.to_json()))[key] for key in "wba")) == way
+    said = json.loads(json.dumps(way.to_json()))
+    assert numerals_from_json(*(said[key] for key in "wbac" if key in said)) == way
+    told = [text.decode("latin-1").removeprefix("-" * way.signs.first) for text in texts.to_pylist()]
+    plain = [text[len(before) : len(text) - len(behind)] for text in told]
+    if not way.signs.first and not way.zeros and not written[0].width:
+        bare = [text.replace(chr(way.signs.group), "") if way.signs.group else text for text in plain]
+        assert [Decimal(text.replace(chr(signs.point), ".")) * 10 ** written[0].decimals for text in bare] == values.tolist()
 
 
 @LAW
-@given(WRITTEN, AFFIX, AFFIX, st.lists(st.one_of(st.none(), NUMBERLIKE, CHARACTERS, st.binary(max_size=30)), max_size=20), st.booleans())
-def test_any_texts_come_back_to_the_byte(written, before, behind, texts, around):
+@given(WRITTEN, AFFIX, AFFIX, SIGNS, st.lists(CELLS, max_size=20), st.booleans())
+def test_any_texts_come_back_to_the_byte(written, before, behind, signs, texts, around):
     cells = [None if t is None else t.encode() if isinstance(t, str) else t for t in texts]
     if around:
         cells = [None if t is None else before + t + behind for t in cells]
-    array, way = pa.array(cells, pa.large_binary()), NumberText(before, behind, *written)
+    array, way = pa.array(cells, pa.large_binary()), way_of(written, before, behind, signs)
     codes = way.encode(array, 7)
     assert way.decode(codes, pa.large_binary()).equals(array)
     half = array.slice(len(array) // 2)
@@ -98,6 +116,14 @@ def test_how_numbers_are_written_is_found_on_a_sample():
     assert found_in([f"{a}.{b}.{a}" for a, b in rng.integers(0, 99, (500, 2)).tolist()]) is None
     assert found_in([f"{n}" for n in rng.integers(0, 2**63, 500).tolist()]) is None  # too many digits, most of them
     assert found_in(["word"] * 300) is None and found_in(["x" * (MOST_AFFIX + 1) + str(c) for c in cents]) is None
+    dollars = found_in([f"{'-' * (c < 0)}${abs(c) * 10 / 100:,.2f}" for c in cents])
+    assert dollars == NumberText(b"$", b"", Written(FIXED, 2), 1, Signs(ord("."), ord(","), first=True))
+    assert found_in([f"{c:,}" for c in cents]) == NumberText(b"", b"", Written(FIXED, 0), 0, Signs(group=ord(",")))
+    assert found_in([f"{c * 999:,}".replace(",", " ") for c in cents]) == NumberText(b"", b"", Written(FIXED, 0), 0, Signs(group=ord(" ")))
+    assert found_in([f"{c / 1000:.3f}".replace(".", ",") for c in cents]) == NumberText(b"", b"", Written(FIXED, 3), 0, Signs(ord(",")))
+    assert found_in([text.replace(".", ",") for text in stripped]) == NumberText(b"", b"", Written(STRIPPED, 2), 0, Signs(ord(",")))
+    german = [f"{c / 9:,.2f} €".translate(str.maketrans(",.", ".,")) for c in cents]
+    assert found_in(german) == NumberText(b"", " €".encode(), Written(FIXED, 2), 0, Signs(ord(","), ord(".")))
     # a few texts that recur may stand for much; many different ones may not
     assert found_in([text if k % 3 else ("NA", "?")[k % 2] for k, text in enumerate(stripped)]) is not None
     assert found_in([text if k % 3 else f"none {k}a" for k, text in enumerate(stripped)]) is None
@@ -115,6 +141,16 @@ def test_how_numbers_are_written_is_found_on_a_sample():
 def test_hostile_ways_of_writing_are_refused(written, before, behind):
     with pytest.raises(CorruptArchive, match="says numbers as"):
         numerals_from_json(written, before, behind)
+
+
+@pytest.mark.parametrize(
+    ("how", "signs"),
+    [(1, [46, 46, 0]), (1, [48, 0, 0]), (1, [46, 45, 0]), (1, [46, 44]), (1, [46, 44, 2]), (1, None), (2, [46, 44, 0]), (1, [46, 0, True]),
+     (1, [46, 0, 1])],
+)  # fmt: skip
+def test_hostile_signs_are_refused(how, signs):
+    with pytest.raises(CorruptArchive, match="says numbers as"):
+        numerals_from_json([how, 2, 0, 0], [], [], signs)
 
 
 @pytest.mark.parametrize("code", [10**15, -(10**15), 2**63 - 1, -(2**63)])

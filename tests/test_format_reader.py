@@ -612,7 +612,7 @@ def minutes(v: int) -> int:
     return 60 * q + r if r < 60 else -(40 * q + r - 60) - 1
 
 
-KEYS = {"lattice": "tosgb", "decimal": "tfkosgwb", "bits": "tfw", "bins": "tfwb", "digits": "tpc", "numbers": "twba",
+KEYS = {"lattice": "tosgb", "decimal": "tfkosgwb", "bits": "tfw", "bins": "tfwb", "digits": "tpc", "numbers": "twbac",
         "times": "tf"}  # fmt: skip
 
 
@@ -621,7 +621,7 @@ def spelt_out(plan: dict[str, Any]) -> dict[str, Any]:
     if plan["version"] == 1:
         return plan
     columns = [
-        {"index": j, "range": span, "transform": dict(zip(KEYS[transform[0]], transform, strict=True))}
+        {"index": j, "range": span, "transform": dict(zip(KEYS[transform[0]], transform, strict=transform[0] != "numbers"))}
         for j, (_, transform, span, *_) in enumerate(plan["columns"])
     ]
     tensors = [[j, planes, [code_in_full(c, columns, j) for c in codes], dense] for j, planes, codes, dense in plan.get("tensors", [])]
@@ -975,7 +975,7 @@ def test_texts_that_say_numbers_read_from_the_format_document_are_the_same_texts
         parts |= pool_of(parts.get("pool", b""), layout)
         streams = {j: k for k, columns in enumerate(layout["streams"]) for j in columns}
         opened = {k: Stream(parts[f"s{k}"]) for k in set(streams.values())}
-        block = Block(n_rows)
+        block = Block(n_rows, above=rows_above(parts.get("a0", b"")))
         for code in plan["codes"]:
             j, form = code[0], plan["columns"][code[0]]["transform"]
             block.column(opened[streams[j]], code)
@@ -985,10 +985,12 @@ def test_texts_that_say_numbers_read_from_the_format_document_are_the_same_texts
             texts = [said(form, minutes_back(value) if code[2] == 1 else value) for value in codes]
             assert texts == [cell for cell, state in zip(cells, block.states[j], strict=True) if state == 0]
             assert len(texts) > 0.7 * n_rows
-            seen |= {form["t"], form.get("c"), *(("how", "decimals", "width", "zeros")[k] for k, v in enumerate(form.get("w", [])) if v)}
+            seen |= {form["t"], form["c"] if form["t"] == "digits" else None}
+            seen |= {("how", "decimals", "width", "zeros")[k] for k, v in enumerate(form.get("w", [])) if v}
+            seen |= {"signs"} if form["t"] == "numbers" and "c" in form else set()
         assert all(stream.ended() for stream in opened.values())
         first += n_rows
-    assert first == wanted.num_rows and seen == {"digits", "numbers", "times", "T", None, "how", "decimals", "width", "zeros"}
+    assert first == wanted.num_rows and seen == {"digits", "numbers", "times", "T", None, "how", "decimals", "width", "zeros", "signs"}
 
 
 def minutes_back(v: int) -> int:
@@ -998,8 +1000,13 @@ def minutes_back(v: int) -> int:
 def said(form: dict[str, Any], code: int) -> str:
     if form["t"] == "numbers":
         how, decimals, width, zeros = form["w"]
-        number = Fields(set()).written(code * 10**zeros, how, decimals, width)
-        return (bytes(form["b"]) + number + bytes(form["a"])).decode()
+        point, group, first = form.get("c", [46, 0, 0])
+        number = Fields(set()).written(abs(code) * 10**zeros, how, decimals, width).decode()
+        whole, *behind = number.split(".")
+        if group:
+            whole = f"{int(whole):,}".replace(",", chr(group))
+        minus, before, number = "-" * (code < 0), bytes(form["b"]).decode(), chr(point).join([whole, *behind])
+        return (minus + before if first else before + minus) + number + bytes(form["a"]).decode()
     if form["t"] == "times":
         return told(form["f"], code)
     n = form["p"].count(-1)

@@ -8,6 +8,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pytest
@@ -19,7 +20,7 @@ from storage.version import FORMAT_VERSION
 from vae_core.coders.conventional import CODINGS
 from vae_core.coders.fields.places import FIXED, KEPT_ONE, STRIPPED
 from vae_core.columns.calendar import CLOCK, ORDERS
-from vae_core.columns.numerals import NumberText
+from vae_core.columns.numerals import NumberText, Signs
 from vae_core.columns.texts import DigitText
 from vae_core.columns.times import TimeText
 from vae_core.entropy import gathered
@@ -119,7 +120,7 @@ def test_golden_symbols_are_gathered_in_every_form(monkeypatch):
 
 def test_the_golden_archives_use_all_that_this_release_can_read():
     codings: set[str] = set()
-    kinds: set[str] = set()
+    kinds: set[Any] = set()
     layers: set[str] = set()
     streams = 0
     for version, case in [(of, case) for of in CASES if of not in OLDER for case in CASES[of]]:
@@ -128,6 +129,7 @@ def test_the_golden_archives_use_all_that_this_release_can_read():
             model = archive.model(entry.model)
             kinds |= {plan.transform.order for plan in model.columns if isinstance(plan.transform, DigitText)}
             kinds |= {part for plan in model.columns if isinstance(plan.transform, TimeText) for part in plan.transform.parts}
+            kinds |= {plan.transform.signs for plan in model.columns if isinstance(plan.transform, NumberText)}
             kinds |= {f"numbers in way {plan.transform.written.how}" for plan in model.columns if isinstance(plan.transform, NumberText)}
             codings |= {str(coding) for coding in entry.layout["codings"]}
             streams = max(streams, len(entry.layout["streams"]))
@@ -150,9 +152,10 @@ def test_the_golden_archives_use_all_that_this_release_can_read():
     assert set(CODINGS) | {"learned", "latent"} <= codings and any(coding.startswith("uniform/") for coding in codings)
     assert {*COLUMN_KINDS, *OWN_KINDS, *TERM_KINDS, "digit", "direct", "residual"} <= kinds
     assert {"Y", "y", "-m", "b", "^b", "d", "-d", "H", "I", "-I", "M", "S", "3f", "p", "P", "a"} <= kinds
+    assert {Signs(), Signs(ord(",")), Signs(ord("."), ord(","), first=True), Signs(ord(","), ord("."))} <= kinds
     assert {*ORDERS, CLOCK} <= kinds and {f"numbers in way {how}" for how in (FIXED, STRIPPED, KEPT_ONE)} <= kinds
     assert {"recall", "forward", "sorted", "gathered", "lead1"} <= kinds
-    assert {kind.rstrip("0123456789").rstrip(">").rstrip("0123456789") for kind in kinds if ">" in kind} == {"times", "over"}
+    assert {kind.rstrip("0123456789").rstrip(">").rstrip("0123456789") for kind in kinds if ">" in str(kind)} == {"times", "over"}
     assert {f"{n} references" for n in range(3)} <= kinds
     assert {*(f"chunks of {n}" for n in LAST_CHUNKS), *(f"chunks a {n}th" for n in PARTS)} <= kinds
     assert {f"lanes of {n}" for n in (STRETCH, *SHORT_STRETCHES, *LONG_STRETCHES)} <= kinds

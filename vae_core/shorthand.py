@@ -15,7 +15,7 @@ from vae_core.exact import digits as schemes
 
 TRANSFORMS = {
     "lattice": "osgbu", "ilevels": "n", "decimal": "fkosgwb", "bins": "fwb", "flevels": "fn", "bits": "fw", "dictionary": "n",
-    "digits": "pc", "numbers": "wba", "times": "f",
+    "digits": "pc", "numbers": "wbac", "times": "f",
 }  # fmt: skip
 OPTIONAL = "uc"  # the last of a transform's keys
 LISTS = ("ilevels", "flevels", "dictionary")

@@ -1,14 +1,16 @@
-"""Texts that say a number as long as it is, with what stands before and behind it: `9.5` and `17.25` in hundredths, `rs10907175`."""
+"""Texts that say a number as long as it is, with what stands before and behind it: `9.5` and `17.25` in hundredths, `-$1,299.00`."""
 
 from __future__ import annotations
 
 import re
 from collections import Counter
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+from numpy.typing import NDArray
 
 from vae_core.arrays import to_numpy
 from vae_core.coders.fields.places import FIXED, KEPT_ONE, STRIPPED, Written, lengths_of, write
@@ -18,12 +20,37 @@ from vae_core.errors import CorruptArchive
 
 MOST_DIGITS = 18
 MOST_AFFIX = 24  # bytes before a number, and behind it
+MOST_BYTES = 128  # of a text that is looked at: of longer ones none is a number
 LEAST_TEXTS, LOOKED_AT = 64, 4_096  # of a sample
 ALIKE = 0.99  # of the numbers looked at: those that have no more decimals than are told
 MOST_NAMED, NAMED_STRANGERS = 16, 0.5  # different texts, as `nil` and `NA`, that so many of a sample may be instead of numbers
 SPAN = 65_536  # texts at a time
-_NUMBER = re.compile(rb"([^0-9]*?)(-?)([0-9]+)(?:\.([0-9]+))?([^0-9]*)", re.DOTALL)
+POINTS, GROUPS = b".,", b",. '\0"  # what may stand before decimals, and between thousands; 0: nothing does
+Bytes = NDArray[np.uint8]
 _TENS = np.array([10**k for k in range(MOST_DIGITS + 1)], np.int64)
+
+
+@dataclass(frozen=True, slots=True)
+class Signs:
+    """What a number has beside its digits.
+
+    point : of POINTS        group : of GROUPS, stands behind each thousand of FIXED numbers
+    first : whether the minus stands before what is before the number, which begins with another byte
+    """
+
+    point: int = ord(".")
+    group: int = 0
+    first: bool = False
+
+    def likely(self) -> re.Pattern[bytes]:
+        """(before, minus, digits before the point, decimals, behind) of a text, as far as a sample is to tell."""
+        group = re.escape(bytes([self.group])) if self.group else b""
+        whole = rb"[0-9]{1,3}(?:" + group + rb"[0-9]{3})+|[0-9]{1,3}" if group else rb"[0-9]+"
+        return re.compile(rb"([^0-9]*?)(-?)(" + whole + rb")(?:" + re.escape(bytes([self.point])) + rb"([0-9]+))?([^0-9]*)", re.DOTALL)
+
+
+PLAIN = Signs()
+SIGNS = [PLAIN, *(Signs(ord(point), ord(group)) for point, group in (".,", ",\0", ",.", ". ", ", ", ".'", ",'"))]
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,13 +58,14 @@ class NumberText(TextPattern):
     """The code of a text is the number it says, in units of its last decimal that is not always 0.
 
     before, behind : at most MOST_AFFIX bytes each        written : how the number is, in FIXED, STRIPPED or KEPT_ONE
-    zeros          : of the decimals of FIXED numbers, the last that are 0
+    zeros          : of the decimals of FIXED numbers, the last that are 0        signs : what it has beside its digits
     """
 
     before: bytes
     behind: bytes
     written: Written
     zeros: int = 0
+    signs: Signs = PLAIN
 
     def numbers(self, body: pa.Array) -> tuple[Ints, Bools]:
         """(n,) numbers of (n,) large_binary without nulls, 0 where the text says none or says it otherwise, and where it does not."""
@@ -48,11 +76,14 @@ class NumberText(TextPattern):
 
     def _numbers(self, body: pa.Array) -> tuple[Ints, Bools]:
         data, offsets = bytes_of(body)
-        start, stop = offsets[:-1] + len(self.before), offsets[1:] - len(self.behind)
-        longest = MOST_DIGITS + 3  # a sign, a zero, a point
+        start, stop, negative = offsets[:-1] + len(self.before), offsets[1:] - len(self.behind), np.zeros(len(body), np.bool_)
+        if self.signs.first:
+            negative = data[np.where(offsets[:-1] < offsets[1:], offsets[:-1], 0)] == ord("-")
+            start = start + negative
+        longest = MOST_DIGITS + 3 + MOST_DIGITS // 3  # a sign, a zero, a point, and what groups digits
         good = (stop > start) & (stop - start <= longest)
         rows = np.flatnonzero(good)
-        start, length = start[rows], (stop - start)[rows]
+        start, length, negative = start[rows], (stop - start)[rows], negative[rows]
         values, n_digits, n_decimals = (np.zeros(len(rows), np.int64) for _ in range(3))
         pointed, likely = np.zeros(len(rows), np.bool_), np.ones(len(rows), np.bool_)
         for k in range(int(length.max(initial=0))):
@@ -63,15 +94,19 @@ class NumberText(TextPattern):
             values = np.where(is_digit, values * 10 + digit, values)
             n_digits += is_digit
             n_decimals += is_digit & pointed
-            is_point = live & (byte == ord(".")) & ~pointed
-            likely &= ~live | is_digit | is_point | (byte == ord("-") if k == 0 else False)
+            is_point = live & (byte == self.signs.point) & ~pointed
+            between = (byte == self.signs.group) if self.signs.group and k else False
+            if k == 0 and not self.signs.first:
+                negative = byte == ord("-")
+                between = negative
+            likely &= ~live | is_digit | is_point | between
             pointed |= is_point
         more = self.decimals - n_decimals
         likely &= (n_digits > 0) & (n_digits <= MOST_DIGITS + 1) & (values >= 0) & (more <= MOST_DIGITS) & (more >= -self.zeros)
         more = np.where(likely, more, 0)
         likely &= values < _TENS[np.minimum(MOST_DIGITS - more, MOST_DIGITS)]  # 19 digits, the first of which is 0
         values = np.where(likely, values * _TENS[np.maximum(more, 0)] // _TENS[np.maximum(-more, 0)], 0)
-        values = np.where(data[start] == ord("-"), -values, values) if len(rows) else values
+        values = np.where(negative, -values, values)
         likely &= np.abs(values) < _TENS[MOST_DIGITS - self.zeros]
         # zeros in front, a sign of 0, decimals that ought to be 0: what is not written like this again is none of these
         sure = rows[likely]
@@ -101,23 +136,54 @@ class NumberText(TextPattern):
     def _texts(self, values: Ints) -> pa.Array:
         lengths = lengths_of(self.written, values)
         cells, counted = write(self.written, values, lengths)
-        n, first, longest = len(values), len(self.before), cells.shape[1]
-        if not (first or self.behind):
-            return joined(cells[counted], lengths)
-        whole = np.empty((n, first + longest + len(self.behind)), np.uint8)
-        whole[:, :first], whole[:, first + longest :] = (np.frombuffer(affix, np.uint8) for affix in (self.before, self.behind))
-        whole[:, first : first + longest] = cells
-        taken = np.ones(whole.shape, np.bool_)
-        taken[:, first : first + longest] = counted
-        return joined(whole[taken], lengths + first + len(self.behind))
+        if self.signs.point != ord("."):
+            cells[cells == ord(".")] = self.signs.point
+        if self.signs.group:
+            cells, counted = _grouped(cells, counted, self.signs.group, self.written.decimals)
+        if self.signs.first:
+            counted &= cells != ord("-")
+        if self.before or self.behind or self.signs.first:
+            minus = np.full((len(values), 1), ord("-"), np.uint8)[:, : int(self.signs.first)]
+            affixes = [np.frombuffer(affix, np.uint8) for affix in (self.before, self.behind)]
+            before, behind = (np.broadcast_to(affix, (len(values), len(affix))) for affix in affixes)
+            is_negative = (values < 0)[:, None][:, : int(self.signs.first)]
+            cells = np.concatenate([minus, before, cells, behind], axis=1)
+            counted = np.concatenate([is_negative, np.ones(before.shape, np.bool_), counted, np.ones(behind.shape, np.bool_)], axis=1)
+        return joined(cells[counted], counted.sum(axis=1))
 
     def to_json(self) -> dict[str, object]:
         """Small JSON; `numerals_from_json` is the inverse."""
         written = [self.written.how, self.written.decimals, self.written.width, self.zeros]
-        return {"t": "numbers", "w": written, "b": list(self.before), "a": list(self.behind)}
+        signs = {} if self.signs == PLAIN else {"c": [self.signs.point, self.signs.group, int(self.signs.first)]}
+        return {"t": "numbers", "w": written, "b": list(self.before), "a": list(self.behind), **signs}
 
 
-def numerals_from_json(written: object, before: object, behind: object) -> NumberText:
+def _grouped(cells: Bytes, counted: Bools, group: int, decimals: int) -> tuple[Bytes, Bools]:
+    """(n, longest) characters, right-aligned, and which of them count, with a sign between each three digits before the point."""
+    n, tail = len(cells), decimals + (decimals > 0)
+    pieces, kept, stop = [cells[:, cells.shape[1] - tail :]], [counted[:, cells.shape[1] - tail :]], cells.shape[1] - tail
+    while stop > 0:
+        start = max(0, stop - 3)
+        pieces.append(cells[:, start:stop])
+        kept.append(counted[:, start:stop])
+        if start:
+            pieces.append(np.full((n, 1), group, np.uint8))
+            kept.append((counted[:, start - 1] & (cells[:, start - 1] != ord("-")))[:, None])
+        stop = start
+    return np.concatenate(pieces[::-1], axis=1), np.concatenate(kept[::-1], axis=1)
+
+
+def _signs_from_json(said: object) -> Signs | None:
+    match said:
+        case [int(point), int(group), int(first)] if (
+            all(type(number) is int for number in (point, group, first))
+            and point in list(POINTS) and group in list(GROUPS) and point != group and first in (0, 1)
+        ):  # fmt: skip
+            return Signs(point, group, bool(first))
+    return None
+
+
+def numerals_from_json(written: object, before: object, behind: object, signs: object = (ord("."), 0, 0)) -> NumberText:
     """The inverse of NumberText.to_json. Raises CorruptArchive."""
     match written, before, behind:
         case [int(how), int(decimals), int(width), int(zeros)], list(first), list(last) if (
@@ -125,8 +191,10 @@ def numerals_from_json(written: object, before: object, behind: object) -> Numbe
             and all(0 <= byte < 256 for byte in (*first, *last)) and max(len(first), len(last)) <= MOST_AFFIX
             and how in (FIXED, STRIPPED, KEPT_ONE) and 0 <= decimals <= MOST_DIGITS and 0 <= width <= MOST_DIGITS
             and 0 <= zeros <= (decimals if how == FIXED else 0) and (how == FIXED or not width)
+            and (found := _signs_from_json(signs)) is not None and (how == FIXED or not found.group)
+            and (not found.first or first[:1] not in ([], [ord("-")]))
         ):  # fmt: skip
-            return NumberText(bytes(first), bytes(last), Written(how, decimals, width), zeros)
+            return NumberText(bytes(first), bytes(last), Written(how, decimals, width), zeros, found)
     raise CorruptArchive(f"a text says numbers as {str(written)[:40]} between {str(before)[:40]} and {str(behind)[:40]}")
 
 
@@ -136,24 +204,45 @@ def find_numerals(body: pa.Array) -> NumberText | None:
     if len(body) < LEAST_TEXTS:
         return None
     some = body.take(pa.array(np.linspace(0, len(body) - 1, min(len(body), LOOKED_AT)).astype(np.int64))).to_pylist()
-    matches = [match for match in map(_NUMBER.fullmatch, some) if match is not None]
-    if len(matches) < NAMED_STRANGERS * len(some):
-        return None
-    (before, behind), _ = Counter((match[1], match[5]) for match in matches).most_common(1)[0]
-    alike = [match for match in matches if (match[1], match[5]) == (before, behind)]
-    if len(alike) < NAMED_STRANGERS * len(some):
-        return None
-    if before and all(match[2] for match in alike):
-        before += b"-"  # of names, not of amounts
-    found = _written(before, behind, [(match[3], match[4] or b"") for match in alike])
-    if found is None or max(len(before), len(behind)) > MOST_AFFIX:
-        return None
+    best: tuple[int, NumberText] | None = None
+    for signs in SIGNS:
+        found = _likely(some, signs)
+        n_strangers = None if found is None else _strangers(found, body)
+        if found is not None and n_strangers is not None and (best is None or n_strangers < best[0]):
+            best = n_strangers, found
+            if not n_strangers:
+                break
+    return None if best is None else best[1]
+
+
+def _strangers(found: NumberText, body: pa.Array) -> int | None:
+    """How many texts are no numbers written so; None where these are neither few nor the same few again and again."""
     _, fits = found.numbers(body)
-    strangers = len(body) - int(fits.sum())
-    if strangers <= MOST_STRANGERS * len(body):
-        return found
-    few = strangers <= NAMED_STRANGERS * len(body) and len(pc.unique(body.filter(pa.array(~fits)))) <= MOST_NAMED
-    return found if few else None
+    n_strangers = len(body) - int(fits.sum())
+    few = n_strangers <= MOST_STRANGERS * len(body)
+    if few or (n_strangers <= NAMED_STRANGERS * len(body) and len(pc.unique(body.filter(pa.array(~fits)))) <= MOST_NAMED):
+        return n_strangers
+    return None
+
+
+def _likely(some: Sequence[bytes], signs: Signs) -> NumberText | None:
+    """How some texts say numbers with signs such as these, if half of them do."""
+    likely = signs.likely()
+    matches = [match for text in some if len(text) <= MOST_BYTES and (match := likely.fullmatch(text)) is not None]
+    affixes = Counter((match[1], match[5]) for match in matches)
+    (before, behind), _ = affixes.most_common(1)[0] if matches else ((b"", b""), 0)
+    if before.startswith(b"-") and (before[1:], behind) in affixes:
+        before = before[1:]
+    same = {(before, behind), *([(b"-" + before, behind)] if before else [])}
+    alike = [match for match in matches if (match[1], match[5]) in same]
+    if len(alike) < NAMED_STRANGERS * len(some) or max(len(before), len(behind)) >= MOST_AFFIX:
+        return None
+    if before and (b"-" + before, behind) in affixes:
+        signs = replace(signs, first=True)
+    elif before and all(match[2] for match in alike):
+        before += b"-"  # of names, not of amounts
+    found = _written(before, behind, [(match[3].replace(bytes([signs.group]), b""), match[4] or b"") for match in alike])
+    return None if found is None or (signs.group and found.written.how != FIXED) else replace(found, signs=signs)
 
 
 def _written(before: bytes, behind: bytes, said: list[tuple[bytes, bytes]]) -> NumberText | None:

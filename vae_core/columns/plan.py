@@ -171,7 +171,9 @@ def transform_from_json(data: Mapping[str, Any], blob: bytes | None, value_type:
             raise CorruptArchive(f"a pattern of digits on {value_type}")
         if tag == "times":
             return times_from_json(data["f"])
-        return pattern_from_json(data["p"], data.get("c", "")) if tag == "digits" else numerals_from_json(data["w"], data["b"], data["a"])
+        if tag == "numbers":
+            return numerals_from_json(*(data[key] for key in "wbac" if key in data))
+        return pattern_from_json(data["p"], data.get("c", ""))
     if tag in ("lattice", "ilevels"):
         if pa.types.is_floating(value_type) or pa.types.is_dictionary(value_type):
             raise CorruptArchive(f"an integer transform on {value_type}")
