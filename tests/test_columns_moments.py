@@ -145,6 +145,7 @@ def test_formats_are_found_on_a_sample():
         if said.startswith("100"):
             continue  # digits that are always there, before a time
         assert found_in([written(when, said) for when in times]) == TimeText(said), said
+    assert found_in([f"{k % 24}:{k % 60:02d}" if k % 90 else "30:00" for k in range(900)]) is None  # no time of the day: how long it took
     american = [written(when, "%-m/%-d/%Y %-H:%M") for when in times]
     assert found_in([*american[:-9], "", "NA", None, "x", "1/2/2020", "5", "n/a", "-", "?"]) == TimeText("%-m/%-d/%Y %-H:%M")
     assert found_in(american[:60]) is None and found_in([]) is None

@@ -109,7 +109,12 @@ def _conventional(
     of_texts = isinstance(first.plan.transform, TextPattern)
     races = {id(way): peers.Race(way, column.array, dictionary) for way in column.ways if way.plan.width == 1}
     steps = any(not way.raw and lattices.worth_trying(way.plan, way.codes) for way in column.ways)
-    if learned < math.inf and len(column.ways) == 1 and first.codes is not None and races and not of_texts and not steps:
+    is_simple = learned < math.inf and len(column.ways) == 1 and first.codes is not None and bool(races) and not steps
+    if is_simple and of_texts and (about := races[id(first)].left_open(learned, measure)) is not None:
+        column.conventional_bytes = column.reported_bytes = round(about)
+        column.rival = partial(peers.reported_of_texts, races[id(first)], learned)
+        return
+    if is_simple and not of_texts:
         if known is not None and learned < known - dictionary:
             column.conventional_bytes = column.reported_bytes = known
             return

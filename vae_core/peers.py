@@ -24,6 +24,7 @@ from vae_core.columns.blobs import pack_values
 from vae_core.columns.choose import MOST_DISTINCT_SHARE
 from vae_core.columns.dictionaries import ValueDictionary
 from vae_core.columns.integers import IntegerLattice
+from vae_core.columns.profile import storage_of
 from vae_core.latents import Way, slice_codes
 from vae_core.layout import is_native, uses_codes
 
@@ -88,18 +89,21 @@ def whole(coding: str, n_bytes: float, dictionary: float) -> float:
     return n_bytes + (dictionary if uses_codes(coding) else 0)
 
 
-def of_texts(plan: ColumnPlan, array: pa.Array) -> int:
+def of_texts(plan: ColumnPlan, array: pa.Array, learned: float = math.inf) -> int:
     """Bytes of the best conventional coding of a column of texts, whatever the plan makes of them: as they are, or where they recur the
-    codes of a dictionary of all of them, which is counted."""
-    best = min(Race(Way(plan, None, raw=True), array, 0.0).exact().values())
-    values = array.unique().drop_null()
-    if not 0 < len(values) <= MOST_DISTINCT_SHARE * (len(array) - array.null_count):
-        return best
-    values = values.take(pc.array_sort_indices(values))
-    coded = ValueDictionary(values)
-    as_codes = replace(plan, kind="categorical", transform=coded, n_levels=len(values), lo=0, hi=len(values) - 1, fill=0)
-    race = Race(Way(as_codes, coded.encode(array, 0)), array, len(pack_values(values, as_fields=False)))
-    return min(best, *(round(whole(name, n, race.dictionary)) for name, n in race.exact().items()))
+    codes of a dictionary of all of them, which is counted. About that, where these take far more than a stream of `learned` bytes."""
+    races, texts = [Race(Way(plan, None, raw=True), array, 0.0)], storage_of(array)
+    values = texts.unique().drop_null()
+    if 0 < len(values) <= MOST_DISTINCT_SHARE * (len(texts) - texts.null_count):
+        values = values.take(pc.array_sort_indices(values))
+        coded = ValueDictionary(values)
+        as_codes = replace(plan, kind="categorical", transform=coded, n_levels=len(values), lo=0, hi=len(values) - 1, fill=0)
+        races.append(Race(Way(as_codes, coded.encode(texts, 0)), array, len(pack_values(values, as_fields=False))))
+    found = list[float]()
+    for race in races:
+        told = race.about(learned) if learned < math.inf else None
+        found.append(min(whole(name, n, race.dictionary) for name, n in race.exact().items()) if told is None else told)
+    return round(min(found))
 
 
 class Race:
@@ -336,6 +340,17 @@ class Race:
         """Rows from all over the column."""
         rows, codes = sampled(self.way, self.array, PART_ROWS, PART_RUNS)
         return Weighed(self.way.plan, rows, codes)
+
+
+def reported_of_texts(race: Race, learned: float, by_part: bool = False) -> int:
+    """What `of_texts` measures of a column whose numbers race, or less where these may be stored in less than its stream takes, `learned`.
+    by_part: about that, rather too few, by a part of the rows."""
+    plan, array = race.way.plan, race.array
+    if by_part:
+        part = race.part.array
+        return max(round(TOLD_LESS * len(array) / max(1, len(part)) * of_texts(plan, part)), math.ceil(learned))
+    stored = race.reported(learned)
+    return stored if stored < learned else of_texts(plan, array, learned)
 
 
 def recur(plan: ColumnPlan, n: int) -> bool:

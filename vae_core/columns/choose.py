@@ -19,12 +19,11 @@ import pyarrow as pa
 from vae_core.columns.dictionaries import ValueDictionary, hashable, is_hashable
 from vae_core.columns.floats import Bins, DecimalLattice, FloatLevels, OrderedBits
 from vae_core.columns.integers import IntegerLattice, IntegerLevels
-from vae_core.columns.numerals import find_numerals
 from vae_core.columns.physical import integer_range, integers_of, is_integral, raw_values, valid_of
 from vae_core.columns.plan import ColumnPlan, FloatTransform, IntegerTransform, levels_of, storage_type
 from vae_core.columns.profile import MOST_DISTINCT, ColumnProfile, TableProfile, as_type, elements_of, storage_of
-from vae_core.columns.texts import TextPattern, body_of, find_pattern, is_text
-from vae_core.columns.times import find_times
+from vae_core.columns.texts import body_of, is_text
+from vae_core.columns.written import find_written
 from vae_core.errors import BadInput
 from vae_core.tolerance import LOSSLESS, Tolerance, resolve, short_below
 
@@ -39,6 +38,7 @@ _DIGIT_BITS = 0.25
 _MOST_OFF_LATTICE = 0.001
 _SPARSE_LATTICE = 64  # points of a lattice for every value that occurs
 _FEW_TEXTS = 32  # that say numbers: as good as categories
+_WIDEST_KEY = 1 << 16  # numbers that each can tell something of its own; of more, words that recur are better keys
 
 
 def plan_columns(schema: pa.Schema, profile: TableProfile, sample: pa.Table, tolerances: Mapping[str, Tolerance]) -> tuple[ColumnPlan, ...]:
@@ -186,7 +186,7 @@ def _categorical(verbatim: ColumnPlan, storage: pa.DataType, profile: ColumnProf
             return _counted_text(verbatim, profile.n_null > 0, sample)
         if len(profile.distinct) > _FEW_TEXTS:
             amounts = _counted_text(verbatim, profile.n_null > 0, sample, amounts=True)
-            if amounts.transform is not None and amounts.hi - amounts.lo < _SPARSE_LATTICE * len(profile.distinct):
+            if amounts.transform is not None and amounts.hi - amounts.lo < min(_SPARSE_LATTICE * len(profile.distinct), _WIDEST_KEY):
                 return amounts
         values = as_type(profile.distinct, inner) if len(profile.distinct) else _some_value(inner)
         if values is None:
@@ -206,23 +206,9 @@ def _categorical(verbatim: ColumnPlan, storage: pa.DataType, profile: ColumnProf
 
 
 def _counted_text(verbatim: ColumnPlan, has_state: bool, sample: pa.ChunkedArray, *, amounts: bool = False) -> ColumnPlan:
-    """The plan of texts of one pattern as numbers; verbatim for anything else. amounts: where each is a time, or says one number that is no
-    part of a name."""
+    """The plan of texts of one pattern as numbers; verbatim for anything else. amounts: as in find_written."""
     plain = [storage_of(piece) for piece in sample.chunks]
-    if not plain or not is_text(plain[0].type):
-        return verbatim
-    body = body_of(pa.chunked_array(plain))
-    of_digits = find_pattern(body)
-    transform: TextPattern | None = of_digits
-    if of_digits is None or not of_digits.order:
-        transform = find_times(body)
-    if transform is None:
-        numerals = find_numerals(body)  # before digits: what is longer by and by is no misfit of a number
-        if numerals is not None and (numerals.is_amount or not amounts):
-            transform = numerals
-        elif not amounts:
-            transform = of_digits
-    if transform is None:
+    if not plain or not is_text(plain[0].type) or (transform := find_written(body_of(pa.chunked_array(plain)), amounts=amounts)) is None:
         return verbatim
     codes = [transform.encode(piece, 0) for piece in plain]
     values = np.concatenate([c.values if c.state is None else c.values[c.state == 0] for c in codes])

@@ -23,7 +23,7 @@ MOST_AFFIX = 24  # bytes before a number, and behind it
 MOST_BYTES = 128  # of a text that is looked at: of longer ones none is a number
 LEAST_TEXTS, LOOKED_AT = 64, 4_096  # of a sample
 ALIKE = 0.99  # of the numbers looked at: those that have no more decimals than are told
-MOST_NAMED, NAMED_STRANGERS = 16, 0.5  # different texts, as `nil` and `NA`, that so many of a sample may be instead of numbers
+MOST_NAMED = 0.5  # of a sample, what may be one and the same text, as `NA`, instead of numbers
 SPAN = 65_536  # texts at a time
 POINTS, GROUPS = b".,", b",. '\0"  # what may stand before decimals, and between thousands; 0: nothing does
 Bytes = NDArray[np.uint8]
@@ -45,7 +45,7 @@ class Signs:
     def likely(self) -> re.Pattern[bytes]:
         """(before, minus, digits before the point, decimals, behind) of a text, as far as a sample is to tell."""
         group = re.escape(bytes([self.group])) if self.group else b""
-        whole = rb"[0-9]{1,3}(?:" + group + rb"[0-9]{3})+|[0-9]{1,3}" if group else rb"[0-9]+"
+        whole = rb"[1-9][0-9]{0,2}(?:" + group + rb"[0-9]{3})+|[0-9]{1,3}" if group else rb"[0-9]+"
         return re.compile(rb"([^0-9]*?)(-?)(" + whole + rb")(?:" + re.escape(bytes([self.point])) + rb"([0-9]+))?([^0-9]*)", re.DOTALL)
 
 
@@ -68,7 +68,7 @@ class NumberText(TextPattern):
     signs: Signs = PLAIN
 
     def numbers(self, body: pa.Array) -> tuple[Ints, Bools]:
-        """(n,) numbers of (n,) large_binary without nulls, 0 where the text says none or says it otherwise, and where it does not."""
+        """(n,) numbers of (n,) large_binary without nulls, 0 where the text says none or says it otherwise, and where it does say one."""
         if not len(body):
             return np.zeros(0, np.int64), np.zeros(0, np.bool_)
         parts = [self._numbers(body.slice(start, SPAN)) for start in range(0, len(body), SPAN)]
@@ -199,8 +199,8 @@ def numerals_from_json(written: object, before: object, behind: object, signs: o
 
 
 def find_numerals(body: pa.Array) -> NumberText | None:
-    """How nearly all of a sample's texts, (n,) large_binary without nulls, say a number, but for a few texts that recur; None where they
-    do not, or there are too few to tell."""
+    """How nearly all of a sample's texts, (n,) large_binary without nulls, say a number, but for one that recurs; None where they do not,
+    or there are too few to tell."""
     if len(body) < LEAST_TEXTS:
         return None
     some = body.take(pa.array(np.linspace(0, len(body) - 1, min(len(body), LOOKED_AT)).astype(np.int64))).to_pylist()
@@ -216,13 +216,14 @@ def find_numerals(body: pa.Array) -> NumberText | None:
 
 
 def _strangers(found: NumberText, body: pa.Array) -> int | None:
-    """How many texts are no numbers written so; None where these are neither few nor the same few again and again."""
+    """How many texts are no numbers written so; None where these are many, but for one text again and again: it takes nothing to store,
+    and where it stands is learned as where nulls do."""
     _, fits = found.numbers(body)
     n_strangers = len(body) - int(fits.sum())
-    few = n_strangers <= MOST_STRANGERS * len(body)
-    if few or (n_strangers <= NAMED_STRANGERS * len(body) and len(pc.unique(body.filter(pa.array(~fits)))) <= MOST_NAMED):
+    if n_strangers <= MOST_STRANGERS * len(body):
         return n_strangers
-    return None
+    commonest = max(pc.value_counts(body.filter(pa.array(~fits))).field("counts").to_pylist())
+    return n_strangers if commonest <= MOST_NAMED * len(body) and n_strangers - commonest <= MOST_STRANGERS * len(body) else None
 
 
 def _likely(some: Sequence[bytes], signs: Signs) -> NumberText | None:
@@ -235,7 +236,7 @@ def _likely(some: Sequence[bytes], signs: Signs) -> NumberText | None:
         before = before[1:]
     same = {(before, behind), *([(b"-" + before, behind)] if before else [])}
     alike = [match for match in matches if (match[1], match[5]) in same]
-    if len(alike) < NAMED_STRANGERS * len(some) or max(len(before), len(behind)) >= MOST_AFFIX:
+    if len(alike) < (1 - MOST_NAMED) * len(some) or max(len(before), len(behind)) >= MOST_AFFIX:
         return None
     if before and (b"-" + before, behind) in affixes:
         signs = replace(signs, first=True)
@@ -249,11 +250,12 @@ def _written(before: bytes, behind: bytes, said: list[tuple[bytes, bytes]]) -> N
     """How numbers are written of which these are the digits before the point and behind it."""
     n_decimals = np.array([len(decimals) for _, decimals in said])
     usual = int(np.bincount(n_decimals).argmax())
-    zeros = [len(whole) for whole, _ in said if len(whole) > 1 and whole.startswith(b"0")]
+    zeros = {len(whole) for whole, _ in said if len(whole) > 1 and whole.startswith(b"0")}
     if (n_decimals == usual).sum() >= (1 - MOST_STRANGERS) * len(said):
         told = [len(decimals.rstrip(b"0")) for _, decimals in said if len(decimals) == usual]
         used = int(np.quantile(told, ALIKE, method="higher"))
-        width = min(len(whole) for whole, _ in said) + usual if len(zeros) > MOST_STRANGERS * len(said) else 0
+        shortest = min(len(whole) for whole, _ in said)
+        width = shortest + usual if zeros == {shortest} else 0
         return NumberText(before, behind, Written(FIXED, usual, width), usual - used) if width <= MOST_DIGITS else None
     most = int(np.quantile(n_decimals, ALIKE, method="higher"))
     if most > MOST_DIGITS:

@@ -21,6 +21,7 @@ DIGIT = -1
 MOST_DIGITS = 18
 MOST_BYTES = 64
 MOST_STRANGERS = 0.02  # texts of a sample that may be of another pattern
+ALL_BUT_A_FEW = 0.999  # of texts of the same look: those that are times of the day where any is
 LIKELY_YEARS = 1800, 2200  # of digits that are taken for dates
 LEAST_HOUR = 12  # that a sample has to come to where digits are taken for hours: numbers of an order begin with zeros
 
@@ -68,19 +69,27 @@ class TextPattern:
         return Codes(values, state, array.take(from_numpy(odd)) if len(odd) else None)
 
     def decode(self, codes: Codes, value_type: pa.DataType) -> pa.Array:
-        """The inverse of `encode`. Raises CorruptArchive for a code that no text of the pattern has, or misfits that do not match."""
+        """The inverse of `encode`. Raises CorruptArchive for a code that no text of the pattern has, misfits that do not match, or bytes
+        that are no text."""
+        try:
+            return self._decoded(codes).cast(value_type)
+        except pa.ArrowInvalid as error:
+            raise CorruptArchive(f"a column of {value_type} holds bytes that are no text: {str(error)[:80]}") from error
+
+    def _decoded(self, codes: Codes) -> pa.Array:
         texts, n = self.texts(codes.values), len(codes.values)
         if codes.state is None:
-            return texts.cast(value_type)
+            return texts
         odd = np.flatnonzero(codes.state == STATE_MISFIT)
         n_odd = 0 if codes.misfits is None else len(codes.misfits)
-        if len(odd) != n_odd or int(codes.state.max(initial=0)) > STATE_MISFIT:
+        n_null = 0 if codes.misfits is None else codes.misfits.null_count
+        if len(odd) != n_odd or n_null or int(codes.state.max(initial=0)) > STATE_MISFIT:
             raise CorruptArchive(f"a column has {len(odd)} texts of another pattern and {n_odd} of them stored")
         indices = np.arange(n)
         if codes.misfits is not None and n_odd:
             texts = pa.concat_arrays([texts, codes.misfits.cast(pa.large_binary())])
             indices[odd] = n + np.arange(n_odd)
-        return texts.take(from_numpy(indices, mask=codes.state == STATE_NULL)).cast(value_type)
+        return texts.take(from_numpy(indices, mask=codes.state == STATE_NULL))
 
 
 @dataclass(frozen=True, slots=True)
@@ -239,7 +248,8 @@ def _of_times(plain: DigitText, body: pa.Array, most: float) -> DigitText | None
     """
     if plain.n_digits in CLOCK_LENGTHS and _is_clock(plain.pattern):
         clock = DigitText(plain.pattern, CLOCK)
-        return clock if int(clock.numbers(body)[1].sum()) >= most else None
+        n_clocks, n_alike = (int(one.numbers(body)[1].sum()) for one in (clock, plain))
+        return clock if n_clocks >= max(most, ALL_BUT_A_FEW * n_alike) else None  # minutes and seconds that something took are none
     likely = list[DigitText]()
     for order in ORDERS if plain.n_digits in LENGTHS else ():
         found = DigitText(plain.pattern, order)

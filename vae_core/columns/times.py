@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from vae_core.arrays import to_numpy
 from vae_core.columns.calendar import CLOCK, MOST_FRACTION, Calendar
 from vae_core.columns.physical import Bools, Ints
-from vae_core.columns.texts import LIKELY_YEARS, MOST_STRANGERS, TextPattern, bytes_of, joined
+from vae_core.columns.texts import ALL_BUT_A_FEW, LIKELY_YEARS, MOST_STRANGERS, TextPattern, bytes_of, joined
 from vae_core.errors import CorruptArchive
 
 Bytes = NDArray[np.uint8]
@@ -282,7 +282,11 @@ def find_times(body: pa.Array) -> TimeText | None:
         values, fits = found.numbers(body)
         if fits.sum() < (1 - MOST_STRANGERS) * len(body):
             continue
-        if found.calendar.order != CLOCK:
+        if found.calendar.order == CLOCK:
+            _, are_clocks = found.numbers(pa.array(["".join(runs).encode() for runs in alike], pa.large_binary()))
+            if are_clocks.sum() < ALL_BUT_A_FEW * len(alike):
+                continue
+        else:
             years = found.calendar.numbers(values[fits])[0]
             if ((years < LIKELY_YEARS[0]) | (years > LIKELY_YEARS[1])).sum() > MOST_STRANGERS * len(body):
                 continue
