@@ -14,7 +14,7 @@ from telemetry import assert_kept, decoded, fitted, profiled, stored_again
 
 from vae_core.columns import STATE_MISFIT, Codes, plan_columns
 from vae_core.columns.texts import body_of
-from vae_core.columns.times import MOST_CHARACTERS, TimeText, find_times, times_from_json
+from vae_core.columns.times import MOST_BYTES, TimeText, find_times, times_from_json
 from vae_core.errors import CorruptArchive
 from vae_core.periods import DAY, WEEK, periods_of
 from vae_core.shard import encode_shard
@@ -119,7 +119,7 @@ def test_what_is_no_time_or_written_otherwise_is_kept_beside_the_others(said, te
         "", "%", "%q", "plain", "%Y", "%Y-%m", "%Y-%m-%d %d", "%Y-%m-%d %M", "%Y-%m-%d %H:%S", "%Y-%m-%d %I", "%Y-%m-%d %H %p", "%H",
         "%M:%S",
         "%I:%M %p %P", "%a %H:%M", "%Y-%y-%m-%d", "%b %m %d %Y", "%Y-%m-%d %H:%M:%3f", "%Y-%m-%d %H:%M:%S %0f", "%-Y-%m-%d", "%Y-%m-%d%",
-        "x" * MOST_CHARACTERS + "%Y-%m-%d", 7, None, ["%Y-%m-%d"], "%Y-%m-%d %H %-H", "%Y-%m-%d %a %a",
+        "é" * (MOST_BYTES // 2) + "%Y-%m-%d", "\ud800%Y-%m-%d", 7, None, ["%Y-%m-%d"], "%Y-%m-%d %H %-H", "%Y-%m-%d %a %a",
     ],
 )  # fmt: skip
 def test_hostile_formats_are_refused(said):

@@ -124,6 +124,12 @@ def test_how_numbers_are_written_is_found_on_a_sample():
     assert found_in([text.replace(".", ",") for text in stripped]) == NumberText(b"", b"", Written(STRIPPED, 2), 0, Signs(ord(",")))
     german = [f"{c / 9:,.2f} €".translate(str.maketrans(",.", ".,")) for c in cents]
     assert found_in(german) == NumberText(b"", " €".encode(), Written(FIXED, 2), 0, Signs(ord(","), ord(".")))
+    assert found_in([f"{'--' if k % 100 else '-'}port={k}" for k in range(2_000)]) == NumberText(b"--port=", b"", Written(FIXED, 0))
+    for text in ("{k}.5" + "0" * 38, "{k}.5" + "0" * 20, "--{k}", "---{k}", "- {k}", "-{k}", "-$-{k}", "{k}" + "0" * 30):
+        found = found_in([text.format(k=k - (k % 90 == 1)) for k in range(1, 900)])
+        if found is not None:
+            said = found.to_json()
+            assert numerals_from_json(*(said[key] for key in "wbac" if key in said)) == found
     # one text that recurs may stand for much; several may not, as which of them it is would be told by nothing
     assert found_in([text if k % 3 else "NA" for k, text in enumerate(stripped)]) is not None
     assert found_in([text if k % 3 else "NA" if k % 100 else "?" for k, text in enumerate(stripped)]) is not None
@@ -215,7 +221,13 @@ def test_words_that_recur_stay_keys_where_numbers_would_be_too_many_to_be_one():
     rng = np.random.default_rng(12)
     codes = rng.choice(80_000, 2_000, replace=False)[np.minimum(rng.zipf(1.2, 20_000) - 1, 1_999)]
     assert planned(pa.array([str(code) for code in codes])).kind == "categorical"
-    assert isinstance(planned(pa.array([str(code % 60_000) for code in codes])).transform, NumberText)
+    assert planned(pa.array([str(code % 60_000) for code in codes])).kind == "categorical"  # names of goods, for all one knows
+    assert isinstance(planned(pa.array([str(code % 3_000) for code in codes])).transform, NumberText)
+    walk = 20_000 + 25 * np.cumsum(rng.integers(-3, 4, 20_000))
+    assert isinstance(planned(pa.array([f"{level} m" for level in walk])).transform, NumberText)  # from row to row in small steps
+    assert planned(pa.array([f"{level} m" for level in rng.permutation(walk)])).kind == "categorical"
+    shops = np.sort(rng.choice(9_000, 300, replace=False))
+    assert planned(pa.array([str(shop) for shop in np.repeat(rng.permutation(shops), 60)])).kind == "categorical"  # in order, but by name
 
 
 def test_texts_of_extension_types_are_numbers_and_come_back():

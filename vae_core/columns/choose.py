@@ -23,7 +23,7 @@ from vae_core.columns.physical import integer_range, integers_of, is_integral, r
 from vae_core.columns.plan import ColumnPlan, FloatTransform, IntegerTransform, levels_of, storage_type
 from vae_core.columns.profile import MOST_DISTINCT, ColumnProfile, TableProfile, as_type, elements_of, storage_of
 from vae_core.columns.texts import body_of, is_text
-from vae_core.columns.written import find_written
+from vae_core.columns.written import are_amounts, find_written
 from vae_core.errors import BadInput
 from vae_core.tolerance import LOSSLESS, Tolerance, resolve, short_below
 
@@ -38,7 +38,6 @@ _DIGIT_BITS = 0.25
 _MOST_OFF_LATTICE = 0.001
 _SPARSE_LATTICE = 64  # points of a lattice for every value that occurs
 _FEW_TEXTS = 32  # that say numbers: as good as categories
-_WIDEST_KEY = 1 << 16  # numbers that each can tell something of its own; of more, words that recur are better keys
 
 
 def plan_columns(schema: pa.Schema, profile: TableProfile, sample: pa.Table, tolerances: Mapping[str, Tolerance]) -> tuple[ColumnPlan, ...]:
@@ -185,8 +184,8 @@ def _categorical(verbatim: ColumnPlan, storage: pa.DataType, profile: ColumnProf
         if profile.distinct is None or (len(profile.distinct) > MOST_DISTINCT_SHARE * n_present and n_present):
             return _counted_text(verbatim, profile.n_null > 0, sample)
         if len(profile.distinct) > _FEW_TEXTS:
-            amounts = _counted_text(verbatim, profile.n_null > 0, sample, amounts=True)
-            if amounts.transform is not None and amounts.hi - amounts.lo < min(_SPARSE_LATTICE * len(profile.distinct), _WIDEST_KEY):
+            amounts = _counted_text(verbatim, profile.n_null > 0, sample, len(profile.distinct))
+            if amounts.transform is not None:
                 return amounts
         values = as_type(profile.distinct, inner) if len(profile.distinct) else _some_value(inner)
         if values is None:
@@ -205,13 +204,16 @@ def _categorical(verbatim: ColumnPlan, storage: pa.DataType, profile: ColumnProf
     )  # fmt: skip
 
 
-def _counted_text(verbatim: ColumnPlan, has_state: bool, sample: pa.ChunkedArray, *, amounts: bool = False) -> ColumnPlan:
-    """The plan of texts of one pattern as numbers; verbatim for anything else. amounts: as in find_written."""
+def _counted_text(verbatim: ColumnPlan, has_state: bool, sample: pa.ChunkedArray, n_words: int = 0) -> ColumnPlan:
+    """The plan of texts of one pattern as numbers; verbatim for anything else. n_words: as many as there are where they recur, which have
+    to be better numbers than words."""
     plain = [storage_of(piece) for piece in sample.chunks]
-    if not plain or not is_text(plain[0].type) or (transform := find_written(body_of(pa.chunked_array(plain)), amounts=amounts)) is None:
+    if not plain or not is_text(plain[0].type) or (transform := find_written(body_of(pa.chunked_array(plain)))) is None:
         return verbatim
     codes = [transform.encode(piece, 0) for piece in plain]
     values = np.concatenate([c.values if c.state is None else c.values[c.state == 0] for c in codes])
+    if n_words and not are_amounts(transform, values, n_words):
+        return verbatim
     fill = int(np.sort(values)[len(values) // 2])
     return ColumnPlan(
         verbatim.name, verbatim.index, verbatim.field, "numeric", LOSSLESS, transform, None, int(values.min()), int(values.max()), fill,

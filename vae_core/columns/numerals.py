@@ -232,13 +232,13 @@ def _likely(some: Sequence[bytes], signs: Signs) -> NumberText | None:
     matches = [match for text in some if len(text) <= MOST_BYTES and (match := likely.fullmatch(text)) is not None]
     affixes = Counter((match[1], match[5]) for match in matches)
     (before, behind), _ = affixes.most_common(1)[0] if matches else ((b"", b""), 0)
-    if before.startswith(b"-") and (before[1:], behind) in affixes:
+    if before.startswith(b"-") and not before.startswith(b"--") and (before[1:], behind) in affixes:
         before = before[1:]
     same = {(before, behind), *([(b"-" + before, behind)] if before else [])}
     alike = [match for match in matches if (match[1], match[5]) in same]
     if len(alike) < (1 - MOST_NAMED) * len(some) or max(len(before), len(behind)) >= MOST_AFFIX:
         return None
-    if before and (b"-" + before, behind) in affixes:
+    if before and not before.startswith(b"-") and (b"-" + before, behind) in affixes:
         signs = replace(signs, first=True)
     elif before and all(match[2] for match in alike):
         before += b"-"  # of names, not of amounts
@@ -249,7 +249,9 @@ def _likely(some: Sequence[bytes], signs: Signs) -> NumberText | None:
 def _written(before: bytes, behind: bytes, said: list[tuple[bytes, bytes]]) -> NumberText | None:
     """How numbers are written of which these are the digits before the point and behind it."""
     n_decimals = np.array([len(decimals) for _, decimals in said])
-    usual = int(np.bincount(n_decimals).argmax())
+    usual = int(np.bincount(np.minimum(n_decimals, MOST_DIGITS + 1)).argmax())
+    if usual > MOST_DIGITS:
+        return None
     zeros = {len(whole) for whole, _ in said if len(whole) > 1 and whole.startswith(b"0")}
     if (n_decimals == usual).sum() >= (1 - MOST_STRANGERS) * len(said):
         told = [len(decimals.rstrip(b"0")) for _, decimals in said if len(decimals) == usual]

@@ -111,7 +111,7 @@ class ColumnPlan:
         """The inverse of `to_json` and `blobs`. Raises CorruptArchive on anything that no plan writes."""
         try:
             return cls._from_json(data, blobs, schema)
-        except (KeyError, TypeError, ValueError, OverflowError, IndexError, UsageError) as error:
+        except (KeyError, TypeError, ValueError, OverflowError, IndexError, AttributeError, UsageError) as error:
             raise CorruptArchive(f"the plan of column {data.get('name')!r} cannot be read: {error!r}") from None
 
     @classmethod
@@ -172,7 +172,7 @@ def transform_from_json(data: Mapping[str, Any], blob: bytes | None, value_type:
         if tag == "times":
             return times_from_json(data["f"])
         if tag == "numbers":
-            return numerals_from_json(*(data[key] for key in "wbac" if key in data))
+            return numerals_from_json(data["w"], data["b"], data["a"], *([data["c"]] if "c" in data else []))
         return pattern_from_json(data["p"], data.get("c", ""))
     if tag in ("lattice", "ilevels"):
         if pa.types.is_floating(value_type) or pa.types.is_dictionary(value_type):

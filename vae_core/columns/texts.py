@@ -21,7 +21,7 @@ DIGIT = -1
 MOST_DIGITS = 18
 MOST_BYTES = 64
 MOST_STRANGERS = 0.02  # texts of a sample that may be of another pattern
-ALL_BUT_A_FEW = 0.999  # of texts of the same look: those that are times of the day where any is
+ALL_BUT_A_FEW = 0.995  # of texts of the same look: those that are times of the day where any is
 LIKELY_YEARS = 1800, 2200  # of digits that are taken for dates
 LEAST_HOUR = 12  # that a sample has to come to where digits are taken for hours: numbers of an order begin with zeros
 

@@ -28,7 +28,7 @@ MONTHS = b"Jan Feb Mar Apr May Jun Jul Aug Sep Oct Nov Dec".split()
 WEEKDAYS = b"Mon Tue Wed Thu Fri Sat Sun".split()
 FIRST_WEEKDAY = 3  # of 1970-01-01
 CENTURY = 1969  # the first year of the hundred that two digits tell
-MOST_CHARACTERS = 96  # of a format
+MOST_BYTES = 96  # of a format
 LEAST_TEXTS, LOOKED_AT = 64, 4_096  # of a sample
 SPAN = 65_536  # texts at a time
 YEAR, MONTH, DAY, HOUR = ("Y", "y"), ("m", "-m", "b", "^b"), ("d", "-d"), ("H", "-H", "I", "-I")
@@ -132,7 +132,7 @@ def times_from_json(said: object) -> TimeText:
 @lru_cache(64)
 def _items(said: str) -> tuple[str | bytes, ...]:
     found, parts, at = list[str | bytes](), list[str](), 0
-    while at < len(said) <= MOST_CHARACTERS:
+    while at < len(said) and len(said.encode("utf-8", "replace")) <= MOST_BYTES:
         match = _ITEM.match(said, at)
         if match is None:
             break
@@ -142,12 +142,14 @@ def _items(said: str) -> tuple[str | bytes, ...]:
             found.append(match[1])
             parts.append(match[1])
         else:
-            found.append(literal.encode("utf-8", "surrogatepass"))
+            found.append(literal.encode("utf-8", "replace"))
     has = [sum(part in names for part in parts) for names in IN_ORDER]
     halves, noons = sum(part in ("I", "-I") for part in parts), sum(part in NOON for part in parts)
     of_date, of_day = has[:3], has[3:]
     is_date, is_time = of_date == [1, 1, 1], of_day == sorted(of_day, reverse=True) and max(of_day) <= 1
-    if at < len(said) or not said or not is_time or not (is_date or not any(of_date)) or halves != noons or parts.count("a") > is_date:
+    is_text = at == len(said) and said.isprintable() and said != ""
+    is_told = is_time and (is_date or not any(of_date)) and halves == noons and parts.count("a") <= is_date
+    if not is_text or not is_told:
         raise CorruptArchive(f"a format of times is {said[:60]!r}")
     return tuple(found)
 
@@ -266,7 +268,7 @@ def find_times(body: pa.Array) -> TimeText | None:
     if len(body) < LEAST_TEXTS:
         return None
     places = np.linspace(0, len(body) - 1, min(len(body), LOOKED_AT)).astype(np.int64)
-    texts = [text.decode("utf-8", "replace") for text in body.take(pa.array(places)).to_pylist() if len(text) <= MOST_CHARACTERS]
+    texts = [text.decode("utf-8", "replace") for text in body.take(pa.array(places)).to_pylist() if len(text) <= MOST_BYTES]
     cut = [tuple(_RUN.findall(text)) for text in texts]
     shapes = Counter(tuple(_shape(run) for run in runs) for runs in cut)
     shape, n_alike = shapes.most_common(1)[0] if shapes else ((), 0)
