@@ -24,7 +24,7 @@ EPOCH = dt.datetime(1970, 1, 1)
 FORMATS = [
     "%-m/%-d/%Y %-H:%M", "%m/%d/%Y %I:%M:%S %p", "%d/%b/%Y:%H:%M:%S +0000", "%-d.%-m.%Y", "%a, %d %b %Y %H:%M:%S GMT", "%b %-d, %Y",
     "%-m/%-d/%y %-I:%M%P", "%Y-%^b-%d %H", "%d%b%Y", "%-d-%^b-%y %-I %p", "%Y/%m/%d %H:%M:%S,%3f", "100%% %-H:%M", "%-I:%M:%S.%6f %p",
-    "%H:%M %d.%m.%Y", "été %-d %b %Y",
+    "%H:%M %d.%m.%Y", "été %-d %b %Y", "%-m/%-d/%Y, %-I:%M:%S\u202f%p",
 ]  # fmt: skip
 TOLD_BY_TWO_DIGITS = dt.datetime(1969, 1, 1), dt.datetime(2068, 12, 31)
 CELLS = st.one_of(st.none(), st.binary(max_size=40), st.text(st.sampled_from("0123456789/:.- APMJanFeb"), max_size=30))

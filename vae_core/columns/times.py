@@ -147,7 +147,7 @@ def _items(said: str) -> tuple[str | bytes, ...]:
     halves, noons = sum(part in ("I", "-I") for part in parts), sum(part in NOON for part in parts)
     of_date, of_day = has[:3], has[3:]
     is_date, is_time = of_date == [1, 1, 1], of_day == sorted(of_day, reverse=True) and max(of_day) <= 1
-    is_text = at == len(said) and said.isprintable() and said != ""
+    is_text = at == len(said) and said != "" and not any(0xD800 <= ord(character) < 0xE000 for character in said)
     is_told = is_time and (is_date or not any(of_date)) and halves == noons and parts.count("a") <= is_date
     if not is_text or not is_told:
         raise CorruptArchive(f"a format of times is {said[:60]!r}")
