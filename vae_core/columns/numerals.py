@@ -12,7 +12,6 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from vae_core.arrays import to_numpy
 from vae_core.coders.fields.places import FIXED, KEPT_ONE, STRIPPED, Written, lengths_of, write
 from vae_core.columns.physical import Bools, Ints
 from vae_core.columns.texts import MOST_STRANGERS, TextPattern, bytes_of, joined
@@ -24,7 +23,6 @@ MOST_BYTES = 128  # of a text that is looked at: of longer ones none is a number
 LEAST_TEXTS, LOOKED_AT = 64, 4_096  # of a sample
 ALIKE = 0.99  # of the numbers looked at: those that have no more decimals than are told
 MOST_NAMED = 0.5  # of a sample, what may be one and the same text, as `NA`, instead of numbers
-SPAN = 65_536  # texts at a time
 POINTS, GROUPS = b".,", b",. '\0"  # what may stand before decimals, and between thousands; 0: nothing does
 Bytes = NDArray[np.uint8]
 _TENS = np.array([10**k for k in range(MOST_DIGITS + 1)], np.int64)
@@ -67,14 +65,7 @@ class NumberText(TextPattern):
     zeros: int = 0
     signs: Signs = PLAIN
 
-    def numbers(self, body: pa.Array) -> tuple[Ints, Bools]:
-        """(n,) numbers of (n,) large_binary without nulls, 0 where the text says none or says it otherwise, and where it does say one."""
-        if not len(body):
-            return np.zeros(0, np.int64), np.zeros(0, np.bool_)
-        parts = [self._numbers(body.slice(start, SPAN)) for start in range(0, len(body), SPAN)]
-        return np.concatenate([values for values, _ in parts]), np.concatenate([fits for _, fits in parts])
-
-    def _numbers(self, body: pa.Array) -> tuple[Ints, Bools]:
+    def _read(self, body: pa.Array) -> tuple[Ints, Bools]:
         data, offsets = bytes_of(body)
         start, stop, negative = offsets[:-1] + len(self.before), offsets[1:] - len(self.behind), np.zeros(len(body), np.bool_)
         if self.signs.first:
@@ -108,12 +99,7 @@ class NumberText(TextPattern):
         values = np.where(likely, values * _TENS[np.maximum(more, 0)] // _TENS[np.maximum(-more, 0)], 0)
         values = np.where(negative, -values, values)
         likely &= np.abs(values) < _TENS[MOST_DIGITS - self.zeros]
-        # zeros in front, a sign of 0, decimals that ought to be 0: what is not written like this again is none of these
-        sure = rows[likely]
-        same = to_numpy(pc.equal(self.texts(values[likely]), body.take(pa.array(sure)))).astype(np.bool_)
-        found, fits = np.zeros(len(body), np.int64), np.zeros(len(body), np.bool_)
-        found[sure[same]], fits[sure[same]] = values[likely][same], True
-        return found, fits
+        return self._as_written(body, values[likely], rows[likely])  # zeros in front, a sign of 0, decimals that ought to be 0
 
     @property
     def decimals(self) -> int:
@@ -125,15 +111,11 @@ class NumberText(TextPattern):
         """Whether no letter stands before the number, or it has decimals: else it is a name."""
         return self.decimals > 0 or not any(character.isalpha() for character in self.before.decode("utf-8", "replace"))
 
-    def texts(self, values: Ints) -> pa.Array:
-        """(n,) large_binary of (n,) numbers. Raises CorruptArchive for one of too many digits."""
+    def _write(self, values: Ints) -> pa.Array:
         most = int(_TENS[MOST_DIGITS - self.zeros])
-        if len(values) and not -most < int(values.min()) <= int(values.max()) < most:
+        if not -most < int(values.min()) <= int(values.max()) < most:
             raise CorruptArchive(f"a code is no number of {MOST_DIGITS - self.zeros} digits")
-        parts = [self._texts(values[start : start + SPAN] * _TENS[self.zeros]) for start in range(0, len(values), SPAN)]
-        return pa.concat_arrays(parts) if parts else pa.array([], pa.large_binary())
-
-    def _texts(self, values: Ints) -> pa.Array:
+        values = values * _TENS[self.zeros]
         lengths = lengths_of(self.written, values)
         cells, counted = write(self.written, values, lengths)
         if self.signs.point != ord("."):

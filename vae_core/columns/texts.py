@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -20,6 +21,7 @@ from vae_core.errors import CorruptArchive
 DIGIT = -1
 MOST_DIGITS = 18
 MOST_BYTES = 64
+SPAN = 65_536  # texts at a time
 MOST_STRANGERS = 0.02  # texts of a sample that may be of another pattern
 ALL_BUT_A_FEW = 0.995  # of texts of the same look: those that are times of the day where any is
 LIKELY_YEARS = 1800, 2200  # of digits that are taken for dates
@@ -32,7 +34,7 @@ def is_text(value_type: pa.DataType) -> bool:
     return bool(t.is_string(value_type) or t.is_large_string(value_type) or t.is_binary(value_type) or t.is_large_binary(value_type))
 
 
-class TextPattern:
+class TextPattern(ABC):
     """Texts that a number each tells: what patterns of any kind have in common."""
 
     __slots__ = ()
@@ -43,16 +45,35 @@ class TextPattern:
         return None
 
     def numbers(self, body: pa.Array) -> tuple[Ints, Bools]:
-        """(n,) numbers of (n,) large_binary without nulls, 0 where the text is of another pattern, and where it is of this one."""
-        raise NotImplementedError
+        """(n,) int64 numbers of (n,) large_binary without nulls, 0 where the text is of another pattern, and where it is of this one."""
+        parts = [self._read(body.slice(start, SPAN)) for start in range(0, len(body), SPAN)]
+        if not parts:
+            return np.zeros(0, np.int64), np.zeros(0, np.bool_)
+        return np.concatenate([values for values, _ in parts]), np.concatenate([fits for _, fits in parts])
 
     def texts(self, values: Ints) -> pa.Array:
-        """(n,) large_binary of (n,) numbers. Raises CorruptArchive for one that no text of the pattern says."""
-        raise NotImplementedError
+        """(n,) large_binary of (n,) int64 numbers. Raises CorruptArchive for one that no text of the pattern says."""
+        parts = [self._write(values[start : start + SPAN]) for start in range(0, len(values), SPAN)]
+        return pa.concat_arrays(parts) if parts else pa.array([], pa.large_binary())
 
+    @abstractmethod
+    def _read(self, body: pa.Array) -> tuple[Ints, Bools]:
+        """As `numbers`, of 1 to SPAN texts."""
+
+    @abstractmethod
+    def _write(self, values: Ints) -> pa.Array:
+        """As `texts`, of 1 to SPAN numbers."""
+
+    @abstractmethod
     def to_json(self) -> dict[str, object]:
         """Small JSON."""
-        raise NotImplementedError
+
+    def _as_written(self, body: pa.Array, values: Ints, rows: Ints) -> tuple[Ints, Bools]:
+        """What `_read` gives of texts of which some rows, (k,), seem to say (k,) values: those that are written like this again."""
+        same = to_numpy(pc.equal(self.texts(values), body.take(from_numpy(rows)))).astype(np.bool_)
+        found, fits = np.zeros(len(body), np.int64), np.zeros(len(body), np.bool_)
+        found[rows[same]], fits[rows[same]] = values[same], True
+        return found, fits
 
     def encode(self, array: pa.Array, fill: int) -> Codes:
         """(n,) array of a text type -> codes, with nulls and texts of another pattern beside them."""
@@ -119,13 +140,10 @@ class DigitText(TextPattern):
         calendar = self.calendar
         return (self.n_digits,) if calendar is None else calendar.widths
 
-    def numbers(self, body: pa.Array) -> tuple[Ints, Bools]:
-        """(n,) numbers of (n,) large_binary without nulls, 0 where the text is of another pattern, and where it is of this one."""
+    def _read(self, body: pa.Array) -> tuple[Ints, Bools]:
         n, length = len(body), len(self.pattern)
         values, fits = np.zeros(n, np.int64), np.zeros(n, np.bool_)
-        if not n:
-            return values, fits
-        offsets = np.frombuffer(body.buffers()[1], np.int64, n + 1, 8 * body.offset)
+        _, offsets = bytes_of(body)
         of_length = np.flatnonzero(np.diff(offsets) == length)
         if not len(of_length):
             return values, fits
@@ -150,10 +168,9 @@ class DigitText(TextPattern):
         fits[of_length] = good
         return values, fits
 
-    def texts(self, values: Ints) -> pa.Array:
-        """(n,) large_binary of (n,) numbers. Raises CorruptArchive for one that no text of the pattern says."""
+    def _write(self, values: Ints) -> pa.Array:
         n, calendar = len(values), self.calendar
-        if calendar is None and n and (int(values.min()) < 0 or int(values.max()) >= 10**self.n_digits):
+        if calendar is None and (int(values.min()) < 0 or int(values.max()) >= 10**self.n_digits):
             raise CorruptArchive(f"a code is no number of {self.n_digits} digits")
         cells = np.empty((n, len(self.pattern)), np.uint8)
         cells[:] = np.array([max(0, literal) for literal in self.pattern], np.uint8)

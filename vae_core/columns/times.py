@@ -14,10 +14,8 @@ from itertools import pairwise, product
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from vae_core.arrays import to_numpy
 from vae_core.columns.calendar import CLOCK, MOST_FRACTION, Calendar
 from vae_core.columns.physical import Bools, Ints
 from vae_core.columns.texts import ALL_BUT_A_FEW, LIKELY_YEARS, MOST_STRANGERS, TextPattern, bytes_of, joined
@@ -30,7 +28,6 @@ FIRST_WEEKDAY = 3  # of 1970-01-01
 CENTURY = 1969  # the first year of the hundred that two digits tell
 MOST_BYTES = 96  # of a format
 LEAST_TEXTS, LOOKED_AT = 64, 4_096  # of a sample
-SPAN = 65_536  # texts at a time
 YEAR, MONTH, DAY, HOUR = ("Y", "y"), ("m", "-m", "b", "^b"), ("d", "-d"), ("H", "-H", "I", "-I")
 MINUTE, SECOND, FRACTION, NOON = ("M",), ("S",), tuple(f"{n}f" for n in range(1, MOST_FRACTION + 1)), ("p", "P")
 IN_ORDER = (YEAR, MONTH, DAY, HOUR, MINUTE, SECOND, FRACTION)
@@ -72,14 +69,7 @@ class TimeText(TextPattern):
         has_date = any(part in YEAR for part in parts)
         return Calendar("YMD" if has_date else CLOCK, 8 * has_date + 2 * n_of_day + fraction)
 
-    def numbers(self, body: pa.Array) -> tuple[Ints, Bools]:
-        """(n,) numbers of (n,) large_binary without nulls, 0 where the text is no such time, and where it is one."""
-        if not len(body):
-            return np.zeros(0, np.int64), np.zeros(0, np.bool_)
-        parts = [self._numbers(body.slice(start, SPAN)) for start in range(0, len(body), SPAN)]
-        return np.concatenate([values for values, _ in parts]), np.concatenate([fits for _, fits in parts])
-
-    def _numbers(self, body: pa.Array) -> tuple[Ints, Bools]:
+    def _read(self, body: pa.Array) -> tuple[Ints, Bools]:
         data, offsets = bytes_of(body)
         reader, found = _Reader(data, offsets[:-1].astype(np.int64), offsets[1:]), dict[str, Ints]()
         for item in self.items:
@@ -90,18 +80,9 @@ class TimeText(TextPattern):
         good = reader.good & (reader.at == reader.stop)
         values, is_time = self.calendar.ticks(_in_order(found))
         sure = np.flatnonzero(good & is_time)
-        # zeros in front, another weekday, hour 13 PM: what is not written like this again is none of these
-        same = to_numpy(pc.equal(self.texts(values[sure]), body.take(pa.array(sure)))).astype(np.bool_)
-        fits = np.zeros(len(body), np.bool_)
-        fits[sure[same]] = True
-        return np.where(fits, values, 0), fits
+        return self._as_written(body, values[sure], sure)  # zeros in front, another weekday, hour 13 PM
 
-    def texts(self, values: Ints) -> pa.Array:
-        """(n,) large_binary of (n,) numbers. Raises CorruptArchive for one that no such text says."""
-        parts = [self._texts(values[start : start + SPAN]) for start in range(0, len(values), SPAN)]
-        return pa.concat_arrays(parts) if parts else pa.array([], pa.large_binary())
-
-    def _texts(self, values: Ints) -> pa.Array:
+    def _write(self, values: Ints) -> pa.Array:
         calendar = self.calendar
         named = dict(zip(_kinds(self.items), calendar.numbers(values), strict=True))
         if "y" in self.items and not ((named[YEAR] >= CENTURY) & (named[YEAR] < CENTURY + 100)).all():
