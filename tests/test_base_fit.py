@@ -17,6 +17,7 @@ from vae_core.base.measuring import settle
 from vae_core.base.objective import gaussian_rate, rounded_rate
 from vae_core.base.task import prepare
 from vae_core.base.windows import split_windows
+from vae_core.integer import MAX_WIDTH
 
 
 def curved(n: int = 6000, rmse: float | None = 12.0) -> tuple[tuple[BaseColumn, ...], np.ndarray]:
@@ -156,7 +157,7 @@ def test_a_path_of_codes_ends_when_its_time_does() -> None:
     task = prepare(columns, codes, None, 4.0, None, None)
     for deadline, late in ((0.0, True), (math.inf, False)):
         one = discrete.Search(task, 0, deadline, None)
-        points = one.path(one.windows(shape := discrete.shapes((1,))[0]), shape)
+        points = one.path(one.windows(shape := discrete.shapes((1,), 3)[0]), shape)
         assert (len(points) == 1) is late
     assert points[-1].n_bytes <= one.budget
     assert discrete.code_candidates(task, (1,), 0, 0.0, None) == ([], ())
@@ -264,3 +265,18 @@ def test_a_missing_target_is_named() -> None:
         fit_base((BaseColumn("a", "numeric", 0, 9),), np.zeros((50, 1), np.int64))
     with pytest.raises(ValueError, match="codes are"):
         fit_base((BaseColumn("a", "numeric", 0, 9, None, 1.0),), np.zeros((50, 2), np.int64))
+
+
+def test_nothing_is_tried_that_says_more_numbers_a_window_than_a_reader_takes() -> None:
+    windows = (8, 16, 32, 64)
+    for n_features in (1, 1000, 1024, 1025, 5000, 10_000, MAX_WIDTH):
+        assert all(shape.window * n_features <= MAX_WIDTH for shape in discrete.shapes(windows, n_features))
+    assert max(shape.window for shape in discrete.shapes(windows, 1025)) == 32  # 64 of so many are just too many
+    assert discrete.shapes(windows, 10_000) == discrete.shapes((1,), 3)
+
+
+def test_more_columns_than_a_reader_takes_have_no_layer(monkeypatch: pytest.MonkeyPatch) -> None:
+    columns, codes = curved(600, None)
+    assert fit_base(columns, codes, bits_per_row=8.0, windows=(1,)).layer is not None
+    monkeypatch.setattr(search, "MAX_COLUMNS", 5)
+    assert fit_base(columns, codes, bits_per_row=8.0, windows=(1,)).layer is None

@@ -12,6 +12,7 @@ from vae_core.base.codes import GROWTH, PATH_ROWS, START, Point, Shape, State, W
 from vae_core.base.export import code_layer
 from vae_core.base.measuring import Measured, measure
 from vae_core.base.task import FitProgress, Task
+from vae_core.integer import MAX_WIDTH
 
 log = logging.getLogger(__name__)
 
@@ -23,9 +24,10 @@ FINALISTS, FINE, CLOSE = 2, 6, 0.96
 MOST_PRUNED, LEAST_USED = 4, 0.9
 
 
-def shapes(windows: Sequence[int]) -> list[Shape]:
-    """What is tried: rows one by one where they are in no order; else wide windows first, for they cost least."""
-    wide = sorted((w for w in windows if w >= LEAST_WINDOW), reverse=True)[:MOST_WINDOWS]
+def shapes(windows: Sequence[int], n_features: int) -> list[Shape]:
+    """What is tried: rows one by one where they are in no order; else wide windows first, for they cost least. Nothing that no reader
+    takes: a network says so many numbers at most."""
+    wide = sorted((w for w in windows if LEAST_WINDOW <= w <= MAX_WIDTH // n_features), reverse=True)[:MOST_WINDOWS]
     if not wide:
         return [Shape(1, N_LINEAR, 0, (N_BY_ROW, N_BY_ROW)), Shape(1, 0, 0, (4 * N_BY_ROW,))]
     twice, both = (0, (N_BY_ROW, N_BY_ROW)), (N_BY_WINDOW, (N_BY_ROW,))
@@ -123,9 +125,11 @@ def code_candidates(
     """The layer of the shape that comes out best, if any is within the budget, and the curve: bits are those of all rows and the model.
     None where the deadline comes before a first one is, or would surely."""
     search, tried = Search(task, seed, deadline, progress, hasty), list[tuple[float, Shape, float]]()
+    if task.features.n_features > MAX_WIDTH:
+        return [], ()
     if LEAST_STEPS * CELL_S * min(PATH_ROWS, len(task.values)) * task.features.n_features > deadline - time.monotonic():
         return [], ()
-    for shape in shapes(windows):
+    for shape in shapes(windows, task.features.n_features):
         if len(task.split(shape.window).train) and not (tried and search.is_late):
             points = search.path(search.windows(shape).some(PATH_ROWS), shape, growth=COARSE)
             if search.is_late and not tried and points[-1].n_bytes > search.budget:

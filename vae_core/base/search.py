@@ -17,7 +17,7 @@ from vae_core.base.cost import entropy_bits
 from vae_core.base.discrete import code_candidates
 from vae_core.base.export import linear_layer, network_layer
 from vae_core.base.klt import Axes, Basis, basis_of, centred, covariance, fit_klt, principal_axes, round_latents
-from vae_core.base.layer import MAX_WINDOW, BaseLayer
+from vae_core.base.layer import MAX_COLUMNS, MAX_WINDOW, BaseLayer
 from vae_core.base.measuring import MARGIN, Measured, acceptable, order, settle
 from vae_core.base.siblings import THRESHOLD, fit_dictionary
 from vae_core.base.task import MAX_ROWS, FitProgress, Task, prepare
@@ -91,7 +91,7 @@ def fit_base(
     began = time.monotonic()
     deadline = began + time_budget_s + GRACE_S
     task = prepare(tuple(columns), values, present, bits_per_row, n_rows_total, runs)
-    if len(task.values) < 8 or not len(columns):
+    if len(task.values) < 8 or not 0 < len(columns) <= MAX_COLUMNS:
         return BaseFit(None, (), ())
     # of a preview wide windows are the autoencoder's: a linear map pays for every row of them
     most = MAX_WINDOW if task.rmse is not None else LINEAR_WINDOW
