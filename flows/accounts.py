@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 
 from flows.proof import DISTORTION, PREVIEW, LayerProof, ShardProof
@@ -19,7 +20,7 @@ from storage.entries import ModelRef
 from storage.leaves import Leaves
 from storage.ledger import column_totals
 from storage.manifest import Manifest
-from storage.nodes import OTHERS, VALID
+from storage.nodes import OTHERS, VALID, Strip, share_of
 from storage.objects import ObjectStore
 from storage.shards import LATENTS, ShardEntry
 from storage.verity import VerifiedFile
@@ -113,12 +114,21 @@ def divided(n_bytes: int, weights: Mapping[str, int]) -> dict[str, int]:
 
 
 def by_column(reports: Sequence[ColumnReport], leaves: Leaves) -> list[ColumnReport]:
-    """One line a column of the dataset, of lines of the leaves it is stored as."""
+    """One line a column of the dataset, of lines of the leaves it is stored as; of columns that are one, an even share of what that is."""
     lines = {line.name: line for line in reports}
-    return [
-        _together(item.name, str(item.type), [lines[leaf.name] for leaf in node.leaves])
-        for item, node in zip(leaves.outer, leaves.nodes, strict=True)
-    ]
+    found = list[ColumnReport]()
+    for item, (node, k) in zip(leaves.outer, leaves.of_columns, strict=True):
+        if isinstance(node, Strip):
+            found.append(_share(lines[node.path], item, k, len(node.items)))
+        else:
+            found.append(_together(item.name, str(item.type), [lines[leaf.name] for leaf in node.leaves]))
+    return found
+
+
+def _share(line: ColumnReport, item: pa.Field, k: int, n: int) -> ColumnReport:
+    """The k-th of n columns that are stored as one."""
+    counts = {key: share_of(getattr(line, key), k, n) for key in ("bytes", "conventional_bytes", "violations", "mismatches", "n_null")}
+    return line.model_copy(update={"name": item.name, "type": str(item.type), **counts})
 
 
 def by_leaf(reports: Sequence[ColumnReport], leaves: Leaves) -> list[ColumnReport]:

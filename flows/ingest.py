@@ -164,7 +164,7 @@ def decide(request: RunRequest, source: Source, run: str | None, created_at: str
         store_of(request.archive).check_bucket()  # before hours of training, not after
     if manifest is None or request.update.retrain:
         source.divide(WHOLE)
-        source.divide(find_recipe(source.schema, source.peek))
+        source.divide(find_recipe(source.schema, source.peek, request.tolerance.columns))
     else:
         source.divide(Leaves.read(manifest.schema).recipe)
     asked = parse_tolerances([f"{name}={spec}" for name, spec in request.tolerance.columns.items()], source.schema, source.leaves.groups)

@@ -73,12 +73,15 @@ def _inventory(store: ObjectStore, uri: str, snapshot: int | None) -> dict[str, 
 def _columns(schema: Any, tolerances: Mapping[str, Any], totals: Mapping[str, Mapping[str, Any]]) -> dict[str, list[dict[str, Any]]]:
     """The columns of the dataset, and where nested ones are divided, as they are stored."""
     from storage.leaves import Leaves
+    from storage.nodes import share_of
 
     leaves = Leaves.read(schema)
-    lines = [
-        {**_line(item.name, item.type, [leaf.name for leaf in node.leaves], tolerances, totals), "nullable": item.nullable}
-        for item, node in zip(leaves.outer, leaves.nodes, strict=True)
-    ]
+    lines = list[dict[str, Any]]()
+    for item, (node, k) in zip(leaves.outer, leaves.of_columns, strict=True):
+        line = {**_line(item.name, item.type, [leaf.name for leaf in node.leaves], tolerances, totals), "nullable": item.nullable}
+        for key in ("bytes", "conventional_bytes"):
+            line[key] = share_of(line[key], k, node.n_columns)
+        lines.append(line)
     shown = [_line(name, kind, parts, tolerances, totals) for name, kind, parts in leaves.shown]
     return {"columns": lines} if leaves.is_flat else {"columns": lines, "leaves": shown}
 

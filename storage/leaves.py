@@ -4,6 +4,9 @@ A struct is its members, each a column `struct.member`, and which of its rows ar
 (a tensor where lists hold lists), and the rows that have another, as they are, in a column beside it. Vectors of few elements are a
 column for each. So what is inside is learned, bounded and told by the other columns, and by rows before, as if the table had been flat.
 Other nested types (maps, lists of any length, what holds a dictionary) are leaves themselves.
+
+The other way round, many columns of one type side by side (a pixel each, a reading each of a curve) are one vector a row where that takes
+less: a strip.
 """
 
 from __future__ import annotations
@@ -15,8 +18,8 @@ from functools import cached_property
 
 import pyarrow as pa
 
-from storage.nodes import Elements, Members, Node, Vectors, Whole
-from storage.recipes import WHOLE, Recipe, divided, find_recipe
+from storage.nodes import Elements, Members, Node, Strip, Vectors, Whole
+from storage.recipes import WHOLE, Recipe, find_recipe, nodes_of
 from vae_core.columns.joining import one_array
 from vae_core.errors import CorruptArchive
 from vae_core.tolerance import value_type_of
@@ -30,7 +33,7 @@ KEY = b"latentpack.leaves"  # in the metadata of a schema of leaves
 class Leaves:
     """The leaves of a table.
 
-    outer  : the table's exact schema, metadata included       nodes : how each of its fields is divided
+    outer  : the table's exact schema, metadata included       nodes : how its fields are divided, a strip for some of them
     schema : of the leaves, which is stored: it holds `outer` in its metadata unless it is the same
     """
 
@@ -41,7 +44,7 @@ class Leaves:
     @classmethod
     def of(cls, outer: pa.Schema, recipe: Recipe) -> Leaves:
         """The leaves by a recipe, what it does not fit being left whole."""
-        nodes = tuple(divided(item, item.name, recipe, False) for item in outer)
+        nodes = tuple(nodes_of(outer, recipe))
         if all(isinstance(node, Whole) for node in nodes) and KEY not in (outer.metadata or {}):
             return cls(outer, nodes, outer)
         about = json.dumps(recipe.to_json(), separators=(",", ":")).encode()
@@ -57,7 +60,7 @@ class Leaves:
         try:
             about, _, outer = told.partition(b"\n")
             schema, recipe = pa.ipc.read_schema(pa.BufferReader(outer)), Recipe.from_json(json.loads(about))
-            if sum(divided(item, item.name, recipe, False).n_leaves for item in schema) != len(stored):
+            if sum(node.n_leaves for node in nodes_of(schema, recipe)) != len(stored):
                 raise ValueError(f"they are not {len(stored)}")
             found = cls.of(schema, recipe)
         except (pa.ArrowException, ValueError, LookupError, TypeError, AttributeError, OverflowError, RecursionError, OSError) as error:
@@ -79,7 +82,8 @@ class Leaves:
 
     @property
     def groups(self) -> dict[str, tuple[str, ...]]:
-        """What is no leaf by its own name -> the leaves that a tolerance of it is for: elements of a vector, floats of a struct."""
+        """What is no leaf by its own name -> the leaves that a tolerance of it is for: elements of a vector, floats of a struct, the strip
+        that a column is in."""
         return dict(_groups(self.nodes))
 
     @property
@@ -97,6 +101,11 @@ class Leaves:
         return tuple(dict.fromkeys([*self.outer.names, *self._inner, *self.schema.names]))
 
     @cached_property
+    def of_columns(self) -> tuple[tuple[Node, int], ...]:
+        """Of each column of the table what it is, and which of the columns of that."""
+        return tuple((node, k) for node in self.nodes for k in range(node.n_columns))
+
+    @cached_property
     def _inner(self) -> dict[str, Members | Vectors | Elements]:
         return dict(_inner(self.nodes))
 
@@ -112,7 +121,8 @@ class Leaves:
             position = self.outer.get_field_index(name)
             inner = self._inner.get(name)
             if position >= 0:
-                nodes.append(self.nodes[position])
+                node, k = self.of_columns[position]
+                nodes.append(node.pick(k) if isinstance(node, Strip) else node)
                 fields.append(self.outer.field(position))
             elif inner is not None:
                 nodes.append(inner)
@@ -130,7 +140,9 @@ class Leaves:
         """(n, columns) under `outer` -> (n, leaves) under `schema`."""
         if self.is_flat:
             return batch
-        arrays = [leaf for node, column in zip(self.nodes, batch.columns, strict=True) for leaf in node.split(column)]
+        arrays, columns = list[pa.Array](), iter(batch.columns)
+        for node in self.nodes:
+            arrays += node.split([next(columns) for _ in node.items] if isinstance(node, Strip) else next(columns))
         return pa.RecordBatch.from_arrays(arrays, schema=self.schema)
 
     def join(self, table: pa.Table, *, drawn: bool = False) -> pa.Table:
@@ -144,8 +156,9 @@ class Leaves:
         for node in self.nodes:
             if isinstance(node, Whole):
                 columns.append(table.column(node.item.name))
-            else:
-                columns.append(node.join({leaf.name: one_array(table.column(leaf.name)) for leaf in node.leaves}, drawn))
+                continue
+            parts = {leaf.name: one_array(table.column(leaf.name)) for leaf in node.leaves}
+            columns += node.join(parts, drawn) if isinstance(node, Strip) else [node.join(parts, drawn)]
         return pa.Table.from_arrays(columns, schema=self.outer)
 
 
@@ -156,6 +169,8 @@ def _groups(nodes: Sequence[Node]) -> Iterator[tuple[str, tuple[str, ...]]]:
         elif isinstance(node, Members):
             yield node.path, tuple(leaf.name for leaf in node.leaves if pa.types.is_floating(value_type_of(leaf.type)))
             yield from _groups(node.members)
+        elif isinstance(node, Strip):
+            yield from ((item.name, (node.path,)) for item in node.items)
 
 
 def _vectors(nodes: Sequence[Node]) -> Iterator[Elements]:
@@ -180,6 +195,8 @@ def _shown(nodes: Sequence[Node]) -> Iterator[tuple[str, pa.DataType, tuple[str,
         names = tuple(leaf.name for leaf in node.leaves)
         if isinstance(node, Whole):
             yield node.item.name, node.item.type, names
+        elif isinstance(node, Strip):
+            yield node.path, node.leaves[0].type, names
         elif not isinstance(node, Members):
             yield node.path, node.kind, names
         else:

@@ -1,9 +1,10 @@
-"""How one column of a nested type becomes flat columns, its leaves, and how these become the column again (FORMAT.md, "Leaves")."""
+"""How a column of a nested type becomes flat columns, its leaves, or many columns one, and how these become what they were (FORMAT.md,
+"Leaves")."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -36,6 +37,11 @@ class Whole:
         """How many that are."""
         return 1
 
+    @property
+    def n_columns(self) -> int:
+        """Columns of the dataset that are this: of all but strips, one."""
+        return 1
+
     def split(self, array: pa.Array) -> list[pa.Array]:
         """(n,) of the column -> (n,) of each leaf."""
         return [array]
@@ -51,7 +57,7 @@ class Members:
 
     path: str
     kind: pa.DataType
-    members: tuple[Node, ...]
+    members: tuple[Divided, ...]
     has_valid: bool
 
     @property
@@ -59,6 +65,11 @@ class Members:
         """Fields of the flat schema."""
         valid = (pa.field(self.path + VALID, pa.bool_(), nullable=False),) if self.has_valid else ()
         return (*valid, *(leaf for member in self.members for leaf in member.leaves))
+
+    @property
+    def n_columns(self) -> int:
+        """Columns of the dataset that are this."""
+        return 1
 
     @property
     def n_leaves(self) -> int:
@@ -99,6 +110,11 @@ class Vectors:
     def leaves(self) -> tuple[pa.Field, ...]:
         """Fields of the flat schema."""
         return (pa.field(self.path, self._flat_type), pa.field(self.path + OTHERS, self.kind))
+
+    @property
+    def n_columns(self) -> int:
+        """Columns of the dataset that are this."""
+        return 1
 
     @property
     def n_leaves(self) -> int:
@@ -158,6 +174,11 @@ class Elements:
         return (*valid, *(pa.field(name, self._storage.value_type) for name in self.names), *others)
 
     @property
+    def n_columns(self) -> int:
+        """Columns of the dataset that are this."""
+        return 1
+
+    @property
     def n_leaves(self) -> int:
         """How many that are."""
         return self.has_valid + self.n + self._is_list
@@ -202,7 +223,79 @@ class Elements:
         return vectors if self._storage is self.kind else pa.ExtensionArray.from_storage(self.kind, vectors)
 
 
-Node = Whole | Members | Vectors | Elements
+@dataclass(frozen=True, slots=True)
+class Strip:
+    """Columns of one type of numbers side by side: a vector a row. Nulls are nulls of its elements.
+
+    path : of the leaf        columns : all it holds, in order        picked : the one that a read asks for, None for all
+    """
+
+    path: str
+    columns: tuple[pa.Field, ...]
+    picked: int | None = None
+
+    @property
+    def leaves(self) -> tuple[pa.Field, ...]:
+        """Fields of the flat schema."""
+        element = pa.field("item", self.columns[0].type, any(column.nullable for column in self.columns))
+        return (pa.field(self.path, pa.list_(element, len(self.columns)), nullable=False),)
+
+    @property
+    def n_leaves(self) -> int:
+        """How many that are."""
+        return 1
+
+    @property
+    def n_columns(self) -> int:
+        """Columns of the dataset that are this."""
+        return len(self.items)
+
+    @property
+    def items(self) -> tuple[pa.Field, ...]:
+        """The columns it stands for."""
+        return self.columns if self.picked is None else (self.columns[self.picked],)
+
+    def pick(self, k: int) -> Strip:
+        """The same for one of the columns it stands for."""
+        return Strip(self.path, self.columns, k if self.picked is None else self.picked)
+
+    def split(self, arrays: Sequence[pa.Array]) -> list[pa.Array]:
+        """(n,) of each column -> (n,) of the leaf."""
+        n, width, item = len(arrays[0]), len(self.columns), self.leaves[0]
+        cells = np.empty((n, width), to_numpy(arrays[0]).dtype)
+        mask = np.zeros((n, width), np.bool_) if any(array.null_count for array in arrays) else None
+        for k, array in enumerate(arrays):
+            cells[:, k] = to_numpy(array)
+            if mask is not None and array.null_count:
+                mask[:, k] = ~_bools(array.is_valid())
+        values = from_numpy(cells.ravel(), item.type.value_type, None if mask is None else mask.ravel())
+        return [pa.Array.from_buffers(item.type, n, [None], children=[values])]
+
+    def join(self, leaves: Mapping[str, pa.Array], drawn: bool = False) -> list[pa.Array]:
+        """Leaves by name -> (n,) of each column it stands for; nulls of a leaf that a preview does not know."""
+        vectors, width = leaves[self.path], len(self.columns)
+        if vectors.null_count:
+            return [pa.nulls(len(vectors), item.type) for item in self.items]
+        values = vectors.flatten()
+        cells = to_numpy(values).reshape(-1, width)
+        missing = ~_bools(values.is_valid()).reshape(-1, width) if values.null_count else None
+        places = range(width) if self.picked is None else (self.picked,)
+        kind = self.columns[0].type
+        return [from_numpy(cells[:, k], kind, None if missing is None else missing[:, k]) for k in places]
+
+
+Divided = Whole | Members | Vectors | Elements
+Node = Divided | Strip
+
+
+def share_of(count: int, k: int, n: int) -> int:
+    """Of a count of what n columns of a strip are together, that of the k-th: even shares, which sum to it."""
+    return count * (k + 1) // n - count * k // n
+
+
+def is_number(kind: pa.DataType) -> bool:
+    """Integers and floating point numbers."""
+    return bool(pa.types.is_integer(kind) or pa.types.is_floating(kind))
 
 
 def vector_type(kind: pa.DataType) -> pa.DataType | None:

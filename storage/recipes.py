@@ -1,61 +1,76 @@
-"""Which nested columns are divided into leaves, and how: found by a look at the first rows, and said in the stored schema."""
+"""Which nested columns are divided into leaves, and which columns are one: found by a look at the first rows, and said in the stored
+schema."""
 
 from __future__ import annotations
 
+import itertools
 import math
+import re
 from collections import Counter
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Hashable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from storage.nodes import Elements, Members, Node, Shape, Vectors, Whole, numbers, vector_type
+from storage.nodes import Divided, Elements, Members, Node, Shape, Strip, Vectors, Whole, is_number, numbers, vector_type
 from vae_core.arrays import from_numpy
 from vae_core.columns.joining import has_dictionary
+from vae_core.strips import pays
 
 MOST_DEPTH = 4  # of lists in lists
 NEARLY_ALL = 0.9  # of the first rows that are of one length
 FEW_ELEMENTS, MOST_ELEMENTS = 32, 256  # of vectors that become columns: always, and where rows go on from one to the next
 MOST_LEAVES = 4_096  # of a column, and elements of all
+LEAST_STRIP, MOST_STRIP = 32, 1 << 16  # columns of one type side by side that may be one
+STRIP_CELLS = 1 << 19  # of them that are looked at
+_NUMBERS = re.compile(r"\d+")
 GOES_ON, LEAST_ROWS = 0.5, 64  # of the distance from the middle, that a row is from the one before; and rows that say so
 
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
     """Which columns are divided. structs : paths of those that are their members; shapes : path of a list -> its one length, and of
-    the lists in it; elements : paths of the vectors among them, and of fixed-size lists, that are their elements."""
+    the lists in it; elements : paths of the vectors among them, and of fixed-size lists, that are their elements; strips : the name of
+    the first of some columns side by side -> how many they are that are one vector a row."""
 
     structs: frozenset[str] = frozenset()
     shapes: Mapping[str, Shape] = field(default_factory=dict)
     elements: frozenset[str] = frozenset()
+    strips: Mapping[str, int] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
         """A JSON object that `from_json` reads back."""
         shapes = {path: list(shape) for path, shape in self.shapes.items()}
-        return {"structs": sorted(self.structs), "shapes": shapes, "elements": sorted(self.elements)}
+        strips = {"strips": dict(self.strips)} if self.strips else {}
+        return {"structs": sorted(self.structs), "shapes": shapes, "elements": sorted(self.elements), **strips}
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Recipe:
         """The inverse of `to_json`."""
         shapes = {str(path): tuple(int(n) for n in shape) for path, shape in data["shapes"].items()}
         structs, elements = (frozenset(str(path) for path in data[key]) for key in ("structs", "elements"))
-        return cls(structs, shapes, elements)
+        return cls(structs, shapes, elements, {str(name): int(n) for name, n in data.get("strips", {}).items()})
 
 
 WHOLE = Recipe()
 
 
-def find_recipe(outer: pa.Schema, peek: Callable[[], pa.RecordBatch | None]) -> Recipe:
-    """How a table is best divided. peek : its first rows, asked for where there are lists of numbers, or vectors of many."""
+def find_recipe(outer: pa.Schema, peek: Callable[[], pa.RecordBatch | None], bounded: Collection[str] = ()) -> Recipe:
+    """How a table is best divided.
+
+    peek    : its first rows, asked for where there are lists of numbers, vectors of many, or many columns of one type of numbers
+    bounded : columns that have a tolerance, "*" for all floats: each its own, so that they are in no strip
+    """
+    likely = list(_alike(outer, bounded))
     found = [place for item in outer for place in _places(item.type, item.name)]
     once = {path for path, n in Counter(path for path, _ in found).items() if n == 1}
     structs = frozenset(path for path, kind in found if path in once and _is_divisible(kind))
     lists = {path for path, kind in found if path in once and 0 < _depth(kind) <= MOST_DEPTH}
     vectors = {path: n for path, kind in found if path in once and 0 < (n := _elements(kind)) <= MOST_ELEMENTS}
-    batch = peek() if lists or any(n > FEW_ELEMENTS for n in vectors.values()) else None
+    batch = peek() if lists or likely or any(n > FEW_ELEMENTS for n in vectors.values()) else None
     shapes: dict[str, Shape] = {}
     elements = {path for path, n in vectors.items() if n <= FEW_ELEMENTS}
     for item, column in zip(outer, batch.columns, strict=True) if batch is not None else ():
@@ -67,11 +82,69 @@ def find_recipe(outer: pa.Schema, peek: Callable[[], pa.RecordBatch | None]) -> 
             if len(shape) == 1 and (shape[0] <= FEW_ELEMENTS or (shape[0] <= MOST_ELEMENTS and _goes_on(array, shape[0]))):
                 elements.add(leaf.name)
     n_elements = sum(vectors[path] if path in vectors else shapes[path][0] for path in elements)
-    return _without_clashes(outer, Recipe(structs, shapes, frozenset(elements if n_elements <= MOST_LEAVES else ())))
+    strips = {} if batch is None else {outer[start].name: n for start, n in likely if _is_strip(batch, start, n)}
+    return _without_clashes(outer, Recipe(structs, shapes, frozenset(elements if n_elements <= MOST_LEAVES else ()), strips))
+
+
+def _alike(outer: pa.Schema, bounded: Collection[str]) -> Iterator[tuple[int, int]]:
+    """First column and number of those of one type of numbers side by side that are many, and that nothing bounds.
+
+    Where many of them have one name but for its numbers (`pixel1` …, `1x1` …), these alone: a label among them is none of them.
+    """
+    for start, n in _runs([_kind_alone(outer, j, bounded) for j in range(len(outer))]):
+        stems = list(_runs([_NUMBERS.sub("#", outer.field(start + k).name) for k in range(n)]))
+        many = [(start + at, length) for at, length in stems if length >= LEAST_STRIP]
+        yield from ((at, length) for at, length in many or [(start, n)] if LEAST_STRIP <= length <= MOST_STRIP)
+
+
+def _runs(keys: Sequence[Hashable]) -> Iterator[tuple[int, int]]:
+    """First place and length of stretches of one key, but for None."""
+    at = 0
+    for key, some in itertools.groupby(keys):
+        n = len(list(some))
+        if key is not None:
+            yield at, n
+        at += n
+
+
+def _kind_alone(outer: pa.Schema, j: int, bounded: Collection[str]) -> pa.DataType | None:
+    """The type of numbers of a column without a tolerance; None of all else."""
+    item = outer.field(j)
+    asked = item.name in bounded or ("*" in bounded and pa.types.is_floating(item.type))
+    return item.type if is_number(item.type) and not asked else None
+
+
+def _is_strip(batch: pa.RecordBatch, start: int, n: int) -> bool:
+    """Whether columns are better stored as one, by the first rows of a table."""
+    rows = batch.slice(0, max(LEAST_ROWS, STRIP_CELLS // n))
+    strip = strip_of([batch.schema.field(start + k) for k in range(n)])
+    return pays(rows.columns[start : start + n], strip.split(rows.columns[start : start + n])[0])
+
+
+def strip_of(columns: Sequence[pa.Field]) -> Strip:
+    """The strip of some columns."""
+    return Strip(f"{columns[0].name}:{columns[-1].name}", tuple(columns))
+
+
+def nodes_of(outer: pa.Schema, recipe: Recipe) -> Iterator[Node]:
+    """What the columns of a schema are by a recipe, in order; a strip is one of some of them."""
+    at = 0
+    while at < len(outer):
+        n, kind = recipe.strips.get(outer.field(at).name, 0), outer.field(at).type
+        columns = [outer.field(j) for j in range(at, min(at + n, len(outer)))]
+        if 1 < n <= MOST_STRIP and n == len(columns) and is_number(kind) and all(column.type == kind for column in columns):
+            yield strip_of(columns)
+            at += n
+        else:
+            yield divided(outer.field(at), outer.field(at).name, recipe, False)
+            at += 1
 
 
 def _without_clashes(outer: pa.Schema, recipe: Recipe) -> Recipe:
     """The recipe without the columns whose leaves would be named as another one is, or that would be too many leaves."""
+    taken = Counter(leaf.name for node in nodes_of(outer, recipe) for leaf in node.leaves)
+    strips = {first: n for first, n in recipe.strips.items() if taken[strip_of([outer.field(first), _last(outer, first, n)]).path] == 1}
+    recipe = replace(recipe, strips=strips)
     left = {item.name for item in outer}
     while True:
         nodes = {item.name: divided(item, item.name, recipe, False) for item in outer if item.name in left}
@@ -84,7 +157,11 @@ def _without_clashes(outer: pa.Schema, recipe: Recipe) -> Recipe:
         left -= clashing
     gone = {path for item in outer if item.name not in left for path, _ in _places(item.type, item.name)}
     shapes = {path: shape for path, shape in recipe.shapes.items() if path not in gone}
-    return Recipe(recipe.structs - gone, shapes, recipe.elements - gone)
+    return Recipe(recipe.structs - gone, shapes, recipe.elements - gone, strips)
+
+
+def _last(outer: pa.Schema, first: str, n: int) -> pa.Field:
+    return outer.field(outer.get_field_index(first) + n - 1)
 
 
 def _places(kind: pa.DataType, path: str) -> list[tuple[str, pa.DataType]]:
@@ -95,7 +172,7 @@ def _places(kind: pa.DataType, path: str) -> list[tuple[str, pa.DataType]]:
     return found
 
 
-def divided(item: pa.Field, path: str, recipe: Recipe, above: bool) -> Node:
+def divided(item: pa.Field, path: str, recipe: Recipe, above: bool) -> Divided:
     """What the column at a path is by a recipe; whole where that does not fit it. above : whether a struct around may be null."""
     nullable = item.nullable or above
     if path in recipe.structs and _is_divisible(item.type):
@@ -124,17 +201,13 @@ def _depth(kind: pa.DataType) -> int:
     depth = 0
     while pa.types.is_list(kind) or pa.types.is_large_list(kind):
         kind, depth = kind.value_type, depth + 1
-    return depth if _is_number(kind) else 0
+    return depth if is_number(kind) else 0
 
 
 def _elements(kind: pa.DataType) -> int:
     """How many numbers a vector has; 0 for all else."""
     vector = vector_type(kind)
-    return vector.list_size if vector is not None and _is_number(vector.value_type) else 0
-
-
-def _is_number(kind: pa.DataType) -> bool:
-    return bool(pa.types.is_integer(kind) or pa.types.is_floating(kind))
+    return vector.list_size if vector is not None and is_number(vector.value_type) else 0
 
 
 def _shape(array: pa.Array) -> Shape:

@@ -373,6 +373,21 @@ def written_times(n: int) -> pa.Table:
     return pa.table({name: pa.array(column, pa.large_binary() if name == "hour" else pa.string()) for name, column in texts.items()})
 
 
+def side_by_side(n: int) -> pa.Table:
+    """A curve a row, a column for each place, with what floats have besides numbers; a picture a row; and what is neither."""
+    rng = np.random.default_rng(46)
+    curves = np.round(np.sin(np.arange(40) / 5 + rng.uniform(0, 6, (n, 1))) * rng.uniform(1, 3, (n, 1)) + rng.normal(0, 0.01, (n, 40)), 2)
+    curves[rng.random(curves.shape) < 0.01] = np.nan
+    curves[0, :3] = -0.0, np.inf, -np.inf
+    pictures = np.clip(np.cumsum(rng.integers(-9, 10, (n, 6, 6)), axis=2) + 90, 0, 255).astype(np.uint8).reshape(n, 36)
+    holes = rng.random(curves.shape) < 0.02
+    columns = {f"t{k}": pa.array(curves[:, k], pa.float64(), mask=holes[:, k]) for k in range(40)}
+    columns |= {"label": pa.array([("a", "b", None)[k % 3] for k in range(n)])}
+    columns |= {f"px{k + 1}": pa.array(pictures[:, k]) for k in range(36)}
+    required = [pa.field(name, array.type, nullable=array.null_count > 0) for name, array in columns.items()]
+    return pa.table(list(columns.values()), schema=pa.schema(required, metadata={"made": "by hand"}))
+
+
 def written_numbers(n: int) -> pa.Table:
     """Texts that say numbers, in every way, with and without something around them, and times as people write them; some say none."""
     rng = np.random.default_rng(45)
@@ -792,6 +807,9 @@ def main() -> None:
         write("times", [written_times(700)], block_rows=350)
     with measured_as(lambda *_: [("ipc", 1 << 40)]):
         write("numbers", [written_numbers(800)], block_rows=400)
+    curves = side_by_side(320)
+    with measured_as(lambda *_: [("ipc", 1 << 40)]):
+        write("strips", [curves.slice(0, 200), curves.slice(200)], block_rows=100, recipe=Recipe(strips={"t0": 40, "px1": 36}))
     table, changed = lines_of_a_map(2400)
     with measured_as(lambda *_: [("ipc", 1 << 40)]):
         write("above", [table], block_rows=1200, changed=changed)

@@ -1,0 +1,42 @@
+"""Whether columns of one type side by side are better stored as one vector a row: pixels, curves, embeddings that were laid out flat."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from vae_core.coders import conventional
+from vae_core.columns import TableProfile, encode_column, plan_columns
+
+LOOKED_AT = 64  # columns
+WORTH_IT = 0.95  # of the bytes of the columns: their previews and reads of single ones are lost
+FEW_VALUES, MOSTLY = 32, 0.8  # flags and categories tell more of each other than of their neighbours: of bytes, those of other columns
+
+
+def pays(columns: Sequence[pa.Array], vectors: pa.Array) -> bool:
+    """Whether the best conventional coding of (n,) vectors takes clearly less than those of some of their elements as columns would, all,
+    and most of that is of columns of many values.
+
+    columns : (n,) each, of one type of numbers
+    """
+    if not len(vectors):
+        return False
+    some = np.unique(np.linspace(0, len(columns) - 1, min(LOOKED_AT, len(columns))).astype(np.int64))
+    n_bytes = {k: _n_bytes(columns[k]) for k in some}
+    many = sum(n for k, n in n_bytes.items() if pc.count_distinct(columns[k]).as_py() > min(FEW_VALUES, len(vectors) // 2))
+    apart = sum(n_bytes.values())
+    return many >= MOSTLY * apart and _n_bytes(vectors) * len(some) < WORTH_IT * apart * len(columns)
+
+
+def _n_bytes(array: pa.Array) -> int:
+    """Of the best conventional coding of a column, with the levels that its codes need."""
+    table = pa.table({"values": array})
+    profile = TableProfile(table.schema)
+    profile.update(table)
+    (plan,) = plan_columns(table.schema, profile.finish(), table, {})
+    codes = None if plan.kind == "verbatim" else encode_column(plan, array)
+    levels = sum(len(blob) for blob in plan.blobs(as_fields=False).values())
+    return conventional.rank(plan, array, codes)[0][1] + levels
