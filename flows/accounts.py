@@ -127,8 +127,8 @@ def by_column(reports: Sequence[ColumnReport], leaves: Leaves) -> list[ColumnRep
 
 def _share(line: ColumnReport, item: pa.Field, k: int, n: int) -> ColumnReport:
     """The k-th of n columns that are stored as one."""
-    counts = {key: share_of(getattr(line, key), k, n) for key in ("bytes", "conventional_bytes", "violations", "mismatches", "n_null")}
-    return line.model_copy(update={"name": item.name, "type": str(item.type), **counts})
+    counts = {key: share_of(getattr(line, key), k, n) for key in ("bytes", "conventional_bytes", "violations", "mismatches")}
+    return line.model_copy(update={"name": item.name, "type": str(item.type), "n_null": None, **counts})
 
 
 def by_leaf(reports: Sequence[ColumnReport], leaves: Leaves) -> list[ColumnReport]:
@@ -151,7 +151,7 @@ def _together(name: str, kind: str, lines: Sequence[ColumnReport]) -> ColumnRepo
         "tolerance": worst.tolerance, "tolerance_kind": worst.tolerance_kind,
         "max_abs_error": worst.max_abs_error, "rmse": worst.rmse,
         "violations": sum(line.violations for line in lines), "mismatches": sum(line.mismatches for line in lines),
-        "n_null": min((line.n_null for line in values), default=0),
+        "n_null": min((line.n_null or 0 for line in values), default=0),
     })  # fmt: skip
 
 

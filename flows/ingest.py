@@ -164,7 +164,8 @@ def decide(request: RunRequest, source: Source, run: str | None, created_at: str
         store_of(request.archive).check_bucket()  # before hours of training, not after
     if manifest is None or request.update.retrain:
         source.divide(WHOLE)
-        source.divide(find_recipe(source.schema, source.peek, request.tolerance.columns))
+        bounded = {given for name in request.tolerance.columns for given in (name, name.strip())}
+        source.divide(find_recipe(source.schema, source.peek, bounded))
     else:
         source.divide(Leaves.read(manifest.schema).recipe)
     asked = parse_tolerances([f"{name}={spec}" for name, spec in request.tolerance.columns.items()], source.schema, source.leaves.groups)
@@ -346,7 +347,7 @@ def check_same_tolerances(asked: Mapping[str, Tolerance], stored: Mapping[str, T
 def check_same_schema(source: Source, manifest: Manifest) -> None:
     """Raise BadInput, naming the field, when new files have another schema than the archive."""
     leaves = Leaves.read(manifest.schema)
-    for stored, schema in ((manifest.schema, source.schema), (leaves.outer, source.leaves.outer)):
+    for stored, schema in ((leaves.outer, source.leaves.outer), (manifest.schema, source.schema)):
         _check_same(source, stored, schema)
 
 

@@ -68,6 +68,9 @@ def export(
     start, stop, _ = slice(*(rows or (None, None))).indices(archive.num_rows)
     n_rows = max(0, stop - start)
     batches = archive.to_batches(columns=columns, rows=(start, start + n_rows), preview=preview)
+    if preview:  # what latents do not tell of is null, whether or not it may be
+        schema = pa.schema([item.with_nullable(True) for item in schema], metadata=schema.metadata)
+        batches = (pa.RecordBatch.from_arrays(batch.columns, schema=schema) for batch in batches)
     n_written = write_file(out, schema, batches, n_rows)
     return Exported(n_rows, len(schema), n_written, archive.meter.bytes_read)
 

@@ -51,6 +51,7 @@ class ColumnReport(_Frozen):
     tolerance          : resolved, in the column's own units: 0 is lossless
     tolerance_kind     : "lossless" | "absolute" (worst error is bounded) | "rmse" (the root mean square error is)
     max_abs_error      : the worst |decoded - raw| over finite values, by decoding
+    n_null             : nulls; None where they are not counted by column, of columns that are stored as one
     violations         : values outside the promise, by decoding; `mismatches` are those of them in exact columns
     """
 
@@ -64,7 +65,7 @@ class ColumnReport(_Frozen):
     violations: int = 0
     rmse: float | None = None
     n_rows: int = 0
-    n_null: int = 0
+    n_null: int | None = 0
     mismatches: int = 0
     type: str = ""
     kind: str = ""

@@ -18,7 +18,7 @@ from functools import cached_property
 
 import pyarrow as pa
 
-from storage.nodes import Elements, Members, Node, Strip, Vectors, Whole
+from storage.nodes import Cells, Elements, Members, Node, Strip, Vectors, Whole
 from storage.recipes import WHOLE, Recipe, find_recipe, nodes_of
 from vae_core.columns.joining import one_array
 from vae_core.errors import CorruptArchive
@@ -62,6 +62,8 @@ class Leaves:
             schema, recipe = pa.ipc.read_schema(pa.BufferReader(outer)), Recipe.from_json(json.loads(about))
             if sum(node.n_leaves for node in nodes_of(schema, recipe)) != len(stored):
                 raise ValueError(f"they are not {len(stored)}")
+            if len(set(schema.names)) < len(schema):
+                raise ValueError("two have one name")
             found = cls.of(schema, recipe)
         except (pa.ArrowException, ValueError, LookupError, TypeError, AttributeError, OverflowError, RecursionError, OSError) as error:
             raise CorruptArchive(f"the schema's nested columns cannot be read: {str(error)[:120]}") from error
@@ -153,12 +155,16 @@ class Leaves:
         if self.is_flat:
             return table
         columns: list[pa.Array | pa.ChunkedArray] = []
+        strips = dict[str, Cells]()
         for node in self.nodes:
             if isinstance(node, Whole):
                 columns.append(table.column(node.item.name))
-                continue
-            parts = {leaf.name: one_array(table.column(leaf.name)) for leaf in node.leaves}
-            columns += node.join(parts, drawn) if isinstance(node, Strip) else [node.join(parts, drawn)]
+            elif isinstance(node, Strip):
+                if node.path not in strips:  # which a read by names has a node for each column of
+                    strips[node.path] = node.cells(one_array(table.column(node.path)))
+                columns += node.join(strips[node.path])
+            else:
+                columns.append(node.join({leaf.name: one_array(table.column(leaf.name)) for leaf in node.leaves}, drawn))
         return pa.Table.from_arrays(columns, schema=self.outer)
 
 

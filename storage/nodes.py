@@ -6,6 +6,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -19,6 +20,7 @@ VALID, OTHERS = ":valid", ":others"
 
 Shape = tuple[int, ...]
 Bools = NDArray[np.bool_]
+Cells = tuple[NDArray[Any], Bools | None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -271,17 +273,21 @@ class Strip:
         values = from_numpy(cells.ravel(), item.type.value_type, None if mask is None else mask.ravel())
         return [pa.Array.from_buffers(item.type, n, [None], children=[values])]
 
-    def join(self, leaves: Mapping[str, pa.Array], drawn: bool = False) -> list[pa.Array]:
-        """Leaves by name -> (n,) of each column it stands for; nulls of a leaf that a preview does not know."""
-        vectors, width = leaves[self.path], len(self.columns)
+    def cells(self, vectors: pa.Array) -> Cells:
+        """(n,) of the leaf -> (n, columns) numbers and where there is none, or None where all are; of a leaf that a preview does not know
+        there are no numbers."""
+        n, width = len(vectors), len(self.columns)
         if vectors.null_count:
-            return [pa.nulls(len(vectors), item.type) for item in self.items]
+            return np.zeros((n, width), self.columns[0].type.to_pandas_dtype()), np.ones((n, width), np.bool_)
         values = vectors.flatten()
-        cells = to_numpy(values).reshape(-1, width)
-        missing = ~_bools(values.is_valid()).reshape(-1, width) if values.null_count else None
-        places = range(width) if self.picked is None else (self.picked,)
+        return to_numpy(values).reshape(n, width), ~_bools(values.is_valid()).reshape(n, width) if values.null_count else None
+
+    def join(self, cells: Cells) -> list[pa.Array]:
+        """(n,) of each column it stands for."""
+        numbers, missing = cells
+        places = range(len(self.columns)) if self.picked is None else (self.picked,)
         kind = self.columns[0].type
-        return [from_numpy(cells[:, k], kind, None if missing is None else missing[:, k]) for k in places]
+        return [from_numpy(numbers[:, k], kind, None if missing is None else missing[:, k]) for k in places]
 
 
 Divided = Whole | Members | Vectors | Elements

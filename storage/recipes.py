@@ -25,7 +25,8 @@ NEARLY_ALL = 0.9  # of the first rows that are of one length
 FEW_ELEMENTS, MOST_ELEMENTS = 32, 256  # of vectors that become columns: always, and where rows go on from one to the next
 MOST_LEAVES = 4_096  # of a column, and elements of all
 LEAST_STRIP, MOST_STRIP = 32, 1 << 16  # columns of one type side by side that may be one
-STRIP_CELLS = 1 << 19  # of them that are looked at
+MOST_OTHERS = 0.125  # columns of others a column of a strip
+STRIP_CELLS = 1 << 19  # that are looked at
 _NUMBERS = re.compile(r"\d+")
 GOES_ON, LEAST_ROWS = 0.5, 64  # of the distance from the middle, that a row is from the one before; and rows that say so
 
@@ -52,7 +53,10 @@ class Recipe:
         """The inverse of `to_json`."""
         shapes = {str(path): tuple(int(n) for n in shape) for path, shape in data["shapes"].items()}
         structs, elements = (frozenset(str(path) for path in data[key]) for key in ("structs", "elements"))
-        return cls(structs, shapes, elements, {str(name): int(n) for name, n in data.get("strips", {}).items()})
+        strips = {str(name): n for name, n in data.get("strips", {}).items()}
+        if not all(isinstance(n, int) for n in strips.values()):
+            raise TypeError("a strip is of so many columns")
+        return cls(structs, shapes, elements, strips)
 
 
 WHOLE = Recipe()
@@ -82,19 +86,17 @@ def find_recipe(outer: pa.Schema, peek: Callable[[], pa.RecordBatch | None], bou
             if len(shape) == 1 and (shape[0] <= FEW_ELEMENTS or (shape[0] <= MOST_ELEMENTS and _goes_on(array, shape[0]))):
                 elements.add(leaf.name)
     n_elements = sum(vectors[path] if path in vectors else shapes[path][0] for path in elements)
-    strips = {} if batch is None else {outer[start].name: n for start, n in likely if _is_strip(batch, start, n)}
+    strips = {} if batch is None else {outer.field(start).name: n for start, n in likely if _is_strip(batch, start, n)}
     return _without_clashes(outer, Recipe(structs, shapes, frozenset(elements if n_elements <= MOST_LEAVES else ()), strips))
 
 
 def _alike(outer: pa.Schema, bounded: Collection[str]) -> Iterator[tuple[int, int]]:
-    """First column and number of those of one type of numbers side by side that are many, and that nothing bounds.
-
-    Where many of them have one name but for its numbers (`pixel1` …, `1x1` …), these alone: a label among them is none of them.
-    """
+    """First column and number of those side by side that are many, of one type of numbers and one name but for its numbers (`pixel1` …,
+    `1x1` …), and that nothing bounds: where they are nearly the whole table. What other columns tell would be lost to them."""
     for start, n in _runs([_kind_alone(outer, j, bounded) for j in range(len(outer))]):
-        stems = list(_runs([_NUMBERS.sub("#", outer.field(start + k).name) for k in range(n)]))
-        many = [(start + at, length) for at, length in stems if length >= LEAST_STRIP]
-        yield from ((at, length) for at, length in many or [(start, n)] if LEAST_STRIP <= length <= MOST_STRIP)
+        path = strip_of([outer.field(start), outer.field(start + n - 1)]).path
+        if LEAST_STRIP <= n <= MOST_STRIP and len(outer) - n <= MOST_OTHERS * n and path not in bounded:
+            yield start, n
 
 
 def _runs(keys: Sequence[Hashable]) -> Iterator[tuple[int, int]]:
@@ -107,18 +109,20 @@ def _runs(keys: Sequence[Hashable]) -> Iterator[tuple[int, int]]:
         at += n
 
 
-def _kind_alone(outer: pa.Schema, j: int, bounded: Collection[str]) -> pa.DataType | None:
-    """The type of numbers of a column without a tolerance; None of all else."""
+def _kind_alone(outer: pa.Schema, j: int, bounded: Collection[str]) -> tuple[pa.DataType, str] | None:
+    """The type of numbers of a column without a tolerance, and its name without numbers; None of all else."""
     item = outer.field(j)
     asked = item.name in bounded or ("*" in bounded and pa.types.is_floating(item.type))
-    return item.type if is_number(item.type) and not asked else None
+    return (item.type, _NUMBERS.sub("#", item.name)) if is_number(item.type) and not asked else None
 
 
 def _is_strip(batch: pa.RecordBatch, start: int, n: int) -> bool:
-    """Whether columns are better stored as one, by the first rows of a table."""
-    rows = batch.slice(0, max(LEAST_ROWS, STRIP_CELLS // n))
-    strip = strip_of([batch.schema.field(start + k) for k in range(n)])
-    return pays(rows.columns[start : start + n], strip.split(rows.columns[start : start + n])[0])
+    """Whether columns are better stored as one, by the first rows of a table, of which the middle of many columns is looked at."""
+    n_rows = min(batch.num_rows, STRIP_CELLS // LEAST_STRIP)
+    width = min(n, max(LEAST_STRIP, STRIP_CELLS // max(1, n_rows)))
+    first = start + (n - width) // 2
+    columns = batch.slice(0, n_rows).columns[first : first + width]
+    return pays(columns, strip_of([batch.schema.field(first + k) for k in range(width)]).split(columns)[0])
 
 
 def strip_of(columns: Sequence[pa.Field]) -> Strip:
@@ -128,22 +132,24 @@ def strip_of(columns: Sequence[pa.Field]) -> Strip:
 
 def nodes_of(outer: pa.Schema, recipe: Recipe) -> Iterator[Node]:
     """What the columns of a schema are by a recipe, in order; a strip is one of some of them."""
+    alike = {k: start + n for start, n in _runs(outer.types) for k in range(start, start + n)} if recipe.strips else {}
     at = 0
     while at < len(outer):
-        n, kind = recipe.strips.get(outer.field(at).name, 0), outer.field(at).type
-        columns = [outer.field(j) for j in range(at, min(at + n, len(outer)))]
-        if 1 < n <= MOST_STRIP and n == len(columns) and is_number(kind) and all(column.type == kind for column in columns):
-            yield strip_of(columns)
+        item, n = outer.field(at), recipe.strips.get(outer.field(at).name, 0)
+        if 1 < n <= MOST_STRIP and is_number(item.type) and at + n <= alike[at]:
+            yield strip_of([outer.field(k) for k in range(at, at + n)])
             at += n
         else:
-            yield divided(outer.field(at), outer.field(at).name, recipe, False)
+            yield divided(item, item.name, recipe, False)
             at += 1
 
 
 def _without_clashes(outer: pa.Schema, recipe: Recipe) -> Recipe:
     """The recipe without the columns whose leaves would be named as another one is, or that would be too many leaves."""
-    taken = Counter(leaf.name for node in nodes_of(outer, recipe) for leaf in node.leaves)
-    strips = {first: n for first, n in recipe.strips.items() if taken[strip_of([outer.field(first), _last(outer, first, n)]).path] == 1}
+    taken = {path for item in outer for path, _ in _places(item.type, item.name)}
+    taken |= {leaf.name for item in outer for leaf in divided(item, item.name, recipe, False).leaves}
+    found = [node for node in nodes_of(outer, recipe) if isinstance(node, Strip) and node.path not in taken]
+    strips = {strip.columns[0].name: strip.n_columns for strip in found}
     recipe = replace(recipe, strips=strips)
     left = {item.name for item in outer}
     while True:
@@ -158,10 +164,6 @@ def _without_clashes(outer: pa.Schema, recipe: Recipe) -> Recipe:
     gone = {path for item in outer if item.name not in left for path, _ in _places(item.type, item.name)}
     shapes = {path: shape for path, shape in recipe.shapes.items() if path not in gone}
     return Recipe(recipe.structs - gone, shapes, recipe.elements - gone, strips)
-
-
-def _last(outer: pa.Schema, first: str, n: int) -> pa.Field:
-    return outer.field(outer.get_field_index(first) + n - 1)
 
 
 def _places(kind: pa.DataType, path: str) -> list[tuple[str, pa.DataType]]:

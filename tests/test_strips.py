@@ -102,16 +102,29 @@ def test_what_is_better_apart_stays_so() -> None:
 def test_what_is_bounded_is_a_column_of_its_own() -> None:
     table = pictures(300)
     assert recipe_of(table, ("*",)).strips == {"pixel0": 64}, "the bound of all floats is none of integers"
-    assert recipe_of(table, ("pixel30",)).strips == {"pixel31": 33}, "30 before it are too few"
-    assert not recipe_of(table, ("pixel30", "pixel62")).strips
+    assert recipe_of(table, ("pixel63",)).strips == {"pixel0": 63}
+    assert not recipe_of(table, ("pixel30",)).strips, "33 behind it are not nearly the whole table"
+    assert not recipe_of(table, ("pixel0:pixel63",)).strips, "no name of a column"
     floats = pa.table({name: column.cast(pa.float32()) for name, column in zip(table.schema.names, table.columns, strict=True)})
     assert recipe_of(floats).strips == {"pixel0": 64} and not recipe_of(floats, ("*",)).strips
 
 
+def test_what_other_columns_tell_is_not_given_up() -> None:
+    table = pictures(300)
+    halves = {f"half{k}": pa.array(table.column(f"pixel{k}").to_numpy() / 2) for k in range(64)}
+    both = pa.table({name: column for name, column in zip(table.schema.names, table.columns, strict=True)} | halves)
+    assert not recipe_of(both).strips, "each of which follows from another"
+    order = [name for k in range(64) for name in (f"pixel{k}", f"half{k}")]
+    mixed = pa.table({name: both.column(name).cast(pa.float64()) for name in order})
+    assert not recipe_of(mixed).strips, "as they do side by side"
+
+
 def test_a_name_that_is_taken_is_not_given_to_a_strip() -> None:
     table = pictures(300)
-    clash = table.append_column("pixel0:pixel63", table.column("label").cast(pa.string()))
-    assert not recipe_of(clash).strips
+    label = table.column("label").cast(pa.string())
+    struct = pa.StructArray.from_arrays([label.combine_chunks()], names=["a"])
+    for other in (label, struct):
+        assert not recipe_of(table.append_column("pixel0:pixel63", other)).strips
 
 
 def test_vectors_pay_by_what_is_stored_of_them() -> None:
@@ -123,7 +136,8 @@ def test_vectors_pay_by_what_is_stored_of_them() -> None:
 
 
 @pytest.mark.parametrize(
-    "strips", [{"a": 2}, {"b": 3}, {"a": -1, "b": 2}, {"c": 4}, {"a": "x"}, {"a": None}, {"a": 1 << 70}, [], 7, {"a": 3, "b": 3}]
+    "strips",
+    [{"a": 2}, {"b": 3}, {"a": -1, "b": 2}, {"c": 4}, {"a": "3"}, {"a": 3.0}, {"a": None}, {"a": 1 << 70}, [], 7, {"a": 3, "b": 3}],
 )
 def test_a_schema_that_lies_about_its_strips_is_damage(strips: object) -> None:
     outer = pa.schema([("a", pa.int8()), ("b", pa.int8()), ("c", pa.int8())])
@@ -137,6 +151,21 @@ def test_a_schema_that_lies_about_its_strips_is_damage(strips: object) -> None:
         Leaves.read(told)
 
 
+def test_a_schema_of_strips_with_columns_of_one_name_is_damage() -> None:
+    outer = pa.schema([("a", pa.int8()), ("a", pa.int8()), ("b", pa.int8())])
+    about = json.dumps(Recipe(strips={"a": 3}).to_json()).encode()
+    flat = pa.schema([pa.field("a:b", pa.list_(pa.field("item", pa.int8()), 3), nullable=False)])
+    with pytest.raises(CorruptArchive, match="two have one name"):
+        Leaves.read(flat.with_metadata({KEY: about + b"\n" + outer.serialize().to_pybytes()}))
+
+
+def test_many_strips_that_do_not_fit_are_refused_in_little_time() -> None:
+    n = 20_000
+    outer = pa.schema([(f"c{k}", pa.int8()) for k in range(n)] + [("s", pa.string())])
+    lies = Recipe(strips={f"c{k}": n + 1 - k for k in range(n)})
+    assert len(Leaves.of(outer, lies).nodes) == n + 1  # looked at from each of them on, they would take minutes
+
+
 def test_a_report_has_a_line_for_each_column_and_one_for_the_strip() -> None:
     leaves = Leaves.of(pictures(300).schema, Recipe(strips={"pixel0": 64}))
     lines = [ColumnReport(name="label", bytes=5), ColumnReport(name="pixel0:pixel63", bytes=1000, conventional_bytes=2001, violations=1)]
@@ -145,14 +174,15 @@ def test_a_report_has_a_line_for_each_column_and_one_for_the_strip() -> None:
     assert [sum(getattr(line, key) for line in found[1:]) for key in ("bytes", "conventional_bytes", "violations")] == [1000, 2001, 1]
     assert {line.type for line in found[1:]} == {"int64"} and {line.bytes for line in found[1:]} == {15, 16}
     assert [line.name for line in by_leaf(lines, leaves)] == ["label", "pixel0:pixel63"]
-    assert sum(share_of(10, k, 3) for k in range(3)) == 10
+    assert {line.n_null for line in found[1:]} == {None} and sum(share_of(10, k, 3) for k in range(3)) == 10
 
 
 def test_an_archive_of_strips_is_read_by_name_and_goes_on(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch) -> None:
     monkeypatch.setenv("LATENTPACK_SERVER", "off")
     source, place, report = tmp_path / "in", tmp_path / "archive", tmp_path / "report.json"
     source.mkdir()
-    first, second = pictures(400), pictures(120, seed=1)
+    required = pa.schema([pa.field(name, pa.int64(), nullable=False) for name in pictures(1).schema.names])
+    first, second = pictures(400).cast(required), pictures(120, seed=1).cast(required)
     pq.write_table(first, source / "a.parquet")
     arguments = ["run", str(source), str(place), "--time-budget", "5", "--json", str(report)]
     assert main(arguments) == 0
@@ -168,6 +198,7 @@ def test_an_archive_of_strips_is_read_by_name_and_goes_on(tmp_path: Path, capsys
     assert vectors[5].as_py() == [first.column(f"pixel{k}")[5].as_py() for k in range(64)]
     preview = archive.to_table(preview=True)
     assert preview.schema.equals(first.schema) and preview.num_rows == 400
+    assert main(["read", str(place), str(tmp_path / "seen.parquet"), "--preview"]) == 0
 
     pq.write_table(second, source / "b.parquet")
     assert main(arguments) == 0 and main(["verify", str(place), "--source", str(source)]) == 0
@@ -181,3 +212,18 @@ def test_an_archive_of_strips_is_read_by_name_and_goes_on(tmp_path: Path, capsys
     off = np.abs(now.column("pixel5").to_numpy() - both.column("pixel5").to_numpy())
     assert 0 < off.max() <= 3
     assert main(["info", str(place)]) == 0
+
+
+def test_a_bound_is_each_column_s_however_it_is_spelt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LATENTPACK_SERVER", "off")
+    table = pictures(300)
+    floats = pa.table({f"a{k}": pa.array(table.column(f"pixel{k}").to_numpy() / (3 if k else 3000)) for k in range(64)})
+    pq.write_table(floats, tmp_path / "in.parquet")
+    for spec, bounded in (("* =10%", floats.schema.names), ("a2 =1", ["a2"])):
+        place = tmp_path / spec.replace(" ", "").replace("*", "all")
+        assert main(["run", str(tmp_path / "in.parquet"), str(place), "--time-budget", "3", "--tolerance", spec]) == 0
+        now = open_archive(str(place)).to_table()
+        for name in floats.schema.names:
+            was = floats.column(name).to_numpy()
+            bound = 0.0 if name not in bounded else 1.0 if spec.startswith("a2") else 0.1 * (was.max() - was.min())
+            assert np.abs(now.column(name).to_numpy() - was).max() <= bound, name

@@ -159,7 +159,7 @@ def parse_tolerances(specs: Sequence[str], schema: pa.Schema, groups: Mapping[st
             tolerance = Tolerance.parse(text)
         except UsageError as error:
             raise UsageError(f"{spec!r}: {error}") from None
-        if name not in schema.names and name.strip() in (*schema.names, "*"):
+        if name not in schema.names and name.strip() in (*schema.names, *(groups or ()), "*"):
             name = name.strip()
         if name == "*" and "*" not in schema.names:
             everywhere = tolerance
