@@ -190,13 +190,14 @@ class Archive:
             return self.leaves
         if isinstance(columns, str):
             raise UsageError(f"columns is {columns!r}, one text; pass a list of names")
-        names = self.leaves.names
-        for position, column in enumerate(columns):
-            if column not in names:
-                close = difflib.get_close_matches(str(column), names, n=3, cutoff=0.5) or names[:10]
+        names, seen = dict.fromkeys(self.leaves.names), set[str]()
+        for column in columns:
+            if not isinstance(column, str) or column not in names:
+                close = difflib.get_close_matches(str(column), names, n=3, cutoff=0.5) or list(names)[:10]
                 raise UsageError(f"{self.store.uri}: no column {column!r}; did you mean {', '.join(map(repr, close))}?")
-            if column in columns[:position]:
+            if column in seen:
                 raise UsageError(f"{self.store.uri}: column {column!r} is asked for twice")
+            seen.add(column)
         return self.leaves.project(columns)
 
     def _row_range(self, rows: Rows | None) -> tuple[int, int]:

@@ -135,7 +135,10 @@ class Leaves:
         outer = pa.schema(fields, metadata=self.outer.metadata)
         if all(isinstance(node, Whole) for node in nodes):
             return Leaves(outer, tuple(nodes), outer)
-        leaves = {leaf.name: leaf for node in nodes for leaf in node.leaves}
+        leaves = dict[str, pa.Field]()
+        for node in nodes:
+            if not (isinstance(node, Strip) and node.path in leaves):  # one for all of its columns
+                leaves |= {leaf.name: leaf for leaf in node.leaves}
         return Leaves(outer, tuple(nodes), pa.schema(list(leaves.values())))
 
     def split(self, batch: pa.RecordBatch) -> pa.RecordBatch:
