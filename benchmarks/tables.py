@@ -65,7 +65,7 @@ def main_table(rows: Sequence[Row]) -> str:
         f"{f'; so of tables alone, without arrays: {of_tables}' if of_tables else ''}. "
         "Bounds are shares of each float column's range. MB/s of Arrow bytes, on one core, once the model is trained: decoding with the C "
         "kernel, which is built where there is a compiler, and by numpy alone. "
-        f"Measured on {_all(rows, 'date')} at commit {_all(rows, 'commit', '`')} on {_all(rows, 'cores')} cores of {_machines(rows)}: "
+        f"{_where([row for row in rows if row['codec'] in (OURS, *dict(SHOWN))])}: "
         "`make bench` writes this table from `benchmarks/results/bench.csv`."
     )
 
@@ -84,8 +84,27 @@ def peer_table(rows: Sequence[Row]) -> str:
         "\n\nBest conventional coding over each peer's bytes: above 1 is smaller. All decode from their bytes alone, within the bound, "
         "checked. SZ3 and zfp code float columns, KLT numbers, the autoencoders numbers and categories; the rest of each is "
         f"conventional. *Bayes net*: two parents a column, adaptive counts.{trained} –: not measured; where it could not be, the "
-        "CSV says why."
+        f"CSV says why.{_apart(rows)}"
     )
+
+
+def _apart(rows: Sequence[Row]) -> str:
+    """Which peers were measured elsewhere, or at another commit, than ours."""
+    told, ours = dict[str, list[str]](), _places(rows, OURS)
+    for codec, title in OTHERS:
+        if not _places(rows, codec) <= ours:
+            told.setdefault(_where([row for row in rows if row["codec"] == codec]), []).append(title)
+    return "".join(f" {', '.join(titles)}: {where[0].lower()}{where[1:]}." for where, titles in told.items())
+
+
+def _places(rows: Sequence[Row], codec: str) -> set[tuple[str, str]]:
+    """Commits and processors that a codec was measured at."""
+    return {(row.get("commit", ""), row.get("cpu", "")) for row in rows if row["codec"] == codec}
+
+
+def _where(rows: Sequence[Row]) -> str:
+    """When, at which commits and on what rows were measured."""
+    return f"Measured on {_all(rows, 'date')} at commit {_all(rows, 'commit', '`')} on {_all(rows, 'cores')} cores of {_machines(rows)}"
 
 
 def speed_table(rows: Sequence[Row]) -> str:

@@ -140,6 +140,17 @@ def test_the_benchmark_measures_writes_after_every_row_and_resumes(tmp_path, cap
     assert "bayes-net" not in capsys.readouterr().out and results.read_csv(out) == rows
 
 
+def test_the_tables_say_where_what_they_show_was_measured():
+    common = {"dataset": "d", "columns": "2", "bound": "lossless", "bytes": "9", "date": "2026-01-02", "cores": "2", "cpu": "new"}
+    common |= {"ratio_vs_conventional": "1", "worst_error_share": "0", "commit": "def"}
+    early = {"date": "2026-01-01", "commit": "abc", "cpu": "old"}
+    rows = [common | {"codec": codec} for codec in ("quantise+pcodec", "klt", results.OURS)]
+    rows += [common | early | {"codec": codec} for codec in ("autoencoder", "vae")]
+    assert "Measured on 2026-01-02 at commit `def` on 2 cores of new: " in tables.main_table(rows)
+    later = " autoencoder + residual, VAE + residual: measured on 2026-01-01 at commit `abc` on 2 cores of old."
+    assert tables.peer_table(rows).endswith("CSV says why." + later) and tables.peer_table(rows[:3]).endswith("CSV says why.")
+
+
 def test_the_tables_show_a_dash_for_what_was_not_measured():
     common = {"dataset": "d", "bound": "1%", "worst_error_share": "0.5", "decode_mb_s": "1"}
     rows = [
