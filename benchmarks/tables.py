@@ -103,7 +103,7 @@ def _places(rows: Sequence[Row], codec: str) -> set[tuple[str, str]]:
 
 
 def _where(rows: Sequence[Row]) -> str:
-    """When, at which commits and on what rows were measured."""
+    """When, at which commits and on what machine these rows were measured."""
     return f"Measured on {_all(rows, 'date')} at commit {_all(rows, 'commit', '`')} on {_all(rows, 'cores')} cores of {_machines(rows)}"
 
 

@@ -11,6 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from divided import assert_joins_again
 from hypothesis import given, settings
 
 from flows.accounts import by_column, by_leaf
@@ -20,7 +21,6 @@ from storage import open_archive
 from storage.errors import CorruptArchive, UsageError
 from storage.leaves import KEY, WHOLE, Leaves, Recipe, find_recipe
 from storage.sources import open_source
-from vae_core.quality import compare
 from vae_core.tolerance import parse_tolerances
 
 NUMBERS = [pa.int8(), pa.int64(), pa.uint16(), pa.float32(), pa.float64()]
@@ -90,21 +90,7 @@ def tables(draw: st.DrawFn) -> pa.RecordBatch:
 @settings(max_examples=400, deadline=None)
 @given(tables(), st.booleans())
 def test_leaves_join_to_what_was_split(batch, looked):
-    leaves = Leaves.of(batch.schema, find_recipe(batch.schema, lambda: batch.slice(0, 3) if looked else None))
-    flat = leaves.split(batch)
-    assert flat.schema.equals(leaves.schema, check_metadata=True) and len(set(flat.schema.names)) == flat.num_columns
-    flat.validate(full=True)
-    stored = Leaves.read(pa.ipc.read_schema(pa.BufferReader(flat.schema.serialize())))
-    assert stored.recipe == leaves.recipe or stored.is_flat
-    joined = stored.join(pa.Table.from_batches([flat]))
-    joined.validate(full=True)
-    assert joined.schema.equals(batch.schema, check_metadata=True)
-    for quality in compare(pa.Table.from_batches([batch]), joined, {}):
-        assert quality.mismatches == 0, quality
-    for name in batch.schema.names:
-        part = stored.project([name])
-        alone = part.join(pa.Table.from_batches([flat.select(part.schema.names)]))
-        assert repr(alone.column(0).to_pylist()) == repr(joined.column(name).to_pylist())
+    assert_joins_again(batch, find_recipe(batch.schema, lambda: batch.slice(0, 3) if looked else None))
 
 
 def test_a_flat_table_is_stored_as_ever():

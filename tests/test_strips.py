@@ -10,6 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from divided import assert_joins_again
 from hypothesis import given, settings
 
 from flows.accounts import by_column, by_leaf
@@ -19,7 +20,6 @@ from storage import open_archive
 from storage.errors import CorruptArchive
 from storage.leaves import KEY, Leaves, Recipe, find_recipe
 from storage.nodes import share_of
-from vae_core.quality import compare
 from vae_core.strips import pays
 
 NUMBERS = [pa.int8(), pa.int64(), pa.uint16(), pa.uint64(), pa.float16(), pa.float32(), pa.float64()]
@@ -61,22 +61,7 @@ def batches(draw: st.DrawFn) -> tuple[pa.RecordBatch, Recipe]:
 @settings(max_examples=300, deadline=None)
 @given(batches())
 def test_strips_join_to_what_was_split(case: tuple[pa.RecordBatch, Recipe]) -> None:
-    batch, recipe = case
-    leaves = Leaves.of(batch.schema, recipe)
-    flat = leaves.split(batch)
-    flat.validate(full=True)
-    assert flat.schema.equals(leaves.schema, check_metadata=True)
-    stored = Leaves.read(pa.ipc.read_schema(pa.BufferReader(flat.schema.serialize())))
-    joined = stored.join(pa.Table.from_batches([flat]))
-    joined.validate(full=True)
-    assert joined.schema.equals(batch.schema, check_metadata=True)
-    for quality in compare(pa.Table.from_batches([batch]), joined, {}):
-        assert quality.mismatches == 0, quality
-    for name in batch.schema.names:
-        part = stored.project([name])
-        alone = part.join(pa.Table.from_batches([flat.select(part.schema.names)]))
-        assert repr(alone.column(0).to_pylist()) == repr(joined.column(name).to_pylist())
-        assert alone.schema.field(0).equals(batch.schema.field(name), check_metadata=True)
+    assert_joins_again(*case)
 
 
 def test_columns_are_one_where_that_takes_less() -> None:
