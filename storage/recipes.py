@@ -18,11 +18,13 @@ import pyarrow.compute as pc
 from storage.nodes import Divided, Elements, Members, Node, Shape, Strip, Vectors, Whole, is_number, numbers, vector_type
 from vae_core.arrays import from_numpy
 from vae_core.columns.joining import has_dictionary
-from vae_core.strips import pays
+from vae_core.strips import pays, pays_apart
 
 MOST_DEPTH = 4  # of lists in lists
 NEARLY_ALL = 0.9  # of the first rows that are of one length
-FEW_ELEMENTS, MOST_ELEMENTS = 32, 256  # of vectors that become columns: always, and where rows go on from one to the next
+FEW_ELEMENTS, MOST_ELEMENTS = 32, 2_048  # of vectors that become columns: always, and where they are of kinds of their own
+MOST_GOING_ON = 256  # the same where rows go on from one to the next
+VECTOR_CELLS, LEAST_LOOKED_AT = 1 << 19, 1_024  # that are looked at, and rows
 MOST_LEAVES = 4_096  # of a column, and elements of all
 LEAST_STRIP, MOST_STRIP = 32, 1 << 16  # columns of one type side by side that may be one
 MOST_OTHERS = 0.125  # columns of others a column of a strip
@@ -83,7 +85,7 @@ def find_recipe(outer: pa.Schema, peek: Callable[[], pa.RecordBatch | None], bou
             shape = _shape(array) if leaf.name in lists else (vectors[leaf.name],) if leaf.name in vectors else ()
             if leaf.name in lists and shape:
                 shapes[leaf.name] = shape
-            if len(shape) == 1 and (shape[0] <= FEW_ELEMENTS or (shape[0] <= MOST_ELEMENTS and _goes_on(array, shape[0]))):
+            if len(shape) == 1 and (shape[0] <= FEW_ELEMENTS or (shape[0] <= MOST_ELEMENTS and _are_columns(array, shape[0]))):
                 elements.add(leaf.name)
     n_elements = sum(vectors[path] if path in vectors else shapes[path][0] for path in elements)
     strips = {} if batch is None else {outer.field(start).name: n for start, n in likely if _is_strip(batch, start, n)}
@@ -227,11 +229,20 @@ def _shape(array: pa.Array) -> Shape:
     return tuple(shape) if math.prod(shape) > 1 else ()
 
 
-def _goes_on(array: pa.Array, n: int) -> bool:
-    """Whether most elements of vectors, or lists of one length, are nearer to the row before than to their middle."""
+def _are_columns(array: pa.Array, n: int) -> bool:
+    """Whether vectors, or lists nearly all of which have n elements, are better stored as a column for each: where most of these go on from
+    row to row, or where they take less by themselves."""
     valid = (array.storage if isinstance(array, pa.ExtensionArray) else array).drop_null()
     if _depth(array.type):
         valid = valid.filter(from_numpy(numbers(pc.list_value_length(valid)) == n))
+    if n <= MOST_GOING_ON and _goes_on(valid, n):
+        return True
+    some = valid.slice(0, max(LEAST_LOOKED_AT, VECTOR_CELLS // n))
+    return pays_apart(some if pa.types.is_fixed_size_list(some.type) else pa.FixedSizeListArray.from_arrays(some.flatten(), n))
+
+
+def _goes_on(valid: pa.Array, n: int) -> bool:
+    """Whether most elements of vectors, or lists, of one length are nearer to the row before than to their middle."""
     rows = np.asarray(valid.flatten().cast(pa.float64(), safe=False).fill_null(0.0)).reshape(-1, n)
     rows = np.where(np.isfinite(rows), rows, 0.0)
     if len(rows) < LEAST_ROWS:

@@ -17,7 +17,7 @@ from telemetry import assert_kept, decoded, fitted, stored_again
 from vae_core import packed_nested
 from vae_core.coders import nested
 from vae_core.coders.fields import columns
-from vae_core.coders.nested import cells, members, numbers, payload
+from vae_core.coders.nested import cells, elements, members, numbers, payload
 from vae_core.coders.varints import Reader, varints
 from vae_core.columns.blobs import pack_values, unpack_values
 from vae_core.errors import CorruptArchive
@@ -357,3 +357,61 @@ def test_groups_beyond_what_is_read_are_refused_before_there_is_an_array_of_each
     monkeypatch.setattr(members, "groups_of", lambda _: pytest.fail("arrays of groups are made"))
     with pytest.raises(CorruptArchive, match=f"in {n} groups, at most {members.MOST_GROUPS}"):
         nested.unpack(payload, kind, n)
+
+
+@st.composite
+def vectors(draw: st.DrawFn) -> pa.Array:
+    """Vectors of some kind of number, nulls among them and in them, often a slice."""
+    kind = draw(st.sampled_from([pa.int8(), pa.int64(), pa.uint64(), pa.float16(), pa.float32(), pa.float64()]))
+    n, size, before = draw(st.integers(0, 12)), draw(st.integers(2, 5)), draw(st.integers(0, 2))
+    rng = np.random.default_rng(draw(st.integers(0, 99)))
+    raw = rng.integers(0, 256, (n + before) * size * kind.bit_width // 8, np.uint8).view(kind.to_pandas_dtype())
+    raw = raw if draw(st.booleans()) else np.full_like(raw, draw(st.integers(0, 100)))
+    gone = rng.random(len(raw)) < draw(st.sampled_from([0.0, 0.3, 1.0]))
+    mask = pa.array(rng.random(n + before) < draw(st.sampled_from([0.3, 1.0]))) if draw(st.booleans()) else None
+    return pa.FixedSizeListArray.from_arrays(pa.array(raw, kind, mask=gone if gone.any() else None), size, mask=mask).slice(before)
+
+
+@settings(max_examples=300, deadline=None)
+@given(vectors())
+def test_vectors_come_back_element_by_element(array: pa.Array) -> None:
+    packed = elements.pack(array)
+    assert packed is not None
+    back = elements.unpack(packed, array.type, len(array))
+    back.validate(full=True)
+    assert back.type == array.type and not differences(array, back).any()
+
+
+@settings(max_examples=300, deadline=None)
+@given(vectors(), st.data())
+def test_garbled_elements_are_an_error_or_vectors(array: pa.Array, data: st.DataObject) -> None:
+    packed = bytearray(elements.pack(array) or b"")
+    for _ in range(data.draw(st.integers(1, 3))):
+        at = data.draw(st.integers(0, len(packed) - 1))
+        packed[at : at + data.draw(st.integers(0, 2))] = data.draw(st.binary(max_size=2))
+        if not packed:
+            break
+    try:
+        found = elements.unpack(bytes(packed), array.type, len(array))
+    except CorruptArchive:
+        return
+    assert len(found) == len(array) and found.type == array.type
+
+
+def test_what_is_no_vector_of_numbers_has_no_elements() -> None:
+    texts, single = pa.array([["a", "b"]], pa.list_(pa.string(), 2)), pa.array([[1]], pa.list_(pa.int8(), 1))
+    for array in (pa.array([1]), pa.array([[1]]), texts, single):
+        assert elements.pack(array) is None
+        with pytest.raises(CorruptArchive, match="no vector of numbers"):
+            elements.unpack(b"\0", array.type, 1)
+
+
+def test_elements_of_kinds_of_their_own_take_what_their_columns_would() -> None:
+    rng = np.random.default_rng(2)
+    n = 5000
+    kinds = [rng.integers(0, 4, n), np.arange(n) * 1000, np.round(rng.normal(size=n), 2) * 100, np.full(n, 7)] * 8
+    columns = [pa.array(np.asarray(kind, np.float64)) for kind in kinds]
+    array = pa.FixedSizeListArray.from_arrays(pa.array(np.stack(kinds, 1).astype(np.float64).ravel()), len(kinds))
+    packed = len(elements.pack(array) or b"")
+    assert packed < 1.005 * sum(len(cells.pack(column)) for column in columns) + 100
+    assert abs(elements.bytes_of_some(array) - packed) < 0.05 * packed, "all of them are looked at"

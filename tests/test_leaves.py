@@ -219,6 +219,44 @@ def test_raw_sources_come_as_they_are_unless_asked_to_be_divided(tmp_path):
         assert divided.leaves.recipe.elements == {"vector"}
 
 
+def features(n: int, width: int) -> np.ndarray:
+    """Clocks, categories, amounts and constants side by side, rows in no order."""
+    rng = np.random.default_rng(width)
+    kinds = (
+        lambda: rng.integers(0, 86_400, n),
+        lambda: rng.integers(0, 3, n) * 1000,
+        lambda: np.round(rng.gamma(2, 40, n), 2),
+        lambda: np.full(n, 7),
+    )
+    return np.stack([kinds[k % 4]() for k in range(width)], axis=1).astype(np.float64)
+
+
+@pytest.mark.parametrize("as_lists", [False, True])
+def test_a_matrix_of_features_is_a_column_for_each(as_lists):
+    n, width = 2000, 300
+
+    def divided_of(cells: np.ndarray) -> set[str]:
+        array = pa.FixedSizeListArray.from_arrays(pa.array(cells.ravel()), cells.shape[1])
+        array = pa.array([*array.to_pylist(), [1.0], None], pa.list_(pa.float64())) if as_lists else array
+        table = pa.table({"x": array})
+        return set(find_recipe(table.schema, lambda: table.to_batches()[0]).elements)
+
+    assert divided_of(features(n, width)) == {"x"}
+    assert divided_of(features(900, width)) == set(), "a column's model is too much for few rows"
+    assert divided_of(np.random.default_rng(1).normal(size=(n, width)).astype(np.float32).astype(np.float64)) == set(), "all of one kind"
+    assert divided_of(features(1100, 2049)) == set()
+
+
+def test_wide_matrices_are_read_back_as_vectors(tmp_path):
+    cells = features(1500, 60)
+    np.save(tmp_path / "m.npy", cells)
+    assert run("run", tmp_path / "m.npy", tmp_path / "a", "--time-budget", 3, "--preview", "off") == 0
+    archive = open_archive(str(tmp_path / "a"))
+    assert archive.leaves.schema.names == ["value:valid", *(f"value[{k}]" for k in range(60))]
+    back = archive.to_table().column("value").combine_chunks()
+    assert np.array_equal(back.to_numpy_ndarray(), cells)
+
+
 def joined(kind: pa.DataType, path: str, told: dict[str, Any], above: bool, item: pa.Field, leaves: dict[str, list[Any]]) -> list[Any]:
     """FORMAT.md, "Leaves": the rows of what is at a path, of the rows of leaves. above : whether a struct around may be null."""
     nullable = above or item.nullable

@@ -20,6 +20,8 @@ from storage import open_archive
 from storage.errors import CorruptArchive
 from storage.leaves import KEY, Leaves, Recipe, find_recipe
 from storage.nodes import share_of
+from vae_core.coders import conventional
+from vae_core.columns import Codes, ColumnPlan, TableProfile, encode_column, plan_columns
 from vae_core.strips import pays
 
 NUMBERS = [pa.int8(), pa.int64(), pa.uint16(), pa.uint64(), pa.float16(), pa.float32(), pa.float64()]
@@ -110,6 +112,40 @@ def test_a_name_that_is_taken_is_not_given_to_a_strip() -> None:
     struct = pa.StructArray.from_arrays([label.combine_chunks()], names=["a"])
     for other in (label, struct):
         assert not recipe_of(table.append_column("pixel0:pixel63", other)).strips
+
+
+def changing(n: int, seed: int = 0) -> pa.Table:
+    """Soft pictures for as long as strips are decided by them, then n rows of sensors, categories and floats of their own."""
+    rng = np.random.default_rng(seed)
+    first = pictures(4096, seed).drop_columns(["label"])
+    kinds = (
+        lambda k: np.cumsum(rng.integers(-3, 4, n)) * (7 * k + 1) + 10**4 * k,
+        lambda k: rng.choice(rng.integers(0, 1 << 40, 20), n),
+        lambda k: rng.integers(0, 2, n) * (1000 * k + 7),
+    )
+    return pa.table({name: np.concatenate([first.column(name), kinds[k % 3](k)]) for k, name in enumerate(first.schema.names)})
+
+
+def test_a_strip_that_turns_out_to_be_columns_is_no_larger_than_these(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LATENTPACK_SERVER", "off")
+    table, report = changing(20_000), tmp_path / "report.json"
+    assert recipe_of(table.slice(0, 4096)).strips == {"pixel0": 64}
+    pq.write_table(table, tmp_path / "in.parquet")
+    assert main(["run", str(tmp_path / "in.parquet"), str(tmp_path / "archive"), "--time-budget", "3", "--json", str(report)]) == 0
+    told = json.loads(report.read_text())
+    (plans, encoded) = planned(table)
+    apart = sum(conventional.rank(p, table.column(p.index), c)[0][1] for p, c in zip(plans, encoded, strict=True))
+    assert told["archive_bytes"] <= 1.005 * apart + 8192
+    assert told["conventional_bytes"] <= 1.005 * apart, "no saving is told that columns would have had, too"
+    assert open_archive(str(tmp_path / "archive")).to_table().equals(table)
+
+
+def planned(table: pa.Table) -> tuple[list[ColumnPlan], list[Codes | None]]:
+    """Every column's plan and codes, as if it were alone."""
+    profile = TableProfile(table.schema)
+    profile.update(table)
+    plans = plan_columns(table.schema, profile.finish(), table, {})
+    return plans, [None if plan.kind == "verbatim" else encode_column(plan, table.column(plan.index)) for plan in plans]
 
 
 def test_vectors_pay_by_what_is_stored_of_them() -> None:

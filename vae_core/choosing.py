@@ -17,8 +17,10 @@ import pyarrow as pa
 from vae_core import packed_nested, packed_texts, peers
 from vae_core.coders import conventional, lattices, nested
 from vae_core.coders.conventional import Stored, Weighed
+from vae_core.coders.nested import elements
 from vae_core.columns import Codes, ColumnPlan, decode_column, encode_column, one_array
 from vae_core.columns.dictionaries import ValueDictionary
+from vae_core.columns.plan import storage_type
 from vae_core.columns.profile import storage_of
 from vae_core.columns.recode import with_worst_kept
 from vae_core.columns.texts import TextPattern
@@ -33,7 +35,9 @@ NEAR_BEST = 1.15  # codings of a column within this of the best are measured as 
 SLACK = 512  # bytes: small columns have ratios of their own
 NATIVE_BYTES = 40  # of a Parquet footer for each native column: ours to pay, not reported as conventional
 IN_BLOCKS = 3  # codings measured as they are stored
-HEAD_ROWS, MOST_MEASURED = 16_384, 4  # of tensors: rows they are ranked on, and codings on every row
+PART_ROWS, MOST_MEASURED = 16_384, 4  # of tensors: rows they are ranked on where these are short, and codings on every row
+ELEMENT_ROWS = (8_192, 65_536)  # of vectors, that are looked at element by element
+BY_ELEMENTS, HOPELESS = 0.99, 1.25  # of the best so far: what that has to come to, and what no more rows will bring down to it
 
 
 def prepare(model: Model, j: int, chunked: pa.ChunkedArray, target: float | None) -> ColumnState:
@@ -108,6 +112,7 @@ def _conventional(
     first = column.ways[0]
     of_texts = isinstance(first.plan.transform, TextPattern)
     races = {id(way): peers.Race(way, column.array, dictionary) for way in column.ways if way.plan.width == 1}
+    weighed = {id(way): races[id(way)].weighed if id(way) in races else Weighed(way.plan, column.array, way.codes) for way in column.ways}
     steps = any(not way.raw and lattices.worth_trying(way.plan, way.codes) for way in column.ways)
     is_simple = learned < math.inf and len(column.ways) == 1 and first.codes is not None and bool(races) and not steps
     if is_simple and of_texts and (about := races[id(first)].left_open(learned, measure)) is not None:
@@ -130,10 +135,12 @@ def _conventional(
     measured = [
         (n_bytes, way, coding)
         for way in column.ways
-        for coding, n_bytes in (races[id(way)].exact() if id(way) in races else _of_tensors(way, column.array)).items()
+        for coding, n_bytes in (races[id(way)].exact() if id(way) in races else _of_tensors(way, weighed[id(way)])).items()
     ]
     sizes = sorted(((n_bytes + NATIVE_BYTES * is_native(coding), way, coding) for n_bytes, way, coding in measured), key=_first)
     n_bytes, way, coding = sizes[0]
+    if coding in weighed[id(way)].payloads:
+        column.packed = {(0, len(column.array)): Stored(None, weighed[id(way)].payloads[coding])}
     if of_texts:  # numbers made of texts are ours, not what a conventional coding has
         column.reported_bytes = peers.of_texts(first.plan, column.array)
     else:
@@ -191,15 +198,29 @@ def _slice(way: Way, start: int, n_rows: int) -> Codes | None:
     return None if way.codes is None else slice_codes(way.codes, start, n_rows, way.plan.width)
 
 
-def _of_tensors(way: Way, array: pa.Array) -> dict[str, int]:
-    """Coding -> bytes over the whole array, of those that are near the best of the first rows: the best of codes and the best of raw
+def _of_tensors(way: Way, weighed: Weighed) -> dict[str, int]:
+    """Coding -> bytes over the whole array, of those that are near the best of a part of the rows: the best of codes and the best of raw
     values at least."""
-    head = array.slice(0, max(256, HEAD_ROWS // max(1, way.plan.width // 8)))
-    ranked = conventional.rank(way.plan, head, _slice(way, 0, len(head)))
-    ranked = [(name, n) for name, n in ranked if not way.raw or not uses_codes(name)]
-    close = [name for name, n in ranked if n <= NEAR_BEST * ranked[0][1] + 256][:MOST_MEASURED]
-    weighed = Weighed(way.plan, array, way.codes)
-    return weighed.sizes(close) or weighed.sizes(["ipc"])
+    rows, codes = peers.sampled(way, weighed.array, max(256, PART_ROWS // max(1, way.plan.width // 8)), peers.PART_RUNS)
+    ranked = [(name, n) for name, n in conventional.rank(way.plan, rows, codes) if not way.raw or not uses_codes(name)]
+    found = weighed.sizes([name for name, n in ranked if n <= NEAR_BEST * ranked[0][1] + 256][:MOST_MEASURED])
+    if _may_be_by_elements(way, weighed.array, min(found.values(), default=math.inf)):
+        found |= weighed.sizes(["elements"])
+    return found or weighed.sizes(["ipc"])
+
+
+def _may_be_by_elements(way: Way, array: pa.Array, most: float) -> bool:
+    """Whether vectors may take clearly less than so many bytes element by element, by some elements of a part of the rows."""
+    kind = array.type
+    is_picture = isinstance(kind, pa.FixedShapeTensorType) and len(kind.shape) > 1
+    if not way.plan.is_lossless or is_picture or not elements.holds(storage_type(kind)) or not len(array):
+        return False
+    for n_rows in ELEMENT_ROWS:  # few rows say too much: each element has lists and bins of its own
+        rows, _ = peers.sampled(way, array, n_rows, peers.PART_RUNS)
+        told = elements.bytes_of_some(storage_of(rows)) * len(array) / len(rows)
+        if told < BY_ELEMENTS * most or told > HOPELESS * most or len(rows) == len(array):
+            break
+    return told < BY_ELEMENTS * most
 
 
 def _meets(way: Way, array: pa.Array, target: float) -> bool:

@@ -370,14 +370,13 @@ def _untwinned(names: Sequence[str], sizes: Mapping[str, float], encodings: Sequ
 
 
 def sampled(way: Way, array: pa.Array, n_rows: int, n_runs: int) -> tuple[pa.Array, Codes | None]:
-    """Runs of rows spread evenly over a column of codes."""
-    assert way.codes is not None and way.plan.width == 1
+    """Runs of rows spread evenly over a column."""
     if len(array) <= n_rows:
         return array, way.codes
     run = n_rows // n_runs
     starts = [k * (len(array) - run) // (n_runs - 1) for k in range(n_runs)]
     rows = one_array(pa.chunked_array([array.slice(start, run) for start in starts], array.type))
-    return rows, _joined([slice_codes(way.codes, start, run, 1) for start in starts])
+    return rows, None if way.codes is None else _joined([slice_codes(way.codes, start, run, way.plan.width) for start in starts])
 
 
 def _joined(parts: list[Codes]) -> Codes:

@@ -1,4 +1,5 @@
-"""Whether columns of one type side by side are better stored as one vector a row: pixels, curves, embeddings that were laid out flat."""
+"""Whether columns of one type side by side are better stored as one vector a row (pixels, curves, embeddings that were laid out flat), and
+vectors as columns (features of kinds of their own that are a matrix)."""
 
 from __future__ import annotations
 
@@ -9,10 +10,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from vae_core.coders import conventional
+from vae_core.coders.nested import elements
 from vae_core.columns import TableProfile, encode_column, plan_columns
 
 LOOKED_AT = 64  # columns
 WORTH_IT = 0.95  # of the bytes of the columns: their previews and reads of single ones are lost
+WORTH_COLUMNS, LEAST_ROWS = 0.9, 1_024  # of the bytes of vectors: many columns take long to learn; and rows, as each has a model
 FEW_VALUES, MOSTLY = 32, 0.8  # flags and categories tell more of each other than of their neighbours: of bytes, those of other columns
 
 
@@ -29,6 +32,11 @@ def pays(columns: Sequence[pa.Array], vectors: pa.Array) -> bool:
     many = sum(n for k, n in n_bytes.items() if pc.count_distinct(columns[k]).as_py() > min(FEW_VALUES, len(vectors) // 2))
     apart = sum(n_bytes.values())
     return many >= MOSTLY * apart and _n_bytes(vectors) * len(some) < WORTH_IT * apart * len(columns)
+
+
+def pays_apart(vectors: pa.Array) -> bool:
+    """Whether (n,) vectors of numbers, none null, take clearly less element by element than by the best conventional coding of them all."""
+    return len(vectors) >= LEAST_ROWS and elements.bytes_of_some(vectors, 2 * LOOKED_AT) < WORTH_COLUMNS * _n_bytes(vectors)
 
 
 def _n_bytes(array: pa.Array) -> int:

@@ -135,7 +135,7 @@ def every_coding(n: int) -> tuple[pa.Table, list[str], Callable[..., list[tuple[
     rng = np.random.default_rng(12)
     walk = np.round(rng.normal(size=n).cumsum(), 3)
     columns: dict[str, pa.Array] = {}
-    for name in (coding for coding in conventional.CODINGS if coding != "lattices"):
+    for name in (coding for coding in conventional.CODINGS if coding not in ("lattices", "elements")):
         columns[name] = pa.array(walk + len(columns), mask=rng.random(n) < 0.05)
     columns["zstd"] = pa.FixedSizeListArray.from_arrays(pa.array(np.repeat(np.round(walk), 3)), 3)
     columns["ipc"] = pa.array([[f"{v}"] for v in walk])
@@ -151,6 +151,30 @@ def every_coding(n: int) -> tuple[pa.Table, list[str], Callable[..., list[tuple[
         return [(plan.name.partition(" ")[0], 0)]
 
     return pa.table(columns), asked, ranking
+
+
+def by_elements(n: int) -> pa.Table:
+    """Vectors of every kind of number, with nulls and elements that are, and with what is no number."""
+    rng = np.random.default_rng(20)
+    walk = rng.integers(-9, 10, (n, 6)).cumsum(axis=0) * [1, 1, 50, 700, 0, 10**9] + [0, 0, 7, 0, 5, 10**12]
+    odd = np.where(rng.random((n, 6)) < 0.04, rng.choice([np.nan, np.inf, -0.0, 1e300, 1 / 3], (n, 6)), walk / [1, 10, 8, 1000, 4, 7])
+
+    def vectors(cells: pa.Array, gone: float = 0.0) -> pa.Array:
+        return pa.FixedSizeListArray.from_arrays(cells, 6, mask=pa.array(rng.random(n) < gone) if gone else None)
+
+    holes = pa.array(walk.ravel(), mask=rng.random(6 * n) < 0.1)
+    tensor = pa.fixed_shape_tensor(pa.int16(), (6,))
+    return pa.table({
+        "integers": vectors(pa.array(walk.ravel())),
+        "holes": vectors(holes),
+        "gone": vectors(pa.array(walk.ravel()), 0.2),
+        "nothing": pa.nulls(n, pa.list_(pa.int32(), 6)),
+        "far": vectors(pa.array(walk.ravel().astype(np.uint64) + np.uint64(2**63))),
+        "floats": vectors(pa.array(odd.ravel())),
+        "singles": vectors(pa.array((walk / 8).astype(np.float32).ravel(), mask=rng.random(6 * n) < 0.1), 0.1),
+        "halves": vectors(pa.array((walk % 90).astype(np.float16).ravel())),
+        "tensor": pa.ExtensionArray.from_storage(tensor, vectors(pa.array((walk % 700).astype(np.int16).ravel()))),
+    })  # fmt: skip
 
 
 def every_lattice(n: int) -> pa.Table:
@@ -708,6 +732,7 @@ def measured_as(sizes: Callable[..., list[tuple[str, int]]]) -> Any:
     class Race(choosing.peers.Race):
         def __init__(self, way: Any, array: pa.Array, _: float) -> None:
             self._told = dict(sizes(way, array))
+            self.weighed = conventional.Weighed(way.plan, array, way.codes)
 
         def exact(self) -> dict[str, int]:
             return self._told
@@ -775,6 +800,8 @@ def main() -> None:
         write("lists", [every_list(440)], block_rows=220)
     with measured_as(lambda *_: [("ipc", 1 << 40)]):
         write("fractions", [shares(3000)], block_rows=1500)
+    with measured_as(lambda *_: [("elements", 1)]), mock.patch.object(tensor_fitting, "WORTH_LEARNING", 0.0):
+        write("elements", [by_elements(300)], block_rows=150)
     if not ONLY or "history" in ONLY:
         write_history(9)
     rows = nested(500)

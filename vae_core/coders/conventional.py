@@ -5,6 +5,7 @@ codes-*     its codes, narrowed to the smallest integer type, in Parquet the sam
 pco         pcodec level 12 over the codes that are values; states and misfits beside them
 pco-raw     pcodec level 12 over the raw floats of a lossless column
 zstd        zstd 19 over narrowed codes (tensors: images, embeddings)
+elements    vectors element by element (`coders.nested.elements`): about what columns of their own take
 ipc         the array itself as an Arrow stream in zstd 19: takes every type, the last resort
 lattices    codes as multiples of hidden steps (`coders.lattices`). Stored like the others, but no part of the floor: it is our
             own transform, so nothing here ranks it, and its bytes are never what "conventional" is reported as
@@ -28,6 +29,7 @@ from vae_core.arrays import to_numpy
 from vae_core.coders import fields, lattices, nested, texts
 from vae_core.coders.narrow import NARROW, PCO
 from vae_core.coders.narrow import narrowed as narrowed
+from vae_core.coders.nested import elements
 from vae_core.coders.parquet import ENCODINGS, chunk_bytes, from_native, native_of, survives
 from vae_core.columns.codes import STATE_MISFIT, STATE_NULL, Codes
 from vae_core.columns.joining import alike, fitted, one_array, wrapped
@@ -45,13 +47,14 @@ CODINGS = (
     "pco",
     "pco-raw",
     "zstd",
+    "elements",
     "ipc",
     "lattices",
     "texts",
     "fields",
     "nested",
 )
-_OURS = {"texts": texts, "fields": fields, "nested": nested}
+_BY_VALUES = {"elements": elements, "texts": texts, "fields": fields, "nested": nested}
 _RANK_CELLS = 1 << 20
 STORED = 19
 """The zstd level of everything stored."""
@@ -134,6 +137,8 @@ class Weighed:
 
     def __init__(self, plan: ColumnPlan, array: pa.Array, codes: Codes | None) -> None:
         self.plan, self.array, self.codes = plan, array, codes
+        self.payloads: dict[str, bytes] = {}
+        """Of all rows, by the codings that have no native column, so far as they were weighed."""
         self._known: dict[tuple[str, int], int] = {}
         self._natives: dict[str, Stored | None] = {}
         self._side: bytes | None = None
@@ -151,8 +156,8 @@ class Weighed:
         if family not in ("codes", "parquet"):
             key = (coding, STORED)
             if key not in self._known:
-                payload = encode(self.plan, coding, self.array, self.codes, self._sides()).payload
-                self._known[key] = len(payload or b"")
+                self.payloads[coding] = encode(self.plan, coding, self.array, self.codes, self._sides()).payload or b""
+                self._known[key] = len(self.payloads[coding])
             return self._known[key]
         stored = self._native("codes" if family == "parquet" and self._twins() else family)
         if stored is None or stored.native is None:
@@ -207,8 +212,8 @@ def encode(plan: ColumnPlan, coding: str, array: pa.Array | pa.ChunkedArray, cod
         return Stored(None, zstd(to_ipc(fitted(flat, plan.field.type))))
     if family == "parquet":
         return Stored(native_of(flat), None)
-    if coding in _OURS:
-        packed = _OURS[coding].pack(storage_of(flat))
+    if coding in _BY_VALUES:
+        packed = _BY_VALUES[coding].pack(storage_of(flat))
         if packed is None:
             raise ValueError(f"column {plan.name!r} has nothing that {coding!r} can hold")
         return Stored(None, packed)
@@ -307,9 +312,9 @@ def _decode(plan: ColumnPlan, coding: str, stored: Stored, n_rows: int) -> pa.Ar
         raise CorruptArchive(f"column {plan.name!r} is coded as {coding!r}, which this release does not know")
     if coding == "ipc":
         return one_array(chunks_from_ipc(unzstd(_needed(plan, stored.payload), 1 << 31), plan.field.type))
-    if coding in _OURS:
+    if coding in _BY_VALUES:
         kind = plan.field.type
-        return wrapped(kind, _OURS[coding].unpack(_needed(plan, stored.payload), storage_type(kind), n_rows))
+        return wrapped(kind, _BY_VALUES[coding].unpack(_needed(plan, stored.payload), storage_type(kind), n_rows))
     if coding.startswith("parquet-"):
         return from_native(plan, _needed(plan, stored.native))
     if plan.transform is None:

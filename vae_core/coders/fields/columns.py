@@ -20,6 +20,8 @@ from vae_core.packing import unpco, unzstd, zstd
 MOST_VALUES = 1 << 25
 """Of all columns of a payload."""
 PCO, ZSTD, XZ, BZIP2, RAW, DISTINCT = range(6)
+Ways = tuple[int, ...]
+EVERY_WAY: Ways = (ZSTD, XZ, BZIP2)
 END_TO_END, COUNTED, LISTED, FIELDS = range(4)
 Nest = Callable[[pa.Array], bytes | None]
 Unnest = Callable[[bytes, int, int], pa.Array]
@@ -42,11 +44,11 @@ class Allowance:
             raise CorruptArchive("a payload of fields stands for more than it says, or than is read")
 
 
-def pack_integers(values: Ints, listed: bool = True, quick: bool = False) -> bytes:
+def pack_integers(values: Ints, listed: bool = True, quick: bool = False, ways: Ways = EVERY_WAY) -> bytes:
     """(k,) integers, as they are or by their steps: pcodec, or where they recur in runs zstd, xz or bzip2; or as a list of the distinct
     ones, the commonest first, and places in it.
 
-    quick : of these three, to try on all values only what is best for some
+    quick : of these three, to try on all values only what is best for some        ways : which of the three there are
     """
     narrow, tag = narrowed(values)
     raw = narrow.tobytes()
@@ -54,24 +56,24 @@ def pack_integers(values: Ints, listed: bool = True, quick: bool = False) -> byt
     found = [bytes([PCO << 3 | tag]) + packed, bytes([RAW << 3 | tag]) + raw]
     look = len(zstd(raw, _FIRST_LOOK))
     if look < min(_HOPEFUL * len(packed) + 64, _NOISE * len(raw)):
-        ways = [_best_way(raw)] if quick and len(raw) > _LONG else list(_COMPRESS)
-        found += [bytes([way << 3 | tag]) + _COMPRESS[way](raw) for way in ways]
+        tried = [_best_way(raw, ways)] if quick and len(raw) > _LONG else ways
+        found += [bytes([way << 3 | tag]) + _COMPRESS[way](raw) for way in tried]
     if listed and len(values) >= _LEAST_LISTED:
         distinct, which, counts = np.unique(values, return_inverse=True, return_counts=True)
         if len(distinct) * _RECURS <= len(values):
             order = np.argsort(-counts, kind="stable")
             place = np.empty(len(order), np.int64)
             place[order] = np.arange(len(order))
-            head = pack_integers(distinct[order], False, quick)
-            found.append(bytes([DISTINCT << 3]) + varints([len(order), len(head)]) + head + pack_integers(place[which], False, quick))
+            head = pack_integers(distinct[order], False, quick, ways)
+            found.append(bytes([DISTINCT << 3]) + varints([len(order), len(head)]) + head + pack_integers(place[which], False, quick, ways))
     return shortest(found)
 
 
-def _best_way(raw: bytes) -> int:
+def _best_way(raw: bytes, ways: Ways) -> int:
     """Of zstd, xz and bzip2, by a piece in the middle."""
     middle = len(raw) // 2 // 8 * 8
     some = raw[middle - _LONG // 2 : middle + _LONG // 2]
-    return min(_COMPRESS, key=lambda way: len(_COMPRESS[way](some)))
+    return ways[0] if len(ways) == 1 else min(ways, key=lambda way: len(_COMPRESS[way](some)))
 
 
 def unpack_integers(data: bytes, n: int, allowed: Allowance, listed: bool = True) -> Ints:

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from pcodec import standalone
 
 from vae_core.coders.fields import columns
+from vae_core.coders.fields.columns import EVERY_WAY, Ways
 from vae_core.coders.narrow import PCO, pco_of
 from vae_core.coders.varints import Reader, varints
 from vae_core.columns.physical import Bools, Ints, floats_of_bits, ordered_bits
@@ -45,16 +46,16 @@ def unpack_flags(reader: Reader, n: int) -> Bools:
     return np.unpackbits(bits, count=n).astype(np.bool_)
 
 
-def pack_integers(values: Ints, lengths: Ints | None) -> bytes:
+def pack_integers(values: Ints, lengths: Ints | None, ways: Ways = EVERY_WAY) -> bytes:
     """(n,) int64, by what takes less; by steps only where these take less for the first of them.
 
-    lengths : of the lists they are in, end to end, where that is known
+    lengths : of the lists they are in, end to end, where that is known        ways : of compressors of bytes, that there are
     """
-    plain = bytes([PLAIN]) + sized(_packed(values))
+    plain = bytes([PLAIN]) + sized(_packed(values, ways))
     if lengths is None or not len(values) or not _steps_take_less(values, lengths):
         return plain
     firsts, steps = _steps(values, lengths)
-    return min(plain, bytes([STEPS]) + sized(_packed(firsts)) + sized(_packed(steps)), key=len)
+    return min(plain, bytes([STEPS]) + sized(_packed(firsts, ways)) + sized(_packed(steps, ways)), key=len)
 
 
 def unpack_integers(reader: Reader, n: int, lengths: Ints | None) -> Ints:
@@ -76,8 +77,8 @@ def unpack_integers(reader: Reader, n: int, lengths: Ints | None) -> Ints:
     return found
 
 
-def _packed(values: Ints) -> bytes:
-    return columns.pack_integers(values, quick=True)
+def _packed(values: Ints, ways: Ways = EVERY_WAY) -> bytes:
+    return columns.pack_integers(values, quick=True, ways=ways)
 
 
 def _column(reader: Reader, n: int) -> Ints:
@@ -103,18 +104,18 @@ def _steps_take_less(values: Ints, lengths: Ints) -> bool:
     return apart < len(pco_of(some)[1]) and apart < len(columns.pack_integers(some))
 
 
-def pack_floats(values: NDArray[Any], lengths: Ints | None) -> bytes:
-    """(n,) floats of any width, by what takes least for the first of them. lengths: as in `pack_integers`"""
-    form, decimals = _form(*_head(values, lengths))
+def pack_floats(values: NDArray[Any], lengths: Ints | None, ways: Ways = EVERY_WAY) -> bytes:
+    """(n,) floats of any width, by what takes least for the first of them. lengths, ways: as in `pack_integers`"""
+    form, decimals = _form(*_head(values, lengths), ways)
     if form == DECIMALS:
         whole, odd = _as_decimals(values, decimals)
         rows = np.flatnonzero(odd)
         found = bytes([DECIMALS, decimals]) + varints([len(rows)])
         if len(rows):
-            found += sized(_packed(rows)) + sized(columns.pack_bytes(values[rows].tobytes()))
-        return found + pack_integers(_without(whole, odd), lengths)
+            found += sized(_packed(rows, ways)) + sized(columns.pack_bytes(values[rows].tobytes()))
+        return found + pack_integers(_without(whole, odd), lengths, ways)
     if form == BITS:
-        return bytes([BITS]) + pack_integers(ordered_bits(values), lengths)
+        return bytes([BITS]) + pack_integers(ordered_bits(values), lengths, ways)
     return bytes([POINTS]) + sized(_by_pcodec(values))
 
 
@@ -153,15 +154,15 @@ def _head(values: NDArray[Any], lengths: Ints | None) -> tuple[NDArray[Any], Int
     return values[: int(lengths.sum())], lengths
 
 
-def _form(values: NDArray[Any], lengths: Ints | None) -> tuple[int, int]:
+def _form(values: NDArray[Any], lengths: Ints | None, ways: Ways) -> tuple[int, int]:
     """The form that takes least, and its decimals."""
     if not len(values):
         return POINTS, 0
-    sizes = {(POINTS, 0): _QUICK * len(_by_pcodec(values)), (BITS, 0): len(pack_integers(ordered_bits(values), lengths))}
+    sizes = {(POINTS, 0): _QUICK * len(_by_pcodec(values)), (BITS, 0): len(pack_integers(ordered_bits(values), lengths, ways))}
     for decimals in range(MOST_DECIMALS + 1):
         whole, odd = _as_decimals(values, decimals)
         if odd.mean() <= _MOST_ODD:
-            sizes[DECIMALS, decimals] = len(pack_integers(_without(whole, odd), lengths)) + 2 * values.itemsize * int(odd.sum())
+            sizes[DECIMALS, decimals] = len(pack_integers(_without(whole, odd), lengths, ways)) + 2 * values.itemsize * int(odd.sum())
             break
     return min(sizes, key=lambda form: sizes[form])
 

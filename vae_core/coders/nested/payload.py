@@ -34,7 +34,7 @@ def unpack(data: bytes, kind: pa.DataType, n: int) -> pa.Array:
     """The inverse of `pack`: n values of a type. Raises CorruptArchive."""
     if not cells.holds(kind):
         raise CorruptArchive(f"nested values of type {kind}")
-    unpacker = _Unpacker(Reader(data, "nested values"), MOST)
+    unpacker = Unpacker(Reader(data, "nested values"), MOST)
     try:
         found = unpacker.cells(kind, n)
     except pa.ArrowException as error:
@@ -44,7 +44,7 @@ def unpack(data: bytes, kind: pa.DataType, n: int) -> pa.Array:
     return found
 
 
-class _Unpacker:
+class Unpacker:
     """A payload, and what its cells may still count. Every method raises CorruptArchive."""
 
     def __init__(self, reader: Reader, left: int) -> None:
@@ -67,7 +67,7 @@ class _Unpacker:
         self.reader.at = at
         valid = numbers.unpack_flags(self.reader, n)
         some = int(valid.sum())
-        return _spread(self.body(kind, some, None), valid) if some else pa.nulls(n, kind)
+        return spread(self.body(kind, some, None), valid) if some else pa.nulls(n, kind)
 
     def body(self, kind: pa.DataType, n: int, lengths: Ints | None) -> pa.Array:
         """(n,), n > 0, none null."""
@@ -117,7 +117,7 @@ class _Unpacker:
             return self.plain_lists(kind, n)
         self.reader.take(1)
         n_listed = self.reader.varint(1, n)
-        inner = _Unpacker(self.reader, self.left)
+        inner = Unpacker(self.reader, self.left)
         distinct = inner.plain_lists(kind, n_listed)
         places = numbers.unpack_integers(self.reader, n, None)
         if not 0 <= int(places.min()) <= int(places.max()) < n_listed:
@@ -172,7 +172,7 @@ class _Unpacker:
             place[np.concatenate(rows)] = np.arange(n)
             return taken(parts, place)
         n_missed, places = members.unpack_hits(self.reader, by)
-        missed = _Unpacker(self.reader, self.left).cells(kind, n_missed)
+        missed = Unpacker(self.reader, self.left).cells(kind, n_missed)
         self.take(int(cells.weights_of(missed)[places].sum()))
         return taken(missed, places)
 
@@ -189,6 +189,6 @@ def _lists_of(kind: pa.DataType, lengths: Ints, values: pa.Array) -> pa.Array:
     return pa.Array.from_buffers(kind, len(lengths), [None, pa.py_buffer(narrow)], children=[values])
 
 
-def _spread(array: pa.Array, valid: Bools) -> pa.Array:
+def spread(array: pa.Array, valid: Bools) -> pa.Array:
     """(n,) with the cells of an array where valid, null elsewhere."""
     return array.take(from_numpy(np.cumsum(valid) - 1, mask=~valid))
