@@ -22,7 +22,7 @@ from vae_core.exact import tensors as tensors_module
 from vae_core.exact.dense import Dense, fit_dense
 from vae_core.exact.digits import Direct, Residual
 from vae_core.exact.features import NOISE_LEVELS, Decoded, Feature
-from vae_core.exact.grids import planes_of
+from vae_core.exact.grids import planes_of, splits_of
 from vae_core.exact.lanes import Lanes
 from vae_core.exact.linear import Linear, Term
 from vae_core.exact.plans import CellPlan, ColumnCode, DigitPlan
@@ -196,6 +196,29 @@ def test_planes_before_rows_and_plain_lists_are_learned_too():
     rng = np.random.default_rng(8)
     sound = np.rint(900 * np.sin(np.arange(64) / 3 + 6 * rng.random((600, 1))) + 9 * rng.normal(size=(600, 64)))
     kept_and_learned(table_of(lists(sound.astype(np.int32))), (), 0.9)
+
+
+def waves(n: int, length: int, channels: int = 1) -> np.ndarray:
+    """(n, length, channels) of a few notes each, and some noise."""
+    rng = np.random.default_rng(length)
+    pitch, phase, loud = rng.uniform(0.02, 0.4, (n, 1, 6)), rng.uniform(0, 7, (n, 1, 6)), rng.uniform(100, 900, (n, 1, 6))
+    notes = loud * np.sin(pitch * np.arange(length)[:, None] + phase)
+    return np.rint(notes @ rng.normal(size=(6, channels)) + rng.normal(0, 6, (n, length, channels))).astype(np.int32)
+
+
+def test_series_are_told_by_many_cells_before():
+    model = kept_and_learned(table_of(lists(waves(30, 2100))), (), 0.93)
+    (plan,) = model.tensors[0].codes
+    assert plan.value.linear.reach >= 8 and len(plan.value.linear.terms) > 4
+
+
+def test_channels_of_series_are_told_by_each_other_whichever_axis_they_are():
+    for axes, smaller in (((0, 1, 2), 0.63), ((0, 2, 1), 0.96)):
+        cells = np.ascontiguousarray(waves(200, 96, 4).transpose(axes))
+        kept_and_learned(table_of(pa.FixedShapeTensorArray.from_numpy_ndarray(cells)), (), smaller)
+    assert [planes.count for planes, _ in splits_of((4, 96))] == [1, 4]
+    for shape in ((17, 96), (8, 8), (1, 96), (96,), (4, 96, 3), (3, 4, 96)):
+        assert splits_of(shape) == [planes_of(shape)], "pictures, or told by their shape"
 
 
 def test_grids_with_holes_and_null_rows_come_back_within_their_bound():

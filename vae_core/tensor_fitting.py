@@ -13,7 +13,7 @@ from vae_core.columns import ColumnPlan, encode_column, one_array
 from vae_core.columns.plan import storage_type
 from vae_core.exact.costs import Each
 from vae_core.exact.dense import Dense, fit_dense
-from vae_core.exact.grids import planes_of
+from vae_core.exact.grids import splits_of
 from vae_core.exact.ordering import SampleColumn
 from vae_core.exact.pictures import hidden_shape
 from vae_core.exact.tensor_search import search_tensor
@@ -55,8 +55,7 @@ def fit_tensors(
             shapes += [] if hidden is None else [hidden]
         weights_left = MOST_WEIGHTS - n_weights(found)
         coded = []
-        for shape in shapes:
-            planes, widths = planes_of(shape)
+        for planes, widths in (split for shape in shapes for split in splits_of(shape)):
             is_vector = widths == (plan.width,) and not plan.opaque and plan.width**2 <= weights_left
             dense = _dense(plan, sample.table.column(plan.index), n_cells * DENSE_CELLS // CELLS) if is_vector else None
             code, bits = search_tensor(plan.index, planes, widths, cells, n_total, each, tick, dense)

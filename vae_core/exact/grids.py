@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
-from vae_core.exact.lags import solved
+from vae_core.exact.lags import seasons_of, solved
 from vae_core.exact.lanes import Lanes
 from vae_core.exact.linear import SHIFT, UNITS, Mixed, Simple, Term, kind_of
 from vae_core.exact.tensors import MOST_PLANES, Planes
@@ -16,7 +17,9 @@ from vae_core.exact.tensors import MOST_PLANES, Planes
 Ints = NDArray[np.int64]
 MOST_WIDTHS = 2
 LEAST_PIECE = 16
+LONG_ROWS = 4  # times the number of rows
 WORTH_READING_FAR = 0.05  # bits a cell
+ALONG = (*range(2, 17), 20, 24, 32)  # cells before that tell of a series
 POWER = 2
 FINE = 12  # the unit of mixes where predictions are off by one or two
 
@@ -34,6 +37,14 @@ def planes_of(shape: Sequence[int]) -> tuple[Planes, tuple[int, ...]]:
     return Planes(before, count, after), tuple(dict.fromkeys(s for s in strides if s > 2))[:MOST_WIDTHS]
 
 
+def splits_of(shape: Sequence[int]) -> list[tuple[Planes, tuple[int, ...]]]:
+    """What `planes_of` says, and where a matrix has few, long rows, that these may be channels of a series."""
+    found = [planes_of(shape)]
+    if len(shape) == 2 and 1 < shape[0] <= MOST_PLANES and shape[1] >= max(LEAST_PIECE, LONG_ROWS * shape[0]):
+        found.append((Planes(1, shape[0], shape[1]), (shape[1],)))
+    return found
+
+
 def terms_of_planes(
     lanes: Lanes, own: Ints, others: Mapping[int, Ints], n_total: int, widths: Sequence[int]
 ) -> tuple[tuple[Term, ...], int, float]:
@@ -41,11 +52,13 @@ def terms_of_planes(
     mean of log2(1 + |residual|), in bits.
 
     Variables are differences from the cell before, of the plane itself and of each other one: a picture is smooth. What is far is
-    read where it tells much: lanes have to be long for that.
+    read where it tells much, for which lanes have to be long; and so are many cells before, as of a series.
     """
     near = _solved(lanes, own, others, n_total, widths[:1])
+    along = _solved(lanes, own, others, n_total, widths[:1], seasons_of(own[lanes.sorted_rows]))
     far = _solved(lanes, own, others, n_total, widths) if len(widths) > 1 else near
-    return far if far[2] < near[2] - WORTH_READING_FAR else near
+    best = min(along, far, key=lambda found: found[2])
+    return best if best[2] < near[2] - WORTH_READING_FAR else near
 
 
 def mixed_of_planes(own: Ints, valid: Ints, others: Mapping[int, Ints], width: int, bits: float) -> Mixed:
@@ -86,8 +99,9 @@ def _reference(own: Ints, valid: Ints, others: Mapping[int, Ints]) -> tuple[tupl
 
 
 def _solved(
-    lanes: Lanes, own: Ints, others: Mapping[int, Ints], n_total: int, widths: Sequence[int]
+    lanes: Lanes, own: Ints, others: Mapping[int, Ints], n_total: int, widths: Sequence[int], seasons: Sequence[int] | None = None
 ) -> tuple[tuple[Term, ...], int, float]:
+    """As `terms_of_planes` says. seasons : of a series, cells after which it recurs: many cells before are read, and those around these"""
     names, columns = [("lag1", -1)], list[dict[int, float]]()
 
     def read(lag: int, j: int) -> int:
@@ -97,6 +111,9 @@ def _solved(
         return names.index(name)
 
     before = [2, *(k for w in widths for k in (w - 1, w, w + 1, w + 2, 2 * w)), *(w - 2 for w in widths[:1] if w > 4)]
+    if seasons is not None:
+        columns += [{read(later, -1): 1.0, read(lag, -1): -1.0} for later, lag in itertools.pairwise(ALONG)]
+        before += [season + k for season in seasons for k in (-1, 0, 1, 2)]
     for lag in before:
         columns.append({read(lag, -1): 1.0, 0: -1.0})
     for j in others:
