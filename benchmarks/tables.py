@@ -225,16 +225,23 @@ def preview_table(rows: Sequence[Row]) -> str:
     body = []
     for dataset, share in dict.fromkeys((row["dataset"], row["share"]) for row in rows):
         pair = [found.get((dataset, share, codec)) for codec in ("klt", "vae")]
-        cells = [c for r in pair for c in ((_bytes(r), f"{_number(r, 'error'):.3f}") if _has(r, "bytes", "error") else ("–", "–"))]
+        cells = [c for r in pair for c in ((_bytes(r), _error(r)) if r and _has(r, "bytes", "error") else ("–", "–"))]
         less = f"{100 * (1 - _number(pair[1], 'error') / _number(pair[0], 'error')):.0f} %" if all(_has(r, "error") for r in pair) else "–"
         body.append([dataset, f"{100 * float(share):g} %", *cells, less])
     return _table(["dataset", "of the archive", "KLT, bytes", "error", "VAE, bytes", "error", "less"], body, 1) + (
-        "\n\nPreviews of tables of 100,000 rows or more at the same share of the lossless archive, or at the bytes of that share that the "
-        "KLT can use: latents of all rows and the model are counted. The error is the mean over columns of RMSE over standard deviation, "
-        "wrong categories as one column; 1 is as good as the means. "
+        "\n\nPreviews of tables of 100,000 rows or more at the same share of the lossless archive, or at the bytes of that share that both "
+        "can use: latents of all rows and the model are counted. The VAE is the middle one of three seeds, the errors of the others in "
+        "brackets. The error is the mean over columns of RMSE over standard deviation, wrong categories as one column; 1 is as good as the "
+        "means. "
         f"Measured on {_all(rows, 'date')} at commit {_all(rows, 'commit', '`')}: `benchmarks/preview.py` "
         "writes `benchmarks/results/preview.csv`."
     )
+
+
+def _error(row: Row) -> str:
+    """With those of the best and the worst seed, where they differ."""
+    ends = [f"{_number(row, key):.3f}" for key in ("error_least", "error_most") if _has(row, key)]
+    return f"{_number(row, 'error'):.3f}" + (f" ({ends[0]} to {ends[1]})" if len(set(ends)) > 1 else "")
 
 
 def _table(head: Sequence[str], body: Sequence[Sequence[str]], n_left: int) -> str:

@@ -205,6 +205,7 @@ def test_previews_are_measured_at_the_same_bytes_of_every_row(tmp_path, monkeypa
     assert [(row["dataset"], row["codec"]) for row in rows] == [("long", "klt"), ("long", "vae")]
     for row in rows:
         assert 0 < int(row["bytes"]) <= 4000 and int(row["bytes"]) == int(row["latent_bytes"]) + int(row["model_bytes"])
+        assert float(row["error_least"]) <= float(row["error"]) <= float(row["error_most"])
     assert float(rows[1]["error"]) < float(rows[0]["error"]) < 1 and int(rows[1]["bytes"]) <= int(rows[0]["bytes"])
     assert f"| long | 10 % | {int(rows[0]['bytes']):,} | " in tables.preview_table(rows) and tables.preview_table([]) == ""
 
