@@ -33,7 +33,7 @@ from vae_core.fitting import refresh
 from vae_core.layout import LEARNED
 from vae_core.model import FitConfig, Model, Sample
 from vae_core.shard import decode_block, encode_shard
-from vae_core.tensor_fitting import n_weights
+from vae_core.tensor_fitting import levels_by_plane, n_weights
 
 LAW = settings(deadline=None, max_examples=40)
 
@@ -188,6 +188,24 @@ def kept_and_learned(table: pa.Table, tolerances: tuple[str, ...], smaller: floa
 def test_pictures_in_colours_take_less_than_any_conventional_coding():
     colours = smooth(60, 24, 20, 1) // 2 + smooth(60, 24, 20, 3, seed=2) // 8
     kept_and_learned(table_of(pa.FixedShapeTensorArray.from_numpy_ndarray(colours)), (), 0.85)
+
+
+def test_colours_standardised_one_by_one_take_what_they_took_before():
+    colours = smooth(120, 24, 20, 1) // 2 + smooth(120, 24, 20, 3, seed=2) // 8
+    scaled = ((colours / 255 - [0.485, 0.456, 0.406]) / [0.229, 0.224, 0.225]).astype(np.float32)
+    n_bytes = []
+    for cells in (colours, scaled, np.ascontiguousarray(scaled.transpose(0, 3, 1, 2))):
+        table = table_of(pa.FixedShapeTensorArray.from_numpy_ndarray(cells))
+        model = kept_and_learned(table, (), 0.95)
+        n_bytes.append(encode_shard(model, table).outcomes[0].n_bytes)
+        levels = getattr(model.columns[0].transform, "levels", None)
+        assert levels is None or (np.flatnonzero(np.diff(levels) < 0) + 1).tolist() == np.cumsum(
+            [len(np.unique(scaled[..., k])) for k in range(2)]
+        ).tolist(), "three lists, one behind another"
+    assert max(n_bytes) < 1.02 * n_bytes[0], n_bytes
+    both = table_of(pa.FixedShapeTensorArray.from_numpy_ndarray((colours / 255).astype(np.float32)))
+    (plan,) = [p for p in levels_by_plane(fitted(both, (), preview="off", seconds=1).model.columns, both) if p.name == "x"]
+    assert (np.diff(plan.transform.levels) > 0).all(), "one list of what colours have in common"
 
 
 def test_planes_before_rows_and_plain_lists_are_learned_too():

@@ -31,7 +31,7 @@ from vae_core.layout import uses_codes
 from vae_core.model import MOST_WEIGHTS, FitConfig, FitResult, Model, Sample
 from vae_core.picking import ABOVE_RUN, amounts_of, has_above, picked_columns, plain_bits
 from vae_core.tables import rmse_of
-from vae_core.tensor_fitting import fit_tensors, n_weights
+from vae_core.tensor_fitting import fit_tensors, levels_by_plane, n_weights
 from vae_core.tolerance import Tolerance
 
 Ints = NDArray[np.int64]
@@ -68,7 +68,7 @@ def fit(
     """Fit a model to a sample. `tolerances` are resolved (columns.tolerance.resolve). Deterministic for a seed and budget
     that does not run out; a budget that does leaves out contexts and networks, never correctness. now: the clock, in seconds."""
     report = Report(progress, now)
-    plans = plan_columns(schema, profile, sample.table, tolerances)
+    plans = levels_by_plane(plan_columns(schema, profile, sample.table, tolerances), sample.table)
     n_total = max(profile_rows(profile), sample.table.num_rows)
     uniform = _uniform(plans, schema, profile, sample, tolerances)
     distortion, compared = fit_distortion(plans, uniform, sample, config, n_total, report)
@@ -113,7 +113,7 @@ def refresh(
     n_total = max(profile_rows(profile), sample.table.num_rows)
     tolerances = {plan.name: plan.tolerance for plan in model.columns if not plan.tolerance.is_lossless}
     tolerances |= {name: Tolerance("rmse", value) for name, value in (targets or {}).items()}
-    fresh = plan_columns(model.schema, profile, sample.table, tolerances)
+    fresh = levels_by_plane(plan_columns(model.schema, profile, sample.table, tolerances), sample.table)
     distortion, fallback, compared = model.distortion, model.uniform, list[dict[str, Any]]()
     anew = {plan.index for plan in fresh if targets and plan.tolerance.is_distortion}
     if anew:

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 
 import numpy as np
 import pyarrow as pa
 
 from vae_core.coders import conventional
 from vae_core.columns import ColumnPlan, encode_column, one_array
+from vae_core.columns.floats import FloatLevels
 from vae_core.columns.plan import storage_type
 from vae_core.exact.costs import Each
 from vae_core.exact.dense import Dense, fit_dense
-from vae_core.exact.grids import splits_of
+from vae_core.exact.grids import planes_of, splits_of
 from vae_core.exact.ordering import SampleColumn
 from vae_core.exact.pictures import hidden_shape
 from vae_core.exact.tensor_search import search_tensor
@@ -26,6 +28,7 @@ LEAST_CELLS, CELLS_A_SECOND = 100_000, 30_000  # fewer where the time budget is 
 RUNS = 8
 DENSE_CELLS = 16_000_000
 PLAN_BYTES = 512  # a margin
+OF_ITS_OWN = 0.98  # of the cells, whose level is mostly of their plane
 WORTH_LEARNING = 0.98  # of the best conventional coding
 
 
@@ -66,6 +69,28 @@ def fit_tensors(
             found.append(code)
             rate += bits / n_rows
     return tuple(found), rate
+
+
+def levels_by_plane(plans: Sequence[ColumnPlan], table: pa.Table) -> tuple[ColumnPlan, ...]:
+    """Plans in which levels that each plane of a tensor has for itself, as colours standardised one by one, stand plane after plane: in
+    one ascending list the levels of one colour would have those of the others between them, more here and fewer there.
+
+    table : (n_rows,) of the sample
+    """
+    return tuple(_by_plane(plan, table.column(plan.index)) if isinstance(plan.transform, FloatLevels) else plan for plan in plans)
+
+
+def _by_plane(plan: ColumnPlan, column: pa.ChunkedArray) -> ColumnPlan:
+    planes = planes_of(_shape(plan.field.type))[0] if plan.kind == "tensor" else None
+    if planes is None or planes.count < 2 or not isinstance(plan.transform, FloatLevels) or not len(column):
+        return plan
+    codes = encode_column(plan, one_array(_thinned(column, max(1, CELLS // plan.width))))
+    held, levels = np.ones(len(codes.values), np.bool_) if codes.state is None else codes.state == 0, plan.transform.levels
+    counts = np.stack([np.bincount(planes.of(codes.values, k)[planes.of(held, k)], minlength=len(levels)) for k in range(planes.count)])
+    if counts.max(axis=0).sum() < OF_ITS_OWN * counts.sum():
+        return plan
+    order = np.argsort(counts.argmax(axis=0), kind="stable")
+    return replace(plan, transform=FloatLevels(levels[order]), fill=int(np.flatnonzero(order == plan.fill)[0]))
 
 
 def _model_bytes(code: TensorCode) -> int:

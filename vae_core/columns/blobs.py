@@ -63,11 +63,11 @@ def unpack_values(data: bytes, value_type: pa.DataType) -> pa.Array:
 
 
 def pack_numbers(values: NDArray[Any], *, as_fractions: bool = True) -> bytes:
-    """(n,) sorted numbers of 2, 4 or 8 bytes. as_fractions: whether they may be"""
+    """(n,) numbers of 2, 4 or 8 bytes. as_fractions: whether they may be, if they are sorted"""
     best = b"Z" + zstd(values.tobytes())
     packed = b"P" + bytes(standalone.simple_compress(np.ascontiguousarray(values), ChunkConfig(compression_level=12)))
     best = min(best, packed, key=len)
-    if as_fractions and (found := pack_fractions(values)) is not None:
+    if as_fractions and bool((values[1:] > values[:-1]).all()) and (found := pack_fractions(values)) is not None:
         fractions, others = found
         rest = pack_numbers(others, as_fractions=False) if len(others) else b""
         best = min(best, b"Q" + len(fractions).to_bytes(4, "little") + fractions + rest, key=len)

@@ -109,7 +109,7 @@ def without_levels(plan: ColumnPlan, sample: pa.ChunkedArray) -> ColumnPlan:
     opaque = lattice is None or rate > _MOST_OFF_LATTICE
     transform = OrderedBits(values.dtype.str, _is_single(values)) if lattice is None or opaque else lattice
     codes, fits = transform.forward(values)
-    ends, _ = transform.forward(plan.transform.levels[[0, -1]])
+    ends, _ = transform.forward(np.array([plan.transform.levels.min(), plan.transform.levels.max()]))
     lo, hi = min(int(ends.min()), int(codes.min(initial=ends[0]))), max(int(ends.max()), int(codes.max(initial=ends[0])))
     fill = int(np.sort(codes)[len(codes) // 2]) if len(codes) else lo
     if opaque:

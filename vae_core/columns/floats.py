@@ -150,7 +150,8 @@ class Bins:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class FloatLevels:
-    """Few distinct floats: the code is the rank in `levels`, (n_levels,) floats strictly increasing, finite."""
+    """Few distinct floats: the code is the place in `levels`, (n_levels,) finite floats that all differ; ascending, but for tensors whose
+    planes have levels of their own (`tensor_fitting.levels_by_plane`)."""
 
     levels: Floats
 
