@@ -27,6 +27,7 @@ from vae_core.columns.texts import TextPattern
 from vae_core.latents import ColumnState, Way, slice_codes
 from vae_core.layout import UNIFORM, is_native, uses_codes
 from vae_core.model import Model
+from vae_core.packing import zstd
 from vae_core.peers import Measure
 from vae_core.tables import rmse_of
 from vae_core.tolerance import LOSSLESS
@@ -35,7 +36,9 @@ NEAR_BEST = 1.15  # codings of a column within this of the best are measured as 
 SLACK = 512  # bytes: small columns have ratios of their own
 NATIVE_BYTES = 40  # of a Parquet footer for each native column: ours to pay, not reported as conventional
 IN_BLOCKS = 3  # codings measured as they are stored
-PART_ROWS, MOST_MEASURED = 16_384, 4  # of tensors: rows they are ranked on where these are short, and codings on every row
+PART_ROWS, PART_CELLS, LEAST_ROWS = 16_384, 1 << 18, 16  # of tensors: those they are ranked on
+MOST_MEASURED = 4  # codings on every row
+FAR_BELOW = 0.9  # of what a part says of tensors: a stream below this is learned, whatever all rows would say
 ELEMENT_ROWS = (8_192, 65_536)  # of vectors, that are looked at element by element
 BY_ELEMENTS, HOPELESS = 0.99, 1.25  # of the best so far: what that has to come to, and what no more rows will bring down to it
 
@@ -132,6 +135,15 @@ def _conventional(
         if reported is not None:
             column.conventional_bytes = column.reported_bytes = round(reported)
             return
+    if learned < math.inf and len(column.ways) == 1 and first.codes is not None and first.plan.width > 1 and measure is not Measure.NOW:
+        if known is not None and learned < known - dictionary:
+            column.conventional_bytes = column.reported_bytes = known
+            return
+        told = peers.whole("zstd", _tensors_by_part(first, column.array), dictionary)
+        if learned < FAR_BELOW * told:
+            column.conventional_bytes = column.reported_bytes = round(told)
+            column.rival = partial(_rival_of_tensors, first, weighed[id(first)], dictionary, told, learned)
+            return
     measured = [
         (n_bytes, way, coding)
         for way in column.ways
@@ -201,26 +213,61 @@ def _slice(way: Way, start: int, n_rows: int) -> Codes | None:
 def _of_tensors(way: Way, weighed: Weighed) -> dict[str, int]:
     """Coding -> bytes over the whole array, of those that are near the best of a part of the rows: the best of codes and the best of raw
     values at least."""
-    rows, codes = peers.sampled(way, weighed.array, max(256, PART_ROWS // max(1, way.plan.width // 8)), peers.PART_RUNS)
-    ranked = [(name, n) for name, n in conventional.rank(way.plan, rows, codes) if not way.raw or not uses_codes(name)]
+    ranked, _ = _ranked_by_part(way, weighed.array)
     found = weighed.sizes([name for name, n in ranked if n <= NEAR_BEST * ranked[0][1] + 256][:MOST_MEASURED])
     if _may_be_by_elements(way, weighed.array, min(found.values(), default=math.inf)):
         found |= weighed.sizes(["elements"])
     return found or weighed.sizes(["ipc"])
 
 
+def _ranked_by_part(way: Way, array: pa.Array) -> tuple[list[tuple[str, int]], Way]:
+    """(coding, bytes) of a part of the rows of tensors, best first; and that part."""
+    width = way.plan.width
+    n_rows = max(LEAST_ROWS, min(max(256, PART_ROWS // max(1, width // 8)), PART_CELLS // width))
+    rows, codes = peers.sampled(way, array, n_rows, peers.PART_RUNS)
+    ranked = [(name, n) for name, n in conventional.rank(way.plan, rows, codes) if not way.raw or not uses_codes(name)]
+    return ranked, replace(way, codes=codes)
+
+
+def _tensors_by_part(way: Way, array: pa.Array) -> float:
+    """About the bytes of the best conventional coding of tensors, by a part of the rows: less where what zstd finds alike is far apart."""
+    ranked, part = _ranked_by_part(way, array)
+    assert way.codes is not None and part.codes is not None
+    share = len(way.codes.values) / max(1, len(part.codes.values))
+    seen, some = (len(zstd(conventional.narrowed(codes.values)[0].tobytes(), peers.FAST)) for codes in (way.codes, part.codes))
+    recurring = min(1.0, seen / max(1.0, share * some))
+    told = min((share * n * (1.0 if name.startswith("pco") else recurring) for name, n in ranked), default=0.0)
+    return min(told, _by_elements(way, array, ELEMENT_ROWS[0])) if _has_elements(way, array) else told
+
+
+def _rival_of_tensors(way: Way, weighed: Weighed, dictionary: float, told: float, learned: float, by_part: bool = False) -> int:
+    """What is reported of tensors that are learned: measured, or by_part about that, rather too few."""
+    if by_part:
+        return max(round(peers.TOLD_LESS * told), math.ceil(learned))
+    return round(min(peers.whole(name, n, dictionary) for name, n in _of_tensors(way, weighed).items()))
+
+
 def _may_be_by_elements(way: Way, array: pa.Array, most: float) -> bool:
     """Whether vectors may take clearly less than so many bytes element by element, by some elements of a part of the rows."""
-    kind = array.type
-    is_picture = isinstance(kind, pa.FixedShapeTensorType) and len(kind.shape) > 1
-    if not way.plan.is_lossless or is_picture or not elements.holds(storage_type(kind)) or not len(array):
+    if not _has_elements(way, array):
         return False
     for n_rows in ELEMENT_ROWS:  # few rows say too much: each element has lists and bins of its own
-        rows, _ = peers.sampled(way, array, n_rows, peers.PART_RUNS)
-        told = elements.bytes_of_some(storage_of(rows)) * len(array) / len(rows)
-        if told < BY_ELEMENTS * most or told > HOPELESS * most or len(rows) == len(array):
+        told = _by_elements(way, array, n_rows)
+        if told < BY_ELEMENTS * most or told > HOPELESS * most or len(array) <= n_rows:
             break
     return told < BY_ELEMENTS * most
+
+
+def _has_elements(way: Way, array: pa.Array) -> bool:
+    kind = array.type
+    is_picture = isinstance(kind, pa.FixedShapeTensorType) and len(kind.shape) > 1
+    return way.plan.is_lossless and not is_picture and elements.holds(storage_type(kind)) and len(array) > 0
+
+
+def _by_elements(way: Way, array: pa.Array, n_rows: int) -> float:
+    """About the bytes of vectors element by element, by some elements of so many rows."""
+    rows, _ = peers.sampled(way, array, n_rows, peers.PART_RUNS)
+    return elements.bytes_of_some(storage_of(rows)) * len(array) / len(rows)
 
 
 def _meets(way: Way, array: pa.Array, target: float) -> bool:
