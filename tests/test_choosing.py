@@ -21,6 +21,7 @@ from vae_core.columns import TableProfile, encode_column, one_array, plan_column
 from vae_core.columns.texts import TextPattern
 from vae_core.encoded import ColumnOutcome, EncodedShard
 from vae_core.latents import ColumnState, Way, slice_codes
+from vae_core.layout import LEARNED
 from vae_core.model import Model
 from vae_core.peers import Measure
 from vae_core.shard import beaten_by, encode_shard, measured
@@ -278,6 +279,32 @@ def test_a_shard_that_is_measured_later_is_the_same_shard():
         assert (one.name, one.coding, one.n_bytes) == (other.name, other.coding, other.n_bytes)
         assert one.conventional_bytes == pytest.approx(other.conventional_bytes, rel=0.03)
         assert by_part[one.name] == pytest.approx(other.conventional_bytes, rel=0.3, abs=64)
+
+
+def pictures_of(n: int, *, again: bool) -> pa.Table:
+    """Smooth pictures; the second half of them the first one again, or not."""
+    rng = np.random.default_rng(4)
+    cells = np.cumsum(rng.normal(size=(n, 32, 32)), axis=1) + np.cumsum(rng.normal(size=(n, 32, 32)), axis=2)
+    cells = np.clip(128 + 12 * cells, 0, 255).astype(np.uint8)
+    cells = np.concatenate([cells[: n // 2]] * 2) if again else cells
+    return pa.table({"x": pa.FixedShapeTensorArray.from_numpy_ndarray(cells)})
+
+
+@pytest.mark.parametrize("again", [False, True])
+def test_tensors_that_are_measured_later_take_no_more(again):
+    table = pictures_of(800, again=again)
+    model = fitted(table, (), preview="off", seconds=10).model
+    assert model.tensors
+    (now,) = encode_shard(model, table).outcomes
+    assert (now.coding == LEARNED) != again, "what recurs far apart is told by zstd"
+    for measure in (Measure.LATER, Measure.IN_DOUBT):
+        shard = encode_shard(model, table, measure=measure)
+        (exact,), (by_part,) = measured(shard).outcomes, measured(shard, by_part=True).outcomes
+        if known := beaten_by(shard, measured(shard)):
+            shard = encode_shard(model, table, known=known)
+        assert bool(shard.rivals) != again and shard.outcomes[0].n_bytes <= 1.0005 * now.n_bytes, measure
+        assert again or exact.conventional_bytes == now.conventional_bytes
+        assert again or 0.7 * now.conventional_bytes <= by_part.conventional_bytes <= 1.02 * now.conventional_bytes
 
 
 @pytest.mark.parametrize(("columns", "n"), [(columns_of, 9_000), (columns_of, 40_000), (harder_columns_of, 30_000)])
