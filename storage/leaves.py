@@ -1,8 +1,9 @@
 """Columns of nested types as the flat ones an archive stores, their leaves, and back (FORMAT.md, "Leaves").
 
 A struct is its members, each a column `struct.member`, and which of its rows are there. A list whose rows have one length is a vector
-(a tensor where lists hold lists), and the rows that have another, as they are, in a column beside it. Vectors of few elements are a
-column for each. So what is inside is learned, bounded and told by the other columns, and by rows before, as if the table had been flat.
+(a tensor where lists hold lists), and the rows that have another, as they are, in a column beside it. Vectors of few elements, or of
+elements of kinds of their own, are a column for each. So what is inside is learned, bounded and told by the other columns, and by rows
+before, as if the table had been flat.
 Other nested types (maps, lists of any length, what holds a dictionary) are leaves themselves.
 
 The other way round, many columns of one type side by side (a pixel each, a reading each of a curve) are one vector a row where that takes

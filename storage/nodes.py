@@ -155,7 +155,7 @@ class Vectors:
 
 @dataclass(frozen=True, slots=True)
 class Elements:
-    """Vectors of few elements, or lists of one length: each element a column; which rows have them, unless all do; lists of another
+    """Vectors, or lists of one length, that are better columns: each element one; which rows have them, unless all do; lists of another
     length beside them."""
 
     path: str

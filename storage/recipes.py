@@ -24,7 +24,6 @@ MOST_DEPTH = 4  # of lists in lists
 NEARLY_ALL = 0.9  # of the first rows that are of one length
 FEW_ELEMENTS, MOST_ELEMENTS = 32, 2_048  # of vectors that become columns: always, and where they are of kinds of their own
 MOST_GOING_ON = 256  # the same where rows go on from one to the next
-VECTOR_CELLS, LEAST_LOOKED_AT = 1 << 19, 1_024  # that are looked at, and rows
 MOST_LEAVES = 4_096  # of a column, and elements of all
 LEAST_STRIP, MOST_STRIP = 32, 1 << 16  # columns of one type side by side that may be one
 MOST_OTHERS = 0.125  # columns of others a column of a strip
@@ -68,7 +67,8 @@ def find_recipe(outer: pa.Schema, peek: Callable[[], pa.RecordBatch | None], bou
     """How a table is best divided.
 
     peek    : its first rows, asked for where there are lists of numbers, vectors of many, or many columns of one type of numbers
-    bounded : columns that have a tolerance, "*" for all floats: each its own, so that they are in no strip
+    bounded : columns that have a tolerance, "*" for all floats: each its own, so that they are in no strip; and what vectors take without
+              it says nothing of whether they are better columns
     """
     likely = list(_alike(outer, bounded))
     found = [place for item in outer for place in _places(item.type, item.name)]
@@ -78,18 +78,33 @@ def find_recipe(outer: pa.Schema, peek: Callable[[], pa.RecordBatch | None], bou
     vectors = {path: n for path, kind in found if path in once and 0 < (n := _elements(kind)) <= MOST_ELEMENTS}
     batch = peek() if lists or likely or any(n > FEW_ELEMENTS for n in vectors.values()) else None
     shapes: dict[str, Shape] = {}
-    elements = {path for path, n in vectors.items() if n <= FEW_ELEMENTS}
+    likely_columns = dict[str, pa.Array]()
+    elements = {path: n for path, n in vectors.items() if n <= FEW_ELEMENTS}
     for item, column in zip(outer, batch.columns, strict=True) if batch is not None else ():
         node = divided(item, item.name, Recipe(structs), False)
         for leaf, array in zip(node.leaves, node.split(column), strict=True):
             shape = _shape(array) if leaf.name in lists else (vectors[leaf.name],) if leaf.name in vectors else ()
             if leaf.name in lists and shape:
                 shapes[leaf.name] = shape
-            if len(shape) == 1 and (shape[0] <= FEW_ELEMENTS or (shape[0] <= MOST_ELEMENTS and _are_columns(array, shape[0]))):
-                elements.add(leaf.name)
-    n_elements = sum(vectors[path] if path in vectors else shapes[path][0] for path in elements)
+            if len(shape) == 1 and (shape[0] <= FEW_ELEMENTS or (shape[0] <= MOST_GOING_ON and _goes_on(array, shape[0]))):
+                elements[leaf.name] = shape[0]
+            elif len(shape) == 1 and shape[0] <= MOST_ELEMENTS and not _is_bounded(leaf.name, leaf.type, bounded):
+                likely_columns[leaf.name] = _vectors(array, shape[0])
+    for path, array in likely_columns.items():
+        if pays_apart(array, 1 / len(likely_columns)):
+            elements[path] = array.type.list_size
     strips = {} if batch is None else {outer.field(start).name: n for start, n in likely if _is_strip(batch, start, n)}
-    return _without_clashes(outer, Recipe(structs, shapes, frozenset(elements if n_elements <= MOST_LEAVES else ()), strips))
+    return _without_clashes(outer, Recipe(structs, shapes, _fitting(elements), strips))
+
+
+def _fitting(elements: Mapping[str, int]) -> frozenset[str]:
+    """The vectors, of so many elements each, that together are not too many columns: the short ones first."""
+    left, found = MOST_LEAVES, set[str]()
+    for n, path in sorted((n, path) for path, n in elements.items()):
+        left -= n
+        if left >= 0:
+            found.add(path)
+    return frozenset(found)
 
 
 def _alike(outer: pa.Schema, bounded: Collection[str]) -> Iterator[tuple[int, int]]:
@@ -229,20 +244,25 @@ def _shape(array: pa.Array) -> Shape:
     return tuple(shape) if math.prod(shape) > 1 else ()
 
 
-def _are_columns(array: pa.Array, n: int) -> bool:
-    """Whether vectors, or lists nearly all of which have n elements, are better stored as a column for each: where most of these go on from
-    row to row, or where they take less by themselves."""
+def _is_bounded(path: str, kind: pa.DataType, bounded: Collection[str]) -> bool:
+    """Whether a tolerance is for the numbers at a path: its own, that of a struct around, or that of all floats."""
+    while pa.types.is_nested(kind) or isinstance(kind, pa.FixedShapeTensorType):
+        kind = kind.value_type
+    asked = any(path == name or path.startswith(f"{name}.") for name in bounded)
+    return asked or ("*" in bounded and bool(pa.types.is_floating(kind)))
+
+
+def _vectors(array: pa.Array, n: int) -> pa.Array:
+    """Those of vectors, or of lists nearly all of which have n elements, that are there and have these, as fixed-size lists."""
     valid = (array.storage if isinstance(array, pa.ExtensionArray) else array).drop_null()
-    if _depth(array.type):
-        valid = valid.filter(from_numpy(numbers(pc.list_value_length(valid)) == n))
-    if n <= MOST_GOING_ON and _goes_on(valid, n):
-        return True
-    some = valid.slice(0, max(LEAST_LOOKED_AT, VECTOR_CELLS // n))
-    return pays_apart(some if pa.types.is_fixed_size_list(some.type) else pa.FixedSizeListArray.from_arrays(some.flatten(), n))
+    if not _depth(array.type):
+        return valid
+    return pa.FixedSizeListArray.from_arrays(valid.filter(from_numpy(numbers(pc.list_value_length(valid)) == n)).flatten(), n)
 
 
-def _goes_on(valid: pa.Array, n: int) -> bool:
-    """Whether most elements of vectors, or lists, of one length are nearer to the row before than to their middle."""
+def _goes_on(array: pa.Array, n: int) -> bool:
+    """Whether most elements of vectors, or lists of one length, are nearer to the row before than to their middle."""
+    valid = _vectors(array, n)
     rows = np.asarray(valid.flatten().cast(pa.float64(), safe=False).fill_null(0.0)).reshape(-1, n)
     rows = np.where(np.isfinite(rows), rows, 0.0)
     if len(rows) < LEAST_ROWS:

@@ -162,11 +162,17 @@ class Source:
         self.leaves = Leaves.of(self.leaves.outer, recipe)
 
     def peek(self, n_rows: int = PEEK_ROWS) -> pa.RecordBatch | None:
-        """The first rows of the first file that has any; None of an empty dataset."""
+        """The first rows, of the first files that have any; None of an empty dataset."""
+        found = list[pa.RecordBatch]()
         for path in self._infos:
             for batch in self._rows(path, 0, None, n_rows):
-                return batch
-        return None
+                found.append(batch)
+                if sum(one.num_rows for one in found) >= n_rows:
+                    break
+            if sum(one.num_rows for one in found) >= n_rows:
+                break
+        rows = pa.Table.from_batches(found[:1] if len(found) == 1 else found).combine_chunks().slice(0, n_rows) if found else None
+        return next(iter(rows.to_batches()), found[0]) if rows is not None else None
 
     @property
     def files(self) -> tuple[SourceFile, ...]:

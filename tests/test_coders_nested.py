@@ -398,6 +398,13 @@ def test_garbled_elements_are_an_error_or_vectors(array: pa.Array, data: st.Data
     assert len(found) == len(array) and found.type == array.type
 
 
+def test_elements_that_stand_for_very_many_are_refused_before_they_are_made() -> None:
+    column = cells.pack(pa.array(np.zeros(1 << 20, np.int8)))
+    payload_ = varints([0]) + 64 * (varints([len(column)]) + column)
+    with pytest.raises(CorruptArchive, match="more than is read"):
+        elements.unpack(payload_, pa.list_(pa.int8(), 64), 1 << 20)
+
+
 def test_what_is_no_vector_of_numbers_has_no_elements() -> None:
     texts, single = pa.array([["a", "b"]], pa.list_(pa.string(), 2)), pa.array([[1]], pa.list_(pa.int8(), 1))
     for array in (pa.array([1]), pa.array([[1]]), texts, single):

@@ -235,16 +235,33 @@ def features(n: int, width: int) -> np.ndarray:
 def test_a_matrix_of_features_is_a_column_for_each(as_lists):
     n, width = 2000, 300
 
-    def divided_of(cells: np.ndarray) -> set[str]:
+    def divided_of(cells: np.ndarray, bounded: tuple[str, ...] = ()) -> set[str]:
         array = pa.FixedSizeListArray.from_arrays(pa.array(cells.ravel()), cells.shape[1])
         array = pa.array([*array.to_pylist(), [1.0], None], pa.list_(pa.float64())) if as_lists else array
         table = pa.table({"x": array})
-        return set(find_recipe(table.schema, lambda: table.to_batches()[0]).elements)
+        return set(find_recipe(table.schema, lambda: table.to_batches()[0], bounded).elements)
 
     assert divided_of(features(n, width)) == {"x"}
+    assert divided_of(features(n, width), ("*",)) == divided_of(features(n, width), ("x",)) == set(), "a bound may be better kept together"
     assert divided_of(features(900, width)) == set(), "a column's model is too much for few rows"
     assert divided_of(np.random.default_rng(1).normal(size=(n, width)).astype(np.float32).astype(np.float64)) == set(), "all of one kind"
     assert divided_of(features(1100, 2049)) == set()
+
+
+def test_of_too_many_columns_the_longest_vectors_stay_whole():
+    cells = {"long": features(1100, 2000), "wide": features(1100, 1500), "more": features(1100, 1000), "place": features(1100, 3)}
+    arrays = {name: pa.FixedSizeListArray.from_arrays(pa.array(c.ravel()), c.shape[1]) for name, c in cells.items()}
+    table = pa.table(arrays)
+    assert find_recipe(table.schema, lambda: table.to_batches()[0]).elements == {"place", "more", "wide"}
+
+
+def test_vectors_in_many_small_files_are_looked_at_together(tmp_path):
+    cells = features(1500, 60)
+    for k in range(5):
+        np.save(tmp_path / f"{k}.npy", cells[300 * k : 300 * (k + 1)])
+    with open_source(str(tmp_path), recipe=None) as source:
+        assert source.leaves.recipe.elements == {"value"}
+        assert source.leaves.join(source.table()).num_rows == 1500
 
 
 def test_wide_matrices_are_read_back_as_vectors(tmp_path):

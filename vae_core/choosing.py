@@ -40,7 +40,7 @@ PART_ROWS, PART_CELLS, LEAST_ROWS = 16_384, 1 << 18, 16  # of tensors: those the
 MOST_MEASURED = 4  # codings on every row
 FAR_BELOW = 0.9  # of what a part says of tensors: a stream below this is learned, whatever all rows would say
 ELEMENT_ROWS = (8_192, 65_536)  # of vectors, that are looked at element by element
-BY_ELEMENTS, HOPELESS = 0.99, 1.25  # of the best so far: what that has to come to, and what no more rows will bring down to it
+BY_ELEMENTS, HOPELESS = 0.99, 3.0  # of the best so far: what that has to come to, and what no more rows will bring down to it
 
 
 def prepare(model: Model, j: int, chunked: pa.ChunkedArray, target: float | None) -> ColumnState:
@@ -261,7 +261,8 @@ def _may_be_by_elements(way: Way, array: pa.Array, most: float) -> bool:
 def _has_elements(way: Way, array: pa.Array) -> bool:
     kind = array.type
     is_picture = isinstance(kind, pa.FixedShapeTensorType) and len(kind.shape) > 1
-    return way.plan.is_lossless and not is_picture and elements.holds(storage_type(kind)) and len(array) > 0
+    few = 0 < len(array) * way.plan.width <= elements.MOST_CELLS
+    return few and way.plan.is_lossless and not is_picture and elements.holds(storage_type(kind))
 
 
 def _by_elements(way: Way, array: pa.Array, n_rows: int) -> float:

@@ -101,10 +101,12 @@ def candidates_for(plan: ColumnPlan) -> tuple[str, ...]:
     return tuple(found)
 
 
-def rank(plan: ColumnPlan, array: pa.Array | pa.ChunkedArray, codes: Codes | None) -> list[tuple[str, int]]:
+def rank(
+    plan: ColumnPlan, array: pa.Array | pa.ChunkedArray, codes: Codes | None, names: Sequence[str] | None = None
+) -> list[tuple[str, int]]:
     """(coding, bytes) best first over the rows passed. Tensors beyond 2^20 cells are judged by their first rows.
 
-    codes : of the array, None for a verbatim plan
+    codes : of the array, None for a verbatim plan        names : only these codings, so far as there are any
     """
     flat = one_array(array)
     n_rows = len(flat)
@@ -112,7 +114,8 @@ def rank(plan: ColumnPlan, array: pa.Array | pa.ChunkedArray, codes: Codes | Non
     if n_rows > most:
         flat = flat.slice(0, most)
         codes = None if codes is None else _head(plan, codes, most)
-    found = sizes(plan, flat, codes, candidates_for(plan)) or sizes(plan, flat, codes, ["ipc"])
+    wanted = [name for name in candidates_for(plan) if names is None or name in names]
+    found = sizes(plan, flat, codes, wanted) or sizes(plan, flat, codes, ["ipc"])
     scale = n_rows / max(1, len(flat))
     return [(coding, round(n_bytes * scale)) for coding, n_bytes in sorted(found.items(), key=lambda pair: pair[1])]
 

@@ -9,16 +9,19 @@ from __future__ import annotations
 import numpy as np
 import pyarrow as pa
 
-from vae_core.arrays import from_numpy
+from vae_core.arrays import from_numpy, to_numpy
 from vae_core.coders.fields.columns import EVERY_WAY, ZSTD, Ways
 from vae_core.coders.nested import numbers
+from vae_core.coders.nested.cells import CELL
 from vae_core.coders.nested.numbers import sized
 from vae_core.coders.nested.payload import MOST, Unpacker, spread
 from vae_core.coders.varints import Reader, varints
-from vae_core.columns.physical import integers_of, raw_values, valid_of
+from vae_core.columns.physical import integers_of, raw_values, storage_dtype, valid_of
 from vae_core.columns.rows import kept
 from vae_core.errors import CorruptArchive
 
+MOST_CELLS = MOST // CELL
+"""Of all elements of a payload together."""
 LOOKED_AT = 64
 """Elements that tell what all take: of kinds of their own, few say too little."""
 
@@ -31,8 +34,8 @@ def holds(kind: pa.DataType) -> bool:
 
 
 def pack(array: pa.Array) -> bytes | None:
-    """(n,) vectors: which are null, then each element as a sized column of cells. None where they are no vectors of numbers."""
-    if not holds(array.type):
+    """(n,) vectors: which are null, then each element as a sized column of cells. None of what is no vectors of numbers, or too many."""
+    if not holds(array.type) or len(array) * array.type.list_size > MOST_CELLS:
         return None
     valid = valid_of(array)
     head = varints([0]) if valid is None else numbers.pack_flags(valid)
@@ -66,25 +69,40 @@ def unpack(data: bytes, kind: pa.DataType, n: int) -> pa.Array:
     """The inverse of `pack`: n vectors of a type. Raises CorruptArchive."""
     if not holds(kind):
         raise CorruptArchive(f"elements of {kind}, which is no vector of numbers")
+    if n * kind.list_size > MOST_CELLS:
+        raise CorruptArchive(f"elements of {n:,} vectors stand for more than is read")
     reader = Reader(data, "elements of vectors")
     valid = None
     if reader.varint(0):
         reader.at = 0
         valid = numbers.unpack_flags(reader, n)
     n_valid = n if valid is None else int(valid.sum())
-    columns = [_column(numbers.taken(reader), kind.value_type, n_valid) for _ in range(kind.list_size if n_valid else 0)]
+    if not n_valid:
+        _ended(reader)
+        return pa.nulls(n, kind)
+    cells = np.empty((n_valid, kind.list_size), storage_dtype(kind.value_type))
+    missing = np.zeros(cells.shape, np.bool_)
+    for k in range(kind.list_size):
+        column = _column(numbers.taken(reader), kind.value_type, n_valid)
+        cells[:, k] = raw_values(column)
+        if column.null_count:
+            missing[:, k] = ~to_numpy(column.is_valid())
+    _ended(reader)
+    values = from_numpy(cells.ravel(), kind.value_type, missing.ravel() if missing.any() else None)
+    vectors = pa.Array.from_buffers(kind, n_valid, [None], children=[values])
+    return vectors if valid is None else spread(vectors, valid)
+
+
+def _ended(reader: Reader) -> None:
     if reader.rest():
         raise CorruptArchive("elements of vectors are followed by something else")
-    if not n_valid:
-        return pa.nulls(n, kind)
-    places = np.arange(kind.list_size) * n_valid + np.arange(n_valid)[:, None]
-    vectors = pa.Array.from_buffers(kind, n_valid, [None], children=[pa.concat_arrays(columns).take(from_numpy(places.ravel()))])
-    return vectors if valid is None else spread(vectors, valid)
 
 
 def _column(data: bytes, kind: pa.DataType, n: int) -> pa.Array:
     unpacker = Unpacker(Reader(data, "elements of vectors"), MOST)
-    found = unpacker.cells(kind, n)
-    if unpacker.reader.rest():
-        raise CorruptArchive("an element of vectors has a tail")
+    try:
+        found = unpacker.cells(kind, n)
+    except pa.ArrowException as error:
+        raise CorruptArchive(f"an element of vectors is no {kind}: {error}") from None
+    _ended(unpacker.reader)
     return found
