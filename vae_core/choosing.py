@@ -42,6 +42,9 @@ FAR_BELOW = 0.9  # of what a part says of tensors: a stream below this is learne
 ELEMENT_ROWS = (8_192, 65_536)  # of vectors, that are looked at element by element
 BY_ELEMENTS, HOPELESS = 0.99, 3.0  # of the best so far: what that has to come to, and what no more rows will bring down to it
 
+Ranked = tuple[list[tuple[str, int]], Way]
+"""(coding, bytes) of a part of the rows of tensors, best first; and that part."""
+
 
 def prepare(model: Model, j: int, chunked: pa.ChunkedArray, target: float | None) -> ColumnState:
     """A column's codes and the ways to hold it, nothing measured yet: see `settle`."""
@@ -135,19 +138,21 @@ def _conventional(
         if reported is not None:
             column.conventional_bytes = column.reported_bytes = round(reported)
             return
+    ranked: Ranked | None = None  # of the only way, where it is known
     if learned < math.inf and len(column.ways) == 1 and first.codes is not None and first.plan.width > 1 and measure is not Measure.NOW:
         if known is not None and learned < known - dictionary:
             column.conventional_bytes = column.reported_bytes = known
             return
-        told = peers.whole("zstd", _tensors_by_part(first, column.array), dictionary)
+        ranked = _ranked_by_part(first, column.array)
+        told = peers.whole("zstd", _tensors_by_part(first, column.array, ranked), dictionary)
         if learned < FAR_BELOW * told:
             column.conventional_bytes = column.reported_bytes = round(told)
-            column.rival = partial(_rival_of_tensors, first, weighed[id(first)], dictionary, told, learned)
+            column.rival = partial(_rival_of_tensors, first, weighed[id(first)], ranked, dictionary, told, learned)
             return
     measured = [
         (n_bytes, way, coding)
         for way in column.ways
-        for coding, n_bytes in (races[id(way)].exact() if id(way) in races else _of_tensors(way, weighed[id(way)])).items()
+        for coding, n_bytes in (races[id(way)].exact() if id(way) in races else _of_tensors(way, weighed[id(way)], ranked)).items()
     ]
     sizes = sorted(((n_bytes + NATIVE_BYTES * is_native(coding), way, coding) for n_bytes, way, coding in measured), key=_first)
     n_bytes, way, coding = sizes[0]
@@ -210,18 +215,18 @@ def _slice(way: Way, start: int, n_rows: int) -> Codes | None:
     return None if way.codes is None else slice_codes(way.codes, start, n_rows, way.plan.width)
 
 
-def _of_tensors(way: Way, weighed: Weighed) -> dict[str, int]:
+def _of_tensors(way: Way, weighed: Weighed, ranked: Ranked | None = None) -> dict[str, int]:
     """Coding -> bytes over the whole array, of those that are near the best of a part of the rows: the best of codes and the best of raw
-    values at least."""
-    ranked, _ = _ranked_by_part(way, weighed.array)
-    found = weighed.sizes([name for name, n in ranked if n <= NEAR_BEST * ranked[0][1] + 256][:MOST_MEASURED])
+    values at least. ranked : as `_ranked_by_part` has them, where that is known"""
+    best_first, _ = ranked or _ranked_by_part(way, weighed.array)
+    found = weighed.sizes([name for name, n in best_first if n <= NEAR_BEST * best_first[0][1] + 256][:MOST_MEASURED])
     if _may_be_by_elements(way, weighed.array, min(found.values(), default=math.inf)):
         found |= weighed.sizes(["elements"])
     return found or weighed.sizes(["ipc"])
 
 
-def _ranked_by_part(way: Way, array: pa.Array) -> tuple[list[tuple[str, int]], Way]:
-    """(coding, bytes) of a part of the rows of tensors, best first; and that part."""
+def _ranked_by_part(way: Way, array: pa.Array) -> Ranked:
+    """The codings of tensors by a part of the rows."""
     width = way.plan.width
     n_rows = max(LEAST_ROWS, min(max(256, PART_ROWS // max(1, width // 8)), PART_CELLS // width))
     rows, codes = peers.sampled(way, array, n_rows, peers.PART_RUNS)
@@ -229,9 +234,9 @@ def _ranked_by_part(way: Way, array: pa.Array) -> tuple[list[tuple[str, int]], W
     return ranked, replace(way, codes=codes)
 
 
-def _tensors_by_part(way: Way, array: pa.Array) -> float:
+def _tensors_by_part(way: Way, array: pa.Array, by_part: Ranked) -> float:
     """About the bytes of the best conventional coding of tensors, by a part of the rows: less where what zstd finds alike is far apart."""
-    ranked, part = _ranked_by_part(way, array)
+    ranked, part = by_part
     assert way.codes is not None and part.codes is not None
     share = len(way.codes.values) / max(1, len(part.codes.values))
     seen, some = (len(zstd(conventional.narrowed(codes.values)[0].tobytes(), peers.FAST)) for codes in (way.codes, part.codes))
@@ -240,11 +245,13 @@ def _tensors_by_part(way: Way, array: pa.Array) -> float:
     return min(told, _by_elements(way, array, ELEMENT_ROWS[0])) if _has_elements(way, array) else told
 
 
-def _rival_of_tensors(way: Way, weighed: Weighed, dictionary: float, told: float, learned: float, by_part: bool = False) -> int:
+def _rival_of_tensors(
+    way: Way, weighed: Weighed, ranked: Ranked, dictionary: float, told: float, learned: float, by_part: bool = False
+) -> int:
     """What is reported of tensors that are learned: measured, or by_part about that, rather too few."""
     if by_part:
         return max(round(peers.TOLD_LESS * told), math.ceil(learned))
-    return round(min(peers.whole(name, n, dictionary) for name, n in _of_tensors(way, weighed).items()))
+    return round(min(peers.whole(name, n, dictionary) for name, n in _of_tensors(way, weighed, ranked).items()))
 
 
 def _may_be_by_elements(way: Way, array: pa.Array, most: float) -> bool:
