@@ -163,16 +163,13 @@ class Source:
 
     def peek(self, n_rows: int = PEEK_ROWS) -> pa.RecordBatch | None:
         """The first rows, of the first files that have any; None of an empty dataset."""
-        found = list[pa.RecordBatch]()
-        for path in self._infos:
-            for batch in self._rows(path, 0, None, n_rows):
-                found.append(batch)
-                if sum(one.num_rows for one in found) >= n_rows:
-                    break
-            if sum(one.num_rows for one in found) >= n_rows:
-                break
-        rows = pa.Table.from_batches(found[:1] if len(found) == 1 else found).combine_chunks().slice(0, n_rows) if found else None
-        return next(iter(rows.to_batches()), found[0]) if rows is not None else None
+        found, left = list[pa.RecordBatch](), n_rows
+        batches = (batch for path in self._infos for batch in self._rows(path, 0, None, n_rows))
+        while left > 0 and (batch := next(batches, None)) is not None:
+            found.append(batch.slice(0, left))
+            left -= found[-1].num_rows
+        whole = pa.Table.from_batches(found).combine_chunks().to_batches() if len(found) > 1 else found
+        return next(iter([*whole, *found]), None)  # a table without rows has no batches
 
     @property
     def files(self) -> tuple[SourceFile, ...]:
