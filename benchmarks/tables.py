@@ -229,10 +229,10 @@ def preview_table(rows: Sequence[Row]) -> str:
         less = f"{100 * (1 - _number(pair[1], 'error') / _number(pair[0], 'error')):.0f} %" if all(_has(r, "error") for r in pair) else "–"
         body.append([dataset, f"{100 * float(share):g} %", *cells, less])
     return _table(["dataset", "of the archive", "KLT, bytes", "error", "VAE, bytes", "error", "less"], body, 1) + (
-        "\n\nPreviews of tables of 100,000 rows or more at the same share of the lossless archive, or at the bytes of that share that both "
-        "can use: latents of all rows and the model are counted. The VAE is the middle one of three seeds, the least and the most of "
-        "their errors in brackets. The error is the mean over columns of RMSE over standard deviation, wrong categories as one column; 1 is as good as the "
-        "means. "
+        "\n\nPreviews of tables of 100,000 rows or more at the same share of the lossless archive, or at the bytes of that share "
+        "that both can use: latents of all rows and the model are counted. The VAE is the middle one of three seeds, the "
+        "least and the most of their errors in brackets. The error is the mean over columns of RMSE over standard deviation, "
+        "wrong categories as one column; 1 is as good as the means. "
         f"Measured on {_all(rows, 'date')} at commit {_all(rows, 'commit', '`')}: `benchmarks/preview.py` "
         "writes `benchmarks/results/preview.csv`."
     )
