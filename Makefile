@@ -10,7 +10,7 @@ export DO_NOT_TRACK := 1
 export PREFECT_SERVER_ANALYTICS_ENABLED := false
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo check test bench bench-full bench-deepsqueeze bench-readme chaos scale serve clean
+.PHONY: help setup demo check test bench bench-full bench-deepsqueeze bench-reads bench-readme chaos scale serve clean
 
 help:
 	@echo "latentpack: datasets stored as sparse latents plus corrections, proven by decoding"
@@ -22,6 +22,7 @@ help:
 	@echo "  make bench       regenerate the benchmark table of the README (DATA=<folder> for datasets of your own)"
 	@echo "  make bench-full  the same at every bound with every peer, those that train and those of other packages too"
 	@echo "  make bench-deepsqueeze  per cent of the CSV at bounds on every column of numbers, as DeepSqueeze states it"
+	@echo "  make bench-reads  what 1,000 rows cost by the rows of a block, beside Parquet (DATA, ARGS as above)"
 	@echo "  make bench-readme  the README's tables and plot again, from the results there are"
 	@echo "  make chaos       kill runs at random instants and prove the archive whole"
 	@echo "  make scale       a dataset larger than the memory it may use"
@@ -65,6 +66,9 @@ bench-full: setup
 bench-deepsqueeze: setup
 	$(BIN)/python benchmarks/bench.py --deepsqueeze --bounds 1% --peers best-conventional vae \
 		--out benchmarks/results/deepsqueeze.csv $(if $(DATA),--data "$(DATA)") $(ARGS)
+
+bench-reads: setup
+	$(BIN)/python benchmarks/reads.py $(if $(DATA),--data "$(DATA)") $(ARGS)
 
 bench-readme: setup
 	$(BIN)/python benchmarks/readme.py

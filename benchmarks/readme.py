@@ -17,6 +17,7 @@ sys.path.insert(0, str(ROOT))
 from benchmarks.results import read_csv  # noqa: E402
 from benchmarks.tables import (  # noqa: E402
     Row,
+    blocks_table,
     deepsqueeze_table,
     favour_table,
     main_table,
@@ -42,6 +43,7 @@ def details(rows: Sequence[Row], results: Path) -> list[str]:
         "Every peer": peer_table(rows),
         "Speed and memory": speed_table(rows),
         "Reading a part, and by numpy alone": read_table(rows),
+        "A thousand rows by the rows of a block": blocks_table(beside(results, "reads.csv")),
         "Made for reading": favour_table(rows),
         "Bounds on every column of numbers": deepsqueeze_table(beside(results, "deepsqueeze.csv")),
         "Memory and rows": scale_table(beside(results, "scale.csv")),

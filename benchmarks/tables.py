@@ -162,6 +162,31 @@ def read_table(rows: Sequence[Row]) -> str:
     )
 
 
+def blocks_table(rows: Sequence[Row]) -> str:
+    """What 1,000 rows cost by the rows of a block, from the rows of `reads.csv`."""
+    if not rows:
+        return ""
+    found = {(row["dataset"], int(row["block_rows"]), row["codec"]): row for row in rows}
+    whole, body = dict[tuple[str, str], float](), []
+    for dataset, block_rows in dict.fromkeys((row["dataset"], int(row["block_rows"])) for row in rows):
+        cells = [dataset, f"{block_rows:,}"]
+        for codec in ("parquet-zstd-19", OURS):
+            row = found.get((dataset, block_rows, codec))
+            n_bytes, moved = _number(row, "bytes"), _number(row, "thousand_rows_read_bytes")
+            most = whole.setdefault((dataset, codec), n_bytes)
+            cells += [_bytes(row), f"{100 * (n_bytes / most - 1):+.1f} %", f"{moved:,.0f}", f"{100 * moved / n_bytes:.1f} %"]
+        body.append(cells)
+    head = ["dataset", "rows a block"]
+    for title in ("Parquet zstd-19", "**latentpack**"):
+        head += [f"{title}, bytes", "more", "1,000 rows, bytes", "of the whole"]
+    return _table(head, body, 1) + (
+        "\n\nBlocks of `--block-rows`, or row groups: the least that is read for a row of all columns, and learned anew each. 1,000 rows "
+        "from eight places, the mean; for latentpack snapshot and model count, for Parquet the footer. "
+        f"Measured on {_all(rows, 'date')} at commit {_all(rows, 'commit', '`')}: `make bench-reads DATA=FOLDER` writes "
+        "`benchmarks/results/reads.csv`."
+    )
+
+
 def favour_table(rows: Sequence[Row]) -> str:
     """What `--favour` is worth: bytes, and speeds with the C kernel and without."""
     found, body, ratios = _by_case(rows), [], list[float]()

@@ -14,7 +14,7 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from benchmarks import bench, peers, preview, readme, results, scale, tables  # noqa: E402
+from benchmarks import bench, peers, preview, readme, reads, results, scale, tables  # noqa: E402
 from benchmarks.codecs import container, dataset, integers  # noqa: E402
 from benchmarks.codecs.shape import LOSSLESS, Effort  # noqa: E402
 
@@ -208,6 +208,22 @@ def test_previews_are_measured_at_the_same_bytes_of_every_row(tmp_path, monkeypa
         assert float(row["error_least"]) <= float(row["error"]) <= float(row["error_most"])
     assert float(rows[1]["error"]) < float(rows[0]["error"]) < 1 and int(rows[1]["bytes"]) <= int(rows[0]["bytes"])
     assert f"| long | 10 % | {int(rows[0]['bytes']):,} | " in tables.preview_table(rows) and tables.preview_table([]) == ""
+
+
+def test_reads_of_few_rows_are_measured_by_the_rows_of_a_block(tmp_path, monkeypatch):
+    monkeypatch.setenv("LATENTPACK_SERVER", "off")
+    rng = np.random.default_rng(3)
+    n = 32_768
+    pq.write_table(pa.table({"when": np.arange(n) // 7, "what": rng.integers(0, 1 << 40, n)}), tmp_path / "events.parquet")
+    out = tmp_path / "reads.csv"
+    assert reads.main(["--data", str(tmp_path), "--block-rows", "32768", "1024", "--out", str(out)]) == 0
+    rows = results.read_csv(out)
+    assert [(row["block_rows"], row["codec"]) for row in rows] == [(b, c) for b in ("32768", "1024") for c in (reads.PARQUET, results.OURS)]
+    sizes, moved = zip(*((int(row["bytes"]), int(row["thousand_rows_read_bytes"])) for row in rows), strict=True)
+    assert all(m > 0.9 * size for m, size in zip(moved[:2], sizes[:2], strict=True))  # one block is all there is
+    assert all(m < 0.3 * size for m, size in zip(moved[2:], sizes[2:], strict=True)) and sizes[3] > sizes[1]
+    assert f"| events | 1,024 | {sizes[2]:,} | " in tables.blocks_table(rows) and tables.blocks_table([]) == ""
+    assert reads.places(500) == [(0, 500)] * reads.PLACES and all(b - a == reads.SOME_ROWS for a, b in reads.places(n))
 
 
 def test_runs_over_more_rows_are_held_to_a_limit_of_memory(tmp_path, monkeypatch, capsys):
