@@ -104,7 +104,7 @@ def _run(arguments: argparse.Namespace, quiet: bool) -> int:
 
 def _read(arguments: argparse.Namespace, quiet: bool) -> int:
     from flows.reading import export
-    from flows.table import human_bytes
+    from flows.words import counted, human_bytes
 
     result = export(
         arguments.archive,
@@ -116,7 +116,7 @@ def _read(arguments: argparse.Namespace, quiet: bool) -> int:
     )
     if not quiet:
         print(
-            f"{arguments.out}: {result.n_rows:,} rows, {result.n_columns} columns, {human_bytes(result.n_bytes)};"
+            f"{arguments.out}: {counted(result.n_rows, 'row')}, {counted(result.n_columns, 'column')}, {human_bytes(result.n_bytes)};"
             f" {human_bytes(result.n_bytes_moved)} read from the archive"
         )
     return 0
@@ -152,11 +152,12 @@ def _info(arguments: argparse.Namespace, quiet: bool) -> int:
 
 def _sample(arguments: argparse.Namespace, quiet: bool) -> int:
     from flows.reading import export_sample
-    from flows.table import human_bytes
+    from flows.words import counted, human_bytes
 
     result = export_sample(arguments.archive, arguments.out, n_rows=arguments.rows, seed=arguments.seed)
     if not quiet:
-        print(f"{arguments.out}: {result.n_rows:,} rows drawn from the model with seed {arguments.seed}, {human_bytes(result.n_bytes)}")
+        drawn = f"{counted(result.n_rows, 'row')} drawn from the model with seed {arguments.seed}"
+        print(f"{arguments.out}: {drawn}, {human_bytes(result.n_bytes)}")
     return 0
 
 

@@ -7,16 +7,8 @@ from collections.abc import Mapping, Sequence
 
 from flows.plots import data_uri, plots, themed
 from flows.report import NOTHING_TO_DO, RunReport, error_share
-from flows.table import (
-    SIBLING_HEAD,
-    column_cells,
-    human_bytes,
-    human_saving,
-    latent_text,
-    preview_text,
-    printable,
-    sibling_cells,
-)
+from flows.table import SIBLING_HEAD, column_cells, latent_text, preview_text, sibling_cells
+from flows.words import counted, human_bytes, human_saving, printable
 
 MAX_URI_CHARS = 60_000
 MAX_MARKDOWN_COLUMNS = 200
@@ -134,9 +126,9 @@ def markdown(report: RunReport, drawn: Mapping[str, str] | None = None) -> str:
 
 
 def _subtitle(report: RunReport) -> str:
-    parts = [f"snapshot {report.snapshot}", f"{report.rows:,} rows", f"{len(report.columns)} columns"]
+    parts = [f"snapshot {report.snapshot}", counted(report.rows, "row"), counted(len(report.columns), "column")]
     if report.n_new_rows and report.n_new_rows != report.rows:
-        parts.append(f"{report.n_new_rows:,} new rows from {report.n_new_files:,} files")
+        parts.append(f"{counted(report.n_new_rows, 'new row')} from {counted(report.n_new_files, 'file')}")
     return " · ".join([*parts, *(part for part in (report.run, report.created_at) if part)])
 
 
@@ -278,7 +270,7 @@ def _proof_rows(report: RunReport) -> list[tuple[str, str]]:
         rows.append(
             (
                 "verified by decoding",
-                f"{check.rows:,} rows, {check.violations:,} violations, {check.mismatches:,} mismatches",
+                f"{counted(check.rows, 'row')}, {check.violations:,} violations, {check.mismatches:,} mismatches",
             )
         )
     if check.digest:

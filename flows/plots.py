@@ -13,7 +13,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from flows.report import RunReport, error_share
-from flows.table import clip, human_bytes, printable
+from flows.words import clip, human_bytes, printable
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -12,7 +12,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, computed_field
 
-from flows.table import human_bytes
+from flows.words import human_bytes
 
 REPORT_VERSION = 1
 COMMITTED = "committed"

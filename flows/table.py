@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import shutil
-import unicodedata
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
+
+from flows.words import cells, clip, counted, human_bytes, human_count, human_number, human_saving, printable
 
 if TYPE_CHECKING:
     from flows.report import ColumnReport, RunReport
@@ -16,11 +17,11 @@ MIN_WIDTH, MAX_WIDTH = 40, 160
 
 def run_table(report: RunReport, width: int | None = None) -> str:
     """The end of `latentpack run`: what was stored, what it saved, what proves it, where to look."""
-    from flows.report import NOTHING_TO_DO
+    from flows.report import NOTHING_TO_DO  # pydantic is not there where archives are but read
 
     width = _width(width)
     head = f"{printable(report.source)} → {printable(report.archive)}"
-    lines = [head, f"snapshot {report.snapshot}, {report.rows:,} rows" + _new_rows(report)]
+    lines = [head, f"snapshot {report.snapshot}, {counted(report.rows, 'row')}" + _new_rows(report)]
     if report.status == NOTHING_TO_DO:
         return "\n".join(line.rstrip() for line in [*lines, "", *_sizes(report), "", report.verdict])
     lines += ["", *_sizes(report), "", report.verdict]
@@ -42,7 +43,7 @@ def info_table(value: Mapping[str, Any]) -> str:
     lines = [
         f"{printable(value['archive'])}: format {value['format']},"
         f" snapshot {value['snapshot']}{_beside(value['n_snapshots'] - 1)},"
-        f" {value['rows']:,} rows, {len(value['columns'])} columns",
+        f" {counted(value['rows'], 'row')}, {counted(len(value['columns']), 'column')}",
         "",
         *_byte_rows(value["archive_bytes"], _without_unfinished(value)),
     ]
@@ -75,7 +76,7 @@ def verify_table(value: Mapping[str, Any]) -> str:
     against = f", compared with {printable(str(value['source']))}" if value.get("source") else ""
     verdict = "ok" if not (violations or mismatches) else "FAILED"
     lines = [
-        f"{verdict}: {value.get('rows', 0):,} rows decoded{against};"
+        f"{verdict}: {counted(value.get('rows', 0), 'row')} decoded{against};"
         f" {violations:,} violations, {mismatches:,} mismatches"
     ]
     bad = [c for c in value.get("columns", []) if c.get("violations") or c.get("mismatches")]
@@ -106,49 +107,6 @@ def vacuum_table(result: Any, *, dry_run: bool) -> str:
     return "\n".join(lines)
 
 
-def human_bytes(n_bytes: int) -> str:
-    """Decimal units with three digits: 5.21 MB. Bytes stay whole below 1,000."""
-    size = float(abs(n_bytes))
-    if size < 1000:
-        return f"{n_bytes} B"
-    for unit in ("kB", "MB", "GB", "TB", "PB"):
-        size /= 1000
-        if size < 999.5 or unit == "PB":
-            digits = 2 if size < 9.995 else 1 if size < 99.95 else 0
-            return f"{'-' if n_bytes < 0 else ''}{size:.{digits}f} {unit}"
-    raise AssertionError("unreachable")
-
-
-def human_number(value: float | None) -> str:
-    """Three significant digits, whole numbers from 1,000 on; 0 for nothing, a dash for unknown."""
-    if value is None:
-        return "–"
-    if value == 0:
-        return "0"
-    if 999.5 <= abs(value) < 1e9:
-        return f"{value:,.0f}"
-    return f"{value:.3g}"
-
-
-def human_count(value: int | None) -> str:
-    """A whole number with thousands apart; a dash for unknown."""
-    return "–" if value is None else f"{value:,}"
-
-
-def human_saving(percent: float) -> str:
-    """A saving or a loss in words: '43.2 % smaller'."""
-    if abs(percent) < 0.05:
-        return "the same size"
-    return f"{abs(percent):.1f} % {'smaller' if percent > 0 else 'larger'}"
-
-
-def printable(text: str) -> str:
-    """Text that cannot move the cursor: control characters and the like as escapes."""
-    return "".join(
-        c if c.isprintable() else c.encode("unicode_escape", "backslashreplace").decode("ascii") for c in text
-    )
-
-
 def _width(width: int | None) -> int:
     cells = shutil.get_terminal_size((100, 24)).columns if width is None else width
     return max(MIN_WIDTH, min(MAX_WIDTH, cells))
@@ -156,7 +114,7 @@ def _width(width: int | None) -> int:
 
 def _new_rows(report: RunReport) -> str:
     if report.n_new_rows and report.n_new_rows != report.rows:
-        return f", {report.n_new_rows:,} of them new from {report.n_new_files:,} files"
+        return f", {report.n_new_rows:,} of them new from {counted(report.n_new_files, 'file')}"
     return ""
 
 
@@ -301,7 +259,7 @@ def _facts(report: RunReport) -> list[str]:
     check = report.verification
     if check.rows:
         lines.append(
-            f"verified      {check.rows:,} rows decoded before the commit:"
+            f"verified      {counted(check.rows, 'row')} decoded before the commit:"
             f" {check.violations:,} violations, {check.mismatches:,} mismatches"
         )
     transfer = report.transfer
@@ -348,23 +306,6 @@ def preview_text(report: RunReport) -> str:
         parts.append(f"{100 * preview.accuracy:.0f} % of the categories right")
     share = f" ({100 * preview.bytes / report.archive_bytes:.1f} % of the archive)" if report.archive_bytes else ""
     return f"{human_bytes(preview.bytes)} of latents{share} give {', '.join(parts) or 'a sketch'}"
-
-
-def cells(text: str) -> int:
-    """Terminal cells a text takes: two for wide East Asian characters, none for combining marks."""
-    return sum(0 if unicodedata.combining(c) else 2 if unicodedata.east_asian_width(c) in "WF" else 1 for c in text)
-
-
-def clip(text: str, limit: int) -> str:
-    """The text, cut with an ellipsis to at most `limit` cells."""
-    if cells(text) <= limit:
-        return text
-    kept = ""
-    for c in text:
-        if cells(kept + c) > limit - 1:
-            break
-        kept += c
-    return kept + "…"
 
 
 def _aligned(header: list[tuple[str, ...]], rows: list[tuple[str, ...]], align: str, width: int) -> list[str]:

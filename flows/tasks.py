@@ -20,9 +20,10 @@ from flows.retrying import RETRIES, on_passing_errors
 from flows.settings import RunRequest
 from flows.stages import Stages
 from flows.survey import survey_run
-from flows.table import error_text, human_bytes, human_saving, tolerance_text
+from flows.table import error_text, tolerance_text
 from flows.train import learn_run
 from flows.verify import Staged, shard, verify_all
+from flows.words import human_bytes, human_saving
 
 SAVINGS_ARTIFACT = "latentpack-savings"
 COLUMNS_ARTIFACT = "latentpack-columns"

@@ -16,8 +16,9 @@ from flows.inventory import inventory
 from flows.launch import run_pipeline
 from flows.report import COMMITTED, NOTHING_TO_DO
 from flows.settings import RunRequest
-from flows.table import human_bytes, info_table, run_table, vacuum_table
+from flows.table import info_table, run_table, vacuum_table
 from flows.verify import verify_archive
+from flows.words import human_bytes
 from storage import open_archive
 from storage.objects import ObjectStore
 from storage.writer import vacuum
