@@ -15,6 +15,7 @@ import pyarrow as pa
 from storage.document import Fields, compress, decompress, file_name, from_base64, hex_id, pack, to_base64, typed, unpack
 from storage.verity import ObjectRef
 from vae_core.errors import CorruptArchive
+from vae_core.schemas import schema_from_message, schema_to_message
 
 RECORD_NAME = "shard.json.zst"
 MAX_SCHEMA_BYTES = 64 << 20
@@ -144,16 +145,16 @@ class SourceRecord:
 
 
 def schema_to_bytes(schema: pa.Schema) -> bytes:
-    """A zstd frame of an Arrow IPC schema message."""
-    return compress(schema.serialize().to_pybytes())
+    """A zstd frame of the schema (FORMAT.md, "Schemas")."""
+    return compress(schema_to_message(schema))
 
 
 def schema_from_bytes(data: bytes, where: str) -> pa.Schema:
     """Undo `schema_to_bytes`. Raises CorruptArchive."""
     data = decompress(data, where, MAX_SCHEMA_BYTES)
     try:
-        return pa.ipc.read_schema(pa.BufferReader(data))
-    except (pa.ArrowException, OSError) as error:
+        return schema_from_message(data)
+    except (pa.ArrowException, OSError, ValueError, TypeError, RecursionError) as error:
         raise CorruptArchive(f"{where}: the schema is unreadable ({error})") from None
 
 

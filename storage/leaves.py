@@ -23,6 +23,7 @@ from storage.nodes import Cells, Elements, Members, Node, Strip, Vectors, Whole
 from storage.recipes import WHOLE, Recipe, find_recipe, nodes_of
 from vae_core.columns.joining import one_array
 from vae_core.errors import CorruptArchive
+from vae_core.schemas import schema_from_message, schema_to_message
 from vae_core.tolerance import value_type_of
 
 __all__ = ["KEY", "WHOLE", "Leaves", "Recipe", "find_recipe"]
@@ -49,7 +50,7 @@ class Leaves:
         if all(isinstance(node, Whole) for node in nodes) and KEY not in (outer.metadata or {}):
             return cls(outer, nodes, outer)
         about = json.dumps(recipe.to_json(), separators=(",", ":")).encode()
-        metadata = {KEY: about + b"\n" + outer.serialize().to_pybytes()}
+        metadata = {KEY: about + b"\n" + schema_to_message(outer)}
         return cls(outer, nodes, pa.schema([leaf for node in nodes for leaf in node.leaves], metadata=metadata))
 
     @classmethod
@@ -60,7 +61,7 @@ class Leaves:
             return cls(stored, tuple(map(Whole, stored)), stored)
         try:
             about, _, outer = told.partition(b"\n")
-            schema, recipe = pa.ipc.read_schema(pa.BufferReader(outer)), Recipe.from_json(json.loads(about))
+            schema, recipe = schema_from_message(outer), Recipe.from_json(json.loads(about))
             if sum(node.n_leaves for node in nodes_of(schema, recipe)) != len(stored):
                 raise ValueError(f"they are not {len(stored)}")
             if len(set(schema.names)) < len(schema):

@@ -9,6 +9,7 @@ import base64
 import bisect
 import bz2
 import datetime
+import decimal
 import itertools
 import json
 import lzma
@@ -616,6 +617,15 @@ KEYS = {"lattice": "tosgb", "decimal": "tfkosgwb", "bits": "tfw", "bins": "tfwb"
         "times": "tf"}  # fmt: skip
 
 
+def bin_width(about: list[Any]) -> float:
+    """The width of bins, `["bins", f, w, b]`: where that is 0 the greatest number of five decimal digits that is not above one of b."""
+    if about[2]:
+        return float(about[2])
+    x = 2 * about[3] * (1 - 2.0**-24)
+    found = float(decimal.Context(prec=5, rounding=decimal.ROUND_DOWN).create_decimal(repr(x)))
+    return found if 0 < found <= x else x
+
+
 def spelt_out(plan: dict[str, Any]) -> dict[str, Any]:
     """A plan of version 2 or later in the words of version 1, as far as this reader needs it."""
     if plan["version"] == 1:
@@ -624,6 +634,9 @@ def spelt_out(plan: dict[str, Any]) -> dict[str, Any]:
         {"index": j, "range": span, "transform": dict(zip(KEYS[transform[0]], transform, strict=transform[0] != "numbers"))}
         for j, (_, transform, span, *_) in enumerate(plan["columns"])
     ]
+    for column, (_, transform, *_) in zip(columns, plan["columns"], strict=True):
+        if transform[0] == "bins":
+            column["transform"]["w"] = bin_width(transform)
     tensors = [[j, planes, [code_in_full(c, columns, j) for c in codes], dense] for j, planes, codes, dense in plan.get("tensors", [])]
     return {"columns": columns, "codes": [code_in_full(code, columns) for code in plan["codes"]], "tensors": tensors}
 
@@ -821,6 +834,22 @@ def test_tensors_read_from_the_format_document_are_the_same_values(folder, wante
             elif state == 0:
                 assert value == (cell - about["o"]) // (about["s"] * about["g"])
     assert wanted_kinds <= seen
+
+
+def test_bins_whose_widths_follow_from_their_bounds_decode_by_the_format_document():
+    folder = GOLDEN / "1.21" / "wide"
+    with pa.ipc.open_file(folder / "expected.arrow") as reader:
+        wanted = reader.read_all()
+    [plan_file] = folder.glob("archive/models/*/plan.json.zst")
+    unpacked = unzstd(plan_file.read_bytes())
+    told = json.loads(unpacked[4 + int.from_bytes(unpacked[:4], "little") :])["columns"]
+    usual = {j: bin_width(about) for j, (_, about, *_) in enumerate(told) if about[0] == "bins" and about[2] == 0}
+    assert len(usual) >= 30 and all(told[j][4] == 1 for j in usual)
+    assert any(about[0] == "bins" and about[2] != 0 for _, about, *_ in told)
+    for j, width in usual.items():
+        cells = wanted.column(j).drop_null().to_numpy()
+        codes = np.rint(cells / width)
+        assert (cells == codes * width).all() and len(set(codes.tolist())) > 20
 
 
 INTEGERS = ("B", "b", "H", "h", "I", "i", "q")

@@ -14,13 +14,22 @@ import zstandard
 
 GOLDEN = Path(__file__).parent / "golden"
 PHRASES = Path(__file__).parent.parent / "vae_core" / "phrases.zdict"
-ARCHIVES = sorted((GOLDEN / "1.7").glob("*/archive"))
+ARCHIVES = sorted(root for version in ("1.7", "1.21") for root in (GOLDEN / version).glob("*/archive"))
 
 
 def unzstd(data: bytes) -> bytes:
     assert 0 <= zstandard.frame_content_size(data) <= 256 << 20
     phrases = zstandard.ZstdCompressionDict(PHRASES.read_bytes())
     return zstandard.ZstdDecompressor(dict_data=phrases).decompress(data)
+
+
+def schema_of(data: bytes) -> pa.Schema:
+    if data[:1] != b"[":
+        return pa.ipc.read_schema(pa.BufferReader(data))
+    told, message = data.split(b"\n", 1)
+    (names, runs), kinds = json.loads(told), pa.ipc.read_schema(pa.BufferReader(message))
+    fields = [kinds.field(kind) for kind, n in zip(runs[::2], runs[1::2], strict=True) for _ in range(n)]
+    return pa.schema([field.with_name(name) for field, name in zip(fields, names, strict=True)], kinds.metadata)
 
 
 def unpacked(value: Any) -> Any:
@@ -104,7 +113,7 @@ def whole(root: Path, number: int) -> dict[str, Any]:
         assert hasher.hexdigest() == digest
     assert told["n_rows"] == sum(n_rows for _, _, n_rows, _ in shards) and told["snapshot"] == number
     return {
-        "schema": pa.ipc.read_schema(pa.BufferReader(unzstd(frame))), "models": models, "shards": shards,
+        "schema": schema_of(unzstd(frame)), "models": models, "shards": shards,
         "sources": sorted(sources), "read": store.read,
     }  # fmt: skip
 

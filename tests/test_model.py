@@ -131,6 +131,19 @@ def test_blobs_that_do_not_tile_their_tensor_are_a_corrupt_archive(model, files,
         spell_out(files.plan, model.schema.names, blob)
 
 
+@pytest.mark.parametrize("bound", [None, 0.0, -1.0, 1, "1", float("inf"), float("nan"), 1e308, [1.0]])
+def test_bins_and_tolerances_that_would_follow_from_no_bound_are_refused(bound):
+    table = pa.table({"x": np.random.default_rng(0).normal(0, 1, 500)})
+    model = fitted(table, ["x=1%"]).model
+    files = Files(model.to_files())
+    [[kind, about, *rest, tolerance]] = files.plan["columns"]
+    assert (about[0], about[2], tolerance) == ("bins", 0, 1)
+    for width in (0, 0.5):
+        changed = [kind, ["bins", "<f8", width, bound], *rest, tolerance]
+        with pytest.raises(CorruptArchive, match="model"):
+            Model.from_files(files.with_plan({**files.plan, "columns": [changed]}))
+
+
 def test_edges_that_would_grow_without_end_are_refused(files, model):
     code = [0, 0, 0, [["direct", 0, 2, 0], None, [[[["bins", 0, ["x" * 1000] * 1000]], [1, 1]]], 1024]]
     with pytest.raises(CorruptArchive, match="no integers"):

@@ -43,6 +43,7 @@ REFRESH_SHARE = 0.15  # of the budget, for contexts of new rows: the dearest col
 # of the time for the exact layer: after it no column is priced, no other order, no other place is searched
 SHARE_OF_PRICES, SHARE_OF_ORDERS, SHARE_OF_MOVES = 0.25, 0.4, 0.65
 TUNING_SHARE = 0.05  # of the budget, after the time for the exact layer
+WORTH_SEARCHING = 0.002  # of all bits, that quick codes of a table have to save for others to be searched
 DRAFT_SHARE = 0.15  # of the budget, beyond the time for the exact layer: for quick codes of columns that have none
 WORTH_MORE_ROWS, LEAST_AGAIN = 0.15, 0.25  # of the columns that there has to be time for to search more rows; of the rows, to search again
 MORE_ORDERS = 2  # that there has to be time for before any is improved
@@ -232,6 +233,8 @@ def _fit_exact(
         if not is_ample(len(picked), n, patience - now()):
             until = deadline + DRAFT_SHARE * budget
             draft, quick_s = drafted(sampled, [picked[k] for k in candidates[0]], alone, tick, now, until, partial(tell, "draft"))
+            if len(draft.order) == len(picked) and whole_bits(draft) > (1 - WORTH_SEARCHING) * plain * n:
+                deadline = now()  # nothing tells anything
             if len(draft.order) < len(picked) or len(picked) * whole_search(quick_s, n) > patience - now():
                 best, candidates = draft, []  # what matters most then, and no other order
                 best.better(partial(tell, "exact", best))

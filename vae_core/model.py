@@ -27,16 +27,18 @@ from vae_core.exact.price import FAVOURS, READING, SIZE, USUAL
 from vae_core.exact.tensors import TensorCode, tensor_code_from_json
 from vae_core.packing import unzstd, zstd
 from vae_core.phrases import compressed, decompressed
+from vae_core.schemas import schema_from_message, schema_to_message
 from vae_core.shorthand import blob_bytes, shorten, spell_out
 
 PLAN, DECODER, ENCODER = "plan.json.zst", "decoder.safetensors", "encoder.safetensors"
-MODEL_VERSION = 18
+MODEL_VERSION = 19
 FAVOUR_TOLD = 15  # the version of plans from which on balance need not be told, before it was size
 COLUMNS, COLUMNS_PACKED = "columns", "columns.zstd"
 MAX_PLAN_BYTES = 1 << 28
 MOST_WEIGHTS = 1 << 25  # of vectors, of all columns: 128 MiB while they are read
 _UNREADABLE = (
     KeyError, TypeError, ValueError, AttributeError, OverflowError, RecursionError, zstandard.ZstdError, SafetensorError, pa.ArrowException,
+    OSError,
 )  # fmt: skip
 
 
@@ -166,7 +168,7 @@ class Model:
             name, blob = (COLUMNS_PACKED, packed) if len(packed) < len(joined) else (COLUMNS, joined)
             tensors[name] = np.frombuffer(blob, np.uint8)
         text = json.dumps(plan, separators=(",", ":"), ensure_ascii=False).encode()
-        schema = self.schema.serialize().to_pybytes() if with_schema else b""
+        schema = schema_to_message(self.schema) if with_schema else b""
         document = compressed(len(schema).to_bytes(4, "little") + schema + text)
         files = {PLAN: document}
         if tensors:
@@ -186,7 +188,7 @@ class Model:
             unpacked = decompressed(files[PLAN], MAX_PLAN_BYTES, "model")
             cut = 4 + int.from_bytes(unpacked[:4], "little")
             if cut > 4 or schema is None:
-                schema = pa.ipc.read_schema(pa.BufferReader(unpacked[4:cut]))
+                schema = schema_from_message(unpacked[4:cut])
             plan = json.loads(unpacked[cut:])
             tensors = load(files[DECODER]) if DECODER in files else {}
             encoder = load(files[ENCODER]) if ENCODER in files else {}

@@ -12,6 +12,7 @@ from typing import Any
 
 from vae_core.errors import CorruptArchive
 from vae_core.exact import digits as schemes
+from vae_core.tolerance import usual_width
 
 TRANSFORMS = {
     "lattice": "osgbu", "ilevels": "n", "decimal": "fkosgwb", "bins": "fwb", "flevels": "fn", "bits": "fw", "dictionary": "n",
@@ -28,6 +29,8 @@ EDGELESS = ("value", *SIZES)
 WITH_NONE = ("left", "right", "between", "back", "above")
 PLACED = ("back", "above")
 NUMBERED = ("match", "rough")
+MOST_BOUND = 2.0**1023
+USUAL_WIDTH, ITS_BOUND = 0, 1  # of bins; for a tolerance
 
 
 def shorten(plan: Mapping[str, Any], blobs: Mapping[str, bytes]) -> tuple[dict[str, Any], bytes]:
@@ -91,11 +94,28 @@ def _short_column(column: Mapping[str, Any], blobs: Mapping[str, bytes], start: 
         if kind in LISTS:
             parts.append(blobs[f"{start}column{column['index']}"])
             about.append(len(parts[-1]))
+        if kind == "bins" and _is_bound(transform["b"]) and transform["w"] == usual_width(transform["b"]):
+            about[2] = USUAL_WIDTH
     flags = sum(1 << k for k, key in enumerate(FLAGS) if column.get(key))
-    short = [column["kind"], about, column.get("range"), flags, column.get("tolerance")]
+    tolerance = column.get("tolerance")
+    if transform is not None and _is_bound(transform.get("b")) and tolerance == _bound_of(column):
+        tolerance = ITS_BOUND
+    short = [column["kind"], about, column.get("range"), flags, tolerance]
     while len(short) > 1 and not short[-1]:
         short.pop()
     return short
+
+
+def _bound_of(column: Mapping[str, Any]) -> dict[str, Any]:
+    """The bound of a column's transform as a tolerance. Raises CorruptArchive where it has none."""
+    bound = column.get("transform", {}).get("b")
+    if not _is_bound(bound):
+        raise CorruptArchive(f"model says that something of column {column['name']!r} follows from its bound, but it has none")
+    return {"kind": "absolute", "value": bound}
+
+
+def _is_bound(bound: Any) -> bool:
+    return isinstance(bound, float) and 0 < bound < MOST_BOUND
 
 
 def _long_column(
@@ -107,8 +127,6 @@ def _long_column(
     if not 0 <= j < len(names):
         raise CorruptArchive(f"model plans column {j} of {len(names)}")
     column = {"name": names[j], "index": j, "kind": kind}
-    if tolerance is not None:
-        column["tolerance"] = tolerance
     if about is not None:
         tag, *values = about
         if tag in LISTS:
@@ -119,7 +137,11 @@ def _long_column(
         if not len(TRANSFORMS[tag].rstrip(OPTIONAL)) <= len(values) <= len(TRANSFORMS[tag]):
             raise CorruptArchive(f"model describes a {tag} by {len(values)} numbers")
         column["transform"] = {"t": tag, **dict(zip(TRANSFORMS[tag], values, strict=False))}
+        if tag == "bins" and values[1] == USUAL_WIDTH:
+            column["transform"]["w"] = usual_width(_bound_of(column)["value"])
         column["range"] = span
+    if tolerance is not None:
+        column["tolerance"] = _bound_of(column) if tolerance == ITS_BOUND else tolerance
     columns.append(column | {key: True for k, key in enumerate(FLAGS) if (flags or 0) >> k & 1})
     return rest
 

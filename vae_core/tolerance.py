@@ -208,6 +208,11 @@ def resolve(tol: Tolerance, column_profile: Ranged) -> Tolerance:
     return LOSSLESS if value == 0 or not math.isfinite(value) else Tolerance(kind, short_below(value, 8))
 
 
+def usual_width(bound: float) -> float:
+    """The width of bins whose middles are no further than a bound from what is in them: nearly twice that, in five digits."""
+    return short_below(2 * bound * (1 - 2.0**-24), 5)
+
+
 def short_below(value: float, n_digits: int) -> float:
     """The largest number of so many decimal digits that is not above a positive one: of very many columns, all digits weigh."""
     exact = Decimal(repr(value))

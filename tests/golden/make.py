@@ -153,6 +153,17 @@ def every_coding(n: int) -> tuple[pa.Table, list[str], Callable[..., list[tuple[
     return pa.table(columns), asked, ranking
 
 
+def wide(n: int) -> pa.Table:
+    """Columns alike, some of another kind among them, of bounds that bins follow from, and of one that rounding leaves no room for."""
+    rng = np.random.default_rng(21)
+    floats = {f"f{k:02}": pa.array(rng.normal(0, 10.0 ** rng.uniform(-3, 6), n)) for k in range(40)}
+    coarse = pa.array((1e9 + rng.normal(0, 3000, n)).astype("f4"))
+    columns = {**floats, "coarse": coarse, "who": pa.array(rng.choice(["ann", "bob", "zoë"], n)), "n": pa.array(rng.integers(0, 9, n))}
+    table = pa.table(dict(sorted(columns.items(), key=lambda item: item[0][::-1])))
+    told = [item.with_metadata({"unit": "V"}) if item.name in ("f01", "f11", "n") else item for item in table.schema]
+    return table.cast(pa.schema(told, metadata={"made": "for a golden archive"}))
+
+
 def by_elements(n: int) -> pa.Table:
     """Vectors of every kind of number, with nulls and elements that are, and with what is no number."""
     rng = np.random.default_rng(20)
@@ -802,6 +813,7 @@ def main() -> None:
         write("fractions", [shares(3000)], block_rows=1500)
     with measured_as(lambda *_: [("elements", 1)]), mock.patch.object(tensor_fitting, "WORTH_LEARNING", 0.0):
         write("elements", [by_elements(300)], block_rows=150)
+    write("wide", [wide(320)], ["*=1%"], block_rows=160)
     if not ONLY or "history" in ONLY:
         write_history(9)
     rows = nested(500)

@@ -25,7 +25,7 @@ from vae_core.columns.profile import MOST_DISTINCT, ColumnProfile, TableProfile,
 from vae_core.columns.texts import body_of, is_text
 from vae_core.columns.written import are_amounts, find_written
 from vae_core.errors import BadInput
-from vae_core.tolerance import LOSSLESS, Tolerance, resolve, short_below
+from vae_core.tolerance import LOSSLESS, Tolerance, resolve, usual_width
 
 _MOST_MISFITS = 0.02
 MOST_DISTINCT_SHARE = 0.4
@@ -296,10 +296,9 @@ def _choose_floats(profile: ColumnProfile, values: Any, tolerance: Tolerance) ->
             return levels if levels is not None and grouped.group > 1 and len(levels.levels) <= n_groups else grouped
     with np.errstate(over="ignore"):  # beyond the last float there is none: an infinite gap, and no bins
         slack = float(np.spacing(dtype.type(np.quantile(np.abs(values), 0.99)))) if len(values) else 0.0
-    width = 2 * (bound - slack) * (1 - 2.0**-24)
-    if not width > 0 or not math.isfinite(width):
+    if not bound > slack or not math.isfinite(2 * bound):
         return exact
-    width = short_below(width, 5)
+    width = usual_width(bound - slack)
     bins = Bins(dtype.str, width, bound)
     if isinstance(exact, FloatLevels) and len(exact.levels) <= float(profile.value_range) / width + 1:
         return exact
