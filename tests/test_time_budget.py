@@ -109,6 +109,14 @@ def test_whole_searches_that_time_runs_out_for_leave_the_quick_codes_of_the_rest
     assert_sound(found, table)
 
 
+def test_where_quick_codes_of_a_wide_table_save_nothing_no_others_are_searched(monkeypatch, improved):
+    rng, clock = np.random.default_rng(1), Clock(monkeypatch)
+    noise = pa.table({f"n{j}": rng.integers(0, 1 << 20, N_ROWS) for j in range(30)})
+    found = fit_for(8, noise, clock)
+    assert set(clock.quick) == set(range(30)) and not clock.whole
+    assert_sound(found, noise)
+
+
 @pytest.fixture
 def improved(monkeypatch) -> list[Arrangement]:
     """Arrangements in the order that moves of their columns are asked for; none is made."""

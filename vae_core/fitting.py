@@ -15,7 +15,6 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from vae_core.coders import conventional, fields, lattices, texts
-from vae_core.coders.narrow import pco_of
 from vae_core.columns import ColumnPlan, TableProfile, decode_column, encode_column, one_array, plan_columns, without_levels
 from vae_core.exact.above import above_of_runs
 from vae_core.exact.arrange import WORTH_SCREENING, Arrangement, arranged_before
@@ -29,7 +28,7 @@ from vae_core.exact.tensors import TensorCode
 from vae_core.layers import PreviewRefresh, Progress, Report, fit_distortion, fit_preview, still_fits, thinned
 from vae_core.layout import uses_codes
 from vae_core.model import MOST_WEIGHTS, FitConfig, FitResult, Model, Sample
-from vae_core.picking import ABOVE_RUN, amounts_of, has_above, picked_columns, plain_bits
+from vae_core.picking import ABOVE_RUN, amounts_of, has_above, packed_bits, picked_columns, plain_bits
 from vae_core.tables import rmse_of
 from vae_core.tensor_fitting import fit_tensors, levels_by_plane, n_weights
 from vae_core.tolerance import Tolerance
@@ -233,8 +232,9 @@ def _fit_exact(
         if not is_ample(len(picked), n, patience - now()):
             until = deadline + DRAFT_SHARE * budget
             draft, quick_s = drafted(sampled, [picked[k] for k in candidates[0]], alone, tick, now, until, partial(tell, "draft"))
-            if len(draft.order) == len(picked) and whole_bits(draft) > (1 - WORTH_SEARCHING) * plain * n:
-                deadline = now()  # nothing tells anything
+            if len(draft.order) == len(picked):
+                least = sum(min(alone[c.column], packed_bits(c)) for c in picked)
+                deadline = now() if whole_bits(draft) > (1 - WORTH_SEARCHING) * least else deadline  # nothing tells anything
             if len(draft.order) < len(picked) or len(picked) * whole_search(quick_s, n) > patience - now():
                 best, candidates = draft, []  # what matters most then, and no other order
                 best.better(partial(tell, "exact", best))
@@ -302,7 +302,7 @@ def _drop_idle(found: Arrangement, picked: Sequence[SampleColumn], scale: float)
     columns = {c.column: c for c in picked}
     if len(found.order) * PLAN_BYTES <= IDLE_BYTES:
         return
-    plain = {j: 8 * len(pco_of(c.values if c.state is None else c.values[c.state == 0])[1]) for j, c in columns.items() if j in found.found}
+    plain = {j: packed_bits(c) for j, c in columns.items() if j in found.found}
     idle, told = list[int](), Counter(other for code, _ in found.found.values() for other in code.columns)
     for j in reversed(found.order):
         if not told[j] and found.found[j][1] + 8 * PLAN_BYTES / scale >= plain[j]:

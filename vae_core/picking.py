@@ -9,6 +9,7 @@ import numpy as np
 import pyarrow as pa
 
 from vae_core.coders import lattices
+from vae_core.coders.narrow import pco_of
 from vae_core.columns import ColumnPlan, encode_column
 from vae_core.columns.codes import Codes
 from vae_core.exact.above import MOST_COLUMNS, STRICT, above_of_runs, tells
@@ -88,3 +89,8 @@ def plain_bits(column: SampleColumn) -> float:
     with np.errstate(over="ignore"):
         high = np.clip((column.values - column.lo) >> shift, 0, span >> shift)
     return root(high, (span >> shift) + 1).bits + shift * len(high)
+
+
+def packed_bits(column: SampleColumn) -> int:
+    """Bits of its values as pcodec has them."""
+    return 8 * len(pco_of(column.values if column.state is None else column.values[column.state == 0])[1])
