@@ -13,6 +13,7 @@ from telemetry import profiled
 
 from vae_core.decoding import decode_block
 from vae_core.entropy import kernel
+from vae_core.exact import price as prices
 from vae_core.exact.digits import Direct, Residual
 from vae_core.exact.features import Decoded, Feature
 from vae_core.exact.linear import Linear, Mixed, Simple, Term
@@ -141,6 +142,29 @@ def test_a_column_pays_for_what_reading_it_takes():
     decoded.states[1] = (rng.random(N) < 0.1).astype(np.uint8)
     assert 0 < column_price(price, decoded, codes[0]) < costs[1]
     assert column_price(price, decoded, replace(codes[0], state=STATELESS.as_gathered())) == 0
+
+
+def test_reading_is_worth_a_share_of_a_tables_bits_at_most():
+    price = OF_MANY_ROWS[BALANCE]
+    assert price.for_table(2 * price.numpy * 1000, 1000) == price and price.for_table(1.0, 0.0) == price and FREE.for_table(1, 1e9) == FREE
+    less = price.for_table(price.numpy * 1000, 1000)
+    assert (less.numpy, less.packing) == pytest.approx((price.numpy / 2, price.packing / 2))
+    assert (less.lanes, less.steps) == (price.lanes, price.steps)
+
+
+def test_a_table_that_takes_few_bits_is_not_made_much_larger_to_be_read_sooner(monkeypatch):
+    """Flags that tell each other: looked up in counts they take some hundredths of a bit, and each as long to read as any other digit."""
+    rng = np.random.default_rng(8)
+    state = np.repeat(rng.random(N // 40) < 0.3, 40)
+    table = pa.table({f"f{k}": (state ^ (rng.random(N) < 0.01)).astype(np.int8) for k in range(8)})
+    profile, found = profiled(table), []
+    for column in profile.columns.values():
+        column.n_rows *= 100
+    for most in (prices.MOST_SHARE, 1e9):
+        monkeypatch.setattr(prices, "MOST_SHARE", most)
+        model = fit(Sample(table, (N,)), profile, table.schema, {}, FitConfig(time_budget_s=20, preview="off", favour=BALANCE)).model
+        found.append(size(model, table))
+    assert found[0] < 0.7 * found[1]
 
 
 def test_a_price_is_of_digits_tables_and_steps():

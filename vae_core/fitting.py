@@ -220,6 +220,8 @@ def _fit_exact(
         if known:
             best = arranged_before(known, dataclasses.replace(sampled, remembers=True), picked, tick, now)
             remembering = {code.column for code in known if code.value.matches}  # to try memories of all columns takes longer than all else
+            if price is OF_MANY_ROWS[BALANCE]:
+                sampled = dataclasses.replace(sampled, price=best.price)
             dear = [j for j, (_, bits) in best.found.items() if bits > TRIFLE * best.bits]
             best = best.searched_again(sampled, picked, dear, remembering)
             best.relieve(alone)
@@ -270,7 +272,9 @@ def _fit_exact(
         best = min([best, *tried], key=whole_bits)
         # what takes many rows to be seen: more of them are to come
         best.put_first({c.column for c in picked if c.periods})
-        best = best.priced(picked) if price is OF_MANY_ROWS[BALANCE] else best
+        if price is OF_MANY_ROWS[BALANCE]:
+            price = best.price
+            best = best.priced(picked, price)
         n_more = rows_for((deadline - now()) / (WORTH_MORE_ROWS * len(picked)), quick_s)
         if tick() and n_more >= LEAST_AGAIN * n:
             more, runs = thinned(sample, max(n, min(n_more, EXACT_CELLS // len(picked))), run)

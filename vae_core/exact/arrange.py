@@ -21,7 +21,7 @@ from vae_core.exact.forms import is_stepped
 from vae_core.exact.ordering import WIDE, SampleColumn
 from vae_core.exact.parents import MIN_GAIN_BITS
 from vae_core.exact.plans import ColumnCode
-from vae_core.exact.price import column_price
+from vae_core.exact.price import Price, column_price
 from vae_core.exact.sampled import Sampled, decoded_sample
 from vae_core.exact.search import search_column
 from vae_core.exact.tuning import TUNED_ROWS, TUNED_RUN, tuned
@@ -136,10 +136,17 @@ class Arrangement:
         found._sampled = sampled
         return found
 
-    def priced(self, columns: Sequence[SampleColumn]) -> Arrangement:
+    @property
+    def price(self) -> Price:
+        """What reading the table sooner is worth, by the codes there are, as if all were looked up in counts."""
+        one = Price(steps=0.0, mixed=0.0, numpy=1.0)
+        us = sum(column_price(one, self._sampled.decoded, code, counted=True) for code, _ in self.found.values())
+        return self._sampled.price.for_table(self.bits, us)
+
+    def priced(self, columns: Sequence[SampleColumn], price: Price) -> Arrangement:
         """The same with other codes of columns whose rows are coded one after another, where these are worth less than reading them takes.
         That symbols are gathered instead of looked up is for `tune` to try."""
-        sampled = replace(self._sampled, remembers=True, searched={})
+        sampled = replace(self._sampled, remembers=True, searched={}, price=price)
         slow = [j for j, (code, _) in self.found.items() if code.value.forward is not None]
         return self.searched_again(sampled, columns, slow)
 

@@ -8,7 +8,7 @@ made. Symbols gathered by context take next to nothing by either.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,6 +26,7 @@ TYPICAL_STEP = 600  # rows
 SYMBOL_US, LEVEL_US, CELL_US, STEP_US = 0.03, 0.04, 0.009, 0.9
 CHUNK_US = 60.0  # a chunk, beside that
 MORE_LANES = 0.02  # where numpy is to read many rows soon: it reads one of each lane in some 40 calls, however few lanes there are
+MOST_SHARE = 0.5  # of a table's bits, that numpy's time for it is worth at most
 WORTH_SHORT_LANES = 0.5  # of what a microsecond is worth
 
 
@@ -45,6 +46,12 @@ class Price:
     packing: float = 0.0
     lanes: float = LANE_SHARE
     is_high: bool = False
+
+    def for_table(self, bits: float, us: float) -> Price:
+        """The price for a table that takes so many bits by codes that numpy reads in so many microseconds: of columns that take few bits
+        reading would be worth more than they are."""
+        share = MOST_SHARE * bits / (self.numpy * us) if self.numpy * us else 1.0
+        return self if share >= 1 else replace(self, numpy=share * self.numpy, packing=share * self.packing)
 
     def of_short(self, plan: CellPlan, n_cells: Sequence[float]) -> float:
         """The same of lanes that are as short as they are likely to become (`tuning.in_short_lanes`)."""
@@ -107,14 +114,14 @@ def cells_made(decoded: Decoded, plan: CellPlan, own: Ints, active: NDArray[np.b
     return made
 
 
-def column_price(price: Price, decoded: Decoded, code: ColumnCode) -> float:
-    """Bits that a column's code has to save over a sample. decoded: the sample, this column too."""
+def column_price(price: Price, decoded: Decoded, code: ColumnCode, counted: bool = False) -> float:
+    """Bits that a column's code has to save over a sample. decoded: the sample, this column too; counted: as if no symbols were gathered"""
     if not price.numpy:
         return 0.0
     own, state, found = decoded.values[code.column], decoded.states[code.column], 0.0
     n_values = decoded.n_rows if state is None else int(np.count_nonzero(state == 0))
     plans = [(code.value, own, n_values), *([] if code.recall is None else [(code.recall.same, np.zeros_like(own), n_values)])]
     for plan, values, n in plans if state is None else [*plans, (code.state, state.astype(np.int64), decoded.n_rows)]:
-        if not plan.gathered:
+        if counted or not plan.gathered:
             found += n * price.of(plan, cells_made(decoded, plan, values, None))
     return found
