@@ -70,31 +70,53 @@ def find_recipe(outer: pa.Schema, peek: Callable[[], pa.RecordBatch | None], bou
     bounded : columns that have a tolerance, "*" for all floats: each its own, so that they are in no strip; and what vectors take without
               it says nothing of whether they are better columns
     """
-    likely = list(_alike(outer, bounded))
-    found = [place for item in outer for place in _places(item.type, item.name)]
-    once = {path for path, n in Counter(path for path, _ in found).items() if n == 1}
-    structs = frozenset(path for path, kind in found if path in once and _is_divisible(kind))
-    lists = {path for path, kind in found if path in once and 0 < _depth(kind) <= MOST_DEPTH}
-    vectors = {path: n for path, kind in found if path in once and 0 < (n := _elements(kind)) <= MOST_ELEMENTS}
-    batch = peek() if lists or likely or any(n > FEW_ELEMENTS for n in vectors.values()) else None
-    shapes: dict[str, Shape] = {}
-    likely_columns = dict[str, pa.Array]()
-    elements = {path: n for path, n in vectors.items() if n <= FEW_ELEMENTS}
-    for item, column in zip(outer, batch.columns, strict=True) if batch is not None else ():
-        node = divided(item, item.name, Recipe(structs), False)
-        for leaf, array in zip(node.leaves, node.split(column), strict=True):
-            shape = _shape(array) if leaf.name in lists else (vectors[leaf.name],) if leaf.name in vectors else ()
-            if leaf.name in lists and shape:
-                shapes[leaf.name] = shape
-            if len(shape) == 1 and (shape[0] <= FEW_ELEMENTS or (shape[0] <= MOST_GOING_ON and _goes_on(array, shape[0]))):
-                elements[leaf.name] = shape[0]
-            elif len(shape) == 1 and shape[0] <= MOST_ELEMENTS and not _is_bounded(leaf.name, leaf.type, bounded):
-                likely_columns[leaf.name] = _vectors(array, shape[0])
-    for path, array in likely_columns.items():
-        if pays_apart(array, 1 / len(likely_columns)):
-            elements[path] = array.type.list_size
+    likely, places = list(_alike(outer, bounded)), _Places.of(outer)
+    is_asked = places.lists or likely or any(n > FEW_ELEMENTS for n in places.vectors.values())
+    batch = peek() if is_asked else None
+    shapes, apart = dict[str, Shape](), dict[str, pa.Array]()
+    elements = {path: n for path, n in places.vectors.items() if n <= FEW_ELEMENTS}
+    for leaf, array, shape in _shaped(outer, batch, places) if batch is not None else ():
+        n = shape[0] if len(shape) == 1 else 0
+        if leaf.name in places.lists:
+            shapes[leaf.name] = shape
+        if 0 < n <= FEW_ELEMENTS or (0 < n <= MOST_GOING_ON and _goes_on(array, n)):
+            elements[leaf.name] = n
+        elif 0 < n <= MOST_ELEMENTS and not _is_bounded(leaf.name, leaf.type, bounded):
+            apart[leaf.name] = _vectors(array, n)
+    elements |= {path: array.type.list_size for path, array in apart.items() if pays_apart(array, 1 / len(apart))}
     strips = {} if batch is None else {outer.field(start).name: n for start, n in likely if _is_strip(batch, start, n)}
-    return _without_clashes(outer, Recipe(structs, shapes, _fitting(elements), strips))
+    return _without_clashes(outer, Recipe(places.structs, shapes, _fitting(elements), strips))
+
+
+@dataclass(frozen=True, slots=True)
+class _Places:
+    """What of a schema may be divided, by paths that are there once: structs, lists of numbers, and vectors, of how many elements."""
+
+    structs: frozenset[str]
+    lists: frozenset[str]
+    vectors: Mapping[str, int]
+
+    @classmethod
+    def of(cls, outer: pa.Schema) -> _Places:
+        """Those of a table."""
+        found = [place for item in outer for place in _places(item.type, item.name)]
+        n_of = Counter(path for path, _ in found)
+        once = [(path, kind) for path, kind in found if n_of[path] == 1]
+        return cls(
+            frozenset(path for path, kind in once if _is_divisible(kind)),
+            frozenset(path for path, kind in once if 0 < _depth(kind) <= MOST_DEPTH),
+            {path: n for path, kind in once if 0 < (n := _elements(kind)) <= MOST_ELEMENTS},
+        )
+
+
+def _shaped(outer: pa.Schema, batch: pa.RecordBatch, places: _Places) -> Iterator[tuple[pa.Field, pa.Array, Shape]]:
+    """The lists that nearly all have one shape, and the vectors, of a table divided by its structs alone, and that shape."""
+    for item, column in zip(outer, batch.columns, strict=True):
+        node = divided(item, item.name, Recipe(places.structs), False)
+        for leaf, array in zip(node.leaves, node.split(column), strict=True):
+            shape = _shape(array) if leaf.name in places.lists else (places.vectors.get(leaf.name, 0),)
+            if shape and shape[0]:
+                yield leaf, array, shape
 
 
 def _fitting(elements: Mapping[str, int]) -> frozenset[str]:
