@@ -31,6 +31,11 @@ __all__ = ["KEY", "WHOLE", "Leaves", "Recipe", "find_recipe"]
 KEY = b"latentpack.leaves"  # in the metadata of a schema of leaves
 
 
+def _are_themselves(outer: pa.Schema, nodes: Sequence[Node]) -> bool:
+    """Whether the leaves of a table are its columns, so that nothing has to be said of them."""
+    return all(isinstance(node, Whole) for node in nodes) and KEY not in (outer.metadata or {})
+
+
 @dataclass(frozen=True)
 class Leaves:
     """The leaves of a table.
@@ -47,7 +52,7 @@ class Leaves:
     def of(cls, outer: pa.Schema, recipe: Recipe) -> Leaves:
         """The leaves by a recipe, what it does not fit being left whole."""
         nodes = tuple(nodes_of(outer, recipe))
-        if all(isinstance(node, Whole) for node in nodes) and KEY not in (outer.metadata or {}):
+        if _are_themselves(outer, nodes):
             return cls(outer, nodes, outer)
         about = json.dumps(recipe.to_json(), separators=(",", ":")).encode()
         metadata = {KEY: about + b"\n" + schema_to_message(outer)}
@@ -62,16 +67,17 @@ class Leaves:
         try:
             about, _, outer = told.partition(b"\n")
             schema, recipe = schema_from_message(outer), Recipe.from_json(json.loads(about))
-            if sum(node.n_leaves for node in nodes_of(schema, recipe)) != len(stored):
+            nodes = tuple(nodes_of(schema, recipe))
+            if sum(node.n_leaves for node in nodes) != len(stored):
                 raise ValueError(f"they are not {len(stored)}")
             if len(set(schema.names)) < len(schema):
                 raise ValueError("two have one name")
-            found = cls.of(schema, recipe)
+            found = schema if _are_themselves(schema, nodes) else pa.schema([leaf for node in nodes for leaf in node.leaves])
         except (pa.ArrowException, ValueError, LookupError, TypeError, AttributeError, OverflowError, RecursionError, OSError) as error:
             raise CorruptArchive(f"the schema's nested columns cannot be read: {str(error)[:120]}") from error
-        if not found.schema.equals(stored, check_metadata=False) or len(set(stored.names)) < len(stored):
+        if not found.equals(stored, check_metadata=False) or len(set(stored.names)) < len(stored):
             raise CorruptArchive("the schema's nested columns are not those it has the leaves of")
-        return found
+        return cls(schema, nodes, schema if found is schema else stored)
 
     @property
     def recipe(self) -> Recipe:

@@ -78,6 +78,14 @@ def test_damaged_schemas_are_corrupt_archives_or_schemas(data, at):
         assert "here" in str(error)
 
 
+def test_names_of_more_bytes_than_are_read_stay_a_message(monkeypatch):
+    schema = pa.schema([(f"sensor_{k}", pa.float64()) for k in range(200)])
+    assert schema_to_message(schema).startswith(b"[")
+    monkeypatch.setattr(schemas, "MOST_HEAD", 1000)
+    message = schema_to_message(schema)
+    assert not message.startswith(b"[") and schema_from_message(message).equals(schema)
+
+
 def test_names_without_end_are_refused_before_they_are_read(monkeypatch):
     monkeypatch.setattr(schemas, "MOST_HEAD", 40)
     with pytest.raises(CorruptArchive, match="more than 40 bytes"):

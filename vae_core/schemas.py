@@ -19,7 +19,7 @@ def schema_to_message(schema: pa.Schema) -> bytes:
     """The exact schema, metadata included, as `schema_from_message` takes it: in the form that is shorter once it is compressed."""
     message: bytes = schema.serialize().to_pybytes()
     short = _short(schema)
-    if len(compressed(short)) >= len(compressed(message)):
+    if short.index(b"\n") > MOST_HEAD or len(compressed(short)) >= len(compressed(message)):
         return message
     return short if schema_from_message(short).equals(schema_from_message(message), check_metadata=True) else message
 
