@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from vae_core.errors import CorruptArchive
 
 MAGIC = "latentpack"
-FORMAT_VERSION = (1, 21)
+FORMAT_VERSION = (1, 22)
 FORMAT_OBJECT = "FORMAT"
 
 

@@ -104,18 +104,18 @@ def test_objects_of_two_shards_cannot_change_places(place: Path) -> None:
 
 def test_a_newer_major_version_is_refused_by_name(place: Path) -> None:
     (place / "FORMAT").write_bytes(b"latentpack 2.0\n")
-    with pytest.raises(CorruptArchive, match=r"archive has format 2\.0, this release reads up to 1\.21"):
+    with pytest.raises(CorruptArchive, match=r"archive has format 2\.0, this release reads up to 1\.22"):
         read_everything(place)
 
 
 def test_a_newer_minor_version_is_read(place: Path) -> None:
-    rewrite_snapshot(place, lambda document: document.update(format="1.22", created_with="1.21", something_new=[1]))
+    rewrite_snapshot(place, lambda document: document.update(format="1.23", created_with="1.22", something_new=[1]))
     assert read_everything(place).equals(TABLE)
 
 
 def test_an_archive_of_an_older_minor_version_goes_on_and_its_snapshots_say_so(place: Path) -> None:
     (place / "FORMAT").write_bytes(b"latentpack 1.0\n")
-    with pytest.raises(CorruptArchive, match=r"FORMAT: says 1\.0, .* 1\.21"):
+    with pytest.raises(CorruptArchive, match=r"FORMAT: says 1\.0, .* 1\.22"):
         read_everything(place)
     rewrite_snapshot(place, lambda document: document.update(format="1.0"))
     assert read_everything(place).equals(TABLE)
@@ -123,7 +123,7 @@ def test_an_archive_of_an_older_minor_version_goes_on_and_its_snapshots_say_so(p
     manifest = replace(load_manifest(store), parent=1, format_version=FORMAT_VERSION)
     commit(store, manifest)
     assert load_manifest(store).created_with == (1, 0) and read_everything(place).equals(TABLE)
-    (place / "FORMAT").write_bytes(b"latentpack 1.21\n")
+    (place / "FORMAT").write_bytes(b"latentpack 1.22\n")
     with pytest.raises(CorruptArchive, match=r"FORMAT"):
         read_everything(place)
 

@@ -14,7 +14,7 @@ import zstandard
 
 GOLDEN = Path(__file__).parent / "golden"
 PHRASES = Path(__file__).parent.parent / "vae_core" / "phrases.zdict"
-ARCHIVES = sorted(root for version in ("1.7", "1.21") for root in (GOLDEN / version).glob("*/archive"))
+ARCHIVES = sorted(root for version in ("1.7", "1.21", "1.22") for root in (GOLDEN / version).glob("*/archive"))
 
 
 def unzstd(data: bytes) -> bytes:

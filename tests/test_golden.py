@@ -41,7 +41,7 @@ CASES = {
     "1.11": {"contexts", "fractions"}, "1.12": {"contexts", "above"}, "1.13": {"gathered"}, "1.14": {"gathered"},
     "1.15": {"lanes"}, "1.16": {"gathered"}, "1.17": {"groups", "products", "times", "longer"}, "1.18": {"numbers"},
     "1.19": {"strips"},
-    "1.20": {"elements"}, "1.21": {"wide"},
+    "1.20": {"elements"}, "1.21": {"wide"}, "1.22": {"prose"},
 }  # fmt: skip
 WITH_PREVIEW = {"tolerance", "distortion"}
 OLDER = {"1.0", "1.1", "1.2", "1.3", "1.4", "1.5", "1.7"}  # those with nothing that no later one has

@@ -4,6 +4,7 @@ import json
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import pyarrow as pa
@@ -13,8 +14,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.numpy import load, save
 from telemetry import SENSORS, decoded, fitted, telemetry
+from test_coders_texts import prose
 from test_exact_cells import HOSTILE, changed, leaves
 
+from vae_core.columns import ColumnPlan, blobs, decode_column, encode_column
+from vae_core.columns.dictionaries import Unread, ValueDictionary
 from vae_core.errors import CorruptArchive
 from vae_core.model import COLUMNS, COLUMNS_PACKED, DECODER, ENCODER, PLAN, Model
 from vae_core.packing import unzstd, zstd
@@ -267,3 +271,26 @@ def test_hostile_tensors_are_a_corrupt_archive_or_a_model(files, data):
 def test_a_plan_states_what_the_sample_cost(model, raw):
     learned_bits = 8 * sum(o.n_bytes for o in encode_shard(model, raw).outcomes if o.coding == "learned")
     assert model.rate_bits_per_row > 0 and learned_bits / raw.num_rows < 2 * model.rate_bits_per_row
+
+
+def test_a_mixed_dictionary_is_read_when_its_column_is_and_its_claim_is_checked_before():
+    titles = sorted({row.rpartition(" ")[0] for row in prose(110)})[:90]
+    rng = np.random.default_rng(2)
+    table = pa.table({"title": pa.array(rng.choice(titles, 3000)), "n": rng.integers(0, 5, 3000)})
+    model = fitted(table, preview="off").model
+    read = Model.from_files(model.to_files())
+    title, n = read.columns
+    assert isinstance(title.transform, ValueDictionary) and isinstance(title.transform.held, Unread)
+    with mock.patch.object(blobs.mixed, "unpack", side_effect=AssertionError("read though nobody asked")):
+        assert decode_column(n, encode_column(n, table["n"])).equals(table["n"].combine_chunks())
+        assert len(title.transform) == title.n_levels == 90
+    assert decode_column(title, encode_column(title, table["title"])).equals(table["title"].combine_chunks())
+    [(name, blob)] = model.columns[0].blobs(mixing=model.mixing).items()
+    assert blob[:1] == b"M"
+    for lie in (91, 1 << 31):
+        other = {name: blob[:2] + lie.to_bytes(4, "little") + blob[6:]}
+        for n_values in (90, lie):
+            told = {**title.to_json(), "transform": {"t": "dictionary", "n": n_values}}
+            with pytest.raises(CorruptArchive, match=r"claims|mixed texts"):
+                plan = ColumnPlan.from_json(told, other, table.schema)
+                decode_column(plan, encode_column(plan, table["title"]))

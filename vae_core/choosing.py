@@ -88,8 +88,10 @@ def settle(
         return  # texts by a stream of which is which: written out they take more, where that is much
     encoding = conventional.parquet_encoding(column.coding) if column.coding.startswith("parquet-") else None
     blocks, most = spans or [(0, len(array))], min(learned, column.conventional_bytes)
-    pack = packed_nested.packed if nested.holds(array.type) else packed_texts.packed
-    found = pack(array, blocks, most, encoding) if plan.width == 1 and plan.is_lossless else None
+    found = None
+    if plan.width == 1 and plan.is_lossless:
+        pack = packed_nested.packed if nested.holds(array.type) else partial(packed_texts.packed, mixing=model.mixing)
+        found = pack(array, blocks, most, encoding)
     if found is not None:
         # ours: never reported as conventional
         column.coding, payloads = found

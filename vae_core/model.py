@@ -18,12 +18,14 @@ from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
 from vae_core.base import BaseLayer
+from vae_core.coders.mixed import BALANCED, FOR_SIZE, Mixing
 from vae_core.columns import ColumnPlan
 from vae_core.errors import CorruptArchive
 from vae_core.exact.features import MOST_AMONG_ALL
 from vae_core.exact.forms import is_stepped, stepped
 from vae_core.exact.plans import ColumnCode, column_code_from_json
-from vae_core.exact.price import FAVOURS, READING, SIZE, USUAL
+from vae_core.exact.price import BALANCE, FAVOURS, READING, SIZE, USUAL
+from vae_core.exact.schedule import FEW_ROWS
 from vae_core.exact.tensors import TensorCode, tensor_code_from_json
 from vae_core.packing import unzstd, zstd
 from vae_core.phrases import compressed, decompressed
@@ -31,7 +33,7 @@ from vae_core.schemas import schema_from_message, schema_to_message
 from vae_core.shorthand import blob_bytes, shorten, spell_out
 
 PLAN, DECODER, ENCODER = "plan.json.zst", "decoder.safetensors", "encoder.safetensors"
-MODEL_VERSION = 19
+MODEL_VERSION = 20
 FAVOUR_TOLD = 15  # the version of plans from which on balance need not be told, before it was size
 COLUMNS, COLUMNS_PACKED = "columns", "columns.zstd"
 MAX_PLAN_BYTES = 1 << 28
@@ -151,7 +153,7 @@ class Model:
         blobs: dict[str, bytes] = {}
         for start, plans in (("", self.columns), ("uniform.", self.uniform.values())):
             for column in plans:
-                blobs |= {start + name: blob for name, blob in column.blobs().items()}
+                blobs |= {start + name: blob for name, blob in column.blobs(mixing=self.mixing).items()}
         for name, base in (("preview", self.preview), ("distortion", self.distortion)):
             if base is not None:
                 about, decoder_parts, encoder_parts = base.layer.to_parts()
@@ -246,6 +248,13 @@ class Model:
         if j not in self._dictionary_bytes:  # every shard asks
             self._dictionary_bytes[j] = sum(len(blob) for blob in self.columns[j].blobs(as_fields=False).values())
         return self._dictionary_bytes[j]
+
+    @property
+    def mixing(self) -> Mixing | None:
+        """How its texts may be mixed, by what it favours; None where they are to be read sooner."""
+        if self.favour == SIZE:
+            return FOR_SIZE
+        return BALANCED if self.favour == BALANCE and self.n_rows <= FEW_ROWS else None
 
     @property
     def learned(self) -> dict[int, ColumnCode | TensorCode]:

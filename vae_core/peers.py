@@ -355,7 +355,7 @@ def reported_of_texts(race: Race, learned: float, by_part: bool = False) -> int:
 
 def recur(plan: ColumnPlan, n: int) -> bool:
     """Whether most of n values recur: not those of a dictionary that is hardly shorter than they are."""
-    return not isinstance(plan.transform, ValueDictionary) or len(plan.transform.values) * RECURS <= n
+    return not isinstance(plan.transform, ValueDictionary) or len(plan.transform) * RECURS <= n
 
 
 def _untwinned(names: Sequence[str], sizes: Mapping[str, float], encodings: Sequence[str]) -> list[str]:

@@ -153,6 +153,22 @@ def every_coding(n: int) -> tuple[pa.Table, list[str], Callable[..., list[tuple[
     return pa.table(columns), asked, ranking
 
 
+def prose(n: int) -> pa.Table:
+    """Remarks that are told by words before them, some null or empty, and words of a dictionary."""
+    rng = np.random.default_rng(22)
+    subjects = ["the gate", "a crew", "Zoë's inbound flight", "baggage", "the tower"]
+    verbs = ["closed", "waits", "opened", "was late", "is away"]
+    causes, ends = ["by fog", "for the captain", "since 9:40", "after the storm", "again"], [".", "!", "; see below", ""]
+
+    def remark(k: int) -> str | None:
+        parts = [rng.choice(some) for some in (subjects, verbs, causes) * int(rng.integers(1, 4))]
+        return None if k % 41 == 5 else "" if k % 53 == 2 else " ".join(parts).capitalize() + rng.choice(ends)
+
+    titles = sorted({f"{a.title()} {b} {c} ({y})" for a in subjects for b in verbs for c in causes for y in (1984, 1999)})
+    named = pa.array(rng.choice(titles, n)).dictionary_encode()
+    return pa.table({"note": pa.array([remark(k) for k in range(n)]), "title": named, "n": pa.array(np.arange(n) % 7)})
+
+
 def wide(n: int) -> pa.Table:
     """Columns alike, some of another kind among them, of bounds that bins follow from, and of one that rounding leaves no room for."""
     rng = np.random.default_rng(21)
@@ -814,6 +830,7 @@ def main() -> None:
     with measured_as(lambda *_: [("elements", 1)]), mock.patch.object(tensor_fitting, "WORTH_LEARNING", 0.0):
         write("elements", [by_elements(300)], block_rows=150)
     write("wide", [wide(320)], ["*=1%"], block_rows=160)
+    write("prose", [prose(800)], block_rows=400)
     if not ONLY or "history" in ONLY:
         write_history(9)
     rows = nested(500)

@@ -1,7 +1,7 @@
 """Dictionaries as small byte strings: sorted strings front-coded or as fields, sorted numbers in pcodec or zstd.
 
-First byte: I Arrow IPC stream in zstd; F front-coded strings in zstd; B strings in bzip2; T strings as fields; N nested values; Z numbers
-in zstd; P numbers in pcodec; Q fractions.
+First byte: I Arrow IPC stream in zstd; F front-coded strings in zstd; B strings in bzip2; M mixed strings; T strings as fields; N nested
+values; Z numbers in zstd; P numbers in pcodec; Q fractions.
 """
 
 from __future__ import annotations
@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 from pcodec import ChunkConfig, standalone
 
 from vae_core.arrays import byte_strings
-from vae_core.coders import fields, nested
+from vae_core.coders import fields, mixed, nested
+from vae_core.coders.mixed import Mixing
 from vae_core.columns.fractions import pack_fractions, unpack_fractions
 from vae_core.columns.texts import is_text
 from vae_core.errors import CorruptArchive
@@ -24,8 +25,11 @@ from vae_core.packing import from_ipc, to_ipc, unpco, unzstd, zstd
 _MOST_BYTES = 1 << 28
 
 
-def pack_values(values: pa.Array, *, as_fields: bool = True) -> bytes:
-    """A dictionary of any type, without nulls. as_fields: whether texts may be, and nested values columns"""
+def pack_values(values: pa.Array, *, as_fields: bool = True, mixing: Mixing | None = None) -> bytes:
+    """A dictionary of any type, without nulls.
+
+    as_fields : whether texts may be, and nested values columns        mixing : how texts may be mixed, None where not
+    """
     best = b"I" + zstd(to_ipc(values))
     if is_text(values.type):
         texts: list[bytes] = values.cast(pa.large_binary()).to_pylist()
@@ -33,6 +37,7 @@ def pack_values(values: pa.Array, *, as_fields: bool = True) -> bytes:
         packed = fields.pack(values) if as_fields else None
         if packed is not None and len(packed) + 5 < len(best):
             best = b"T" + len(values).to_bytes(4, "little") + packed
+        best = _mixed(texts, mixing, len(best)) or best
     elif as_fields and nested.holds(values.type):
         packed = nested.pack(values)
         if packed is not None and len(packed) + 5 < len(best):
@@ -40,10 +45,18 @@ def pack_values(values: pa.Array, *, as_fields: bool = True) -> bytes:
     return best
 
 
+def claimed(data: bytes) -> int | None:
+    """How many values a dictionary says it holds that takes long to unpack, which is better left until they are needed; else None."""
+    return int.from_bytes(data[2:6], "little") if data[:1] == b"M" else None
+
+
 def unpack_values(data: bytes, value_type: pa.DataType) -> pa.Array:
     """The inverse of `pack_values`; raises CorruptArchive."""
     if data[:1] == b"B" and is_text(value_type):
         return _texts(_split(data), value_type)
+    if data[:1] == b"M" and is_text(value_type):
+        n_values, n_bytes = (int.from_bytes(data[at : at + 4], "little") for at in (2, 6))
+        return _texts(mixed.unpack(data[10:], data[1], n_values, n_bytes).split(data[1:2])[:-1], value_type)
     if data[:1] == b"T" and is_text(value_type):
         found = fields.unpack(data[5:], value_type, int.from_bytes(data[1:5], "little"))
         if found.null_count:
@@ -93,12 +106,28 @@ def unpack_numbers(data: bytes, dtype: np.dtype[Any], n: int) -> NDArray[Any]:
     raise CorruptArchive("a dictionary of numbers begins with an unknown byte")
 
 
+def _free(texts: list[bytes]) -> bytes | None:
+    """A byte that no text holds, None where every one occurs."""
+    whole = b"".join(texts)
+    return next((byte for byte in (b"\n", b"\0", *(bytes([k]) for k in range(1, 256))) if byte not in whole), None)
+
+
 def _joined(texts: list[bytes]) -> list[bytes]:
     """B, a byte that no text holds, and in bzip2 each text with that byte behind it; nothing where every byte occurs. Prose in no order
     takes a seventh less so than by zstd."""
-    whole = b"".join(texts)
-    free = next((byte for byte in (b"\n", b"\0", *(bytes([k]) for k in range(1, 256))) if byte not in whole), None)
+    free = _free(texts)
     return [] if free is None else [b"B" + free + bz2.compress(b"".join(text + free for text in texts))]
+
+
+def _mixed(texts: list[bytes], mixing: Mixing | None, most: int) -> bytes | None:
+    """M, a byte that no text holds, how many texts and bytes, and mixed each text with that byte behind it, where that takes less than
+    `most`, by what it is worth."""
+    free = None if mixing is None or not texts else _free(texts)
+    if free is None or mixing is None:
+        return None
+    data = b"".join(text + free for text in texts)
+    found = mixed.smaller(data, free[0], mixing, most - 10)
+    return None if found is None else b"M" + free + len(texts).to_bytes(4, "little") + len(data).to_bytes(4, "little") + found
 
 
 def _split(data: bytes) -> list[bytes]:

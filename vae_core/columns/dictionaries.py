@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -46,16 +47,42 @@ def is_hashable(value_type: pa.DataType) -> bool:
     )
 
 
+class Unread:
+    """n values that take long to unpack, and are when they are first asked for: who reads another column never does."""
+
+    def __init__(self, n: int, unpack: Callable[[], pa.Array]) -> None:
+        """unpack : gives the values; raises CorruptArchive"""
+        self.n, self._unpack, self._values = n, unpack, None
+
+    def __len__(self) -> int:
+        return self.n
+
+    def values(self) -> pa.Array:
+        """(n,) of them. Raises CorruptArchive."""
+        if self._values is None:
+            self._values = self._unpack()
+        return self._values
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class ValueDictionary:
     """The code is the position in `values`: distinct, no nulls, in the column's value type.
 
+    held                : the values, or what unpacks them
     index_type, ordered : of the Arrow dictionary type the column comes back as; None for a plain column
     """
 
-    values: pa.Array
+    held: pa.Array | Unread
     index_type: pa.DataType | None = None
     ordered: bool = False
+
+    @property
+    def values(self) -> pa.Array:
+        """(n,) the values. Raises CorruptArchive where they cannot be unpacked."""
+        return self.held.values() if isinstance(self.held, Unread) else self.held
+
+    def __len__(self) -> int:
+        return len(self.held)
 
     def encode(self, array: pa.Array, fill: int) -> Codes:
         """(n,) array of the value type, or a dictionary of it -> codes with nulls and misfits beside them."""
@@ -132,7 +159,7 @@ class ValueDictionary:
 
     def to_json(self) -> dict[str, object]:
         """Small JSON; the values travel as a blob."""
-        return {"t": "dictionary", "n": len(self.values)}
+        return {"t": "dictionary", "n": len(self)}
 
 
 def _is_view(value_type: pa.DataType) -> bool:

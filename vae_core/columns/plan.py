@@ -4,19 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
-from vae_core.columns.blobs import pack_numbers, pack_values, unpack_numbers, unpack_values
-from vae_core.columns.dictionaries import ValueDictionary
+from vae_core.coders.mixed import Mixing
+from vae_core.columns.blobs import claimed, pack_numbers, pack_values, unpack_numbers, unpack_values
+from vae_core.columns.dictionaries import Unread, ValueDictionary
 from vae_core.columns.floats import Bins, DecimalLattice, FloatLevels, OrderedBits
 from vae_core.columns.integers import IntegerLattice, IntegerLevels
 from vae_core.columns.numerals import numerals_from_json
 from vae_core.columns.physical import storage_dtype
 from vae_core.columns.texts import TextPattern, is_text, pattern_from_json
 from vae_core.columns.times import times_from_json
+from vae_core.entropy.contextmix import MOST_BYTES
 from vae_core.errors import CorruptArchive, UsageError
 from vae_core.tolerance import LOSSLESS, Tolerance
 
@@ -95,13 +98,14 @@ class ColumnPlan:
         """The plan of a column that no layer speaks of, where nothing but the transform tells."""
         return self if self.n_levels is not None else replace(self, lo=0, hi=0, fill=0)
 
-    def blobs(self, *, as_fields: bool = True) -> dict[str, bytes]:
+    def blobs(self, *, as_fields: bool = True, mixing: Mixing | None = None) -> dict[str, bytes]:
         """The dictionary or levels, packed, by a name unique within the schema; empty for most plans.
 
         as_fields : whether texts may be, and numbers fractions; not where their bytes are what a conventional coding needs
+        mixing    : how texts may be mixed, None where not
         """
         if isinstance(self.transform, ValueDictionary):
-            return {f"column{self.index}": pack_values(self.transform.values, as_fields=as_fields)}
+            return {f"column{self.index}": pack_values(self.transform.values, as_fields=as_fields, mixing=mixing)}
         if isinstance(self.transform, IntegerLevels | FloatLevels):
             return {f"column{self.index}": pack_numbers(self.transform.levels, as_fractions=as_fields)}
         return {}
@@ -149,7 +153,7 @@ def storage_type(data_type: pa.DataType) -> pa.DataType:
 def levels_of(transform: Transform | None) -> int | None:
     """How many codes a transform knows, None when it is not a list."""
     if isinstance(transform, ValueDictionary):
-        return len(transform.values)
+        return len(transform)
     if isinstance(transform, IntegerLevels | FloatLevels):
         return len(transform.levels)
     return None
@@ -160,12 +164,14 @@ def transform_from_json(data: Mapping[str, Any], blob: bytes | None, value_type:
     tag = data["t"]
     if tag == "dictionary":
         inner = value_type.value_type if pa.types.is_dictionary(value_type) else value_type
-        values = unpack_values(_needed(blob), inner)
-        if len(values) != int(data["n"]) or len(values) == 0 or values.null_count:
-            raise CorruptArchive(f"a dictionary holds {len(values)} values, expected {data['n']}")
+        n, late = int(data["n"]), claimed(_needed(blob))
+        if late is not None and not late == n <= MOST_BYTES:
+            raise CorruptArchive(f"a dictionary claims {late} values, expected {n}")
+        read = partial(_dictionary_values, _needed(blob), inner, n)
+        held = read() if late is None else Unread(n, read)
         if pa.types.is_dictionary(value_type):
-            return ValueDictionary(values, value_type.index_type, value_type.ordered)
-        return ValueDictionary(values)
+            return ValueDictionary(held, value_type.index_type, value_type.ordered)
+        return ValueDictionary(held)
     if tag in ("digits", "numbers", "times"):
         if not is_text(value_type):
             raise CorruptArchive(f"a pattern of digits on {value_type}")
@@ -203,6 +209,13 @@ def transform_from_json(data: Mapping[str, Any], blob: bytes | None, value_type:
             raise CorruptArchive(f"a decimal lattice of step {lattice_f.step} and group {lattice_f.group}")
         return lattice_f
     raise CorruptArchive(f"unknown transform {tag!r}")
+
+
+def _dictionary_values(blob: bytes, kind: pa.DataType, n: int) -> pa.Array:
+    values = unpack_values(blob, kind)
+    if len(values) != n or n == 0 or values.null_count:
+        raise CorruptArchive(f"a dictionary holds {len(values)} values, expected {n}")
+    return values
 
 
 def _needed(blob: bytes | None) -> bytes:
