@@ -86,12 +86,26 @@ def test_claims_beyond_the_bounds_are_refused_before_anything_is_made(n_lanes, n
 
 
 def test_one_text_longer_than_all_others_is_mixed_in_one_lane():
-    texts = [b"ab cd " * 20_000, *[b"x"] * 400]
+    texts = [b"ab cd " * 8_000, *[b"x"] * 400]
     data = joined(texts)
     assert contextmix.mix(data, 10, len(texts), 200) is None  # its lane alone would go on for most of the time
     payload = mixed.pack(data, 10, Mixing(1 << 20, 64, 200))
     assert payload is not None and len(payload) < len(data) / 20
     assert mixed.unpack(payload, 10, len(texts), len(data)) == data
+    assert mixed.pack(b"ab cd " * 12_000 + data, 10, Mixing(1 << 20, 64, 200)) is None  # too long for those who have no compiler
+
+
+def test_texts_that_take_too_many_times_are_neither_written_nor_read(monkeypatch):
+    data = joined([b"ab cd " * 100, b"x"])
+    streams = contextmix.mix(data, 10, 2, 1)
+    assert streams is not None
+    monkeypatch.setattr(contextmix, "MOST_TIMES", 500)
+    assert by_numpy(contextmix.mix, data, 10, 2, 1) is None
+    with pytest.raises(CorruptArchive, match="are not"):
+        by_numpy(contextmix.unmix, streams, 10, 2, len(data))
+    text = b"a" * ((1 << 19) - 1)
+    assert contextmix.mix(text + b"\n", 10, 1, 1) is not None or not HAS_COMPILER
+    assert not HAS_COMPILER or contextmix.mix(text + b"a\n", 10, 1, 1) is None
 
 
 def test_what_does_not_shrink_is_not_mixed():

@@ -14,6 +14,7 @@ from vae_core.entropy import contextmix
 from vae_core.errors import CorruptArchive
 
 WORTH_MIXING, LEAST_BYTES = 0.97, 1_024  # of what is read sooner; of texts: tables take as long to make as these to read
+MOST_ALONE = 1 << 16  # bytes of texts in one lane
 _PART = 1 << 17  # bytes that tell whether all are worth it
 
 
@@ -32,7 +33,7 @@ class Mixing:
 
 
 BALANCED = Mixing(1 << 22, 1 << 12, 128)
-FOR_SIZE = Mixing(contextmix.MOST_BYTES, 1 << 14, 32)
+FOR_SIZE = Mixing(contextmix.MOST_BYTES, 1 << 14, 64)
 
 
 def smaller(data: bytes, between: int, mixing: Mixing, most: float) -> bytes | None:
@@ -57,7 +58,7 @@ def pack(data: bytes, between: int, mixing: Mixing) -> bytes | None:
     n_rows = data.count(between)
     n_lanes = max(1, min(mixing.most_lanes, n_rows, len(data) // mixing.steps))
     streams = contextmix.mix(data, between, n_rows, n_lanes)
-    if streams is None and n_lanes > 1:
+    if streams is None and n_lanes > 1 and len(data) <= MOST_ALONE:
         streams = contextmix.mix(data, between, n_rows, 1)  # one text may be longer than all others together
     return None if streams is None else varints([len(streams), *map(len, streams)]) + b"".join(streams)
 

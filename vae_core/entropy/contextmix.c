@@ -2,7 +2,7 @@
 #include <stdint.h>
 #include <string.h>
 
-enum { ORDERS = 7, INPUTS = 8, LANES = 256, SETS = 768 + 2048, MOST_WEIGHT = 1 << 23 };
+enum { ORDERS = 7, INPUTS = 8, LANES = 256, SETS = 768 + 2048, MOST_WEIGHT = 1 << 23, MOST_TIMES = 1 << 19 };
 enum { FULL = -1, BROKEN = -2, RATE = 12, SLOWNESS = 7, FINE_SLOWNESS = 6, SHARED = 8 };
 
 typedef struct {
@@ -85,7 +85,7 @@ int64_t lp_mix(lp_mix_t *m, int64_t writes) {
         }
         n_live = n;
         if (!n_live) break;
-        if ((t + 1) * L > m->most_history) return FULL;
+        if ((t + 1) * L > m->most_history || t == MOST_TIMES) return FULL;
         if (!writes && (done += n_live) > m->n_bytes) return BROKEN;
         for (int j = 0; j < n_live; j++) {
             lane_t *a = &lanes[live[j]];

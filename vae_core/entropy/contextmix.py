@@ -25,7 +25,7 @@ from vae_core.errors import CorruptArchive
 
 Ints = NDArray[np.int64]
 SOURCE = Path(__file__).with_name("contextmix.c")
-MOST_BYTES, MOST_LANES = 1 << 24, 256
+MOST_BYTES, MOST_LANES, MOST_TIMES = 1 << 24, 256, 1 << 19  # numpy takes a millisecond a time
 ORDERS, INPUTS, SETS = 7, 8, 768 + 2048
 RATE, SLOWNESS, FINE_SLOWNESS, SHARED = 12, 7, 6, 8
 MOST_WEIGHT, FIRST_WEIGHT = 1 << 23, 19_660
@@ -61,7 +61,7 @@ def agrees(c: Any) -> bool:
 
 def mix(data: bytes, between: int, n_rows: int, n_lanes: int) -> list[bytes] | None:
     """Texts, each with the byte `between` behind it that no text holds, as a stream for each lane; None where that is no use: they
-    would take more than twice as much, or texts of very different lengths leave most lanes idle.
+    would take more than twice as much, texts of very different lengths leave most lanes idle, or one is too long.
 
     data : at most MOST_BYTES        n_lanes : 1 .. MOST_LANES
     """
@@ -185,7 +185,7 @@ class _Mixer:
             lanes = self._with_texts(lanes, t)
             if not len(lanes):
                 break
-            if (t + 1) * w.n_lanes > w.most_history:
+            if (t + 1) * w.n_lanes > w.most_history or t == MOST_TIMES:
                 return FULL
             self.n_read += len(lanes)
             if self.n_read > w.n_bytes:
