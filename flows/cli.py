@@ -70,6 +70,9 @@ def explain(error: BaseException) -> tuple[str, int]:
     return one_line(f"unexpected {type(error).__name__}: {error} (run again with --debug for the traceback)"), EXIT_UNEXPECTED
 
 
+OPTIONS = {"block_rows": "--block-rows", "time_budget_s": "--time-budget", "keep_snapshots": "--keep", "seed": "--seed"}
+
+
 def _run(arguments: argparse.Namespace, quiet: bool) -> int:
     _check_json_path(arguments.json)
     from flows.settings import RunRequest
@@ -202,11 +205,16 @@ def _parsed(model: Any, **values: Any) -> Any:
     try:
         return model(**values)
     except ValidationError as error:
-        details = "; ".join(
-            f"{'.'.join(str(part) for part in item['loc']) or 'request'}: {item['msg'].removeprefix('Value error, ')}"
-            for item in error.errors()
-        )
-        raise UsageError(details) from error
+        raise UsageError("; ".join(_complaint(item["loc"], item["msg"], item["input"]) for item in error.errors())) from error
+
+
+def _complaint(place: tuple[int | str, ...], message: str, given: object) -> str:
+    """What is wrong with a value, named by its option where it has one."""
+    option = OPTIONS.get(str(place[-1])) if place else None
+    message = message.removeprefix("Value error, ")
+    if option is None:
+        return f"{'.'.join(str(part) for part in place) or 'request'}: {message}"
+    return f"{option} {given}: {message[0].lower()}{message[1:]}"
 
 
 def _check_json_path(path: str | None) -> None:
