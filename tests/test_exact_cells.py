@@ -32,6 +32,7 @@ from vae_core.exact.matches import MAX_MATCHES
 from vae_core.exact.plans import FLAGS, MAX_SORT_KEYS, CellPlan, ColumnCode, DigitPlan, Recall, column_code_from_json
 from vae_core.exact.recall import MAX_KEYS
 from vae_core.exact.schedule import LAST_CHUNKS, LONG_CHUNK, LONG_STRETCHES, OLD_PART, PARTS, SHORT_STRETCHES, STRETCH, USUAL_CHUNKS, Chunks
+from vae_core.exact.units import MOST_NUMBER, Unit
 
 LAW = settings(deadline=None, max_examples=40)
 N_EARLIER = 3
@@ -49,6 +50,12 @@ def digit_plans(draw: st.DrawFn, sizes: tuple[int, ...], kinds: tuple[str, ...])
         weights = draw(st.lists(st.integers(1, 65535), min_size=len(chosen) + 1, max_size=len(chosen) + 1))
         found.append(DigitPlan(tuple(chosen), tuple(weights)))
     return tuple(found)
+
+
+def units() -> st.SearchStrategy[Unit]:
+    """Any that a plan may hold."""
+    numbers, steps = st.integers(1 - MOST_NUMBER, MOST_NUMBER - 1) | st.integers(-3, 3), st.integers(1, 4) | st.just(MOST_NUMBER - 1)
+    return st.builds(Unit, st.integers(0, N_EARLIER - 1), numbers, steps, numbers, steps)
 
 
 @st.composite
@@ -74,7 +81,7 @@ def column_codes(draw: st.DrawFn) -> ColumnCode:
     if draw(st.booleans()):
         flags = CellPlan(FLAGS, None, draw(digit_plans(FLAGS.sizes, (*COLUMN_KINDS, "left", "right", "level"))))
         keyed = tuple(draw(st.lists(st.integers(0, N_EARLIER - 1), min_size=1, max_size=MAX_KEYS)))
-        recall = Recall(keyed, draw(gathered_or_not(flags)))
+        recall = Recall(keyed, draw(gathered_or_not(flags)), draw(st.none() | units()))
     fill, form = draw(st.sampled_from([0, -7, 2**63 - 1])), draw(st.sampled_from(FORMS))
     return ColumnCode(N_EARLIER, fill, form, draw(gathered_or_not(state)), value, recall)
 
@@ -224,7 +231,7 @@ def test_a_code_names_the_columns_it_is_conditioned_on(code):
         terms = (*code.value.linear.terms, *code.value.linear.anchor_terms)
         named |= {t.column for t in terms} | {two[1] for t in terms if (two := two_of(t.kind)) is not None}
     if code.recall is not None:
-        named |= set(code.recall.keys)
+        named |= set(code.recall.keys) | ({code.recall.unit.column} if code.recall.unit else set())
     named |= set(code.value.forward or ()) | {j for match in code.value.matches for j in match.others}
     assert code.columns == named - {-1}
     if any(f.column >= 0 for plan in (code.state, code.value) for d in plan.digits for f in d.features):

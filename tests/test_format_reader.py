@@ -586,9 +586,9 @@ class Block:
                 number()
             fill = number()
         own = [minutes(fill) if form == 1 else fill] * self.n_rows
-        same, source = [0] * self.n_rows, {}
+        same, source, unit = [0] * self.n_rows, {}, []
         if recall:
-            keys, flag_plan = recall[0]
+            keys, flag_plan, *unit = recall[0]
             latest: dict[tuple[int, ...], int] = {}
             for i in range(self.n_rows):
                 if active[i]:
@@ -599,7 +599,12 @@ class Block:
             self.read(stream, flag_plan, same, [i in source for i in range(self.n_rows)])
         self.read(stream, value_plan, own, [a and not s for a, s in zip(active, same, strict=True)])
         for i in range(self.n_rows):
-            if same[i]:
+            if same[i] and unit:
+                by_column, start, step, by_start, by_step = unit[0]
+                of_one, left = divmod(start + step * own[source[i]], by_start + by_step * self.values[by_column][source[i]])
+                assert left == 0
+                own[i] = (of_one * (by_start + by_step * self.values[by_column][i]) - start) // step
+            elif same[i]:
                 own[i] = own[source[i]]
         self.values[column], self.states[column] = own, states
 
@@ -644,7 +649,7 @@ def spelt_out(plan: dict[str, Any]) -> dict[str, Any]:
 def code_in_full(code: list[Any], columns: list[Any], of: int | None = None) -> list[Any]:
     column, form, states, value, *recall = code
     states = states or [["direct", 0, 7, 0], None, [[[], [16]]], 1024]
-    recall = [[keys, plan_in_full(flags)] for keys, flags in recall]
+    recall = [[keys, plan_in_full(flags), *unit] for keys, flags, *unit in recall]
     return [column, columns[column if of is None else of]["range"][2], form, plan_in_full(states), plan_in_full(value), *recall]
 
 
@@ -729,7 +734,7 @@ def rows_above(data: bytes) -> list[int]:
     return [above for length, above in zip(lengths, itertools.accumulate(steps), strict=True) for _ in range(length)]
 
 
-EXACT = sorted(folder for case in ("contexts", "above", "gathered", "lanes") for folder in GOLDEN.glob(f"1.*/{case}"))
+EXACT = sorted(folder for case in ("contexts", "above", "gathered", "lanes", "units") for folder in GOLDEN.glob(f"1.*/{case}"))
 
 
 @pytest.mark.parametrize("folder", EXACT, ids=lambda folder: f"{folder.parent.name}-{folder.name}")

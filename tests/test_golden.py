@@ -41,7 +41,7 @@ CASES = {
     "1.11": {"contexts", "fractions"}, "1.12": {"contexts", "above"}, "1.13": {"gathered"}, "1.14": {"gathered"},
     "1.15": {"lanes"}, "1.16": {"gathered"}, "1.17": {"groups", "products", "times", "longer"}, "1.18": {"numbers"},
     "1.19": {"strips"},
-    "1.20": {"elements"}, "1.21": {"wide"}, "1.22": {"prose"},
+    "1.20": {"elements"}, "1.21": {"wide"}, "1.22": {"prose", "units"},
 }  # fmt: skip
 WITH_PREVIEW = {"tolerance", "distortion"}
 OLDER = {"1.0", "1.1", "1.2", "1.3", "1.4", "1.5", "1.7"}  # those with nothing that no later one has
@@ -151,12 +151,13 @@ def test_the_golden_archives_use_all_that_this_release_can_read():
                 kinds |= {"forward"} if code.value.forward is not None else set()
                 kinds |= {"sorted"} if code.value.forward else set()
                 kinds |= ({f"form {code.form}"} if code.form else set()) | ({"recall"} if code.recall else set())
+                kinds |= {"unit"} if code.recall is not None and code.recall.unit is not None else set()
     assert set(CODINGS) | {"learned", "latent"} <= codings and any(coding.startswith("uniform/") for coding in codings)
     assert {*COLUMN_KINDS, *OWN_KINDS, *TERM_KINDS, "digit", "direct", "residual"} <= kinds
     assert {"Y", "y", "-m", "b", "^b", "d", "-d", "H", "I", "-I", "M", "S", "3f", "p", "P", "a"} <= kinds
     assert {Signs(), Signs(ord(",")), Signs(ord("."), ord(","), first=True), Signs(ord(","), ord("."))} <= kinds
     assert {*ORDERS, CLOCK} <= kinds and {f"numbers in way {how}" for how in (FIXED, STRIPPED, KEPT_ONE)} <= kinds
-    assert {"recall", "forward", "sorted", "gathered", "lead1"} <= kinds
+    assert {"recall", "unit", "forward", "sorted", "gathered", "lead1"} <= kinds
     assert {kind.rstrip("0123456789").rstrip(">").rstrip("0123456789") for kind in kinds if ">" in str(kind)} == {"times", "over"}
     assert {f"{n} references" for n in range(3)} <= kinds
     assert {*(f"chunks of {n}" for n in LAST_CHUNKS), *(f"chunks a {n}th" for n in PARTS)} <= kinds

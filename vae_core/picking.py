@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 import pyarrow as pa
@@ -12,10 +13,14 @@ from vae_core.coders import lattices
 from vae_core.coders.narrow import pco_of
 from vae_core.columns import ColumnPlan, encode_column
 from vae_core.columns.codes import Codes
+from vae_core.columns.floats import DecimalLattice
+from vae_core.columns.integers import IntegerLattice
 from vae_core.exact.above import MOST_COLUMNS, STRICT, above_of_runs, tells
 from vae_core.exact.costs import root
 from vae_core.exact.forms import PLAIN, counts_of, is_stepped, stepped
 from vae_core.exact.ordering import SampleColumn
+from vae_core.exact.sampled import looks_like_clock
+from vae_core.exact.units import MOST_NUMBER
 from vae_core.layers import thinned
 from vae_core.model import Sample
 from vae_core.periods import periods_of
@@ -56,8 +61,17 @@ def picked_columns(plans: Sequence[ColumnPlan], table: pa.Table, taken: set[int]
         hi = plan.n_levels - 1 if plan.n_levels is not None else plan.hi
         lo = 0 if plan.n_levels is not None else plan.lo
         categorical = plan.kind == "categorical"
-        found.append(SampleColumn(plan.index, codes.values, codes.state, plan.fill, lo, hi, categorical, periods=periods_of(plan)))
+        column = SampleColumn(plan.index, codes.values, codes.state, plan.fill, lo, hi, categorical, periods=periods_of(plan))
+        found.append(column if looks_like_clock(column) else replace(column, lattice=_lattice_of(plan)))
     return found
+
+
+def _lattice_of(plan: ColumnPlan) -> tuple[int, int] | None:
+    """Start and step of the whole numbers of a column's codes, where they are some."""
+    transform = plan.transform
+    if isinstance(transform, IntegerLattice | DecimalLattice) and transform.group == 1 and plan.is_lossless:
+        return (transform.offset, transform.step) if abs(transform.offset) < MOST_NUMBER > transform.step else None
+    return None
 
 
 def _form(plan: ColumnPlan, codes: Codes) -> int:

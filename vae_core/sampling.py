@@ -301,8 +301,9 @@ def _draw_recalled(code: ColumnCode, recall: Recall, own: Ints, active: Bools, s
     """Draw the new rows of `own`: which repeat what their key holds where it is nearest, the values of the others, the copies."""
     old = scene.n_known
     keys = [scene.decoded.values[j] for j in recall.keys]
-    known = Decoded(old, {j: values[:old] for j, values in zip(recall.keys, keys, strict=True)})
-    recalled = Recalled(known, recall.keys, active[:old])
+    read = recall.keys if recall.unit is None else (*recall.keys, recall.unit.column)
+    known = Decoded(old, {j: scene.decoded.values[j][:old] for j in read})
+    recalled = Recalled(known, recall.keys, active[:old], recall.unit)
     same = np.concatenate([recalled.same(own[:old]), np.zeros(scene.n_new, np.int64)])
     source = _nearest(key_numbers(keys), active[:old], scene)
     _Cells(recall.same, scene, same, recalled.seen).draw(same, active[old:] & (source >= 0), rng)
@@ -313,6 +314,11 @@ def _draw_recalled(code: ColumnCode, recall: Recall, own: Ints, active: Bools, s
     own[:old] = whole
     copied = np.flatnonzero(~fresh[old:])
     own[old + copied] = whole[source[copied]]
+    if recall.unit is not None:
+        by = scene.decoded.values[recall.unit.column]
+        quotients, fits = recall.unit.quotients(whole, by[:old])
+        copied = copied[fits[source[copied]]]
+        own[old + copied] = recall.unit.values(quotients[source[copied]], by[old + copied])
 
 
 def _nearest(keys: Ints, active: Bools, scene: _Scene) -> Ints:

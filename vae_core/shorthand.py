@@ -148,14 +148,14 @@ def _long_column(
 
 def _short_code(code: list[Any]) -> list[Any]:
     column, _, form, state, value, *more = code
-    recall = [[keys, _short_plan(plan)] for keys, plan in more]
+    recall = [[keys, _short_plan(plan), *unit] for keys, plan, *unit in more]
     return [column, int(form), 0 if state == STATES else _short_plan(state), _short_plan(value), *recall]
 
 
 def _long_code(short: list[Any], columns: list[Any], of: int | None = None) -> list[Any]:
     """of : the dataset column that the code is of, where it is of a plane of tensors"""
     column, form, state, value, *more = short
-    recall = [[keys, _long_plan(plan)] for keys, plan in more]
+    recall = [[keys, _long_plan(plan), *unit] for keys, plan, *unit in more]
     fill = columns[column if of is None else of]["range"][2]
     return [column, fill, form, STATES if state == 0 else _long_plan(state), _long_plan(value), *recall]
 

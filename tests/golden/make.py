@@ -492,6 +492,22 @@ def priced(n: int) -> tuple[pa.Table, Callable[[Model], Model]]:
     return pa.table({name: pa.array(values, mask=rng.random(n) < 0.01) for name, values in columns.items()}), checked
 
 
+def sold(n: int) -> tuple[pa.Table, Callable[[Model], Model]]:
+    """Amounts that are a quantity times what goods cost, of which no column tells, and a check that their model's codes recall that."""
+    rng = np.random.default_rng(47)
+    goods, number = rng.integers(0, 40, n), rng.integers(1, 400, n) * 100
+    cents = rng.integers(900, 90_000, 40)[goods] * number // 100 + (rng.random(n) < 0.01)
+    numbers, amounts = pa.array(number, mask=rng.random(n) < 0.02), pa.array(cents, mask=rng.random(n) < 0.03)
+    columns = {"goods": goods, "number": numbers, "amount": amounts}
+
+    def checked(model: Model) -> Model:
+        units = [code.recall.unit for code in model.codes if code.recall is not None]
+        assert any(unit is not None and unit.column == 1 and unit.by_step == 1 for unit in units), units
+        return model
+
+    return pa.table(columns), checked
+
+
 def of_lanes(n: int, stretches: Sequence[int]) -> tuple[pa.Table, Callable[[Model], Model]]:
     """Columns of integers, and a change of their model's codes by which rows one after another are cut into lanes of three lengths."""
     rng = np.random.default_rng(32)
@@ -859,6 +875,9 @@ def main() -> None:
     table, changed = priced(1600)
     with measured_as(lambda *_: [("ipc", 1 << 40)]):
         write("products", [table], block_rows=800, changed=changed)
+    table, changed = sold(3000)
+    with measured_as(lambda *_: [("ipc", 1 << 40)]):
+        write("units", [table], block_rows=1500, changed=changed)
     with measured_as(lambda *_: [("ipc", 1 << 40)]):
         write("times", [written_times(700)], block_rows=350)
     with measured_as(lambda *_: [("ipc", 1 << 40)]):

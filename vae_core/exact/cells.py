@@ -338,7 +338,7 @@ def _recalled_cells(
     channel: Channel, recall: Recall, value: CellPlan, decoded: Decoded, shown: Shown, active: NDArray[np.bool_] | None
 ) -> Iterator[Cells]:
     """The active rows of a column in three sweeps: which repeat their key's last value, the values of the others, the copies."""
-    rows, own = Recalled(decoded, recall.keys, active), shown.own
+    rows, own = Recalled(decoded, recall.keys, active, recall.unit), shown.own
     same = rows.same(own) if channel.writes else np.zeros(decoded.n_rows, np.int64)
     yield Cells(1, recall.same, same, rows.seen)
     if (same.view(np.uint64) > 1).any():

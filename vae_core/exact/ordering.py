@@ -21,6 +21,7 @@ from vae_core.exact.costs import RANK_WEIGHTS, Each, extend, rank, root
 from vae_core.exact.features import phase
 from vae_core.exact.forms import PLAIN
 from vae_core.exact.keys import numbered, recalled_share
+from vae_core.exact.units import best_unit
 
 Ints = NDArray[np.int64]
 RECALL_ROWS = 24_000
@@ -28,6 +29,7 @@ PRICINGS = ((6_000, 24, 5), (15_000, 32, 8))  # rows, bins, best single parents 
 MOVABLE = 32  # columns, the dearest, whose places are searched for
 SWEEPS = 4
 FEW_KEYS = 24
+MANY = 256  # values of a column that may be multiples of another one
 WIDE = 128  # columns: of more, each is priced beside those that stand near it in the schema
 CHEAP_BITS = 0.05  # a row: not worth pricing pairs for
 
@@ -52,6 +54,7 @@ class SampleColumn:
     fill   : the code of such rows        lo, hi : of the values over the dataset's profile
     periods : of columns that tell time
     form   : STEPS … where values are counts of steps (`forms`), and hold one of them where state != 0
+    lattice : start and step of the whole numbers that codes stand for, exactly; None where they do not
     """
 
     column: int
@@ -63,6 +66,7 @@ class SampleColumn:
     categorical: bool
     form: int = PLAIN
     periods: tuple[Period, ...] = ()
+    lattice: tuple[int, int] | None = None
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -105,7 +109,7 @@ def orders(
     if not columns:
         return [[]], {}
     found, gains = list[list[int]](), dict[int, dict[int, float]]()
-    recalls = _Recalls([c.values[:RECALL_ROWS] for c in columns])
+    recalls = _Recalls([c.values[:RECALL_ROWS] for c in columns], [c.lattice for c in columns])
     for n_rows, n_bins, n_paired in PRICINGS if len(columns) <= WIDE else PRICINGS[:1]:
         thin = np.sort(rng.permutation(len(columns[0].values))[:n_rows])
         prices = _Prices(columns, thin, n_bins, n_paired, recalls, each)
@@ -163,20 +167,39 @@ class _Recalls:
     numbers : of each column, (n,) small integers that tell its values apart      distinct : how many
     """
 
-    def __init__(self, values: Sequence[Ints]) -> None:
-        self._values = values
+    def __init__(self, values: Sequence[Ints], lattices: Sequence[tuple[int, int] | None]) -> None:
+        """values: of each column, (n,) codes; lattices: what these stand for, where a column may be a multiple of another one"""
+        self._values, self._lattices = values, lattices
         self.numbers, self.distinct = zip(*(numbered(v) for v in values), strict=True)
         self._known: dict[tuple[int, int], tuple[float, float]] = {}
+        self._units: dict[int, tuple[int, Ints] | None] = {}
+
+    def unit(self, i: int) -> tuple[int, Ints] | None:
+        """A column that one of many values is a multiple of, and (n,) how many times; None where there is none."""
+        own = self._lattices[i]
+        if i not in self._units and own is not None and self.distinct[i] >= MANY and len(self._values) <= WIDE:
+            fewer = {j: lattice for j, lattice in enumerate(self._lattices) if lattice is not None and self.distinct[j] < self.distinct[i]}
+            found = best_unit(self._values[i], own, {j: self._values[j] for j in fewer}, fewer)
+            by = None if found is None else self._values[found.column]
+            self._units[i] = None if found is None or by is None else (found.column, found.quotients(self._values[i], by)[0])
+        return self._units.get(i)
 
     def share(self, i: int, *keys: int) -> tuple[float, float]:
-        """As keys.recalled_share; infinite flags where a key of so few values is no more than a table."""
+        """As keys.recalled_share, also of multiples of one of two keys by the other; infinite flags where a key of so few values is no
+        more than a table."""
         given = sum(1 << j for j in keys)
         if (i, given) not in self._known:
             key, n_keys = self.numbers[keys[0]], self.distinct[keys[0]]
             for j in keys[1:]:
                 key, n_keys = key * self.distinct[j] + self.numbers[j], n_keys * self.distinct[j]
             useful = self.distinct[i] > 1 and n_keys > FEW_KEYS
-            self._known[i, given] = recalled_share(key, self._values[i]) if useful else (float("inf"), 1.0)
+            found = recalled_share(key, self._values[i]) if useful else (float("inf"), 1.0)
+            unit = self.unit(i) if len(keys) == 2 else None
+            if unit is not None and unit[0] in keys:
+                key_of = keys[1 - keys.index(unit[0])]
+                if self.distinct[key_of] > FEW_KEYS:
+                    found = min(found, recalled_share(self.numbers[key_of], unit[1]), key=lambda flags_missed: flags_missed[1])
+            self._known[i, given] = found
         return self._known[i, given]
 
 
@@ -217,6 +240,12 @@ class _Prices:
             chain = extend(self._roots[i], *best[a], *own, RANK_WEIGHTS)
             bits = rank(chain, [best[b] for b in near[k + 1 :]], *own)
             pairs += [self._tie(i, b, a, j) for j, b in zip(near[k + 1 :], bits, strict=True)]
+        unit = self._recalls.unit(i)
+        if unit is not None and unit[0] in found:
+            by = found[unit[0]]
+            for j, tie in found.items():
+                if j != unit[0] and not (j in near and unit[0] in near):
+                    pairs.append(_Tie(by.given | tie.given, min(by.table, tie.table), *self._recalls.share(i, unit[0], j)))
         return [*found.values(), *pairs]
 
     def _tie(self, i: int, bits: float, *given: int) -> _Tie:

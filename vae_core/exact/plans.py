@@ -18,6 +18,7 @@ from vae_core.exact.linear import Linear
 from vae_core.exact.matches import Match
 from vae_core.exact.recall import MAX_KEYS
 from vae_core.exact.schedule import STRETCH, USUAL_CHUNKS, Chunks
+from vae_core.exact.units import Unit, unit_from_json
 
 MAX_FEATURES = 4
 MAX_SORT_KEYS = 2
@@ -146,15 +147,20 @@ def cell_plan_from_json(parts: Any, n_columns: int) -> CellPlan:
 
 @dataclass(frozen=True, slots=True)
 class Recall:
-    """Which rows are what their key last was: `keys`, earlier columns, and how the flags of rows with a seen key are coded."""
+    """Which rows are what their key last was: `keys`, earlier columns, and how the flags of rows with a seen key are coded; unit: what
+    they are multiples of, where that is what their key tells."""
 
     keys: tuple[int, ...]
     same: CellPlan
+    unit: Unit | None = None
 
     @property
     def columns(self) -> set[int]:
         """Earlier columns it reads."""
-        return set(self.keys) | self.same.columns
+        return set(self.keys) | self.same.columns | (set() if self.unit is None else {self.unit.column})
+
+    def to_json(self) -> list[Any]:
+        return [list(self.keys), self.same.to_json(), *([] if self.unit is None else [self.unit.to_json()])]
 
 
 @dataclass(frozen=True, slots=True)
@@ -201,7 +207,7 @@ class ColumnCode:
 
     def to_json(self) -> list[Any]:
         found = [self.column, self.fill, self.form, self.state.to_json(), self.value.to_json()]
-        return found if self.recall is None else [*found, [list(self.recall.keys), self.recall.same.to_json()]]
+        return found if self.recall is None else [*found, self.recall.to_json()]
 
 
 def column_code_from_json(parts: Any, n_columns: int, of_tensor: bool = False) -> ColumnCode:
@@ -228,10 +234,12 @@ def column_code_from_json(parts: Any, n_columns: int, of_tensor: bool = False) -
 
 def _recall_from_json(parts: Any, n_columns: int) -> Recall:
     match parts:
-        case [[*keys], plan] if 1 <= len(keys) <= MAX_KEYS and all(isinstance(j, int) and 0 <= j < n_columns for j in keys):
+        case [[*keys], plan, *unit] if (
+            len(unit) <= 1 and 1 <= len(keys) <= MAX_KEYS and all(isinstance(j, int) and 0 <= j < n_columns for j in keys)
+        ):
             same = cell_plan_from_json(plan, n_columns)
         case _:
             raise CorruptArchive(f"model holds a malformed recall: {str(parts)[:60]}")
     if same.linear is not None or same.scheme != FLAGS:
         raise CorruptArchive("model codes the flags of a recall with an alphabet that is not theirs")
-    return Recall(tuple(keys), same)
+    return Recall(tuple(keys), same, unit_from_json(unit[0], n_columns) if unit else None)

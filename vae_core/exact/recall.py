@@ -2,7 +2,8 @@
 
 The key is the tuple of one or more earlier columns at the same row. Which rows have seen their key before follows from the
 key columns alone, so a column is coded in three sweeps over whole vectors: a flag for every row whose key was seen ("the
-same as then"), the values of all other rows, and the copying. A functional dependency costs the first sight of every key,
+same as then"), the values of all other rows, and the copying. What is the
+same may be what a value is of one unit (`units`). A functional dependency costs the first sight of every key,
 however many values there are: no table of contexts by symbols is needed (compare the indirect contexts of PAQ, Mahoney 2005).
 """
 
@@ -17,6 +18,7 @@ from vae_core.entropy import serial
 from vae_core.errors import CorruptArchive
 from vae_core.exact.features import Decoded
 from vae_core.exact.sorting import by_number
+from vae_core.exact.units import Unit
 
 Ints = NDArray[np.int64]
 Bools = NDArray[np.bool_]
@@ -58,11 +60,13 @@ class Recalled:
     seen : (n_rows,) bool, active rows whose key an active row before them has
     """
 
-    def __init__(self, decoded: Decoded, keys: Sequence[int], active: Bools | None) -> None:
-        """keys: earlier columns. active: (n_rows,) the rows that take part, None for all. Raises CorruptArchive."""
-        missing = [j for j in keys if j not in decoded.values]
+    def __init__(self, decoded: Decoded, keys: Sequence[int], active: Bools | None, unit: Unit | None = None) -> None:
+        """keys: earlier columns. active: (n_rows,) the rows that take part, None for all. unit: what values are multiples of, where these
+        recur instead. Raises CorruptArchive."""
+        missing = [j for j in (*keys, *([] if unit is None else [unit.column])) if j not in decoded.values]
         if missing:
             raise CorruptArchive(f"model recalls a column by column {missing[0]}, which is not decoded before it")
+        self._unit, self._by = unit, None if unit is None else decoded.values[unit.column]
         self._library = serial.library()
         linked = None if self._library is None else serial.links(self._library, [decoded.values[j] for j in keys], active)
         self._previous: NDArray[np.int32] | None = None
@@ -80,6 +84,12 @@ class Recalled:
 
     def same(self, values: Ints) -> Ints:
         """(n_rows,) 1 where a seen key's row holds what the row before it with that key holds, else 0."""
+        if self._unit is not None and self._by is not None:
+            quotients, fits = self._unit.quotients(values, self._by)
+            return self._same(quotients) * fits
+        return self._same(values)
+
+    def _same(self, values: Ints) -> Ints:
         if self._previous is not None:
             flags: Ints = (self.seen & (values == values.take(self._previous, mode="wrap"))).astype(np.int64)
             return flags
@@ -90,6 +100,15 @@ class Recalled:
 
     def copy(self, values: Ints, same: Ints) -> None:
         """Fill the rows flagged `same`, (n_rows,), from the last row of their key that is not."""
+        if self._unit is None or self._by is None:
+            self._copy(values, same)
+            return
+        quotients, _ = self._unit.quotients(values, self._by)
+        self._copy(quotients, same)
+        copied = same != 0
+        values[copied] = self._unit.values(quotients, self._by)[copied]
+
+    def _copy(self, values: Ints, same: Ints) -> None:
         if self._previous is not None:
             serial.copy(self._library, values, same, self._previous)
             return

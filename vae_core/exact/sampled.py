@@ -24,6 +24,7 @@ from vae_core.exact.products import Products
 from vae_core.exact.regress import Regression
 from vae_core.exact.schedule import neighbours, passes
 from vae_core.exact.tally import Narrow, narrow
+from vae_core.exact.units import Unit, best_unit
 
 Ints = NDArray[np.int64]
 Situation = tuple[int, tuple[int, ...], frozenset[int], frozenset[int], Feature | None]  # what the search of a column looks at
@@ -97,6 +98,15 @@ class Sampled:
         if column not in self._sorted:
             self._sorted[column] = np.argsort(self.decoded.values[column], kind="stable").astype(np.int32)
         return self._sorted[column]
+
+    def unit_of(self, column: SampleColumn, rows: Ints) -> Unit | None:
+        """What a column's values are multiples of in these rows, of the columns placed earlier."""
+        if column.lattice is None:
+            return None
+        others = self.placed if len(self.placed) <= WIDE else self.related(column.column, self.effort.related)
+        known = {c.column: c.lattice for c in others if c.lattice is not None}
+        values = {j: self.decoded.values[j][rows] for j in known}
+        return best_unit(self.decoded.values[column.column][rows], column.lattice, values, known)
 
     def set_before(self, column: int) -> Feature | None:
         """Whether another column of its one-hot group is set, of those placed earlier; None where it has none or only one."""

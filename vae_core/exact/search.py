@@ -16,7 +16,7 @@ from vae_core.exact.forms import CLOCK
 from vae_core.exact.keys import best_keys
 from vae_core.exact.options import Option
 from vae_core.exact.options import options as options_of
-from vae_core.exact.ordering import SampleColumn
+from vae_core.exact.ordering import WIDE, SampleColumn
 from vae_core.exact.parents import MIN_GAIN_BITS, quick_bits, search_digits
 from vae_core.exact.plans import FLAGS, CellPlan, ColumnCode, DigitPlan, Recall
 from vae_core.exact.price import cells_made
@@ -32,6 +32,7 @@ TUNED_SHARE = 0.98  # of the bits by counts whose weights are not tuned yet, tho
 MOST_TRIALS = 4  # schemes that are searched for contexts
 STATELESS = CellPlan(Direct.over(0, N_STATES - 1), None, (DigitPlan((), (16,)),), Chunks(part=OLD_PART))  # FORMAT.md: a plan of 0
 SHORTER_CHUNKS, WORTH_SHORTER = (256, 64), 0.006  # of a column's bits
+WORTH_UNITS = 0.9  # of the bits by keys alone, those of multiples by keys
 WORTH_RECALLING = 16_000.0  # bits of a column over the dataset
 
 
@@ -89,10 +90,17 @@ def _search_recall(
     rows = np.arange(len(values)) if active is None else np.flatnonzero(active)
     some = rows[:KEY_ROWS]
     near = {c.column: sampled.decoded.values[c.column][some] for c in sampled.related(column.column, KEYED)}
-    keys, _ = best_keys(near, values[some], plain[1] * len(some) / max(1, len(rows)))
+    keys, about = best_keys(near, values[some], plain[1] * len(some) / max(1, len(rows)))
+    unit = None if clock else sampled.unit_of(column, some)
+    if unit is not None:
+        others = sampled.placed if len(sampled.placed) <= WIDE else []
+        near |= {c.column: sampled.decoded.values[c.column][some] for c in others if c.column not in near}
+        of_one = unit.quotients(values[some], sampled.decoded.values[unit.column][some])[0]
+        shared, bits = best_keys(near, of_one, plain[1] * len(some) / max(1, len(rows)))
+        keys, unit = (shared, unit) if shared and bits < WORTH_UNITS * about else (keys, None)
     if not keys:
         return None, *plain
-    recalled = Recalled(sampled.decoded, keys, active)
+    recalled = Recalled(sampled.decoded, keys, active, unit)
     same = recalled.same(values)
     flags, flag_bits = _search_cells(sampled, column.column, same, recalled.seen, [Option(FLAGS)], tick)
     rest = same == 0 if active is None else (same == 0) & active
@@ -101,7 +109,7 @@ def _search_recall(
     if bits + flag_bits > plain[1] - MIN_GAIN_BITS / scale:
         return None, *plain
     flags, value = _in_chunks(sampled, flags, same, recalled.seen), _in_chunks(sampled, value, values, rest)
-    return Recall(keys, flags), value, bits + flag_bits
+    return Recall(keys, flags, unit), value, bits + flag_bits
 
 
 def _in_chunks(sampled: Sampled, plan: CellPlan, own: Ints, active: NDArray[np.bool_] | None) -> CellPlan:

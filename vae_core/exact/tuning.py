@@ -46,7 +46,7 @@ def tuned(decoded: Decoded, code: ColumnCode, tick: Callable[[], bool], price: P
         plan, first, bits = _cheapest(decoded, code.state, state.astype(np.int64), None, tick, price)
         before, after, code = before + first, after + bits, replace(code, state=plan)
     if code.recall is not None:
-        recalled = Recalled(decoded, code.recall.keys, active)
+        recalled = Recalled(decoded, code.recall.keys, active, code.recall.unit)
         same = recalled.same(own)
         plan, first, bits = _cheapest(decoded, code.recall.same, same, recalled.seen, tick, price)
         before, after = before + first, after + bits
